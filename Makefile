@@ -1,0 +1,32 @@
+# make demo: a video on a bare machine. make test: everything CI runs. Both install what they need into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types clean
+
+demo: $(READY)
+	mkdir -p out
+	$(VENV)/bin/sana-video generate \
+		"a red ball rolls over a blue floor" "the ball turns green" "the ball bounces away" \
+		--out out/demo.mp4 --sheet out/demo.png
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(READY)
+	$(VENV)/bin/pyright
+
+$(READY): pyproject.toml requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

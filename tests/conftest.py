@@ -1,0 +1,23 @@
+"""Imports the checkout the way ComfyUI does: by path, as one package, whatever the folder is called."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "comfyui_sana_video"
+
+
+def load_checkout(name: str, root: Path):
+    """Register the folder `root` as the package `name` and return it."""
+    spec = importlib.util.spec_from_file_location(
+        name, root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+if PACKAGE not in sys.modules:
+    load_checkout(PACKAGE, ROOT)

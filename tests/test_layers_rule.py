@@ -1,0 +1,113 @@
+"""The rules of the tree: import directions, the package map, requirements, and what importing costs."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+# layer -> the layers of this pack that it may import, besides itself
+ALLOWED = {
+    "kernels": set(),
+    "sana_video_core": {"kernels"},
+    "standalone": {"sana_video_core"},
+}
+# what a layer may import from outside; the standard library is free
+OUTSIDE = {
+    "kernels": {"torch"},
+    "sana_video_core": {"torch", "safetensors", "transformers", "tokenizers", "av", "numpy", "PIL", "yaml"},
+    "standalone": {"torch", "tqdm"},
+}
+ONE_DOOR = "sana_video_core/ops.py"
+
+
+def _sources():
+    return [path for layer in ALLOWED for path in sorted((ROOT / layer).rglob("*.py"))]
+
+
+def _imports(path: Path):
+    """(layer or None, top-level module) of every import in a file, relative ones resolved."""
+    place = path.relative_to(ROOT).parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((None, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield None, node.module.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            above = place[: len(place) - node.level]
+            yield (*above, *(node.module or "").split("."))[0], ""
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    layer = path.relative_to(ROOT).parts[0]
+    for inside, outside in _imports(path):
+        if inside is None:
+            assert outside in OUTSIDE[layer] | set(sys.stdlib_module_names), f"{path} imports {outside}"
+        else:
+            assert inside == layer or inside in ALLOWED[layer], f"{path} imports {inside}"
+            if layer == "sana_video_core" and inside == "kernels":
+                assert path.relative_to(ROOT).as_posix() == ONE_DOOR
+
+
+def test_the_rule_sees_a_forbidden_import(tmp_path, monkeypatch):
+    """The resolver of relative imports, on files that break the rule."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    bad = tmp_path / "kernels" / "deep" / "bad.py"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("from ...sana_video_core.model import SanaVideo\nimport comfy.utils\n")
+    assert set(_imports(bad)) == {("sana_video_core", ""), (None, "comfy")}
+    with pytest.raises(AssertionError):
+        test_imports_point_down(bad)
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_functions_are_small(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 50, f"{node.name} in {path}"
+
+
+def _project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_package_map_lists_every_folder():
+    on_disk = {path.parent.relative_to(ROOT) for path in [*_sources(), ROOT / "__init__.py"]}
+    names = {".".join(("comfyui_sana_video", *folder.parts)) for folder in on_disk}
+    assert set(_project()["tool"]["setuptools"]["packages"]) == names
+
+
+def test_requirements_repeat_the_dependencies_without_torch():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    assert listed == set(_project()["project"]["dependencies"])
+    assert not any(re.match(r"torch\b", line) for line in listed)
+
+
+@pytest.mark.parametrize("module", ["", ".standalone.cli"])
+def test_importing_the_root_or_the_command_line_imports_no_torch(module):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import conftest, importlib;"
+        "importlib.import_module('comfyui_sana_video' + sys.argv[2]);"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy', 'av')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "tests"), module], check=False)
+    assert done.returncode == 0
+
+
+def test_the_command_line_knows_all_families():
+    from comfyui_sana_video.sana_video_core.config import FAMILIES
+    from comfyui_sana_video.standalone import cli
+
+    assert tuple(FAMILIES) == cli.FAMILIES
