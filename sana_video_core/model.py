@@ -1,0 +1,252 @@
+"""SanaVideo: the transformer of every family. Reads a memory, or makes one; never writes to one.
+
+B batch, C channels, F latent frames, H W latent rows and columns, N tokens, D width, L text tokens.
+Source: SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the original (arXiv 2509.24695).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import Family, TransformerConfig
+from .errors import InputError, StateError
+from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
+from .memory import Memory, check_window, first_block_state, memory_window
+from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
+from .shapes import LatentGrid
+
+CAPTION_NORM_EPS = 1e-5
+
+
+class PreparedText(NamedTuple):
+    """One prompt, projected once for all steps and chunks."""
+
+    caption: Tensor  # [B, L, D]
+    blocks: tuple[TextKeys, ...]
+    bias: Tensor | None  # [B, 1, 1, L], 0 where there is text and very low where there is padding
+
+
+class PatchEmbedder(nn.Module):
+    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
+        super().__init__()
+        kernel = (1, config.patch, config.patch)
+        self.proj = ops.Conv3d(config.channels, config.width, kernel, stride=kernel, **place)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, C, F, H, W] -> tokens [B, N, D] in the order time, row, column."""
+        return self.proj(latents).flatten(2).transpose(1, 2).contiguous()
+
+
+class TimestepEmbedder(nn.Module):
+    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
+        super().__init__()
+        width = config.width
+        self.mlp = nn.Sequential(
+            ops.Linear(TIMESTEP_DIMENSIONS, width, **place), nn.SiLU(), ops.Linear(width, width, **place)
+        )
+
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.mlp(timestep_features(timesteps).to(dtype))
+
+
+class CaptionProjection(nn.Module):
+    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
+        super().__init__()
+        self.fc1 = ops.Linear(config.caption_channels, config.width, **place)
+        self.fc2 = ops.Linear(config.width, config.width, **place)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(text), approximate="tanh"))
+
+
+class CaptionEmbedder(nn.Module):
+    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
+        super().__init__()
+        self.y_proj = CaptionProjection(config, ops, **place)
+
+
+class SanaVideo(nn.Module):
+    """The network. `family` gives the rules of sampling; the weights cannot tell them.
+
+    `operations` supplies Linear, Conv2d, Conv3d, LayerNorm and RMSNorm: torch.nn, or a host's own classes that
+    cast, offload and patch weights. `fingerprint` names the weights as they lay in the file; a checkpoint's
+    loader sets it, and a state remembers it.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        family: Family,
+        *,
+        operations: Any = nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        place = {"device": device, "dtype": dtype}
+        self.config, self.family = config, family
+        self.fingerprint: str | None = None
+        self.x_embedder = PatchEmbedder(config, operations, **place)
+        self.t_embedder = TimestepEmbedder(config, operations, **place)
+        self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(config.width, 6 * config.width, **place))
+        self.y_embedder = CaptionEmbedder(config, operations, **place)
+        self.attention_y_norm = operations.RMSNorm(config.width, eps=CAPTION_NORM_EPS, **place)
+        self.blocks = nn.ModuleList(Block(config, operations, **place) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config, operations, **place)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the network computes in."""
+        return self.final_layer.linear.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.final_layer.linear.weight.device
+
+    def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
+        """Project embeddings [B, L, caption channels] with a mask [B, L] (true or 1 = text) once per prompt."""
+        _check_text(text, text_mask, self.config.caption_channels)
+        caption = self.attention_y_norm(self.y_embedder.y_proj(text.to(self.device, self.dtype)))
+        bias = None
+        if text_mask is not None:
+            padding = ~text_mask.to(self.device, torch.bool)
+            bias = (padding.to(self.dtype) * MASKED)[:, None, None, :]
+        return PreparedText(
+            caption, tuple(block.cross_attn.text_keys(caption) for block in self.blocks), bias
+        )
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor | PreparedText,
+        text_mask: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        first_frame: int = 0,
+    ) -> Tensor:
+        """The velocity (noise minus clean) of noisy latents [B, C, F, H, W], in their shape and dtype.
+
+        `timesteps` [B] or [B, F] in 0..1000, integers or floats (truncated inside). `text` is raw embeddings
+        with `text_mask`, or what `prepare_text` made. `memory` is read; `first_frame` is the position of the
+        first latent frame in its scene. Raises InputError or StateError before any work.
+        """
+        prepared = self._prepared(text, text_mask, latents)
+        context = self._context(latents, memory, first_frame)
+        x, time, modulation = self._embed(latents, timesteps)
+        for index, block in enumerate(self.blocks):
+            past = None if memory is None else memory[index]
+            x, _, _ = block(x, modulation, prepared.blocks[index], prepared.bias, context, past)
+        x = self.final_layer(x, time, context.frames)
+        return self._unpatchify(x, context).to(latents.dtype)
+
+    def absorb(
+        self,
+        latents: Tensor,
+        text: Tensor | PreparedText,
+        text_mask: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+        first_frame: int = 0,
+        window: int | None = None,
+    ) -> Memory:
+        """The memory after clean latents [B, C, F, H, W]: one pass at timestep 0 that returns new tensors only.
+
+        With `window`, the memory looks back on that many chunks instead of on all of them.
+        """
+        check_window(memory, window)
+        prepared = self._prepared(text, text_mask, latents)
+        context = self._context(latents, memory, first_frame)
+        x, _, modulation = self._embed(latents, torch.zeros(latents.shape[0], device=latents.device))
+        after = []
+        for index, block in enumerate(self.blocks):
+            past = None if memory is None else memory[index]
+            x, own, last = block(x, modulation, prepared.blocks[index], prepared.bias, context, past)
+            tail = last.clone()  # owns its memory: the view would keep the whole chunk alive
+            after.append(
+                first_block_state(own, tail, window) if past is None else past.followed_by(own, tail)
+            )
+        return tuple(after)
+
+    def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""
+        batch, frames = latents.shape[0], latents.shape[2]
+        timesteps = torch.as_tensor(timesteps, device=self.device)
+        if timesteps.shape not in ((batch,), (batch, frames)):
+            raise InputError(
+                f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
+                f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
+            )
+        x = self.x_embedder(latents.to(self.device, self.dtype))
+        time = self.t_embedder(timesteps.view(batch, -1), self.dtype)
+        return x, time, self.t_block(time).unflatten(-1, (6, -1))
+
+    def _unpatchify(self, x: Tensor, context: BlockContext) -> Tensor:
+        """[B, N, patch * patch * C], channels fastest -> [B, C, F, H, W]."""
+        p = self.config.patch
+        x = x.unflatten(2, (p, p, -1)).unflatten(1, (context.frames, *context.grid))
+        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def _prepared(self, text: Tensor | PreparedText, mask: Tensor | None, latents: Tensor) -> PreparedText:
+        if isinstance(text, PreparedText):
+            if mask is not None:
+                raise InputError("A prepared text carries its mask; do not give another one with it.")
+        else:
+            text = self.prepare_text(text, mask)
+        if len(text.blocks) != len(self.blocks):
+            raise InputError(
+                f"This prepared text is for a model of {len(text.blocks)} blocks, but the model has "
+                f"{len(self.blocks)}. Prepare the prompt with the model that uses it."
+            )
+        if text.caption.shape[0] not in (1, latents.shape[0]):
+            raise InputError(
+                f"{text.caption.shape[0]} prompts do not fit a batch of {latents.shape[0]} clips: "
+                "give one prompt, or one for each clip."
+            )
+        return text
+
+    def _context(self, latents: Tensor, memory: Memory | None, first_frame: int) -> BlockContext:
+        if latents.ndim != 5 or latents.shape[1] != self.config.channels or latents.shape[2] < 1:
+            raise InputError(
+                f"Latents of shape {list(latents.shape)} were given; this model takes [batch, "
+                f"{self.config.channels}, latent frames, rows, columns]."
+            )
+        frames = latents.shape[2]
+        grid = LatentGrid(latents.shape[3], latents.shape[4]).tokens(self.config.patch)
+        if first_frame < 0:
+            raise InputError(f"The first latent frame is {first_frame}; positions start at 0.")
+        self.family.chunks.check_room(first_frame, (frames,))
+        if memory is not None:
+            _check_memory(memory, self.config, latents.shape[0], grid)
+        rotary = rotary_table(frames, grid, self.config.rotary_split, first_frame, self.device)
+        return BlockContext(frames, grid, rotary)
+
+
+def _check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
+    if text.ndim != 3 or text.shape[2] != channels:
+        raise InputError(
+            f"Text embeddings of shape {list(text.shape)} were given; this model takes [batch, tokens, {channels}]. "
+            "Use the text encoder that belongs to it (Gemma-2-2B for SANA-Video)."
+        )
+    if mask is not None and mask.shape != text.shape[:2]:
+        raise InputError(
+            f"The text mask has shape {list(mask.shape)}, but the embeddings are {list(text.shape[:2])} "
+            "(batch, tokens). Give one mask entry for each token."
+        )
+
+
+def _check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: LatentGrid) -> None:
+    """A memory of another model, size or batch would fail deep inside, or not at all."""
+    heads, head = config.heads, config.head_dim
+    expected = (config.depth, [batch, heads, head, head], [batch, config.width, 1, grid.area])
+    past = memory[0].sums[0] if memory_window(memory) else memory[0].past
+    given = (len(memory), list(past.vk.shape), list(memory[0].tail.shape))
+    if given != expected:
+        raise StateError(
+            f"This memory has {given[0]} blocks, sums {given[1]} and tails {given[2]}; the model with these latents "
+            f"needs {expected[0]}, {expected[1]} and {expected[2]}. It was made by another model, size or batch."
+        )

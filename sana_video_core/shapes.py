@@ -1,0 +1,124 @@
+"""Every formula between pixels, latents, tokens and chunks, once.
+
+A frame is a pixel frame; a latent frame is called that. F latent frames, H latent rows, W latent columns,
+S tokens per latent frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import InputError
+
+
+class LatentGrid(NamedTuple):
+    """Latent rows and columns of one video."""
+
+    rows: int
+    columns: int
+
+    def tokens(self, patch: int) -> LatentGrid:
+        """The token rows and columns. Raises InputError when the grid does not divide into patches."""
+        if self.rows % patch or self.columns % patch:
+            raise InputError(
+                f"Latents of {self.rows} x {self.columns} (rows x columns) do not divide into patches of "
+                f"{patch} x {patch}. Use a picture whose height and width are multiples of the model's step."
+            )
+        return LatentGrid(self.rows // patch, self.columns // patch)
+
+    @property
+    def area(self) -> int:
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """How a VAE and a patch size turn pixels into latents and tokens: strides in time and space, patch side."""
+
+    time: int
+    space: int
+    patch: int
+
+    @property
+    def multiple(self) -> int:
+        """Height and width have to be multiples of this many pixels (16 with the Wan VAE, 32 with LTX-2's)."""
+        return self.space * self.patch
+
+    def grid(self, height: int, width: int) -> LatentGrid:
+        """The latent grid of a picture of `height` x `width` pixels."""
+        step = self.multiple
+        for name, value in (("height", height), ("width", width)):
+            if value < step or value % step:
+                below = max(step, value // step * step)
+                near = f"{below}" if value < step else f"{below} or {below + step}"
+                raise InputError(
+                    f"The {name} is {value} pixels; it has to be a multiple of {step}. Try {near}."
+                )
+        return LatentGrid(height // self.space, width // self.space)
+
+    def pixels(self, grid: LatentGrid) -> tuple[int, int]:
+        """Height and width in pixels of a latent grid."""
+        return grid.rows * self.space, grid.columns * self.space
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip of `frames` frames, which has to be a multiple of the time stride plus one."""
+        if frames < 1 or (frames - 1) % self.time:
+            below = max(1, (frames - 1) // self.time * self.time + 1)
+            near = f"{below}" if frames < 1 else f"{below} or {below + self.time}"
+            raise InputError(
+                f"A clip of {frames} frames is not possible: the count has to be {self.time}n + 1. Try {near}."
+            )
+        return (frames - 1) // self.time + 1
+
+    def frames(self, latent_frames: int) -> int:
+        """Frames that a scene of `latent_frames` latent frames decodes to (0 for none)."""
+        return max(0, (latent_frames - 1) * self.time + 1)
+
+    def whole_frames(self, frames: int) -> int:
+        """The largest possible clip length that is not longer than `frames`."""
+        return self.frames((frames - 1) // self.time + 1) if frames > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRule:
+    """Latent frames that are denoised together: `first` at the start of a scene, then `base` at a time.
+
+    The original plans a clip of known length with the remainder in the first chunk
+    (diffusion/longsana/pipeline/sana_inference_pipeline.py); an open stream starts with `first`.
+    """
+
+    first: int = 11
+    base: int = 10
+    limit: int = 1024  # latent frames in a scene: length of the rotary table that the model was trained with
+
+    def plan(self, latent_frames: int) -> tuple[int, ...]:
+        """Chunk lengths of a scene of known length: 21 -> (11, 10); fewer than `base` are one chunk."""
+        if latent_frames < 1:
+            raise InputError(
+                f"A plan for {latent_frames} latent frames is not possible; at least 1 is needed."
+            )
+        if latent_frames < self.base:
+            return (latent_frames,)
+        head = self.base + latent_frames % self.base
+        return (head,) + (self.base,) * ((latent_frames - head) // self.base)
+
+    def following(self, position: int, chunks: int) -> tuple[int, ...]:
+        """Lengths of the next `chunks` chunks of a scene that already holds `position` latent frames."""
+        if chunks < 1:
+            raise InputError(f"{chunks} chunks were asked for; at least 1 is needed.")
+        return (self.base if position else self.first,) + (self.base,) * (chunks - 1)
+
+    def check_room(self, position: int, plan: tuple[int, ...]) -> None:
+        """Raises InputError when a scene at `position` has no room for `plan`."""
+        if any(length < 1 for length in plan):
+            raise InputError(
+                f"The chunk plan {plan} has a chunk without latent frames; each needs at least 1."
+            )
+        if position + sum(plan) > self.limit:
+            room = max(0, self.limit - position)
+            raise InputError(
+                f"This scene holds {position} latent frames and {sum(plan)} more were asked for, but the model "
+                f"knows positions up to {self.limit}. There is room for {room} more; then start a new scene "
+                "(on prompt change: cut)."
+            )

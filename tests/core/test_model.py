@@ -1,0 +1,109 @@
+"""The network: parity with the original's numbers, and refusals."""
+
+import checks_model
+import pytest
+import torch
+from pack import Pack, assert_close
+
+PACK = Pack()
+errors = PACK.core("errors")
+
+
+@pytest.mark.parametrize("check", checks_model.MODEL_CHECKS, ids=lambda check: check.__name__)
+def test_parity(check):
+    check(PACK)
+
+
+def _inputs(batch=1, frames=2, rows=4, columns=6):
+    return torch.zeros(batch, 16, frames, rows, columns), torch.zeros(batch), torch.zeros(1, 5, 24)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"latents": torch.zeros(1, 4, 2, 4, 6)}, "16"),
+        ({"latents": torch.zeros(1, 16, 2, 5, 6)}, "patches of 2"),
+        ({"latents": torch.zeros(16, 2, 4, 6)}, "latent frames, rows, columns"),
+        ({"timesteps": torch.zeros(3)}, "one per clip"),
+        ({"text": torch.zeros(1, 5, 23)}, "Gemma"),
+        ({"text": torch.zeros(3, 5, 24)}, "3 prompts"),
+        ({"text_mask": torch.ones(1, 4)}, "one mask entry"),
+        ({"first_frame": 1023}, "room for 1 more"),
+        ({"first_frame": -1}, "start at 0"),
+    ],
+)
+def test_impossible_input_is_refused_in_words(change, words):
+    model = PACK.tiny_model()
+    latents, timesteps, text = _inputs()
+    call = {"latents": latents, "timesteps": timesteps, "text": text, "text_mask": None, **change}
+    with pytest.raises(errors.InputError, match=words):
+        model(**call)
+
+
+def test_memory_of_another_size_or_model_is_refused():
+    model, other = PACK.tiny_model(), PACK.tiny_model(head=40, heads=2)
+    latents, timesteps, text = _inputs()
+    memory = model.absorb(latents, text)
+    for wrong in (torch.zeros(1, 16, 2, 6, 6), torch.zeros(2, 16, 2, 4, 6)):
+        with pytest.raises(errors.StateError, match="another model, size or batch"):
+            model(wrong, torch.zeros(len(wrong)), text, memory=memory)
+    with pytest.raises(errors.StateError):
+        other(latents, timesteps, text, memory=memory)
+    with pytest.raises(errors.StateError, match="no window"):
+        model.absorb(latents, text, memory=memory, window=2)
+    with pytest.raises(errors.InputError, match="at least 1"):
+        model.absorb(latents, text, window=0)
+
+
+def test_prepared_text_of_another_model_is_refused():
+    latents, timesteps, text = _inputs()
+    prepared = PACK.tiny_model(depth=1).prepare_text(text)
+    with pytest.raises(errors.InputError, match="1 blocks"):
+        PACK.tiny_model(depth=2)(latents, timesteps, prepared)
+    with pytest.raises(errors.InputError, match="carries its mask"):
+        PACK.tiny_model(depth=1)(latents, timesteps, prepared, torch.ones(1, 5))
+
+
+@torch.no_grad()
+def test_timesteps_per_latent_frame():
+    """[B, F] with one value everywhere is [B]; a different frame 0 changes its own modulation."""
+    model = PACK.tiny_model()
+    x = torch.randn(2, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([700.0, 300.0])
+    whole = model(x, t, text)
+    per_frame = t[:, None].expand(2, 3).clone()
+    assert_close(model(x, per_frame, text), whole, 1e-5)
+    per_frame[:, 0] = 0
+    assert (model(x, per_frame, text) - whole).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_window_of_many_chunks_forgets_the_oldest():
+    """A window larger than the past is the whole past; W = 2 after three chunks is the sum of the last two."""
+    model = PACK.tiny_model()
+    x = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(1))
+    wide = whole = two = None
+    seen = []
+    for f in range(4):
+        piece = x[:, :, f : f + 1]
+        wide = model.absorb(piece, text, memory=wide, first_frame=f, window=9)
+        whole = model.absorb(piece, text, memory=whole, first_frame=f)
+        two = model.absorb(piece, text, memory=two, first_frame=f, window=2)
+        seen.append(two[0].sums[-1].vk)
+        assert len(two[0].sums) == min(f + 1, 2)
+    assert torch.allclose(wide[1].past.vk, whole[1].vk, rtol=1e-5, atol=1e-5)
+    assert torch.equal(two[0].past.vk, seen[2] + seen[3])
+
+
+def test_state_size_at_480p():
+    """152.6 MiB at 480 x 832 in bfloat16: counted on the meta device at the true sizes."""
+    config, memory = PACK.core("config"), PACK.core("memory")
+    family = config.LONGSANA_480P
+    with torch.device("meta"):
+        model = PACK.core("model").SanaVideo(family.config, family, dtype=torch.bfloat16)
+        latents = torch.zeros(1, 16, 1, *family.compression.grid(480, 832))
+        after = model.absorb(latents, torch.zeros(1, 300, 2304))
+    assert sum(p.numel() for p in model.parameters()) == 2_056_862_144
+    assert round(memory.memory_bytes(after) / 2**20, 1) == 152.6
