@@ -1,0 +1,184 @@
+"""The laws of the stream, interrupts, and refusals."""
+
+import checks_stream
+import pytest
+import torch
+from checks_stream import SIZE, assert_same_state, begin, prompt, run
+from pack import Pack
+
+PACK = Pack()
+errors, host, stream = (PACK.core(name) for name in ("errors", "host", "stream"))
+
+
+@pytest.mark.parametrize("check", checks_stream.STREAM_CHECKS, ids=lambda check: check.__name__)
+def test_law(check):
+    check(PACK)
+
+
+def test_few_step_grid_of_two_steps():
+    """What the formula in checks_stream relies on."""
+    assert PACK.core("schedule").few_step_sigmas(2) == (1.0, 0.889, 0.0)
+
+
+def _extend(model, state, words="b", *, listener, plan=(2, 2), **sampling):
+    chosen = stream.Sampling(seed=3, steps=2, **sampling)
+    return stream.extend(model, state, prompt(PACK, words), chosen, plan=plan, host=listener)
+
+
+@pytest.mark.parametrize("stop_at", range(7))
+@pytest.mark.parametrize("own_exception", [False, True])
+def test_interrupt_at_every_model_call(stop_at, own_exception):
+    """Recache, then two chunks of three calls: wherever it stops, what was yielded is what an undisturbed run yields."""
+    model = PACK.tiny_model()
+    state = run(PACK, model, begin(PACK, model), "a")
+    before = [tensor.clone() for tensor in state.tensors()]
+    calls = []
+
+    def cancelled():
+        calls.append(None)
+        if own_exception and len(calls) > stop_at:
+            raise KeyboardInterrupt
+        return len(calls) > stop_at
+
+    whole = list(_extend(model, state, listener=None))
+    finished = []
+    with pytest.raises(KeyboardInterrupt if own_exception else errors.Cancelled) as stopped:
+        for newer in _extend(model, state, listener=host.Host(cancelled=cancelled)):
+            finished.append(newer)
+    assert len(finished) == max(0, (stop_at - 1) // 3)
+    for newer, expected in zip(finished, whole, strict=False):
+        assert_same_state(newer, expected)
+    assert all(map(torch.equal, state.tensors(), before))
+    if not own_exception and stop_at:
+        step, chunk = (stop_at - 1) % 3 + 1, (stop_at - 1) // 3 + 1
+        assert f"step {step} of 3 in chunk {chunk} of 2" in str(stopped.value)
+    again = finished[-1] if finished else state
+    done = list(_extend(model, again, listener=None, plan=(2, 2)[len(finished) :]))
+    assert_same_state(done[-1], whole[-1])
+
+
+def test_progress_counts_every_call_with_finite_latents():
+    model = PACK.tiny_model()
+    state = run(PACK, model, begin(PACK, model), "a")
+    news = []
+    list(_extend(model, state, listener=host.Host(progress=news.append)))
+    assert [(n.chunk, n.step) for n in news] == [(0, 1), *((c, s) for c in (1, 2) for s in (1, 2, 3))]
+    assert {(n.chunks, n.steps) for n in news} == {(2, 3)}
+    assert all(n.latents.isfinite().all() for n in news)
+
+
+@pytest.mark.parametrize("bad_call", range(1, 7))
+def test_values_that_are_no_numbers_name_chunk_and_step(bad_call, monkeypatch):
+    model = PACK.tiny_model()
+    state = begin(PACK, model)
+    calls = []
+    final = type(model.blocks[1]).forward
+
+    def broken(self, *args):
+        x, own, last = final(self, *args)
+        if self is model.blocks[1]:
+            calls.append(None)
+            if len(calls) == bad_call:
+                return x * float("nan"), type(own)(own.vk * float("inf"), own.ksum), last
+        return x, own, last
+
+    monkeypatch.setattr(type(model.blocks[1]), "forward", broken)
+    finished = []
+    with pytest.raises(errors.ChunkError) as error:
+        for newer in _extend(model, state, listener=None):
+            finished.append(newer)
+    chunk, step = divmod(bad_call - 1, 3)
+    assert f"step {step + 1} of 3 in chunk {chunk + 1} of 2" in str(error.value)
+    assert len(finished) == chunk
+
+
+def test_refusals_come_before_any_work():
+    model = PACK.tiny_model()
+    other = PACK.tiny_model(seed=1)
+    state = run(PACK, model, begin(PACK, model))
+
+    def nobody():
+        raise AssertionError("a model call was announced")
+
+    listener = host.Host(cancelled=nobody)
+    sampling, words = stream.Sampling(steps=1), prompt(PACK, "a")
+    with pytest.raises(errors.StateError, match="was made by the model"):
+        stream.extend(other, state, words, sampling, host=listener)
+    with pytest.raises(errors.InputError, match="2 prompts"):
+        stream.extend(model, state, prompt(PACK, "a", rows=2), sampling, host=listener)
+    with pytest.raises(errors.InputError, match="0 chunks"):
+        stream.extend(model, state, words, sampling, chunks=0, host=listener)
+    with pytest.raises(errors.InputError, match="plan"):
+        stream.extend(model, state, words, sampling, plan=(3, 0), host=listener)
+    with pytest.raises(errors.InputError, match="room for 1021 more"):
+        stream.extend(model, state, words, sampling, chunks=103, host=listener)
+    stream.extend(model, state, words, sampling, chunks=102, host=listener)
+    with pytest.raises(errors.StateError, match="only an empty one"):
+        stream.prime(model, state, words, torch.zeros(1, 16, 1, 4, 6))
+    for wrong in (torch.zeros(1, 16, 1, 4, 8), torch.zeros(3, 16, 1, 4, 6), torch.zeros(16, 1, 4, 6)):
+        with pytest.raises(errors.InputError, match="cannot prime"):
+            stream.prime(model, begin(PACK, model), words, wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sampler": "heun"}, "few_step, euler"),
+        ({"on_prompt_change": "fade"}, "recache, keep, cut"),
+        ({"steps": 0}, "1 to 1000"),
+        ({"steps": 1001}, "1 to 1000"),
+        ({"shift": 0.0}, "above 0"),
+    ],
+)
+def test_impossible_sampling(options, words):
+    model = PACK.tiny_model()
+    with pytest.raises(errors.InputError, match=words):
+        stream.extend(model, begin(PACK, model), prompt(PACK, "a"), stream.Sampling(**options))
+
+
+def test_the_limit_holds_per_scene():
+    """Past 1024 latent frames the scene is full, and a cut makes room."""
+    model = PACK.tiny_model(depth=1)
+    state = begin(PACK, model)
+    latents = torch.zeros(1, 16, 1019, 4, 6)
+    state = stream.prime(model, state, prompt(PACK, "a"), latents)
+    assert state.position == 1019
+    with pytest.raises(errors.InputError, match="room for 5 more"):
+        run(PACK, model, state, "a", plan=(6,))
+    assert run(PACK, model, state, "a", plan=(5,), steps=1).position == 1024
+    cut = run(PACK, model, state, "b", plan=(6,), steps=1, on_prompt_change="cut")
+    assert (cut.scene, cut.position) == (1, 6)
+
+
+def test_start_refuses_what_cannot_stream():
+    with pytest.raises(errors.InputError, match="longsana_480p"):
+        begin(PACK, PACK.tiny_model(family="sana_video_480p"))
+    model = PACK.tiny_model()
+    for wrong in ({"height": 40}, {"width": 0}, {"batch": 0}, {"window": 0}):
+        with pytest.raises(errors.InputError):
+            begin(PACK, model, **wrong)
+
+
+def test_check_fits_names_both_sides():
+    model = PACK.tiny_model()
+    state, check = begin(PACK, model, batch=2), PACK.core("state").check_fits
+    check(state, model, **SIZE, batch=2)
+    with pytest.raises(errors.StateError, match=r"48 x 32.*64 x 32"):
+        check(state, model, height=32, width=64)
+    with pytest.raises(errors.StateError, match=r"batch of 2.*1 was"):
+        check(state, model, batch=1)
+
+
+def test_a_batch_row_is_the_stream_of_its_own_seed():
+    model = PACK.tiny_model()
+    both = run(PACK, model, begin(PACK, model, batch=2), plan=(3, 2), seed=11)
+    second = run(PACK, model, begin(PACK, model), plan=(3, 2), seed=12)
+    assert torch.allclose(both.story[1].latents[1], second.story[1].latents[0], atol=1e-4)
+
+
+def test_bfloat16_model_keeps_float32_sums_and_story():
+    model = PACK.tiny_model().to(torch.bfloat16)
+    state = run(PACK, model, begin(PACK, model), plan=(3, 2))
+    block = state.memory[0]
+    assert (block.vk.dtype, block.ksum.dtype, block.tail.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    assert state.story[0].latents.dtype == torch.float32
