@@ -1,0 +1,135 @@
+"""A tiny Gemma-2 with a tokenizer of its own, in the real formats, for the demo model and for the tests.
+
+Its weights are random but fixed by the seed. It keeps what the real one is relied on for: words melt with the space
+before them, letters that it does not know become bytes, special tokens have Gemma's ids, attention is soft-capped
+and causal.
+"""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from string import ascii_letters
+
+import torch
+
+# Gemma's first ids, in order.
+SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+SPACE = "\u2581"
+LEARNED_MERGES = 100
+
+# What the demo scenes are described with, so that their words become few tokens.
+_SENTENCES = """
+a small red circle moves slowly to the right across a dark background and bounces off the wall
+a large blue square turns and moves up to the left while a green triangle stays in the middle
+a yellow star falls down, stops, and then rises again; the white circle grows and shrinks
+two shapes move towards each other, meet, and the purple one changes its colour to orange
+the background is light and the shape moves fast from the top to the bottom of the picture
+"""
+
+
+def demo_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token ids and merges, in the order of a byte-pair model with byte fallback (as Gemma's)."""
+    # Every letter melts with the space before it first, whatever word it begins.
+    merges = [(SPACE, letter) for letter in ascii_letters] + _learn_merges()
+    tokens = [
+        *SPECIALS,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        SPACE,
+        "\n",
+        *(chr(code) for code in range(ord("!"), ord("~") + 1)),
+        *(left + right for left, right in merges),
+    ]
+    # Two merges may make the same token, which keeps its first id.
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
+def build_demo_text_encoder(folder: Path, *, seed: int = 0) -> None:
+    """Write config.json, model.safetensors and the tokenizer into `folder`: same seed, same bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary, merges = demo_vocabulary()
+    _write_tokenizer(folder, vocabulary, merges)
+    _random_gemma(len(vocabulary), seed).save_pretrained(folder)
+
+
+def _learn_merges() -> list[tuple[str, str]]:
+    """Byte-pair encoding on the words above, each with its space; the pieces themselves settle ties."""
+    words = Counter(SPACE + word for word in _SENTENCES.split())
+    split = {word: [word[:2], *word[2:]] for word in words}
+    merges = []
+    while len(merges) < LEARNED_MERGES:
+        pairs = Counter()
+        for word, count in words.items():
+            for pair in pairwise(split[word]):
+                pairs[pair] += count
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        split = {word: _join(pieces, best) for word, pieces in split.items()}
+    return merges
+
+
+def _join(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    joined = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _write_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    """tokenizer.json and tokenizer_config.json, the same under transformers 4 and 5."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "GemmaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+        **{f"{token[1:-1]}_token": token for token in SPECIALS},
+    }
+    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    (folder / "tokenizer_config.json").write_bytes(text.encode("utf-8"))
+
+
+def _random_gemma(vocab_size: int, seed: int):
+    """A Gemma2Model of 2 layers and width 32 with seeded weights; the global random state is as before."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,  # one with a sliding window, one without
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=4096,  # as the real one: never shorter than a prompt with its instruction
+    )
+    with torch.random.fork_rng(devices=[]):  # the constructor draws its own first weights
+        model = Gemma2Model(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Wide enough that attention has preferences, so a word's embedding depends on the words before it.
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.ndim > 1 else 0.1)
+            )
+    return model

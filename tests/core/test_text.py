@@ -1,0 +1,299 @@
+"""The text side against diffusers, its files, and the tiny encoder that tests and demo use."""
+
+import copy
+import hashlib
+import inspect
+import json
+import shutil
+from string import ascii_letters
+
+import pytest
+import torch
+from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder
+from comfyui_sana_video.sana_video_core.errors import FileError, InputError
+from comfyui_sana_video.sana_video_core.text import TextEncoder, load_text_encoder, prompt_digest
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+RULE = (
+    "Describe the scene for a painter.\nPrompt: "  # any wording will do where diffusers' own is not the point
+)
+LONG = "a very long prompt " * 100
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "gemma"
+    build_demo_text_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(demo):
+    return load_text_encoder(demo, instruction=RULE)
+
+
+@pytest.fixture(scope="module")
+def pipeline(encoder):
+    """diffusers' own text path, around copies of the same tokenizer and model."""
+    diffusers = pytest.importorskip("diffusers")
+    parts = {"tokenizer": copy.deepcopy(encoder.tokenizer), "text_encoder": copy.deepcopy(encoder.model)}
+    return diffusers.SanaVideoPipeline(**parts, vae=None, transformer=None, scheduler=None)
+
+
+@pytest.fixture
+def damaged(demo, tmp_path):
+    """A copy of the demo folder that a test may break."""
+    return shutil.copytree(demo, tmp_path / "copy")
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(folder, change):
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+
+
+class TestAgainstDiffusers:
+    @pytest.mark.parametrize("length", [300, 20])
+    @pytest.mark.parametrize(
+        "prompts", [["a red circle moves"], ["  3 cats, a dog.\n", "", "红色 one 😀"], [LONG, "word"]]
+    )
+    def test_equal(self, encoder, pipeline, prompts, length):
+        wording = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
+        options = {"complex_human_instruction": wording, "max_sequence_length": length, "device": "cpu"}
+        negatives = ["blurry, " + prompt for prompt in prompts]
+        scored = prompts[0].strip() + " motion score: 30."
+        theirs = pipeline.encode_prompt(prompts, negative_prompt=negatives, **options)
+        theirs_scored = pipeline.encode_prompt(scored, False, **options)
+
+        rule = "\n".join(wording)
+        positive = encoder.encode(prompts, instruction=rule, max_tokens=length)
+        negative = encoder.encode(negatives, instruction=False, max_tokens=length)
+        moving = encoder.encode(prompts[0], instruction=rule, max_tokens=length, motion_score=30)
+        for ours, other in zip((*positive, *negative, *moving), (*theirs, *theirs_scored[:2]), strict=True):
+            assert ours.shape[1] == length
+            torch.testing.assert_close(ours, other.to(ours.dtype), atol=1e-5, rtol=0)
+
+
+class TestPrompts:
+    def test_a_batch_is_its_rows(self, encoder):
+        prompts = ["a red circle", "", LONG]
+        embeddings, masks = encoder.encode(prompts, motion_score=5)
+        for row, prompt in enumerate(prompts):
+            single, mask = encoder.encode(prompt, motion_score=5)
+            torch.testing.assert_close(embeddings[row], single[0], atol=1e-6, rtol=0)
+            assert torch.equal(masks[row], mask[0])
+
+    @pytest.mark.parametrize("bos, side", [(True, "left"), (False, "right"), (False, "left")])
+    def test_the_settings_of_the_tokenizer_do_not_matter(self, encoder, damaged, bos, side):
+        settings = {"add_bos_token": bos, "padding_side": side, "truncation_side": side}
+        edit_json(damaged / "tokenizer_config.json", **settings)
+        if not bos:
+            edit_json(damaged / "tokenizer.json", post_processor=None)
+        odd = load_text_encoder(damaged, instruction=RULE)
+        plain = odd.tokenizer("a", padding="max_length", max_length=9)["input_ids"]
+        assert (2 in plain) == bos
+        assert (plain[0] == 0) == (side == "left")
+        for prompt in ("a red circle", LONG):
+            for ours, expected in zip(odd.encode(prompt), encoder.encode(prompt), strict=True):
+                assert torch.equal(ours, expected)
+
+    def test_a_tokenizer_without_special_tokens_takes_them_from_the_model(self, encoder):
+        tokenizer, model = copy.deepcopy((encoder.tokenizer, encoder.model))
+        tokenizer.bos_token = tokenizer.pad_token = None
+        bare = TextEncoder(tokenizer, model, instruction=RULE)
+        assert torch.equal(bare.encode("a cat")[0], encoder.encode("a cat")[0])
+        model.config.bos_token_id = None
+        with pytest.raises(FileError, match="names a bos_token_id"):
+            TextEncoder(tokenizer, model)
+
+    @pytest.mark.parametrize(
+        "arguments, sentence",
+        [
+            ({"prompts": []}, "There is no prompt to encode"),
+            ({"prompts": ["a", 5]}, "A prompt must be a text, and 5 is of type int"),
+            ({"prompts": "cut \ud83d"}, "half a character at position 4"),
+            ({"motion_score": -1}, "motion score must be a whole number from 0"),
+            ({"motion_score": 2.5}, "motion score must be a whole number"),
+            ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
+            ({"instruction": 1}, "must be on, off or a text, and 1 is none"),
+        ],
+    )
+    def test_impossible_input(self, encoder, arguments, sentence):
+        with pytest.raises(InputError, match=sentence):
+            encoder.encode(**{"prompts": "a cat", **arguments})
+
+
+class TestDigest:
+    def test_every_part_counts(self):
+        variants = [
+            ("a cat", RULE, 10),
+            ("A cat", RULE, 10),
+            ("a cat", RULE + " ", 10),
+            ("a cat", None, 10),
+            ("a cat", RULE, 11),
+            ("a cat", RULE, None),
+            ("a cat motion score: 10.", RULE, None),
+            ("", None, None),
+            ("half \ud83d", None, None),
+            ('a cat", "", 10]', None, None),
+            ('a cat", "", 10', None, None),
+        ]
+        digests = {prompt_digest(t, instruction=rule, motion_score=score) for t, rule, score in variants}
+        assert len(digests) == len(variants)
+
+    def test_it_does_not_change_between_versions(self):
+        """Saved states hold digests, so this form is for ever."""
+        rule = hashlib.sha256(RULE.encode()).hexdigest()
+        for wording, middle in ((None, ""), (RULE, rule)):
+            expected = hashlib.sha256(f'["a \\u732b", "{middle}", 10]'.encode()).hexdigest()
+            assert prompt_digest(" a 猫", instruction=wording, motion_score=10) == expected
+        plain = prompt_digest("a", instruction=None, motion_score=None)
+        assert plain == prompt_digest("a", instruction="", motion_score=0)
+
+
+class TestModel:
+    def test_soft_capping_is_applied(self, damaged):
+        # Steep logits, so that the cap has something to cut.
+        edit_weights(damaged, lambda all: {key: w * 12 if "q_proj" in key else w for key, w in all.items()})
+        capped = load_text_encoder(damaged, instruction=RULE)
+        assert capped.model.config._attn_implementation == "eager"
+        edit_json(damaged / "config.json", attn_logit_softcapping=None)
+        free = load_text_encoder(damaged, instruction=RULE)
+        assert (capped.encode("a red circle")[0] - free.encode("a red circle")[0]).abs().max() > 1e-2
+
+    def test_dtype_and_device(self, encoder, damaged):
+        half = load_text_encoder(damaged, dtype=torch.bfloat16, device=torch.device("cpu"))
+        assert (half.dtype, half.device) == (torch.bfloat16, torch.device("cpu"))
+        embeddings, mask = half.encode("a cat", instruction=RULE)
+        expected, _ = encoder.encode("a cat")
+        assert (embeddings.dtype, mask.dtype, expected.dtype) == (torch.bfloat16, torch.bool, torch.float32)
+        assert (embeddings.float() - expected).abs().mean() < 0.03
+        half.model.save_pretrained(damaged)
+        assert load_text_encoder(damaged).dtype == torch.bfloat16  # as stored
+        assert not expected.requires_grad
+        assert not expected.is_inference()  # it may be trained on
+
+
+class TestFolders:
+    def check(self, path, encoder):
+        loaded = load_text_encoder(path, instruction=RULE)
+        assert torch.equal(loaded.encode("a red circle")[0], encoder.encode("a red circle")[0])
+
+    def test_diffusers_layout(self, encoder, damaged, tmp_path, monkeypatch):
+        inner, tokenizer = tmp_path / "text_encoder", tmp_path / "tokenizer"
+        tokenizer.mkdir()
+        for file in damaged.glob("tokenizer*"):
+            file.rename(tokenizer / file.name)
+        damaged.rename(inner)
+        monkeypatch.chdir(inner)
+        for path in (tmp_path, str(inner), "."):
+            self.check(path, encoder)
+
+    def test_with_the_language_head(self, encoder, damaged):
+        edit_weights(damaged, lambda all: {f"model.{key}": value for key, value in all.items()})
+        edit_json(damaged / "config.json", architectures=["Gemma2ForCausalLM"])
+        self.check(damaged, encoder)
+        head = encoder.model.embed_tokens.weight.clone()
+        edit_weights(damaged, lambda all: {**all, "lm_head.weight": head})
+        self.check(damaged, encoder)
+
+    def test_in_several_files(self, encoder, damaged):
+        (damaged / "model.safetensors").unlink()
+        encoder.model.save_pretrained(damaged, max_shard_size="50KB")
+        shards = sorted(damaged.glob("*.safetensors"))
+        assert len(shards) > 1
+        self.check(damaged, encoder)
+        shards[-1].unlink()
+        with pytest.raises(FileError, match="cannot be read"):
+            load_text_encoder(damaged)
+
+
+def lose_a_tensor(folder):
+    edit_weights(folder, lambda all: {key: all[key] for key in all if key != "layers.1.mlp.up_proj.weight"})
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def add_a_token(folder):
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["model"]["vocab"]["one too many"] = len(table["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+
+
+def set_config(**changes):
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+@pytest.mark.parametrize(
+    "damage, sentence",
+    [
+        (shutil.rmtree, "There is no folder .*copy.* Needed is Gemma-2-2B-it"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model'), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "says nothing about its kind"),
+        (set_config(model_type="llama"), "with Gemma-2 .* says llama"),
+        (set_config(hidden_size="wide"), "cannot be read"),
+        (set_config(intermediate_size=48), "weights in .* cannot be read"),
+        (set_config(num_hidden_layers=1, layer_types=["full_attention"]), r"layers.1.* no place .*11 in all"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer in .* cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "There is no tokenizer for the text encoder"),
+        (add_a_token, "knows 510 tokens, .* only 509: they do not belong together"),
+        (truncate, "weights in .* cannot be read .* incomplete"),
+        (lose_a_tensor, r"layers.1.mlp.up_proj.weight is missing \(1 in all\)"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "model.bin"), "There are no weights"),
+    ],
+)
+def test_a_broken_folder_gets_a_sentence(damaged, damage, sentence):
+    damage(damaged)
+    one_line = rf"\A[^\n]*{sentence}[^\n]*\.\Z"  # with a full stop
+    with pytest.raises(FileError, match=one_line):
+        load_text_encoder(damaged)
+
+
+def test_a_path_of_another_kind_gets_a_sentence(demo, tmp_path):
+    with pytest.raises(FileError, match=r"is a single file. .* from a folder here"):
+        load_text_encoder(demo / "model.safetensors")
+    (tmp_path / "text_encoder").mkdir()
+    with pytest.raises(FileError, match=r"text_encoder has no config\.json"):
+        load_text_encoder(tmp_path)
+
+
+class TestDemoEncoder:
+    def test_the_same_seed_writes_the_same_bytes_and_draws_nothing(self, demo, tmp_path):
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        build_demo_text_encoder(tmp_path / "again", seed=0)
+        build_demo_text_encoder(tmp_path / "other", seed=1)
+        assert torch.equal(before, torch.get_rng_state())
+        names = sorted(path.name for path in demo.iterdir())
+        assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        for name in names:
+            written = (demo / name).read_bytes()
+            assert written == (tmp_path / "again" / name).read_bytes()
+            assert (written == (tmp_path / "other" / name).read_bytes()) == (name != "model.safetensors")
+
+    def test_the_tokenizer_is_of_gemmas_kind(self, demo, encoder):
+        tokenizer = encoder.tokenizer
+        assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == ["<pad>", "<eos>", "<bos>", "<unk>"]
+        assert len(tokenizer) == encoder.model.config.vocab_size
+        assert tokenizer.convert_ids_to_tokens(tokenizer.encode("猫")) == [
+            "<bos>",
+            "<0xE7>",
+            "<0x8C>",
+            "<0xAB>",
+        ]
+        text = "A cat\tand 2 dogs,\nΩ 猫 😀!"
+        assert tokenizer.unk_token_id not in tokenizer.encode(text)
+        assert Tokenizer.from_file(str(demo / "tokenizer.json")).encode(text).ids == tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+
+    @pytest.mark.parametrize("rest", ["", "at", "ing", "he"])
+    def test_any_letter_melts_with_the_space_before_it(self, encoder, rest):
+        for letter in ascii_letters:
+            assert "▁" not in encoder.tokenizer.tokenize("Prompt: " + letter + rest)
