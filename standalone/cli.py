@@ -1,0 +1,153 @@
+"""The command line: `sana-video generate | info | convert | make-demo`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from pathlib import Path
+
+# Nothing heavy is imported here: `sana-video --help` answers at once.
+FAMILIES = ("sana_video_480p", "sana_video_720p", "longsana_480p", "demo")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 after an error, 130 after an interrupt."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    from ..sana_video_core.errors import Cancelled, SanaVideoError
+
+    try:
+        return options.run(options) or 0
+    except Cancelled as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except SanaVideoError as error:
+        print(f"sana-video: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sana-video", description="SANA-Video and LongSANA without ComfyUI."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(commands)
+
+    info = commands.add_parser("info", help="tell what a checkpoint, state or video file is")
+    info.add_argument("file", type=Path)
+    info.set_defaults(run=_info)
+
+    convert = commands.add_parser("convert", help="original or diffusers transformer to one safetensors file")
+    convert.add_argument("source", type=Path, help=".pth, .safetensors or a diffusers folder")
+    convert.add_argument("target", type=Path, help="the .safetensors file to write")
+    convert.add_argument(
+        "--family", choices=FAMILIES, help="the weights cannot tell causal from bidirectional"
+    )
+    convert.add_argument(
+        "--config", type=Path, help="a diffusers config.json, when none lies beside the source"
+    )
+    convert.add_argument("--dtype", choices=("bf16", "fp16", "fp32", "keep"), default="bf16")
+    convert.set_defaults(run=_convert)
+
+    demo = commands.add_parser("make-demo", help="write the demo set (tiny, random weights, real formats)")
+    demo.add_argument("folder", type=Path)
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_make_demo)
+    return parser
+
+
+def _add_generate(commands) -> None:
+    generate = commands.add_parser("generate", help="prompts to an mp4", formatter_class=_Formatter)
+    add = generate.add_argument
+    add("prompts", nargs="+", metavar="PROMPT", help="one prompt per shot")
+    add("--out", type=Path, default=Path("video.mp4"), help="the mp4 to write (720p: a .latent file)")
+    add("--sheet", type=Path, help="also write a contact sheet (png)")
+    add("--seed", type=int, default=0)
+    add("--size", type=_size, metavar="WIDTHxHEIGHT", help="the model's own size by default")
+    add("--image", type=Path, help="begin from this image")
+    add("--steps", type=int, help="4 for LongSANA, 50 for the others by default")
+    add("--sampler", choices=("few_step", "euler", "dpm++"), help="the family's own by default")
+    add("--motion-score", type=int, help="10 is calm, 30 is lively; said to the model after the prompt")
+    add(
+        "--instruction", help="text to put before each prompt in place of the original's wording; '' for none"
+    )
+
+    models = generate.add_argument_group("models (the demo set by default)")
+    models.add_argument(
+        "--model", type=Path, help="transformer file or folder, or a whole diffusers pipeline folder"
+    )
+    models.add_argument("--text-encoder", type=Path, help="Gemma-2-2B-it folder")
+    models.add_argument("--vae", type=Path, help="Wan 2.1 VAE file or folder")
+    models.add_argument(
+        "--family", choices=FAMILIES, help="the weights cannot tell causal from bidirectional"
+    )
+    models.add_argument(
+        "--config", type=Path, help="a diffusers config.json, when none lies beside the model"
+    )
+    models.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    models.add_argument(
+        "--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="of the transformer"
+    )
+    models.add_argument("--tile", type=int, help="decode in tiles of this many latents (32 suits small GPUs)")
+
+    stream = generate.add_argument_group("streams (LongSANA, demo)")
+    stream.add_argument(
+        "--chunks", type=int, default=1, help="chunks per shot: 41 frames at the start, then 40 each"
+    )
+    stream.add_argument("--state-in", type=Path, help="continue from this state")
+    stream.add_argument("--state-out", type=Path, help="save the state to continue from")
+    stream.add_argument("--on-prompt-change", choices=("recache", "keep", "cut"), default="recache")
+    stream.add_argument("--window", type=int, help="earlier chunks to look back on (default: all)")
+
+    clip = generate.add_argument_group("clips (the 50-step families)")
+    clip.add_argument("--frames", type=int, default=81, help="4n+1 (480p) or 8n+1 (720p)")
+    clip.add_argument("--cfg", type=float, help="guidance; 6 by default")
+    clip.add_argument("--negative", default="", help="what to keep away from")
+    clip.add_argument("--sequential", action="store_true", help="guidance in two calls: less memory")
+    generate.add_argument("--fps", type=int, help="frames per second of the mp4; 16 by default")
+    generate.set_defaults(run=_generate)
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"“{text}” is no size; write WIDTHxHEIGHT, for example 832x480")
+    return int(match[1]), int(match[2])
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from .generate import generate
+
+    return generate(options)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from .files import describe
+
+    print(describe(options.file))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from .files import convert
+
+    print(convert(options.source, options.target, options.family, options.config, options.dtype))
+
+
+def _make_demo(options: argparse.Namespace) -> None:
+    from ..sana_video_core.demo_set import write_demo_set
+
+    print("\n".join(f"wrote {path}" for path in write_demo_set(options.folder, seed=options.seed)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
