@@ -52,13 +52,10 @@ def _check_targets(options: Namespace) -> None:
 def _check_options(options: Namespace, model: SanaVideo) -> None:
     """Refuse what the family cannot do, and fill in its defaults."""
     family = model.family
-    options.steps = options.steps or family.steps
-    options.sampler = options.sampler or family.sampler
-    options.cfg = options.cfg or family.cfg
-    options.fps = options.fps or family.fps
-    height, width = (family.height, family.width) if options.size is None else options.size[::-1]
-    options.size = (height, width)
-    family.compression.grid(height, width)
+    for name in ("steps", "sampler", "cfg", "fps"):
+        if getattr(options, name) is None:
+            setattr(options, name, getattr(family, name))
+    family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave --cfg away.")
     if not family.causal and (
@@ -68,6 +65,11 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
             f"{family.title} makes one clip from one prompt and has no state. Streams need LongSANA (or --family longsana_480p, "
             "if this file is one)."
         )
+
+
+def _size(options: Namespace, model: SanaVideo) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return options.size[::-1] if options.size else (model.family.height, model.family.width)
 
 
 def _vae_of(options: Namespace, models: Models) -> WanVAE:
@@ -80,9 +82,9 @@ def _vae_of(options: Namespace, models: Models) -> WanVAE:
     )
 
 
-def _encoded_image(options: Namespace, models: Models) -> Tensor:
+def _encoded_image(options: Namespace, models: Models, size: tuple[int, int]) -> Tensor:
     """--image as model-space latents [1, C, 1, H, W]."""
-    height, width = options.size
+    height, width = size
     vae = _vae_of(options, models)
     pixels = read_image(options.image, width=width, height=height).to(models.device)
     return to_model_space(vae.encode(pixels)).float()
@@ -95,10 +97,16 @@ def _first_state(options: Namespace, models: Models, model: SanaVideo, prompt: P
             raise InputError("--image begins a stream and --state-in continues one; use one of them.")
         state = load_state(options.state_in)
         check_fits(state, model)
+        if options.size:
+            check_fits(state, model, height=options.size[1], width=options.size[0])
         return state
-    height, width = options.size
+    height, width = _size(options, model)
     state = start(model, height=height, width=width, window=options.window)
-    return state if options.image is None else prime(model, state, prompt, _encoded_image(options, models))
+    return (
+        state
+        if options.image is None
+        else prime(model, state, prompt, _encoded_image(options, models, (height, width)))
+    )
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo) -> int:
@@ -115,10 +123,8 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo) -> in
         if len(state.story) == old_chunks:
             raise
         stopped = error
-        print(
-            f"{error or 'Stopped.'} The {len(state.story) - old_chunks} finished chunks are written.",
-            file=sys.stderr,
-        )
+        done = len(state.story) - old_chunks
+        print(f"{error or 'Stopped.'} Finished and written: {done} of the chunks.", file=sys.stderr)
     del model  # the VAE has the device to itself
     _write_story(options, models, state, old_chunks)
     return 0 if stopped is None else 130 if isinstance(stopped, KeyboardInterrupt) else 1
@@ -166,7 +172,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo) -> int:
         )
     latent_frames = family.compression.latent_frames(options.frames)
     positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
-    image = None if options.image is None else _encoded_image(options, models)
+    image = None if options.image is None else _encoded_image(options, models, _size(options, model))
     sampling = ClipSampling(
         seed=options.seed,
         steps=options.steps,
@@ -179,7 +185,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo) -> int:
             model,
             model.prepare_text(positive.embeddings, positive.mask),
             model.prepare_text(negative[0].embeddings, negative[0].mask) if negative else None,
-            family.compression.grid(*options.size),
+            family.compression.grid(*_size(options, model)),
             latent_frames,
             sampling,
             image=image,

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from pack import Pack, assert_close
 
-FAMILIES = {"sana_video_480p": (16, 2, 30), "sana_video_720p": (128, 1, 22)}  # channels, patch, diffusers' sample size
+FAMILIES = {
+    "sana_video_480p": (16, 2, 30),
+    "sana_video_720p": (128, 1, 22),
+}  # channels, patch, diffusers' sample size
 
 
 @cache
@@ -133,7 +136,9 @@ def whole_pipeline(pack: Pack) -> None:
     clip = pack.core("clip")
     for family, (channels, patch, _) in FAMILIES.items():
         stride = 32 if patch == 1 else 8
-        pipe = SanaVideoPipeline(None, None, _vae_double(family), transformer(family)[0], _dpm(DPMSolverMultistepScheduler, 8.0))
+        pipe = SanaVideoPipeline(
+            None, None, _vae_double(family), transformer(family)[0], _dpm(DPMSolverMultistepScheduler, 8.0)
+        )
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(1, channels, 3, 4, 8, generator=generator)

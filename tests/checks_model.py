@@ -6,6 +6,7 @@ They are functions and not tests because the mutation list runs them on broken c
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def stream(pack: Pack, window: int | None) -> None:
     g = golden("stream_global_windowall" if window is None else f"stream_global_window{window}")
     model, memory = pack.golden_model, None
     vk, ksum = [0.0, 0.0], [0.0, 0.0]
-    for c, (start, end) in enumerate(zip(EDGES[:-1], EDGES[1:], strict=True)):
+    for c, (start, end) in enumerate(pairwise(EDGES)):
         x = g["in_x"][:, :, start:end]
         where = {"memory": memory, "first_frame": start}
         for t in (500, 0):
@@ -60,7 +61,7 @@ def few_step_loop(pack: Pack) -> None:
     sigmas = schedule.few_step_sigmas(4)
     assert [round(1000 * sigma) for sigma in sigmas] == [1000, 960, 889, 727, 0]
     text = model.prepare_text(g["in_y"], g["in_mask"])
-    for c, (start, end) in enumerate(zip(EDGES[:-1], EDGES[1:], strict=True)):
+    for c, (start, end) in enumerate(pairwise(EDGES)):
         where = {"memory": memory, "first_frame": start}
 
         def velocity(x: Tensor, sigma: float, where=where) -> Tensor:
@@ -139,7 +140,11 @@ def rotary_precision(pack: Pack) -> None:
     cosines, sines = positions.rotary_table(2, grid, split, 1000, torch.device("cpu"))
     assert cosines.shape == (12, 56)
     for token, place in ((0, (1000, 0, 0)), (11, (1001, 2, 1)), (8, (1001, 1, 0))):
-        angles = [p * 10000 ** (-2 * i / size) for p, size in zip(place, split, strict=True) for i in range(size // 2)]
+        angles = [
+            p * 10000 ** (-2 * i / size)
+            for p, size in zip(place, split, strict=True)
+            for i in range(size // 2)
+        ]
         assert_close(cosines[token], torch.tensor([math.cos(a) for a in angles]), 2e-7)
         assert_close(sines[token], torch.tensor([math.sin(a) for a in angles]), 2e-7)
     x = torch.randn(1, 1, 12, 112, generator=torch.Generator().manual_seed(0))
@@ -201,7 +206,9 @@ def _naive_block_causal(pack: Pack, model, x: Tensor, text: Tensor, plan: tuple[
         q, k, v = block.attn.qkv(y).chunk(3, -1)
         q, k = F.relu(block.attn.q_norm(q)), F.relu(block.attn.k_norm(k))
         q, k, v = (_heads(z, head).double() for z in (q, k, v))
-        scores = (positions.rotate(q.float(), table).double() @ positions.rotate(k.float(), table).double().mT) * visible
+        scores = (
+            positions.rotate(q.float(), table).double() @ positions.rotate(k.float(), table).double().mT
+        ) * visible
         out = scores @ v / (((q @ k.mT) * visible).sum(-1, keepdim=True) + 1e-8)
         h = h + gate1 * block.attn.proj(out.float().transpose(1, 2).flatten(2))
         h = h + block.cross_attn(h, keys, None)

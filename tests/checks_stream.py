@@ -17,7 +17,9 @@ def prompt(pack: Pack, words: str, *, rows: int = 1):
     seed = sum(ord(letter) * 31**i for i, letter in enumerate(words)) % 2**31
     embeddings = torch.randn(rows, 7, 24, generator=torch.Generator().manual_seed(seed))
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]]).bool().expand(rows, -1)
-    return pack.core("stream").Prompt(embeddings=embeddings, mask=mask, digest=f"digest of {words}", words=words)
+    return pack.core("stream").Prompt(
+        embeddings=embeddings, mask=mask, digest=f"digest of {words}", words=words
+    )
 
 
 def begin(pack: Pack, model, **size):
@@ -27,9 +29,8 @@ def begin(pack: Pack, model, **size):
 def run(pack: Pack, model, state, words: str = "a", *, plan=(3,), park="cpu", **sampling):
     """The state after a plan of small chunks."""
     chosen = pack.core("stream").Sampling(**{"seed": 7, "steps": 2, **sampling})
-    for state in pack.core("stream").extend(model, state, prompt(pack, words), chosen, plan=plan, park=park):
-        pass
-    return state
+    *_, last = pack.core("stream").extend(model, state, prompt(pack, words), chosen, plan=plan, park=park)
+    return last
 
 
 def assert_same_state(a, b) -> None:
@@ -117,7 +118,8 @@ def prompt_changes(pack: Pack) -> None:
     state = run(pack, model, begin(pack, model), "a", plan=(3, 2))
     new = prompt(pack, "b")
     kept, recached, cut = (
-        run(pack, model, state, "b", plan=(2,), on_prompt_change=change) for change in ("keep", "recache", "cut")
+        run(pack, model, state, "b", plan=(2,), on_prompt_change=change)
+        for change in ("keep", "recache", "cut")
     )
     assert all(map(same, *(_tensors(pack, memory) for memory in (kept.memory_before, state.memory))))
 
@@ -126,7 +128,9 @@ def prompt_changes(pack: Pack) -> None:
     assert all(map(same, *(_tensors(pack, memory) for memory in (recached.memory_before, expected))))
     assert not torch.equal(recached.memory_before[1].vk, state.memory[1].vk)
 
-    fresh = replace(begin(pack, model), story=state.story, scene=1)  # noise runs on, positions and memory do not
+    fresh = replace(
+        begin(pack, model), story=state.story, scene=1
+    )  # noise runs on, positions and memory do not
     assert torch.equal(cut.story[-1].latents, run(pack, model, fresh, "b", plan=(2,)).story[-1].latents)
     assert cut.memory_before is None
     assert (cut.scene, cut.position, cut.latent_frames) == (1, 2, 7)

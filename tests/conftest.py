@@ -1,8 +1,12 @@
 """Imports the checkout the way ComfyUI does: by path, as one package, whatever the folder is called."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+# The models of the tests are tiny: more threads only wait for each other, and on a busy machine for long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"

@@ -35,7 +35,9 @@ class Pack:
         path = GOLDEN / "weights_nvlabs.safetensors"
         return load(path, config=GOLDEN / "config_diffusers.json", family="longsana_480p")
 
-    def tiny_model(self, *, seed: int = 0, head: int = 20, heads: int = 3, depth: int = 2, family="longsana_480p"):
+    def tiny_model(
+        self, *, seed: int = 0, head: int = 20, heads: int = 3, depth: int = 2, family="longsana_480p"
+    ):
         """A model with seeded random weights, in which every parameter matters."""
         config, demo = self.core("config"), self.core("demo_set")
         rules = config.FAMILIES[family]

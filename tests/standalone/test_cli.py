@@ -1,0 +1,327 @@
+"""The command line as a person uses it: every command, continuing, interrupts, and what it says when it refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from pack import Pack, same
+from PIL import Image
+
+PACK = Pack()
+SMALL = ["--size", "64x32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def demo(tmp_path_factory):
+    """The demo set in a cache folder of the tests' own."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    yield PACK.core("demo_set").demo_set()
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture
+def sana(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder; returns (status, what it printed, what it said on stderr)."""
+    from comfyui_sana_video.standalone.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        status = main([str(word) for word in words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def _frames(path):
+    return PACK.core("video_file").read_frames(path, fps=None)
+
+
+def _state(path):
+    return PACK.core("state_file").load_state(path)
+
+
+def _models(demo, **changed):
+    paths = {"--model": demo.transformer, "--text-encoder": demo.text_encoder, "--vae": demo.vae, **changed}
+    return [word for pair in paths.items() for word in pair]
+
+
+def test_three_shots(sana):
+    status, out, _ = sana(
+        "generate", "a", "b", "b", *SMALL, "--out", "v.mp4", "--sheet", "v.png", "--seed", 5
+    )
+    assert status == 0
+    assert "121 frames, 7.6 s" in out
+    video = _frames("v.mp4")
+    assert video.shape == (1, 3, 121, 32, 64)
+    assert video.std() > 0.1, "the video is blank"
+    told = PACK.core("video_file").read_metadata("v.mp4")
+    assert told["prompts"] == ["a", "b", "b"]
+    assert told["seeds"] == [5, 5, 5]
+    assert told["plan"] == [[11, 10, 10]]
+    with Image.open("v.png") as sheet:
+        assert len(set(sheet.convert("RGB").getdata())) > 100
+
+
+def test_continuing_is_one_run(sana):
+    """Two runs joined by a file are one run: the same state to the last bit, and 40 new frames."""
+    assert (
+        sana("generate", "a", "b", *SMALL, "--out", "whole.mp4", "--state-out", "whole.safetensors")[0] == 0
+    )
+    assert sana("generate", "a", *SMALL, "--out", "1.mp4", "--state-out", "1.safetensors")[0] == 0
+    status, out, _ = sana(
+        "generate", "b", "--state-in", "1.safetensors", "--out", "2.mp4", "--state-out", "2.safetensors"
+    )
+    assert status == 0
+    assert "40 frames" in out
+    for one, other in zip(
+        _state("whole.safetensors").tensors(), _state("2.safetensors").tensors(), strict=True
+    ):
+        assert same(one, other)
+    difference = (_frames("2.mp4") - _frames("whole.mp4")[:, :, 41:]).abs().mean()
+    assert difference < 0.05  # two encodings of the same frames
+    assert (_frames("2.mp4") - _frames("whole.mp4")[:, :, 40:80]).abs().mean() > 2 * difference
+
+
+def test_prompt_changes_reach_the_stream(sana):
+    for change in ("recache", "keep", "cut"):
+        assert (
+            sana(
+                "generate",
+                "a",
+                "b",
+                *SMALL,
+                "--on-prompt-change",
+                change,
+                "--state-out",
+                f"{change}.safetensors",
+            )[0]
+            == 0
+        )
+    states = {change: _state(f"{change}.safetensors") for change in ("recache", "keep", "cut")}
+    assert states["cut"].scene == 1
+    assert states["cut"].frames == 82
+    assert not torch.equal(states["keep"].story[1].latents, states["recache"].story[1].latents)
+
+
+def test_an_image_begins_a_stream(sana):
+    Image.new("RGB", (200, 90), (255, 0, 0)).save("red.png")
+    status, out, _ = sana(
+        "generate", "a", *SMALL, "--image", "red.png", "--out", "v.mp4", "--state-out", "s.safetensors"
+    )
+    assert status == 0
+    assert "41 frames" in out
+    story = _state("s.safetensors").story
+    assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 1), (False, 10)]
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_clip_of_the_bidirectional_family(sana, demo, image):
+    Image.new("RGB", (64, 32), (0, 0, 255)).save("blue.png")
+    words = ["--image", "blue.png"] if image else ["--sequential"]
+    status, out, err = sana(
+        "generate",
+        "a",
+        *_models(demo),
+        "--family",
+        "sana_video_480p",
+        *SMALL,
+        "--frames",
+        9,
+        "--steps",
+        2,
+        "--cfg",
+        3,
+        "--negative",
+        "bad",
+        *words,
+        "--out",
+        "v.mp4",
+    )
+    assert (status, _frames("v.mp4").shape[2]) == (0, 9), err
+    assert "9 frames" in out
+
+
+def test_720p_ends_in_latents_and_says_so(sana, demo):
+    config, checkpoint = PACK.core("config"), PACK.core("checkpoint")
+    sizes = config.TransformerConfig(
+        channels=128,
+        patch=1,
+        width=56,
+        depth=1,
+        head_dim=28,
+        cross_head_dim=28,
+        ffn_hidden=56,
+        caption_channels=32,
+    )
+    model = PACK.core("demo_set").seeded(PACK.core("model").SanaVideo(sizes, config.SANA_VIDEO_720P), 0)
+    checkpoint.save_transformer("m.safetensors", model.state_dict(), sizes, "sana_video_720p")
+    words = [
+        "--model",
+        "m.safetensors",
+        "--text-encoder",
+        demo.text_encoder,
+        "--size",
+        "64x96",
+        "--frames",
+        17,
+        "--steps",
+        2,
+    ]
+    status, out, err = sana("generate", "a", *words, "--out", "v.mp4")
+    assert status == 0, err
+    assert "ComfyUI" in out
+    assert not Path("v.mp4").exists()
+    tensors, _ = PACK.core("tensor_file").read_tensors(Path("v.latent").rename("v.safetensors"))
+    assert tensors["latent_tensor"].shape == (1, 128, 3, 3, 2)
+    Image.new("RGB", (64, 96)).save("i.png")
+    assert "cannot be encoded here" in sana("generate", "a", *words, "--image", "i.png")[2]
+
+
+def test_convert_info_and_back(sana, demo):
+    """Original .pth -> our file: the same weights, a name for the family, and `info` tells it all."""
+    tensors, _ = PACK.core("tensor_file").read_tensors(demo.transformer)
+    torch.save({"state_dict": tensors}, "SANA_LongLive.pth")
+    (Path("config.json")).write_text('{"attention_head_dim": 28}')
+    status, out, err = sana("convert", "SANA_LongLive.pth", "m.safetensors", "--dtype", "keep")
+    assert status == 0, err
+    assert "longsana_480p" in out
+    told = sana("info", "m.safetensors")[1]
+    fingerprint = PACK.core("fingerprint").weights_fingerprint(tensors)
+    for word in ("this pack's file", "longsana_480p", "928,432", "4 heads of 28", fingerprint):
+        assert word in told
+    assert sana("convert", "SANA_LongLive.pth", "half.safetensors")[0] == 0
+    assert "bfloat16" in sana("info", "half.safetensors")[1]
+    assert "Wan 2.1 VAE" in sana("info", demo.vae)[1]
+    assert "original" in sana("info", "SANA_LongLive.pth")[1]
+    assert "has to end with .safetensors" in sana("convert", "SANA_LongLive.pth", "m.bin")[2]
+
+
+def test_info_of_states_and_videos(sana):
+    sana("generate", "ein roter Ball", *SMALL, "--out", "v.mp4", "--state-out", "s.safetensors")
+    told = sana("info", "s.safetensors")[1]
+    for word in ("64 x 32", "41 frames", "ein roter Ball", "11 latent frames", "demo"):
+        assert word in told
+    assert "ein roter Ball" in sana("info", "v.mp4")[1]
+
+
+def test_make_demo_writes_a_set_that_works(sana):
+    status, out, _ = sana("make-demo", "set", "--seed", 3)
+    assert status == 0
+    paths = [line.removeprefix("wrote ") for line in out.splitlines()]
+    words = dict(zip(("--model", "--vae", "--text-encoder"), paths, strict=True))
+    assert sana("generate", "a", *[w for pair in words.items() for w in pair], *SMALL, "--steps", 1)[0] == 0
+    assert "exists already" in sana("make-demo", "set")[2]
+
+
+REFUSALS = [
+    (["--size", "65x32"], "multiple of 16"),
+    (["--model", "nowhere.pth", "--text-encoder", "t", "--vae", "v"], "no file"),
+    (["--model", "nowhere.pth"], "--text-encoder is missing"),
+    (["--vae", "v"], "without --model"),
+    (["--state-in", "nowhere.safetensors"], "no file"),
+    (["--image", "nowhere.png", *SMALL], "nowhere.png"),
+    (["--out", "no/folder/v.mp4"], "no folder"),
+    (["--steps", "0"], "steps"),
+    (["--chunks", "0"], "at least 1"),
+    (["--chunks", "200"], "1024"),
+    (["--cfg", "3"], "no guidance"),
+    (["--sampler", "dpm++"], "few_step, euler"),
+    (["--motion-score", "-1"], "motion score"),
+    (["--family", "sana_video_720p"], "needs"),
+    (["--device", "toaster"], "--device cpu"),
+    (["--tile", "0", *SMALL], "tile"),
+]
+
+
+@pytest.mark.parametrize("words, said", REFUSALS, ids=[" ".join(words) for words, _ in REFUSALS])
+def test_refusals_are_sentences_and_leave_nothing(sana, demo, words, said):
+    if words == ["--family", "sana_video_720p"]:
+        words, said = [*_models(demo), *words], "Choose the family"
+    status, _, err = sana("generate", "a", *words)
+    assert status == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert not list(Path().glob("*.mp4"))
+
+
+def test_a_state_of_another_model_or_size_is_refused(sana):
+    sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")
+    sana("make-demo", "other", "--seed", 9)
+    words = [
+        "--model",
+        "other/demo_transformer.safetensors",
+        "--text-encoder",
+        "other/demo_text",
+        "--vae",
+        "other/demo_vae.safetensors",
+    ]
+    assert "was made by the model" in sana("generate", "a", "--state-in", "s.safetensors", *words)[2]
+    status, _, err = sana("generate", "a", "--state-in", "s.safetensors", "--size", "96x32")
+    assert status == 1
+    assert "64 x 32" in err
+
+
+def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
+    """Stopped in the second shot: the first is a playable video and a state that goes on as if nothing had happened."""
+    from comfyui_sana_video.standalone import generate
+
+    sana("generate", "a", "b", *SMALL, "--state-out", "whole.safetensors")
+    real = generate.extend
+
+    def stops_at_b(model, state, prompt, *args, **options):
+        if prompt.words == "b":
+            raise KeyboardInterrupt
+        return real(model, state, prompt, *args, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(generate, "extend", stops_at_b)
+        status, out, err = sana(
+            "generate", "a", "b", *SMALL, "--out", "v.mp4", "--state-out", "s.safetensors"
+        )
+    assert status == 130
+    assert "41 frames" in out
+    assert "Finished and written: 1" in err
+    assert _frames("v.mp4").shape[2] == 41
+    assert sana("generate", "b", "--state-in", "s.safetensors", "--state-out", "s.safetensors")[0] == 0
+    for one, other in zip(
+        _state("whole.safetensors").tensors(), _state("s.safetensors").tensors(), strict=True
+    ):
+        assert same(one, other)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_in_a_real_process(tmp_path):
+    """A long run, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import conftest;"
+        "from comfyui_sana_video.standalone.cli import main; sys.exit(main(sys.argv[2:]))"
+    )
+    words = ["generate", "a", *SMALL, "--chunks", "90", "--out", "v.mp4", "--state-out", "s.safetensors"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT / "tests"), *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "s.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert _frames(tmp_path / "v.mp4").shape[2] % 40 == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.safetensors", "v.mp4"]

@@ -1,0 +1,391 @@
+"""Typical mistakes of a port, each made on purpose in a copy of the pack: at least one check has to notice.
+
+A mutation is (file, text, what it becomes). The text has to stand there exactly once, so the list cannot rot silently.
+"""
+
+from __future__ import annotations
+
+import checks_diffusers
+import checks_model
+import checks_stream
+import checks_vae
+import pytest
+from pack import Pack, forget, mutant
+
+CORE = "sana_video_core"
+MODEL, STREAM, VAE = "model", "stream", "vae"
+CHECKS = {
+    MODEL: (*checks_model.MODEL_CHECKS, *checks_diffusers.DIFFUSERS_CHECKS),
+    STREAM: checks_stream.STREAM_CHECKS,
+    VAE: checks_vae.VAE_CHECKS,
+}
+
+MUTATIONS = {
+    # attention
+    "rotated denominator": (
+        MODEL,
+        "kernels/linear_attention/reference.py",
+        "ksum=k.sum(dim=-2)",
+        "ksum=k_rotated.sum(dim=-2)",
+    ),
+    "rotated queries in the denominator": (
+        MODEL,
+        "kernels/linear_attention/reference.py",
+        "denominator = q @",
+        "denominator = q_rotated @",
+    ),
+    "past left out of the sums": (
+        MODEL,
+        "kernels/linear_attention/reference.py",
+        "total = own if past is None else past + own",
+        "total = own",
+    ),
+    "transposed state": (
+        MODEL,
+        "kernels/linear_attention/reference.py",
+        "q_rotated @ total.vk.transpose(-1, -2)",
+        "q_rotated @ total.vk",
+    ),
+    "rotation before the ReLU": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "q, k = F.relu(self.q_norm(q)), F.relu(self.k_norm(k))\n",
+        "q, k = self.q_norm(q), self.k_norm(k)\n",
+    ),
+    "norm within each head": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "q = _split_heads(self.q_norm(self.q_linear(x)), self.head_dim)",
+        "q = _split_heads(self.q_linear(x) / self.q_linear(x).unflatten(-1, (-1, self.head_dim)).square().mean(-1)"
+        ".sqrt().repeat_interleave(self.head_dim, -1) * self.q_norm.weight, self.head_dim)",
+    ),
+    "keys and values swapped": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "keys, values = self.kv_linear(caption).chunk(2, dim=-1)",
+        "values, keys = self.kv_linear(caption).chunk(2, dim=-1)",
+    ),
+    "text mask dropped": (MODEL, f"{CORE}/layers.py", "attn_mask=bias", "attn_mask=None"),
+    "text mask inverted": (MODEL, f"{CORE}/model.py", "padding = ~text_mask", "padding = text_mask"),
+    # positions
+    "first_frame forgotten": (
+        MODEL,
+        f"{CORE}/positions.py",
+        "offsets = (first_frame, 0, 0)",
+        "offsets = (0, 0, 0)",
+    ),
+    "halves instead of pairs": (
+        MODEL,
+        f"{CORE}/positions.py",
+        "x.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)",
+        "x.to(torch.float32).unflatten(-1, (2, -1)).unbind(-2)",
+    ),
+    "equal rotary split": (
+        MODEL,
+        f"{CORE}/config.py",
+        "return self.head_dim - 2 * space, space, space",
+        "return space, self.head_dim - 2 * space, space",
+    ),
+    "float32 angles": (
+        MODEL,
+        f"{CORE}/positions.py",
+        "torch.arange(first, first + count, dtype=torch.float64)[:, None] * frequencies",
+        "(torch.arange(first, first + count, dtype=torch.float32)[:, None] * frequencies.float()).double()",
+    ),
+    "sines first": (
+        MODEL,
+        f"{CORE}/positions.py",
+        "torch.cat([angles.cos(), angles.sin()], dim=-1)",
+        "torch.cat([angles.sin(), angles.cos()], dim=-1)",
+    ),
+    "timestep not truncated": (
+        MODEL,
+        f"{CORE}/positions.py",
+        "torch.floor(timesteps.to(torch.float64) + 0.001)",
+        "timesteps.to(torch.float64)",
+    ),
+    "timestep truncated without the offset": (
+        MODEL,
+        f"{CORE}/positions.py",
+        "(torch.float64) + 0.001)",
+        "(torch.float64))",
+    ),
+    "timestep rounded": (MODEL, f"{CORE}/positions.py", "+ 0.001)", "+ 0.5)"),
+    # epsilons
+    "epsilon of the layer norms": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "LAYER_NORM_EPS = 1e-6",
+        "LAYER_NORM_EPS = 1e-5",
+    ),
+    "epsilon of the self-attention norms": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "SELF_NORM_EPS = 1e-5",
+        "SELF_NORM_EPS = 1e-6",
+    ),
+    "epsilon of the cross-attention norms": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "CROSS_NORM_EPS = 1e-6",
+        "CROSS_NORM_EPS = 1e-5",
+    ),
+    "epsilon of the attention": (MODEL, f"{CORE}/layers.py", "ATTENTION_EPS = 1e-8", "ATTENTION_EPS = 1e-15"),
+    "epsilon of the caption norm": (
+        MODEL,
+        f"{CORE}/model.py",
+        "CAPTION_NORM_EPS = 1e-5",
+        "CAPTION_NORM_EPS = 1e-6",
+    ),
+    # modulation
+    "gate order": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "shift1, scale1, gate1, shift2, scale2, gate2 = rows",
+        "shift1, gate1, scale1, shift2, gate2, scale2 = rows",
+    ),
+    "scale before shift in the last layer": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "shift, scale = table.unsqueeze(2).unbind(3)",
+        "scale, shift = table.unsqueeze(2).unbind(3)",
+    ),
+    "scale without the one": (MODEL, f"{CORE}/layers.py", "* (1 + scale) + shift", "* scale + shift"),
+    "norm before the cross-attention": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "self.cross_attn(x, text, text_bias)",
+        "self.cross_attn(self.norm2(x), text, text_bias)",
+    ),
+    # caption and patches
+    "GELU kind": (MODEL, f"{CORE}/model.py", 'approximate="tanh"', 'approximate="none"'),
+    "channels slowest in a patch": (
+        MODEL,
+        f"{CORE}/model.py",
+        "x = x.unflatten(2, (p, p, -1))",
+        "x = x.unflatten(2, (-1, p, p)).permute(0, 1, 3, 4, 2)",
+    ),
+    "rows and columns of a patch swapped": (
+        MODEL,
+        f"{CORE}/model.py",
+        "x.permute(0, 6, 1, 2, 4, 3, 5)",
+        "x.permute(0, 6, 1, 2, 5, 3, 4)",
+    ),
+    # feed-forward
+    "gate half first": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "signal, gate = x.chunk(2, dim=1)",
+        "gate, signal = x.chunk(2, dim=1)",
+    ),
+    "no SiLU after the first convolution": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "self.depth_conv(F.silu(self.inverted_conv(x)))",
+        "self.depth_conv(self.inverted_conv(x))",
+    ),
+    "temporal convolution without its residual": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "y = u + self.t_conv",
+        "y = self.t_conv",
+    ),
+    "tail of the wrong latent frame": (MODEL, f"{CORE}/layers.py", "u[:, :, -1:]", "u[:, :, :1]"),
+    "tail after the temporal convolution": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "flatten(1, 2), u[:, :, -1:]",
+        "flatten(1, 2), y[:, :, -1:]",
+    ),
+    "tail on the right": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "torch.cat([left, u, zeros], dim=2)",
+        "torch.cat([zeros, u, left], dim=2)",
+    ),
+    "last latent frame repeated on the right": (
+        MODEL,
+        f"{CORE}/layers.py",
+        "torch.cat([left, u, zeros], dim=2)",
+        "torch.cat([left, u, u[:, :, -1:]], dim=2)",
+    ),
+    # memory
+    "memory not added to": (
+        MODEL,
+        f"{CORE}/memory.py",
+        "BlockState(*(self.past + own), tail)",
+        "BlockState(*own, tail)",
+    ),
+    "window one too long": (MODEL, f"{CORE}/memory.py", "[-self.window :]", "[-self.window - 1 :]"),
+    "memory absorbed at another timestep": (
+        MODEL,
+        f"{CORE}/model.py",
+        "torch.zeros(latents.shape[0], device=latents.device)",
+        "torch.ones(latents.shape[0], device=latents.device)",
+    ),
+    # schedules and samplers
+    "sigma of the unrounded timestep": (
+        MODEL,
+        f"{CORE}/schedule.py",
+        "(round(1000 * warp(1 - i / steps, shift)) / 1000 for",
+        "(warp(1 - i / steps, shift) for",
+    ),
+    "Euler grid warped once": (
+        MODEL,
+        f"{CORE}/schedule.py",
+        "lowest = warp(1 / TRAINING_STEPS, shift)",
+        "lowest = 1 / TRAINING_STEPS",
+    ),
+    "DPM grid from 1": (
+        MODEL,
+        f"{CORE}/schedule.py",
+        "_spaced(1 / TRAINING_STEPS, 1.0, steps + 1)",
+        "_spaced(1e-6, 1.0, steps + 1)",
+    ),
+    "DPM of first order": (MODEL, f"{CORE}/sampler.py", "if before is not None:", "if False:"),
+    "guidance the wrong way round": (
+        MODEL,
+        f"{CORE}/clip.py",
+        "return apart + sampling.cfg * (together - apart)",
+        "return together + sampling.cfg * (apart - together)",
+    ),
+    "noise of the same level": (
+        STREAM,
+        f"{CORE}/sampler.py",
+        "x = following * draw(i + 1) + (1 - following) * clean",
+        "x = sigma * draw(i + 1) + (1 - sigma) * clean",
+    ),
+    # stream
+    "noise counted from the chunk": (
+        STREAM,
+        f"{CORE}/stream_calls.py",
+        "first = state.latent_frames",
+        "first = 0",
+    ),
+    "noise counted from the scene": (
+        STREAM,
+        f"{CORE}/stream_calls.py",
+        "first = state.latent_frames",
+        "first = state.position",
+    ),
+    "one seed for all rows": (STREAM, f"{CORE}/noise.py", "frame_seed(seed + row,", "frame_seed(seed,"),
+    "the same noise for every draw": (STREAM, f"{CORE}/noise.py", "+ draw) & _MASK)", "+ 0) & _MASK)"),
+    "recache from the newest memory": (
+        STREAM,
+        f"{CORE}/stream_calls.py",
+        "memory_to(state.memory_before, self.device)",
+        "memory_to(state.memory, self.device)",
+    ),
+    "recache at the wrong position": (
+        STREAM,
+        f"{CORE}/stream_calls.py",
+        "replace(state, story=state.story[:-1])",
+        "replace(state, scene=state.scene)",
+    ),
+    "cut keeps the memory": (
+        STREAM,
+        f"{CORE}/state.py",
+        "replace(self, memory=None, memory_before=None,",
+        "replace(self,",
+    ),
+    "primed latents shared with the caller": (
+        STREAM,
+        f"{CORE}/stream.py",
+        "kept = piece.clone().to(park)",
+        "kept = piece.to(park)",
+    ),
+    "ten latent frames first": (
+        STREAM,
+        f"{CORE}/shapes.py",
+        "(self.base if position else self.first,)",
+        "(self.base,)",
+    ),
+    "remainder in the last chunk": (
+        STREAM,
+        f"{CORE}/shapes.py",
+        "return (head,) + (self.base,) * ((latent_frames - head) // self.base)",
+        "return (self.base,) * ((latent_frames - head) // self.base) + (head,)",
+    ),
+    # video autoencoder
+    "symmetric border before halving": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "nn.ZeroPad2d((0, 1, 0, 1))",
+        "nn.ZeroPad2d((1, 0, 1, 0))",
+    ),
+    "a cache of one time step": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "seen[:, :, -HISTORY:].clone()",
+        "torch.cat((torch.zeros_like(x[:, :, :1]), x), dim=2)[:, :, -HISTORY:].clone()",
+    ),
+    "first time step in the history of the doubling": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "(no_history(x),)",
+        "(torch.cat((torch.zeros_like(x), x), dim=2),)",
+    ),
+    "first frame repeated in front": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "        past = no_history(x)\n",
+        "        past = x[:, :, :1].repeat(1, 1, 2, 1, 1)\n",
+    ),
+    "halves interleaved the other way": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "y = y.unflatten(1, (2, x.shape[1]))",
+        "y = y.unflatten(1, (x.shape[1], 2)).transpose(1, 2)",
+    ),
+    "smooth instead of nearest": (VAE, f"{CORE}/wan_layers.py", 'mode="nearest-exact"', 'mode="bilinear"'),
+    "norm without its root of the width": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "self.scale = channels**0.5",
+        "self.scale = channels**0.4",
+    ),
+    "queries and keys swapped with values": (
+        VAE,
+        f"{CORE}/wan_layers.py",
+        "q, k, v = tokens",
+        "v, q, k = tokens",
+    ),
+    "variances instead of means": (
+        VAE,
+        f"{CORE}/wan_vae.py",
+        "moments[:, : self.config.latent_channels]",
+        "moments[:, self.config.latent_channels :]",
+    ),
+    "deviations as a factor": (VAE, f"{CORE}/wan_vae.py", "- means) / deviations", "- means) * deviations"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mistake_is_noticed(name, tmp_path):
+    kind, file, old, new = MUTATIONS[name]
+    pack = mutant(tmp_path, f"mutant_{list(MUTATIONS).index(name)}", file, old, new)
+    try:
+        assert any(_fails(check, pack) for check in CHECKS[kind]), "no check noticed"
+    finally:
+        forget(pack)
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_the_unchanged_copy_passes(kind, tmp_path):
+    """Without this, a copy that cannot even be imported would pass for a mistake that is noticed."""
+    line = "THETA = 10000.0"
+    pack = mutant(tmp_path, f"unchanged_{kind}", f"{CORE}/positions.py", line, line)
+    try:
+        for check in CHECKS[kind]:
+            check(pack)
+    finally:
+        forget(pack)
+
+
+def _fails(check, pack: Pack) -> bool:
+    """True when a check's own assertion fails. Any other error is the mutation's fault and is shown."""
+    try:
+        check(pack)
+    except AssertionError:
+        return True
+    return False
