@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from .errors import FileError
 
-NAME_KEPT = 40  # letters of the name that its temporary file shows, so that a long name does not become too long
+NAME_KEPT = 40  # letters of a name that its temporary file shows: a whole long name would become too long
 
 
 @contextmanager
@@ -22,12 +22,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     Raises FileError, with the system's reason, when the file cannot be written; an older file then stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:NAME_KEPT]}.{uuid4().hex}{path.suffix}")
-    made = False
+    temporary: Path | None = None
     try:
         _check_place(path)
-        temporary.touch(exist_ok=False)
-        made = True
+        temporary = _new_file_beside(path)
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors puts a file there that only its owner can read
@@ -36,8 +34,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, FileError):
             raise
+        reason = getattr(error, "strerror", None) or error  # without the temporary name
         raise FileError(
-            f"“{path}” could not be written ({error}). Nothing was left behind; free some space or choose another "
+            f"“{path}” could not be written ({reason}). Nothing was left behind; free some space or choose another "
             "folder, and try again."
         ) from error
     finally:

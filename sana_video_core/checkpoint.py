@@ -8,6 +8,7 @@ from arguments, metadata, or a config.json.
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,14 @@ from .errors import FileError, InputError
 from .fingerprint import weights_fingerprint
 from .keys import canonical_transformer, canonical_vae, without_prefix
 from .model import SanaVideo
-from .tensor_file import parse_json, read_tensors, write_tensors
+from .tensor_file import parse_json, read_json, read_parts, read_tensors, write_tensors
 from .wan_vae import VAEConfig, WanVAE
 
 FORMAT = "sana_video"
 VERSION = 1
 PUBLISHED_HEAD = 112
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 CAUSAL_CLASS = "SanaVideoCausalTransformer3DModel"
+OUR_CLASSES = "SanaVideo"  # part of the name of every class whose config.json is ours to read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ def load_transformer(
     found = read_checkpoint(path, config=config, family=family)
     with torch.device("meta"):
         model = SanaVideo(found.config, found.family, operations=operations)
-    load_strictly(model, found.tensors, Path(path), "SANA-Video transformer")
+    load_strictly(model, found.tensors, Path(path).absolute(), "SANA-Video transformer")
     model.fingerprint = weights_fingerprint(found.tensors)
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
@@ -69,15 +69,17 @@ def read_checkpoint(
     path: Path | str, *, config: Mapping[str, Any] | Path | str | None = None, family: str | None = None
 ) -> Checkpoint:
     """What `load_transformer` loads, before it is built."""
-    path = Path(path)
+    path = Path(path).absolute()  # the names of its folders tell something too
     tensors, metadata, beside = _read_folder_or_file(path, "transformer")
-    told = _given_config(config) or _metadata_config(metadata, path) or beside or {}
+    told = ChainMap(
+        *(dict(source) for source in (_given_config(config), _metadata_config(metadata, path), beside))
+    )
     source = _source(tensors, metadata)
     tensors = canonical_transformer(tensors)
     if "blocks.0.attn.qkv.weight" not in tensors or "x_embedder.proj.weight" not in tensors:
         raise FileError(_not_ours(path, tensors))
     sizes = _sizes(tensors, told, path)
-    rules = _family(family or told.get("family"), told, sizes, path)
+    rules = _family(family or told.get("family") or None, told, sizes, path)
     return Checkpoint(
         tensors=tensors, config=sizes, family=rules, instruction=metadata.get("instruction"), source=source
     )
@@ -112,13 +114,18 @@ def load_vae(
     dtype: torch.dtype | None = None,
 ) -> WanVAE:
     """The Wan 2.1 VAE in a file (the original's or ComfyUI's names, or diffusers') or a diffusers folder."""
-    path = Path(path)
+    path = Path(path).absolute()
     tensors, _, _ = _read_folder_or_file(path, "vae")
     tensors = canonical_vae(without_prefix(tensors))
     if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
         raise FileError(
             f"“{path.name}” is no Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). Use wan_2.1_vae.safetensors, "
             "Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
+        )
+    empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
+    if empty:
+        raise FileError(
+            f"“{path.name}” is damaged: there is nothing in{_examples(empty)}. Copy or download it again."
         )
     with torch.device("meta"):
         vae = WanVAE(VAEConfig.from_state_dict(tensors), operations=operations)
@@ -142,6 +149,11 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
             "LoRA."
         )
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileError(
+                f"“{path.name}”: {name} holds values of type {str(tensor.dtype).removeprefix('torch.')}. A quantized "
+                "file is not supported: use one in float32, float16, bfloat16 or float8."
+            )
         if tensor.shape != expected[name].shape:
             raise FileError(
                 f"“{path.name}”: {name} has shape {list(tensor.shape)}, but the {what} that its other tensors describe has "
@@ -150,53 +162,36 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
     module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
-def _read_folder_or_file(
-    path: Path, part: str
-) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any] | None]:
+def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
     """Tensors, metadata, and the config.json beside them, of a file, a diffusers folder, or a whole pipeline's."""
-    if path.is_dir():
-        folder = path / part if (path / part).is_dir() else path
-        return _read_shards(folder), {}, _json_file(folder / "config.json")
+    if _is_folder(path):
+        folder = path / part if _is_folder(path / part) else path
+        return read_parts(folder), {}, read_json(folder / "config.json") or {}
     tensors, metadata = read_tensors(path)
-    return tensors, metadata, _json_file(path.parent / "config.json")
+    beside = read_json(path.parent / "config.json") or {}
+    # in a folder of many models, the config.json may be another one's
+    return tensors, metadata, beside if OUR_CLASSES in str(beside.get("_class_name", OUR_CLASSES)) else {}
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    index = _json_file(folder / INDEX)
-    names = sorted(set(index.get("weight_map", {}).values())) if index else [WEIGHTS]
-    if not index and not (folder / WEIGHTS).is_file():
-        raise FileError(
-            f"The folder “{folder}” holds no {WEIGHTS} (nor an index of parts). Choose the folder that diffusers "
-            "calls transformer or vae, or one file."
-        )
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        tensors |= read_tensors(folder / name)[0]
-    return tensors
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that the system refuses; reading it as a file will tell why
+        return False
 
 
-def _json_file(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None when there is no such file."""
-    if not path.is_file():
-        return None
-    content = parse_json(path.read_text(encoding="utf-8"), path, "content")
-    if not isinstance(content, dict):
-        raise FileError(f"“{path}” holds no JSON object; it is no config.")
-    return content
-
-
-def _given_config(config: Mapping[str, Any] | Path | str | None) -> Mapping[str, Any] | None:
+def _given_config(config: Mapping[str, Any] | Path | str | None) -> Mapping[str, Any]:
     if config is None or isinstance(config, Mapping):
-        return config
-    content = _json_file(Path(config))
+        return config or {}
+    content = read_json(Path(config))
     if content is None:
         raise FileError(f"There is no config file “{config}”.")
     return content
 
 
-def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any] | None:
+def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
     if FORMAT not in metadata:
-        return None
+        return {}
     if metadata[FORMAT] != str(VERSION):
         raise FileError(
             f"“{path.name}” is a checkpoint of format {metadata[FORMAT]}; this version of the pack reads format {VERSION}. "
@@ -212,39 +207,54 @@ def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, An
 
 def _sizes(tensors: Mapping[str, Tensor], told: Mapping[str, Any], path: Path) -> TransformerConfig:
     """Every size that the tensors show; the size of a head from what was told, else 112 where that divides."""
-    try:
-        patches = tensors["x_embedder.proj.weight"]  # [D, C, 1, patch, patch]
-        width, channels, _, patch, _ = patches.shape
-        point = tensors["blocks.0.mlp.point_conv.conv.weight"]
-        caption = tensors["y_embedder.y_proj.fc1.weight"]
-        blocks = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")}
-    except (KeyError, ValueError) as error:
-        raise FileError(
-            f"“{path.name}” is no complete SANA-Video transformer: its sizes cannot be read ({error}). Use the whole "
-            "published file."
-        ) from error
-    head = told.get("attention_head_dim") or (PUBLISHED_HEAD if width % PUBLISHED_HEAD == 0 else None)
-    if head is None:
+    width, channels, _, patch, _ = _shape(tensors, "x_embedder.proj.weight", 5, path)
+    _, ffn_hidden, *_ = _shape(tensors, "blocks.0.mlp.point_conv.conv.weight", 4, path)
+    _, caption_channels = _shape(tensors, "y_embedder.y_proj.fc1.weight", 2, path)
+    head = _whole_number(told, "attention_head_dim", path)
+    if head is None and width % PUBLISHED_HEAD:
         raise FileError(
             f"“{path.name}” does not tell its head size, and its width {width} is not a multiple of the published "
             f"{PUBLISHED_HEAD}. Put the model's config.json beside it, or give one (--config)."
         )
+    head = PUBLISHED_HEAD if head is None else head
+    cross_head = _whole_number(told, "cross_attention_head_dim", path)
     return TransformerConfig(
         channels=channels,
         patch=patch,
         width=width,
-        depth=len(blocks),
-        head_dim=int(head),
-        cross_head_dim=int(told.get("cross_attention_head_dim") or head),
-        ffn_hidden=point.shape[1],
-        caption_channels=caption.shape[1],
+        depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+        head_dim=head,
+        cross_head_dim=head if cross_head is None else cross_head,
+        ffn_hidden=ffn_hidden,
+        caption_channels=caption_channels,
     )
 
 
-def _family(name: str | None, told: Mapping[str, Any], sizes: TransformerConfig, path: Path) -> Family:
+def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> tuple[int, ...]:
+    """The shape of a tensor that sizes are read off."""
+    if name not in tensors or tensors[name].ndim != axes:
+        found = f"has {tensors[name].ndim} axes instead of {axes}" if name in tensors else "is missing"
+        raise FileError(
+            f"“{path.name}” is no complete SANA-Video transformer: {name} {found}. Use the whole published file of a "
+            "video model."
+        )
+    return tuple(tensors[name].shape)
+
+
+def _whole_number(told: Mapping[str, Any], key: str, path: Path) -> int | None:
+    value = told.get(key)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise InputError(
+        f"The config for “{path.name}” says {key}: {value!r}, which is no whole number (the published models have "
+        f"{PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
+    )
+
+
+def _family(name: object, told: Mapping[str, Any], sizes: TransformerConfig, path: Path) -> Family:
     """The family by name; else by diffusers' class and the file's own name, as diffusers' converter does."""
     if name is not None:
-        family = family_named(name)
+        family = family_named(str(name))
     elif sizes.patch == 1:
         family = FAMILIES["sana_video_720p"]
     else:

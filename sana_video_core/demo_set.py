@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .checkpoint import save_transformer
@@ -46,13 +47,13 @@ def demo_set() -> DemoSet:
     """The demo set in the user's cache folder; written on first use."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "comfyui_sana_video" / f"demo-{REVISION}"
-    return DemoSet.at(folder) if folder.is_dir() else write_demo_set(folder)
+    return DemoSet.at(folder) if _exists(folder) else write_demo_set(folder)
 
 
 def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
-    """Write the set into a new folder, which appears complete or not at all. The same seed gives the same bytes."""
+    """Write the set into a new folder, which appears complete or not at all. The same seed gives the same weights."""
     folder = Path(folder)
-    if folder.exists():
+    if _exists(folder):
         raise FileError(
             f"“{folder}” exists already. Choose a new folder for the demo set, or remove this one."
         )
@@ -63,21 +64,34 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
             complete.mkdir()
             _write(DemoSet.at(complete), seed)
             complete.rename(folder)
-    except OSError as error:
-        if isinstance(error, FileError):
+    except Exception as error:
+        # tokenizers raises plain exceptions when a file cannot be written
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
             raise
-        if DemoSet.at(folder).text_encoder.is_dir():  # somebody else wrote the same set meanwhile
+        if _exists(DemoSet.at(folder).text_encoder):  # somebody else wrote the same set meanwhile
             return DemoSet.at(folder)
+        # a FileError's own words name a temporary file, which is gone
+        reason = error.__cause__ if isinstance(error, FileError) else error
         raise FileError(
-            f"The demo set cannot be written to “{folder}” ({error}). Choose another folder."
+            f"The demo set cannot be written to “{folder}” ({reason}). Nothing was left behind; free some space or choose "
+            "another folder."
         ) from error
     return DemoSet.at(folder)
 
 
+def _exists(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:  # a place that the system refuses; writing there will tell why
+        return False
+
+
 def _write(paths: DemoSet, seed: int) -> None:
-    transformer = seeded(SanaVideo(DEMO.config, DEMO), seed)
+    with torch.random.fork_rng(devices=[]):  # the constructors draw their own first weights
+        transformer, vae = SanaVideo(DEMO.config, DEMO), WanVAE(VAE_CONFIG)
+    seeded(transformer, seed)
     save_transformer(paths.transformer, transformer.state_dict(), DEMO.config, DEMO.name)
-    vae = seeded(WanVAE(VAE_CONFIG), seed + 1)
+    seeded(vae, seed + 1)
     tensors = vae.state_dict()
     # random weights alone make grey: the last convolution is scaled until pictures use the whole range
     tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 2.5

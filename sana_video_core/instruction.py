@@ -80,7 +80,7 @@ def _from_diffusers() -> Iterator[str]:
             "__call__",
             "complex_human_instruction",
         )
-        text = "\n".join(lines or ())
+        text = "\n".join(lines) if isinstance(lines, list) else ""
     except (OSError, SyntaxError, ValueError, TypeError) as error:
         logger.debug("No instruction was read from %s: %s", path, error)
         return

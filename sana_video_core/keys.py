@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .errors import FileError
+
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.")
 DROPPED = re.compile(r"^(y_embedder\.y_embedding|pos_embed|logvar_linear\..*)$")
 
@@ -42,7 +44,7 @@ TRANSFORMER_NAMES = (
     (r"^transformer_blocks\.(\d+)\.scale_shift_table$", r"blocks.\1.scale_shift_table"),
     # original names with q, k, v kept apart
     (r"^(blocks\.\d+\.attn)\.to_([qkv])\.", r"\1.\2."),
-    (r"^(blocks\.\d+\.cross_attn)\.to_q\.", r"\1.q_linear."),
+    (r"^(blocks\.\d+\.cross_attn)\.(?:to_)?q\.", r"\1.q_linear."),
     (r"^(blocks\.\d+\.cross_attn)\.(?:to_)?([kv])(?:_linear)?\.", r"\1.\2."),
 )
 # parts, in the order of the fused rows -> fused
@@ -79,8 +81,19 @@ def canonical_transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             stem, leaf = pattern.match(name).groups()  # pyright: ignore[reportOptionalMemberAccess]
             names = [f"{stem}.{part}.{leaf}" for part in parts]
             if all(part in renamed for part in names):
-                renamed[f"{stem}.{fused}.{leaf}"] = torch.cat([renamed.pop(part) for part in names])
+                renamed[f"{stem}.{fused}.{leaf}"] = _side_by_side({part: renamed.pop(part) for part in names})
     return {name: tensor for name, tensor in renamed.items() if not DROPPED.match(name)}
+
+
+def _side_by_side(parts: Mapping[str, Tensor]) -> Tensor:
+    """Parts, which have to be of one shape, as the rows of one tensor."""
+    shapes = [list(part.shape) for part in parts.values()]
+    if [] in shapes or any(shape != shapes[0] for shape in shapes):
+        raise FileError(
+            f"The tensors {', '.join(parts)} have the shapes {', '.join(map(str, shapes))}, but they have to be of one "
+            "shape. The file is damaged or of another model; copy or download it again."
+        )
+    return torch.cat(list(parts.values()))
 
 
 def canonical_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ Source: SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the ori
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .config import Family, TransformerConfig
 from .errors import InputError, StateError
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
-from .memory import Memory, check_window, first_block_state, memory_window
+from .memory import Memory, check_window, first_block_state
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
 from .shapes import LatentGrid
 
@@ -115,9 +116,8 @@ class SanaVideo(nn.Module):
         if text_mask is not None:
             padding = ~text_mask.to(self.device, torch.bool)
             bias = (padding.to(self.dtype) * MASKED)[:, None, None, :]
-        return PreparedText(
-            caption, tuple(block.cross_attn.text_keys(caption) for block in self.blocks), bias
-        )
+        blocks = cast(Iterable[Block], self.blocks)
+        return PreparedText(caption, tuple(block.cross_attn.text_keys(caption) for block in blocks), bias)
 
     def forward(
         self,
@@ -243,8 +243,7 @@ def _check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: L
     """A memory of another model, size or batch would fail deep inside, or not at all."""
     heads, head = config.heads, config.head_dim
     expected = (config.depth, [batch, heads, head, head], [batch, config.width, 1, grid.area])
-    past = memory[0].sums[0] if memory_window(memory) else memory[0].past
-    given = (len(memory), list(past.vk.shape), list(memory[0].tail.shape))
+    given = (len(memory), list(memory[0].past.vk.shape), list(memory[0].tail.shape))
     if given != expected:
         raise StateError(
             f"This memory has {given[0]} blocks, sums {given[1]} and tails {given[2]}; the model with these latents "

@@ -85,7 +85,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise _closed(path, error) from error
+    except UnicodeDecodeError as error:
         raise _damaged(path, error) from error
     content = parse_json(text, path, "content")
     if not isinstance(content, dict):
@@ -109,7 +111,8 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     written: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
-        shared = tensor.data_ptr() in written  # two memories with a window share sums; the format has no sharing
+        # the format has no sharing, but two memories with a window share sums
+        shared = tensor.data_ptr() in written
         written.add(tensor.data_ptr())
         owned[name] = tensor.clone() if shared else tensor
     with atomic_path(path) as temporary:
@@ -122,14 +125,12 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         if not path.is_file():
             raise FileError(f"There is no file “{path}”. Check the name and the folder.")
+        path.open("rb").close()  # refused here with a reason: safetensors calls every such file missing
         yield
     except FileError:
         raise
     except OSError as error:
-        raise FileError(
-            f"“{path}” cannot be opened ({error.strerror or error}). Check its name, its folder, and whether you may "
-            "read it."
-        ) from error
+        raise _closed(path, error) from error
     except SafetensorError as error:
         raise _damaged(path, error) from error
 
@@ -171,10 +172,16 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _closed(path: Path, error: OSError) -> FileError:
+    return FileError(
+        f"“{path}” cannot be opened ({error.strerror or error}). Check its name, its folder, and whether you may read it."
+    )
+
+
 def _damaged(path: Path, error: Exception) -> FileError:
-    # torch's own words on a bad pickle advise to load it unsafely
-    words = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
-    reason = words.splitlines()[0].split(". ")[0][:REASON_LENGTH] if words else type(error).__name__
+    # other kinds of errors speak of Python, or advise to load the file unsafely
+    words = str(error).strip() if isinstance(error, RuntimeError | SafetensorError) else ""
+    reason = words.splitlines()[0].split(". ")[0][:REASON_LENGTH] if words else "its content makes no sense"
     return FileError(
         f"“{path.name}” cannot be read ({reason}): it is damaged, incomplete or of another kind. Copy or download it "
         "again."

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -252,9 +253,9 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
 
     # "auto" is the dtype of the file. The argument's old name still works in transformers 5, with a warning.
     major = int(transformers.__version__.split(".")[0])
-    options = {"dtype" if major >= 5 else "torch_dtype": dtype or "auto"}
+    options: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": dtype or "auto"}
     try:
-        model, info = transformers.Gemma2Model.from_pretrained(
+        model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  a pair, because of output_loading_info
             folder,
             local_files_only=True,
             use_safetensors=True,  # never a pickle

@@ -16,7 +16,7 @@ from ..sana_video_core.state import StreamState
 from ..sana_video_core.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.state_file import load_state
 from ..sana_video_core.tensor_file import read_metadata as read_tensor_metadata
-from ..sana_video_core.video_file import read_metadata as read_video_metadata
+from ..sana_video_core.video_reading import read_metadata as read_video_metadata
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")

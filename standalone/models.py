@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from ..sana_video_core.checkpoint import load_transformer, read_checkpoint
 from ..sana_video_core.demo_set import demo_set
@@ -80,6 +81,7 @@ def encode_prompts(
     near = [path if path.is_dir() else path.parent for path in (models.transformer, models.text_encoder)]
     original = find_instruction(near=near, extra=[stored] if stored else [])
     dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16
+    disable_progress_bar()  # a bar for the files of one model says nothing to a person
     encoder = load_text_encoder(models.text_encoder, device=models.device, dtype=dtype, instruction=original)
     wanted = options.instruction if options.instruction is not None else True
     prompts = []

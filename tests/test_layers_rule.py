@@ -24,7 +24,7 @@ ALLOWED = {
 OUTSIDE = {
     "kernels": {"torch"},
     "sana_video_core": {"torch", "safetensors", "transformers", "tokenizers", "av", "numpy", "PIL", "yaml"},
-    "standalone": {"torch", "tqdm"},
+    "standalone": {"torch", "tqdm", "transformers"},
 }
 ONE_DOOR = "sana_video_core/ops.py"
 

@@ -44,7 +44,12 @@ def test_writing_in_place_is_noticed(monkeypatch):
 def test_shells_cannot_be_changed():
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model))
-    for owner, name in ((state, "scene"), (state.identity, "rows"), (state.story[0], "seed"), (state.memory[0], "vk")):
+    for owner, name in (
+        (state, "scene"),
+        (state.identity, "rows"),
+        (state.story[0], "seed"),
+        (state.memory[0], "vk"),
+    ):
         with pytest.raises(AttributeError):
             setattr(owner, name, getattr(owner, name))
 
@@ -58,14 +63,16 @@ def _resident_bytes() -> int:
 def test_sixty_chunks_take_no_more_memory_than_their_story():
     """Memory bytes constant, no old state or memory kept alive, the process flat beyond the story."""
     model = PACK.tiny_model(depth=1)
-    grid = {"height": 128, "width": 192}
+    grid = {"height": 96, "width": 128}
     state = run(PACK, model, begin(PACK, model, **grid), plan=(2,), steps=1)
     seen: dict[int, weakref.ref] = {}
     sizes, resident = [], []
     for _ in range(60):
         old_sums = weakref.ref(state.memory_before[0].vk) if state.memory_before else None
         state = run(PACK, model, state, plan=(2,), steps=1)
-        seen |= {id(t): weakref.ref(t) for t in state.tensors() if t.ndim < 5}  # sums and tails, not the story
+        seen |= {
+            id(t): weakref.ref(t) for t in state.tensors() if t.ndim < 5
+        }  # sums and tails, not the story
         gc.collect()
         assert old_sums is None or old_sums() is None, "the memory before the last one is still alive"
         sizes.append(state.bytes)

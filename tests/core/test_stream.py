@@ -25,6 +25,12 @@ def _extend(model, state, words="b", *, listener, plan=(2, 2), **sampling):
     return stream.extend(model, state, prompt(PACK, words), chosen, plan=plan, host=listener)
 
 
+def _collect(states, finished):
+    """Append every state as it comes, so that those before an exception are kept."""
+    for state in states:
+        finished.append(state)
+
+
 @pytest.mark.parametrize("stop_at", range(7))
 @pytest.mark.parametrize("own_exception", [False, True])
 def test_interrupt_at_every_model_call(stop_at, own_exception):
@@ -43,8 +49,7 @@ def test_interrupt_at_every_model_call(stop_at, own_exception):
     whole = list(_extend(model, state, listener=None))
     finished = []
     with pytest.raises(KeyboardInterrupt if own_exception else errors.Cancelled) as stopped:
-        for newer in _extend(model, state, listener=host.Host(cancelled=cancelled)):
-            finished.append(newer)
+        _collect(_extend(model, state, listener=host.Host(cancelled=cancelled)), finished)
     assert len(finished) == max(0, (stop_at - 1) // 3)
     for newer, expected in zip(finished, whole, strict=False):
         assert_same_state(newer, expected)
@@ -85,8 +90,7 @@ def test_values_that_are_no_numbers_name_chunk_and_step(bad_call, monkeypatch):
     monkeypatch.setattr(type(model.blocks[1]), "forward", broken)
     finished = []
     with pytest.raises(errors.ChunkError) as error:
-        for newer in _extend(model, state, listener=None):
-            finished.append(newer)
+        _collect(_extend(model, state, listener=None), finished)
     chunk, step = divmod(bad_call - 1, 3)
     assert f"step {step + 1} of 3 in chunk {chunk + 1} of 2" in str(error.value)
     assert len(finished) == chunk
@@ -180,5 +184,9 @@ def test_bfloat16_model_keeps_float32_sums_and_story():
     model = PACK.tiny_model().to(torch.bfloat16)
     state = run(PACK, model, begin(PACK, model), plan=(3, 2))
     block = state.memory[0]
-    assert (block.vk.dtype, block.ksum.dtype, block.tail.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    assert (block.vk.dtype, block.ksum.dtype, block.tail.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.bfloat16,
+    )
     assert state.story[0].latents.dtype == torch.float32

@@ -46,7 +46,7 @@ def sana(tmp_path, monkeypatch, capsys):
 
 
 def _frames(path):
-    return PACK.core("video_file").read_frames(path, fps=None)
+    return PACK.core("video_reading").read_frames(path, fps=None)
 
 
 def _state(path):
@@ -67,7 +67,7 @@ def test_three_shots(sana):
     video = _frames("v.mp4")
     assert video.shape == (1, 3, 121, 32, 64)
     assert video.std() > 0.1, "the video is blank"
-    told = PACK.core("video_file").read_metadata("v.mp4")
+    told = PACK.core("video_reading").read_metadata("v.mp4")
     assert told["prompts"] == ["a", "b", "b"]
     assert told["seeds"] == [5, 5, 5]
     assert told["plan"] == [[11, 10, 10]]

@@ -1,0 +1,203 @@
+"""Image files: geometry, transparency, orientation, exact bytes, whole files or none."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_sana_video.sana_video_core.errors import FileError, InputError
+from comfyui_sana_video.sana_video_core.image_file import (
+    LABEL_HEIGHT,
+    contact_sheet,
+    fill_and_crop,
+    from_bytes,
+    read_image,
+    save_frame,
+    to_bytes,
+)
+from PIL import Image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def stripes(*colours, width=30, height=20, horizontal=False):
+    """Equal stripes, left to right or (horizontal) top to bottom, each `width` x `height` pixels."""
+    steps = len(colours)
+    size = (width, height * steps) if horizontal else (width * steps, height)
+    picture = Image.new("RGB", size)
+    for index, colour in enumerate(colours):
+        corner = (0, index * height) if horizontal else (index * width, 0)
+        picture.paste(colour, (*corner, corner[0] + width, corner[1] + height))
+    return picture
+
+
+def colour(pixels, row, column):
+    """The bytes of one pixel of [..., 3, 1, H, W] or [3, H, W]."""
+    flat = pixels.reshape(3, *pixels.shape[-2:])
+    return tuple(to_bytes(flat)[row, column].tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_byte_survives_the_way_to_pixels_and_back(dtype):
+    array = np.arange(768, dtype=np.uint8).reshape(16, 16, 3)
+    assert np.array_equal(to_bytes(from_bytes(array).to(dtype)), array)
+
+
+def test_bytes_truncate_and_clamp_as_the_original():
+    pixels = torch.tensor([-2.0, -1.0, 0.0, 0.9999, 1.0, 2.0]).expand(3, 1, 6)
+    assert to_bytes(pixels)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_half_precision_is_scaled_in_float32():
+    x = torch.tensor([0.2197265625]).expand(3, 1, 1)  # exact in bfloat16; 127.5·x + 127.5 = 155.515 is not
+    assert to_bytes(x.bfloat16())[0, 0, 0] == to_bytes(x)[0, 0, 0] == 155
+    assert to_bytes(torch.full((3, 1, 1), 0.99, dtype=torch.bfloat16))[0, 0, 0] == 253
+
+
+@pytest.mark.parametrize("pixels", [torch.zeros(1, 4, 4), torch.zeros(4, 4), torch.zeros(3, 4, 4).byte()])
+def test_what_is_no_frame_is_refused(pixels):
+    with pytest.raises(InputError, match="height, width"):
+        to_bytes(pixels)
+
+
+def test_a_wide_picture_loses_its_sides_and_a_tall_one_its_ends():
+    wide = fill_and_crop(stripes(RED, GREEN, BLUE, width=20, height=20), 10, 10)
+    tall = fill_and_crop(stripes(RED, GREEN, BLUE, width=20, height=20, horizontal=True), 10, 10)
+    assert wide.size == tall.size == (10, 10)
+    assert (np.asarray(wide)[:, 3:7] == GREEN).all()
+    assert (np.asarray(tall)[3:7] == GREEN).all()
+
+
+def test_filling_is_scaling_by_lanczos_and_then_cropping():
+    noise = np.random.default_rng(0).integers(0, 256, (40, 120, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    expected = picture.resize((60, 20), Image.Resampling.LANCZOS).crop((20, 0, 40, 20))
+    difference = np.asarray(fill_and_crop(picture, 20, 20)).astype(int) - np.asarray(expected)
+    assert abs(difference).max() <= 1
+
+
+def test_the_crop_is_centred_and_nothing_is_squeezed():
+    picture = fill_and_crop(stripes(RED, GREEN, BLUE, WHITE, width=16, height=32), 32, 32)
+    assert np.array_equal(np.asarray(picture), np.asarray(stripes(GREEN, BLUE, width=16, height=32)))
+
+
+def test_image_becomes_one_frame(tmp_path):
+    stripes(RED, GREEN).save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png", width=48, height=16)
+    assert pixels.shape == (1, 3, 1, 16, 48)
+    assert pixels.dtype == torch.float32
+    assert pixels.min() == -1
+    assert pixels.max() == 1
+    assert colour(pixels, 8, 4) == RED
+    assert colour(pixels, 8, 44) == GREEN
+
+
+def test_orientation_of_a_camera_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: the left side comes to the top
+    stripes(RED, GREEN).save(tmp_path / "a.png", exif=exif)
+    pixels = read_image(tmp_path / "a.png", width=20, height=60)
+    assert colour(pixels, 5, 10) == RED
+    assert colour(pixels, 55, 10) == GREEN
+
+
+def test_transparency_lies_on_black(tmp_path):
+    picture = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    picture.paste((255, 255, 255, 128), (0, 0, 8, 4))
+    picture.save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png", width=8, height=8)
+    assert colour(pixels, 1, 4) == (128, 128, 128)
+    assert colour(pixels, 6, 4) == (0, 0, 0)
+
+
+def test_palette_transparency_lies_on_black(tmp_path):
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.paste(0, (0, 0, 8, 4))
+    picture.save(tmp_path / "a.gif", transparency=1)
+    pixels = read_image(tmp_path / "a.gif", width=8, height=8)
+    assert colour(pixels, 1, 4) == RED
+    assert colour(pixels, 6, 4) == (0, 0, 0)
+
+
+def test_sixteen_bit_grey_is_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 0x80FF, np.uint16)).save(tmp_path / "a.png")
+    assert colour(read_image(tmp_path / "a.png", width=8, height=8), 4, 4) == (0x80, 0x80, 0x80)
+
+
+@pytest.mark.parametrize("keep", [0, 20, 60, 200])
+def test_a_cut_off_image_is_refused_in_words(tmp_path, keep):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:keep])
+    with pytest.raises(FileError, match=r"a\.png.*cannot be read as an image.*save it as PNG"):
+        read_image(tmp_path / "a.png", width=8, height=8)
+
+
+def test_a_missing_image_and_a_folder_are_refused_in_words(tmp_path):
+    for path in (tmp_path / "no.png", tmp_path):
+        with pytest.raises(FileError, match="no image file"):
+            read_image(path, width=8, height=8)
+
+
+def test_an_impossible_size_is_refused(tmp_path):
+    save_frame(torch.zeros(3, 8, 8), tmp_path / "a.png")
+    with pytest.raises(InputError, match="0x8"):
+        read_image(tmp_path / "a.png", width=0, height=8)
+
+
+def test_saved_frame_comes_back_exactly(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    pixels = from_bytes(array)
+    save_frame(pixels, tmp_path / "a.png")
+    assert torch.equal(read_image(tmp_path / "a.png", width=24, height=16)[0, :, 0], pixels)
+
+
+def test_a_failed_saving_keeps_the_older_file_and_leaves_nothing(tmp_path, monkeypatch):
+    save_frame(torch.zeros(3, 8, 8), tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+
+    def fail(self, path, format):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(FileError, match="No space left"):
+        save_frame(torch.ones(3, 8, 8), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_only_png_names_are_taken(tmp_path):
+    with pytest.raises(InputError, match=r"\.png"):
+        save_frame(torch.zeros(3, 8, 8), tmp_path / "a.jpg")
+
+
+def test_contact_sheet_lays_frames_out_in_rows_with_labels(tmp_path):
+    values = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    frames = ((f"{index}", torch.full((3, 32, 64), value)) for index, value in enumerate(values))
+    contact_sheet(frames, tmp_path / "sheet.png", columns=3, cell_width=40)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    cell_height = 20 + LABEL_HEIGHT
+    assert sheet.shape == (2 * cell_height, 3 * 40, 3)
+    for index, value in enumerate(values):
+        row, column = divmod(index, 3)
+        cell = sheet[row * cell_height : (row + 1) * cell_height, column * 40 : (column + 1) * 40]
+        assert (cell[:20] == int(127.5 * value + 127.5)).all()
+        assert cell[20:].max() > 100, "the label is missing"
+    assert sheet[cell_height:, 80:].max() == 0
+
+
+def test_contact_sheet_takes_any_label_and_other_sizes(tmp_path):
+    frames = [("a very long label that does not fit", torch.ones(3, 32, 32)), ("猫 …", torch.ones(3, 16, 64))]
+    contact_sheet(frames, tmp_path / "sheet.png", cell_width=32)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (32 + LABEL_HEIGHT, 64, 3)
+    assert (sheet[:32] == 255).all()
+
+
+def test_an_empty_or_impossible_contact_sheet_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no frames"):
+        contact_sheet([], tmp_path / "sheet.png")
+    with pytest.raises(InputError, match="0 columns"):
+        contact_sheet([("", torch.ones(3, 8, 8))], tmp_path / "sheet.png", columns=0)
+    assert not list(tmp_path.iterdir())
