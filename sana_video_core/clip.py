@@ -75,9 +75,13 @@ def sample_clip(
         raise InputError(
             "Guidance (cfg above 1) needs a negative prompt; an empty one will do, or set cfg to 1."
         )
-    size = {"batch": batch, "channels": model.config.channels, "grid": grid}
-    x = draw_noise(sampling.seed, 0, latent_frames, 0, **size) if noise is None else noise
-    x = x.to(model.device, torch.float32)
+    size = (batch, model.config.channels, latent_frames, *grid)
+    _check_shape("The noise", noise, size)
+    _check_shape("The image for frame 0", image, (*size[:2], 1, *grid))
+    if noise is None:
+        channels = model.config.channels
+        noise = draw_noise(sampling.seed, 0, latent_frames, 0, batch=batch, channels=channels, grid=grid)
+    x = noise.to(model.device, torch.float32).expand(batch, -1, -1, -1, -1)
     if image is not None:
         image = image.to(x).expand(len(x), -1, -1, -1, -1)
         x = x[:, :, 1:]
@@ -86,6 +90,13 @@ def sample_clip(
     guided = _guided(model, positive, negative, sampling, len(x))
     x = update(_velocity(guided, image, host or Host(), sampling.steps), x, sigmas)
     return x if image is None else torch.cat([image, x], dim=2)
+
+
+def _check_shape(what: str, given: Tensor | None, size: tuple[int, ...]) -> None:
+    if given is not None and tuple(given.shape) not in (size, (1, *size[1:])):
+        raise InputError(
+            f"{what} has the shape {list(given.shape)}; it has to be {list(size)} (batch may be 1)."
+        )
 
 
 def _guided(

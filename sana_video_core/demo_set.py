@@ -93,8 +93,8 @@ def _write(paths: DemoSet, seed: int) -> None:
     save_transformer(paths.transformer, transformer.state_dict(), DEMO.config, DEMO.name)
     seeded(vae, seed + 1)
     tensors = vae.state_dict()
-    # random weights alone make grey: the last convolution is scaled until pictures use the whole range
-    tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 2.5
+    # random weights overshoot: the last convolution is scaled until pictures stay within the range
+    tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 0.5
     write_tensors(paths.vae, tensors, {"note": "random weights of the demo set"})
     build_demo_text_encoder(paths.text_encoder, seed=seed + 2)
 

@@ -95,12 +95,19 @@ def _add_generate(commands) -> None:
     )
     models.add_argument("--tile", type=int, help="decode in tiles of this many latents (32 suits small GPUs)")
 
+    _add_kinds(generate)
+    generate.set_defaults(run=_generate)
+
+
+def _add_kinds(generate: argparse.ArgumentParser) -> None:
+    """Options that only streams or only clips have."""
     stream = generate.add_argument_group("streams (LongSANA, demo)")
     stream.add_argument(
         "--chunks", type=int, default=1, help="chunks per shot: 41 frames at the start, then 40 each"
     )
     stream.add_argument("--state-in", type=Path, help="continue from this state")
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
+    stream.add_argument("--video", type=Path, help="go on from the end of this video")
     stream.add_argument("--on-prompt-change", choices=("recache", "keep", "cut"), default="recache")
     stream.add_argument("--window", type=int, help="earlier chunks to look back on (default: all)")
 
@@ -110,7 +117,6 @@ def _add_generate(commands) -> None:
     clip.add_argument("--negative", default="", help="what to keep away from")
     clip.add_argument("--sequential", action="store_true", help="guidance in two calls: less memory")
     generate.add_argument("--fps", type=int, help="frames per second of the mp4; 16 by default")
-    generate.set_defaults(run=_generate)
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..sana_video_core.checkpoint import load_vae
 from ..sana_video_core.clip import ClipSampling, sample_clip
 from ..sana_video_core.decode import decode_story
+from ..sana_video_core.encode import encode_beginning
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.image_file import contact_sheet, read_image
 from ..sana_video_core.model import SanaVideo
@@ -22,7 +23,8 @@ from ..sana_video_core.stream import Prompt, Sampling, extend, prime, start
 from ..sana_video_core.tensor_file import write_tensors
 from ..sana_video_core.vae_tiling import Tiling
 from ..sana_video_core.video_file import VideoWriter
-from ..sana_video_core.wan_vae import WanVAE, to_model_space, to_vae_space
+from ..sana_video_core.video_reading import read_frames
+from ..sana_video_core.wan_vae import WanVAE, to_vae_space
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
 
@@ -52,14 +54,18 @@ def _check_targets(options: Namespace) -> None:
 def _check_options(options: Namespace, model: SanaVideo) -> None:
     """Refuse what the family cannot do, and fill in its defaults."""
     family = model.family
+    if options.sampler is None and options.image and not family.causal:
+        options.sampler = "euler"  # what the original animates images with
     for name in ("steps", "sampler", "cfg", "fps"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(family, name))
     family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave --cfg away.")
+    if options.image is not None and options.video is not None:
+        raise InputError("--image and --video both begin a video; use one of them.")
     if not family.causal and (
-        options.state_in or options.state_out or options.window or len(options.prompts) > 1
+        options.video or options.state_in or options.state_out or options.window or len(options.prompts) > 1
     ):
         raise InputError(
             f"{family.title} makes one clip from one prompt and has no state. Streams need LongSANA (or --family longsana_480p, "
@@ -87,19 +93,26 @@ def _tiling(options: Namespace) -> Tiling | None:
     return None if options.tile is None else Tiling(tile=options.tile, overlap=options.tile // 4)
 
 
-def _encoded_image(options: Namespace, models: Models, size: tuple[int, int]) -> Tensor:
-    """--image as model-space latents [1, C, 1, H, W]."""
-    height, width = size
+def _beginning(options: Namespace, models: Models, model: SanaVideo) -> Tensor:
+    """--image or --video as model-space latents [1, C, F, H, W]."""
+    height, width = _size(options, model)
+    family = model.family
+    if options.image is not None:
+        pixels = read_image(options.image, width=width, height=height)
+    else:
+        most = family.compression.frames(family.chunks.limit)
+        pixels = read_frames(options.video, fps=family.fps, last=most, width=width, height=height)
     vae = _vae_of(options, models)
-    pixels = read_image(options.image, width=width, height=height).to(models.device)
-    return to_model_space(vae.encode(pixels)).float()
+    return encode_beginning(vae, pixels.to(models.device), family.compression, tiling=_tiling(options))
 
 
 def _first_state(options: Namespace, models: Models, model: SanaVideo, prompt: Prompt) -> StreamState:
     """The state to continue from: a saved one, an empty one, or one primed with an image."""
     if options.state_in is not None:
-        if options.image is not None:
-            raise InputError("--image begins a stream and --state-in continues one; use one of them.")
+        if options.image is not None or options.video is not None:
+            raise InputError(
+                "--image and --video begin a stream and --state-in continues one; use one of them."
+            )
         state = load_state(options.state_in)
         check_fits(state, model)
         if options.size:
@@ -107,11 +120,9 @@ def _first_state(options: Namespace, models: Models, model: SanaVideo, prompt: P
         return state
     height, width = _size(options, model)
     state = start(model, height=height, width=width, window=options.window)
-    return (
-        state
-        if options.image is None
-        else prime(model, state, prompt, _encoded_image(options, models, (height, width)))
-    )
+    if options.image is None and options.video is None:
+        return state
+    return prime(model, state, prompt, _beginning(options, models, model))
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo) -> int:
@@ -177,7 +188,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo) -> int:
         )
     latent_frames = family.compression.latent_frames(options.frames)
     positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
-    image = None if options.image is None else _encoded_image(options, models, _size(options, model))
+    image = None if options.image is None else _beginning(options, models, model)
     sampling = ClipSampling(
         seed=options.seed,
         steps=options.steps,

@@ -168,6 +168,30 @@ def whole_pipeline(pack: Pack) -> None:
             assert_close(out, expected, 1e-3 * expected.std().item())
 
 
+@torch.no_grad()
+def image_to_video_loop(pack: Pack) -> None:
+    """Four steps with an image: their transformer with a timestep per token, their scheduler on frames 1 and on."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    theirs, model, clip = transformer("sana_video_480p")[0], ours(pack, "sana_video_480p"), pack.core("clip")
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(1, 16, 3, 4, 6, generator=generator)
+    noise, image = x.clone(), torch.randn(1, 16, 1, 4, 6, generator=generator)
+    texts = torch.randn(2, 7, 24, generator=generator)  # negative, positive
+    scheduler = _dpm(DPMSolverMultistepScheduler, 8.0)
+    scheduler.set_timesteps(4)
+    x[:, :, :1] = image
+    for t in scheduler.timesteps:
+        tokens = torch.tensor([[0, t, t]]).repeat_interleave(6, dim=1).expand(2, -1)
+        apart, together = theirs(x.expand(2, -1, -1, -1, -1), texts, tokens).sample.chunk(2)
+        velocity = apart + 6 * (together - apart)
+        x[:, :, 1:] = scheduler.step(velocity[:, :, 1:], t, x[:, :, 1:], return_dict=False)[0]
+    negative, positive = (model.prepare_text(text[None]) for text in texts)
+    grid, sampling = pack.core("shapes").LatentGrid(4, 6), clip.ClipSampling(steps=4, cfg=6.0)
+    out = clip.sample_clip(model, positive, negative, grid, 3, sampling, noise=noise, image=image)
+    assert_close(out, x, 1e-3 * x.std().item())
+
+
 def _vae_double(family: str):
     """A VAE that the pipeline only asks for its strides; nothing is decoded."""
     from diffusers import AutoencoderKLLTX2Video, AutoencoderKLWan
@@ -183,4 +207,12 @@ def _vae_double(family: str):
     )
 
 
-DIFFUSERS_CHECKS = (text_to_video, text_to_video_720p, image_to_video, grids, update_rules, whole_pipeline)
+DIFFUSERS_CHECKS = (
+    text_to_video,
+    text_to_video_720p,
+    image_to_video,
+    grids,
+    update_rules,
+    whole_pipeline,
+    image_to_video_loop,
+)

@@ -249,6 +249,25 @@ MUTATIONS = {
         "return apart + sampling.cfg * (together - apart)",
         "return together + sampling.cfg * (apart - together)",
     ),
+    "image at the timestep of the rest": (
+        MODEL,
+        f"{CORE}/clip.py",
+        "timesteps[:, 0] = 0",
+        "timesteps[:, 1] = 0",
+    ),
+    "image behind the rest": (
+        MODEL,
+        f"{CORE}/clip.py",
+        "latents = x if image is None else torch.cat([image, x], dim=2)",
+        "latents = x if image is None else torch.cat([x, image], dim=2)",
+    ),
+    "velocity of the first frames": (MODEL, f"{CORE}/clip.py", "v = v[:, :, 1:]", "v = v[:, :, :-1]"),
+    "guidance with the branches swapped": (
+        MODEL,
+        f"{CORE}/clip.py",
+        "both = _stacked(negative, positive, batch)",
+        "both = _stacked(positive, negative, batch)",
+    ),
     "noise of the same level": (
         STREAM,
         f"{CORE}/sampler.py",

@@ -226,12 +226,16 @@ def test_the_cache_folder_is_xdgs_and_written_once(tmp_path, monkeypatch):
     assert demo_set() == DemoSet.at(tmp_path / "home" / ".cache" / "comfyui_sana_video" / f"demo-{REVISION}")
 
 
-def test_no_folder_is_left_in_the_systems_temporary_one(tmp_path, monkeypatch):
-    """A rename works on one disk only, so the set has to be made beside its place."""
+def test_the_set_is_made_beside_its_place(tmp_path, monkeypatch):
+    """And not in the system's temporary folder: a rename works on one disk only."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
-    monkeypatch.setattr(module, "_write", lambda paths, seed: paths.transformer.touch())
+
+    def write(paths, seed):
+        assert list(elsewhere.iterdir()) == []
+        paths.transformer.touch()
+
+    monkeypatch.setattr(module, "_write", write)
     write_demo_set(tmp_path / "set")
-    assert list(elsewhere.iterdir()) == []
     assert (tmp_path / "set").is_dir()

@@ -127,6 +127,12 @@ def test_no_diffusers_vae_name_is_also_an_original_one():
 # --- the fingerprint
 
 
+def test_fingerprint_is_the_same_in_every_version():
+    """A state remembers its model by it: with another rule, every state that was saved would be refused."""
+    own = "4c7f86a9bb8e6685a123a1ae42ce466da0efdec153feed7880115c6d8955328b"
+    assert weights_fingerprint(WEIGHTS) == own
+
+
 def test_fingerprint_does_not_depend_on_order_or_layout():
     other = {n: t.t().contiguous().t() if t.ndim == 2 else t for n, t in reversed(WEIGHTS.items())}
     assert weights_fingerprint(other) == weights_fingerprint(WEIGHTS)

@@ -187,8 +187,7 @@ def parts(state, tmp_path_factory):
     """Description and tensors of a good file."""
     path = tmp_path_factory.mktemp("parts") / "s.safetensors"
     save_state(state, path)
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["state"]), load_file(path)
+    return _read(path)
 
 
 def _changed(path, parts, change, **metadata):
@@ -311,11 +310,41 @@ def test_chunks_too_many_or_too_few_are_noticed(parts, path):
         refusal(lambda: load_state(_changed(path, parts, change)), FileError)  # noqa: B023  called at once
 
 
+def _read(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["state"]), load_file(path)
+
+
+@pytest.mark.parametrize("kind, scene", [("fresh", 1), ("fresh", -1), ("at_a_cut", 1), ("at_a_cut", 3)])
+def test_a_wrong_scene_without_a_memory_is_noticed(model, path, kind, scene):
+    save_state(STATES[kind](model), path)
+    _changed(path, _read(path), lambda described, _: described.update(scene=scene))
+    refusal(lambda: load_state(path), FileError)
+
+
+@pytest.mark.parametrize("name", ["channels", "rows", "columns", "batch", "window"])
+@pytest.mark.parametrize("size", [0, -2])
+def test_an_impossible_size_without_a_tensor_is_noticed(model, path, name, size):
+    save_state(STATES["fresh_window"](model), path)
+    _changed(path, _read(path), lambda described, _: described["identity"].update({name: size}))
+    refusal(lambda: load_state(path), FileError)
+
+
+def test_memories_of_different_depths_are_noticed(parts, path):
+    """Only a change of prompt would read the shorter one, days later."""
+
+    def change(described, tensors):
+        described["blocks"]["memory_before"] = 1
+        for part in ("vk", "ksum", "tail"):
+            del tensors[f"memory_before.1.{part}"]
+
+    refusal(lambda: load_state(_changed(path, parts, change)), FileError)
+
+
 @pytest.mark.parametrize("kind", ["window_1", "window_2", "window_not_full"])
 def test_every_sum_of_a_window_counts(model, path, kind):
     save_state(STATES[kind](model), path)
-    with safe_open(path, framework="pt") as file:
-        parts = json.loads(file.metadata()["state"]), load_file(path)
+    parts = _read(path)
     sums = [name for name in parts[1] if ".sums." in name]
     assert sums
     for name in sums:

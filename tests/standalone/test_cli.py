@@ -127,6 +127,26 @@ def test_an_image_begins_a_stream(sana):
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 1), (False, 10)]
 
 
+def test_a_video_begins_a_stream(sana):
+    """Its last 4n + 1 frames are absorbed, shown, and continued; 43 frames make 41, in a chunk of 11 latent frames."""
+    frames = torch.linspace(-1, 1, 43)[None, :, None, None].expand(3, -1, 40, 80)
+    with PACK.core("video_file").VideoWriter("in.mp4", fps=16) as writer:
+        writer.write(frames)
+    status, out, err = sana(
+        "generate", "a", *SMALL, "--video", "in.mp4", "--out", "v.mp4", "--state-out", "s.safetensors"
+    )
+    assert status == 0, err
+    assert "81 frames" in out
+    story = _state("s.safetensors").story
+    assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 11), (False, 10)]
+    again = PACK.core("wan_vae").to_model_space
+    vae = PACK.core("checkpoint").load_vae(PACK.core("demo_set").demo_set().vae)
+    pixels = PACK.core("video_reading").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
+    assert same(story[0].latents, again(vae.encode(pixels)))
+    Path("i.png").touch()
+    assert "use one of them" in sana("generate", "a", "--video", "in.mp4", "--image", "i.png")[2]
+
+
 @pytest.mark.parametrize("image", [False, True])
 def test_a_clip_of_the_bidirectional_family(sana, demo, image):
     Image.new("RGB", (64, 32), (0, 0, 255)).save("blue.png")
