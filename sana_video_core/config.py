@@ -7,7 +7,7 @@ a block-causal model carry the same names and shapes as those of a bidirectional
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .errors import InputError
 from .shapes import ChunkRule, Compression
@@ -114,23 +114,21 @@ SANA_VIDEO_720P = Family(
     sampler="dpm++",
     cfg=6.0,
 )
-LONGSANA_480P = Family(
+LONGSANA_480P = replace(
+    SANA_VIDEO_480P,
     name="longsana_480p",
     title="LongSANA 2B 480p, block-causal, four steps",
     causal=True,
-    config=_published(channels=16, patch=2),
-    compression=Compression(time=4, space=8, patch=2),
-    vae="Wan 2.1",
-    height=480,
-    width=832,
-    fps=16,
     steps=4,
     sampler="few_step",
+    cfg=1.0,
 )
-DEMO = Family(
+DEMO = replace(
+    LONGSANA_480P,
     name="demo",
     title="demo, block-causal, tiny",
-    causal=True,
+    height=128,
+    width=224,
     config=TransformerConfig(
         channels=16,
         patch=2,
@@ -141,13 +139,6 @@ DEMO = Family(
         ffn_hidden=336,
         caption_channels=32,
     ),
-    compression=Compression(time=4, space=8, patch=2),
-    vae="Wan 2.1",
-    height=128,
-    width=224,
-    fps=16,
-    steps=4,
-    sampler="few_step",
 )
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (SANA_VIDEO_480P, SANA_VIDEO_720P, LONGSANA_480P, DEMO)}
