@@ -123,7 +123,8 @@ def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
     if min(own.channels, own.rows, own.columns, own.batch, 1 if own.window is None else own.window) < 1:
         raise ValueError("one of its sizes is below 1")
     scenes = [chunk.scene for chunk in state.story]
-    if any(later - earlier not in (0, 1) for earlier, later in pairwise([0, *scenes, state.scene])):
+    told = [*scenes, state.scene]
+    if told[0] != 0 or any(later - earlier not in (0, 1) for earlier, later in pairwise(told)):
         raise ValueError(f"its scenes are {scenes}, then {state.scene}")
     for i, chunk in enumerate(state.story):
         shape = [own.batch, own.channels, max(1, chunk.length), own.rows, own.columns]
