@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from ..sana_video_core.checkpoint import load_transformer, read_checkpoint
+from ..sana_video_core.checkpoint import load_transformer
 from ..sana_video_core.demo_set import demo_set
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.instruction import find_instruction
 from ..sana_video_core.model import SanaVideo
 from ..sana_video_core.stream import Prompt
+from ..sana_video_core.tensor_file import read_metadata
 from ..sana_video_core.text import load_text_encoder, prompt_digest
 from .files import DTYPES
 
@@ -64,20 +65,24 @@ def _place(options: Namespace) -> tuple[torch.device, torch.dtype]:
 
 
 def load_model(models: Models, options: Namespace) -> SanaVideo:
+    """The transformer, on the CPU."""
     return load_transformer(
         models.transformer,
         config=options.config,
         family=options.family,
-        device=models.device,
         dtype=models.dtype,
     )
+
+
+def _stored_instruction(path: Path) -> str | None:
+    return read_metadata(path).get("instruction") if path.suffix == ".safetensors" else None
 
 
 def encode_prompts(
     models: Models, options: Namespace, texts: list[str], *, negative: bool = False
 ) -> list[Prompt]:
     """The prompts as the transformer reads them, on the CPU; the text encoder is let go afterwards."""
-    stored = read_checkpoint(models.transformer, config=options.config, family=options.family).instruction
+    stored = _stored_instruction(models.transformer)
     near = [path if path.is_dir() else path.parent for path in (models.transformer, models.text_encoder)]
     original = find_instruction(near=near, extra=[stored] if stored else [])
     dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16

@@ -1,0 +1,86 @@
+"""What `generate` writes: the mp4 with its contact sheet, or latents where another program has the VAE."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..sana_video_core.decode import decode_story
+from ..sana_video_core.image_file import contact_sheet
+from ..sana_video_core.state import StreamState
+from ..sana_video_core.tensor_file import write_tensors
+from ..sana_video_core.vae_tiling import Tiling
+from ..sana_video_core.video_file import VideoWriter
+from ..sana_video_core.wan_vae import WanVAE, to_vae_space
+from .console import Bar
+
+SHEET_FRAMES = 24
+
+
+def tiling_of(options: Namespace) -> Tiling | None:
+    """Tiles of the size asked for, overlapping by a quarter as the published ones do (32 by 8)."""
+    return None if options.tile is None else Tiling(tile=options.tile, overlap=options.tile // 4)
+
+
+def write_story(options: Namespace, vae: WanVAE, state: StreamState, from_chunk: int) -> None:
+    """The chunks of a stream from number `from_chunk` (from 0) on."""
+    tiling = tiling_of(options)
+    metadata = {
+        "prompts": [chunk.prompt for chunk in state.story[from_chunk:]],
+        "seeds": [chunk.seed for chunk in state.story[from_chunk:]],
+        "plan": state.plan,
+        "from_chunk": from_chunk,
+        "model": {"family": state.identity.family, "fingerprint": state.identity.fingerprint},
+    }
+    with Bar("decode") as bar:
+        frames = decode_story(vae, state, from_chunk=from_chunk, tiling=tiling, host=bar.host())
+        before = replace(state, story=state.story[:from_chunk]).frames
+        _write_video(options, frames, state.frames - before, metadata)
+
+
+@torch.no_grad()
+def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
+    """Clean latents [1, C, F, H, W] of one clip, in model space."""
+    metadata = {
+        "prompts": options.prompts,
+        "negative": options.negative,
+        "seed": options.seed,
+        "steps": options.steps,
+    }
+    frames = vae.decode_stream([to_vae_space(latents)], tiling=tiling_of(options))
+    _write_video(options, frames, options.frames, metadata)
+
+
+def write_latents(options: Namespace, latents: Tensor) -> None:
+    """720p: its VAE is ComfyUI's. The layout is that of ComfyUI's Load Latent node."""
+    path = options.out.with_suffix(".latent")
+    empty = torch.zeros(0)  # its presence tells Load Latent that the values are not scaled
+    write_tensors(
+        path,
+        {"latent_tensor": latents.cpu(), "latent_format_version_0": empty},
+        {"prompt": options.prompts[0]},
+    )
+    print(
+        f"wrote {path}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. Load them there with Load Latent "
+        "and decode them with the LTX-2 VAE."
+    )
+
+
+def _write_video(options: Namespace, frames: Iterable[Tensor], total: int, metadata: dict) -> None:
+    """`total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come; every so many also to the contact sheet."""
+    stride = -(-total // SHEET_FRAMES)
+    sheet: list[tuple[str, Tensor]] = []
+    with VideoWriter(options.out, fps=options.fps, metadata=metadata) as writer:
+        for pixels in frames:
+            for offset in range(-writer.frames % stride, pixels.shape[2], stride):
+                seconds = (writer.frames + offset) / options.fps
+                sheet.append((f"{seconds:.1f} s", pixels[0, :, offset].cpu()))
+            writer.write(pixels)
+    print(f"wrote {options.out}: {writer.frames} frames, {writer.frames / options.fps:.1f} s")
+    if options.sheet is not None:
+        contact_sheet(sheet, options.sheet)
+        print(f"wrote {options.sheet}")
