@@ -74,7 +74,7 @@ class VideoWriter(AbstractContextManager):
         # Odd objects become text: metadata must never cost a video.
         self._metadata = json.dumps(dict(metadata or {}), skipkeys=True, default=str)
         self._container: OutputContainer | None = None
-        self._frames = 0
+        self._written: list[None] = []  # one entry for every frame
         self._closed = False
         with self._explained("Choose a folder that exists and that you may write to."):
             self._remove_hidden_files()  # what a killed process left behind
@@ -83,7 +83,7 @@ class VideoWriter(AbstractContextManager):
     @property
     def frames(self) -> int:
         """Frames written so far."""
-        return self._frames
+        return len(self._written)
 
     def write(self, pixels: Tensor) -> None:
         """Append frames [3, n, H, W] or [1, 3, n, H, W] in [-1, 1], of any float dtype, on any device.
@@ -111,10 +111,11 @@ class VideoWriter(AbstractContextManager):
         for bare in pixels.unbind(1):  # one at a time, so that no second copy of a long chunk is made
             frame = av.VideoFrame.from_ndarray(to_bytes(bare), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            frame.pts, frame.time_base = self._frames, 1 / self._fps
+            frame.pts, frame.time_base = self.frames, 1 / self._fps
             with self._explained("What was finished is kept if it can be; free some space."):
-                self._frames += 1  # before the work, because a Ctrl-C that comes during it is raised after it
-                _encode(self._container, frame)
+                # One call into C encodes, writes and counts. Python raises Ctrl-C between two calls, where packets
+                # or the count would be lost.
+                self._written.extend(_encoding(self._container, frame))
 
     def close(self) -> None:
         """Finish the file under its final name; without a single frame leave nothing. A second call does nothing."""
@@ -123,7 +124,7 @@ class VideoWriter(AbstractContextManager):
         self._closed = True
         with self._explained("Close every program that has it open, and try again."):
             try:
-                if self._container is not None and self._frames:
+                if self._container is not None and self.frames:
                     self._finish(self._container)
             finally:
                 self._remove_hidden_files()
@@ -161,7 +162,7 @@ class VideoWriter(AbstractContextManager):
         reason = "the end did not reach the disk"
         try:
             with container:  # closes it
-                _encode(container, None)
+                next(_encoding(container, None))
         except av.FFmpegError as error:
             reason = error.strerror
         # Looked after in any case: FFmpeg does not report every failure at the end of a file.
@@ -169,9 +170,9 @@ class VideoWriter(AbstractContextManager):
         if kept:
             copied = _copy_as_ordinary_mp4(self._partial, self._whole) == kept
             (self._whole if copied else self._partial).replace(self.path)  # fragments play as well
-        if kept < self._frames:
+        if kept < self.frames:
             raise FileError(
-                f"Only {kept} of the {self._frames} frames could be kept in “{self.path}”: {reason}. "
+                f"Only {kept} of the {self.frames} frames could be kept in “{self.path}”: {reason}. "
                 "Free some space or choose another folder, and make the rest again."
             )
 
@@ -186,7 +187,7 @@ class VideoWriter(AbstractContextManager):
         except (OSError, av.FFmpegError) as error:
             if isinstance(error, FileError):
                 raise
-            what = f"Writing “{self.path}” failed after {self._frames} frames: {error.strerror}."
+            what = f"Writing “{self.path}” failed after {self.frames} frames: {error.strerror}."
             raise FileError(f"{what} {advice}") from error
 
 
@@ -196,10 +197,9 @@ def checked_fps(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)  # 1001 is broadcasting's: 30000/1001 for 29.97
 
 
-def _encode(container: OutputContainer, frame: av.VideoFrame | None) -> None:
-    """Send one frame, or None for the end, through the encoder into the file."""
-    # One call into C for both steps: Python raises Ctrl-C between two calls, and packets would be lost there.
-    next(map(container.mux, map(container.streams.video[0].encode, (frame,))))
+def _encoding(container: av.container.OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:
+    """Sends one frame, or None for the end, through the encoder into the file, when it is asked for its one item."""
+    return map(container.mux, map(container.streams.video[0].encode, (frame,)))
 
 
 def _cut_to_whole_fragments(path: Path) -> int:
