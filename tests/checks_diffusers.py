@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from pack import Pack, assert_close
 
+FOLDER = tempfile.TemporaryDirectory(prefix="sana-diffusers-")  # removed when Python ends
 FAMILIES = {
     "sana_video_480p": (16, 2, 30),
     "sana_video_720p": (128, 1, 22),
@@ -39,7 +40,7 @@ def transformer(family: str):
     for parameter in model.parameters():
         scale = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
         torch.nn.init.normal_(parameter, std=scale)
-    folder = Path(tempfile.mkdtemp(prefix="sana-diffusers-"))
+    folder = Path(FOLDER.name) / family
     model.save_pretrained(folder)
     return model, folder
 

@@ -420,3 +420,18 @@ def test_truncated_checkpoints(tmp_path, kind):
     for length in cuts(len(whole)):
         path.write_bytes(whole[:length])
         assert path.name in refusal(lambda: load_transformer(path, config=CONFIG), FileError)
+
+
+def test_the_fingerprint_tells_names_shapes_and_values_apart():
+    from comfyui_sana_video.sana_video_core.fingerprint import weights_fingerprint
+
+    base = {"a": torch.arange(6.0), "b": torch.ones(2)}
+    others = (
+        {"a": torch.arange(6.0), "c": torch.ones(2)},
+        {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2)},
+        {"a": torch.arange(1.0, 7.0), "b": torch.ones(2)},
+        {"a": torch.arange(6.0)},
+    )
+    names = {weights_fingerprint(weights) for weights in (base, *others)}
+    assert len(names) == 5
+    assert weights_fingerprint(dict(reversed(base.items()))) in names

@@ -107,3 +107,27 @@ def test_state_size_at_480p():
         after = model.absorb(latents, torch.zeros(1, 300, 2304))
     assert sum(p.numel() for p in model.parameters()) == 2_056_862_144
     assert round(memory.memory_bytes(after) / 2**20, 1) == 152.6
+
+
+@torch.no_grad()
+def test_a_large_feed_forward_is_split_over_latent_frames(monkeypatch):
+    """Beyond the limit of 32-bit indices, in pieces that stay below it; the result is the same."""
+    model, layers = PACK.tiny_model(), PACK.core("layers")
+    latents, text = (
+        torch.randn(2, 16, 5, 4, 6, generator=torch.Generator().manual_seed(0)),
+        torch.ones(1, 5, 24),
+    )
+    expected = model(latents, torch.zeros(2), text)
+    pieces = []
+    model.blocks[0].mlp.inverted_conv.register_forward_hook(lambda *call: pieces.append(call[2].shape))
+    model(latents, torch.zeros(2), text)
+    assert [shape[0] for shape in pieces] == [10]
+    pieces.clear()
+    monkeypatch.setattr(layers, "FEED_FORWARD_LIMIT", 4 * pieces_of_one_frame(model) + 1)
+    assert_close(model(latents, torch.zeros(2), text), expected, 1e-5)
+    assert [shape[0] for shape in pieces] == [4, 4, 2]
+
+
+def pieces_of_one_frame(model) -> int:
+    """Elements of one latent frame of 2 x 3 tokens at the widest place."""
+    return 2 * model.config.ffn_hidden * 6

@@ -72,6 +72,40 @@ def test_progress_counts_every_call_with_finite_latents():
     assert all(n.latents.isfinite().all() for n in news)
 
 
+def test_the_same_prompt_is_not_absorbed_again():
+    model = PACK.tiny_model()
+    state = run(PACK, model, begin(PACK, model), "a")
+    news = []
+    list(_extend(model, state, "a", listener=host.Host(progress=news.append), plan=(2,)))
+    assert [(n.chunk, n.step) for n in news] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_the_story_tells_what_was_asked_for():
+    model = PACK.tiny_model()
+    state = run(
+        PACK, model, begin(PACK, model), "a", seed=11, loras=("style.safetensors", "face.safetensors")
+    )
+    chunk = state.story[0]
+    assert (chunk.seed, chunk.prompt, chunk.digest) == (11, "a", "digest of a")
+    assert chunk.loras == ("style.safetensors", "face.safetensors")
+    assert not chunk.primed
+
+
+def test_a_cut_of_nothing_is_nothing():
+    state = begin(PACK, PACK.tiny_model())
+    assert state.with_cut() is state
+
+
+def test_a_generator_that_is_closed_early_leaves_the_last_state():
+    model = PACK.tiny_model()
+    whole = list(_extend(model, begin(PACK, model), listener=None))
+    states = _extend(model, begin(PACK, model), listener=None)
+    first = next(states)
+    states.close()
+    assert_same_state(first, whole[0])
+    assert_same_state(list(_extend(model, first, listener=None, plan=(2,)))[-1], whole[1])
+
+
 @pytest.mark.parametrize("bad_call", range(1, 7))
 def test_values_that_are_no_numbers_name_chunk_and_step(bad_call, monkeypatch):
     model = PACK.tiny_model()

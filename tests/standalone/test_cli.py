@@ -350,3 +350,53 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert "Traceback" not in err
     assert _frames(tmp_path / "v.mp4").shape[2] % 40 == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.safetensors", "v.mp4"]
+
+
+def test_what_the_model_reads(sana, demo):
+    """The instruction and the motion score reach the prompts and not the negative; all are in the digest."""
+    from comfyui_sana_video.standalone.cli import _parser
+    from comfyui_sana_video.standalone.models import choose_models, encode_prompts
+
+    text, said = PACK.core("text"), "Write well. User Prompt: "
+    options = _parser().parse_args(
+        [
+            "generate",
+            " a Ball ",
+            "--negative",
+            "bad",
+            "--instruction",
+            said,
+            "--motion-score",
+            "30",
+            "--device",
+            "cpu",
+        ]
+    )
+    positive, negative = encode_prompts(choose_models(options), options, options.prompts, negative=True)
+    encoder = text.load_text_encoder(demo.text_encoder)
+    expected = encoder.encode("a Ball", instruction=said, motion_score=30)
+    assert same(positive.embeddings, expected[0])
+    assert same(positive.mask, expected[1])
+    assert same(negative.embeddings, encoder.encode("bad", instruction=False)[0])
+    assert positive.words == "a Ball"
+    assert positive.digest == text.prompt_digest("a Ball", instruction=said, motion_score=30)
+
+
+def test_tiles_also_encode(sana):
+    Image.linear_gradient("L").save("grey.png")
+    for words, name in ((["--tile", "4"], "tiled"), ([], "whole")):
+        sana(
+            "generate",
+            "a",
+            *SMALL,
+            "--steps",
+            1,
+            "--image",
+            "grey.png",
+            *words,
+            "--state-out",
+            f"{name}.safetensors",
+        )
+    tiled, whole = (_state(f"{name}.safetensors").story[0].latents for name in ("tiled", "whole"))
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)
