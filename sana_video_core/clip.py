@@ -75,6 +75,10 @@ def sample_clip(
         raise InputError(
             "Guidance (cfg above 1) needs a negative prompt; an empty one will do, or set cfg to 1."
         )
+    if batch < 1 or any(len(text.caption) not in (1, batch) for text in (positive, negative or positive)):
+        raise InputError(
+            f"A batch of {batch} was asked for; it has to be at least 1, with one prompt for all or one for each."
+        )
     size = (batch, model.config.channels, latent_frames, *grid)
     _check_shape("The noise", noise, size)
     _check_shape("The image for frame 0", image, (*size[:2], 1, *grid))

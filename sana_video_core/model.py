@@ -210,7 +210,7 @@ class SanaVideo(nn.Module):
         return text
 
     def _context(self, latents: Tensor, memory: Memory | None, first_frame: int) -> BlockContext:
-        if latents.ndim != 5 or latents.shape[1] != self.config.channels or latents.shape[2] < 1:
+        if latents.ndim != 5 or latents.shape[1] != self.config.channels or not latents.numel():
             raise InputError(
                 f"Latents of shape {list(latents.shape)} were given; this model takes [batch, "
                 f"{self.config.channels}, latent frames, rows, columns]."
@@ -243,7 +243,8 @@ def _check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: L
     """A memory of another model, size or batch would fail deep inside, or not at all."""
     heads, head = config.heads, config.head_dim
     expected = (config.depth, [batch, heads, head, head], [batch, config.width, 1, grid.area])
-    given = (len(memory), list(memory[0].past.vk.shape), list(memory[0].tail.shape))
+    sums, tail = (list(memory[0].past.vk.shape), list(memory[0].tail.shape)) if memory else ([], [])
+    given = (len(memory), sums, tail)
     if given != expected:
         raise StateError(
             f"This memory has {given[0]} blocks, sums {given[1]} and tails {given[2]}; the model with these latents "

@@ -5,6 +5,8 @@ Every grid ends at sigma 0. `shift` warps u to s*u / (1 + (s - 1)*u), which spen
 
 from __future__ import annotations
 
+import math
+
 from .errors import InputError
 
 TRAINING_STEPS = 1000
@@ -24,7 +26,7 @@ def _spaced(first: float, last: float, count: int) -> list[float]:
 def _check(steps: int, shift: float) -> None:
     if not 1 <= steps <= TRAINING_STEPS:
         raise InputError(f"{steps} steps were asked for; choose 1 to {TRAINING_STEPS}.")
-    if shift <= 0:
+    if not 0 < shift < math.inf:
         raise InputError(f"The shift is {shift}; it has to be above 0 (the models were published with 8).")
 
 

@@ -105,15 +105,17 @@ class ChunkRule:
 
     def following(self, position: int, chunks: int) -> tuple[int, ...]:
         """Lengths of the next `chunks` chunks of a scene that already holds `position` latent frames."""
-        if chunks < 1:
-            raise InputError(f"{chunks} chunks were asked for; at least 1 is needed.")
+        if not 1 <= chunks <= self.limit:
+            raise InputError(
+                f"{chunks} chunks were asked for; it has to be at least 1 and at most {self.limit}."
+            )
         return (self.base if position else self.first,) + (self.base,) * (chunks - 1)
 
     def check_room(self, position: int, plan: tuple[int, ...]) -> None:
         """Raises InputError when a scene at `position` has no room for `plan`."""
-        if any(length < 1 for length in plan):
+        if not plan or any(length < 1 for length in plan):
             raise InputError(
-                f"The chunk plan {plan} has a chunk without latent frames; each needs at least 1."
+                f"The chunk plan {plan} is empty or has a chunk without latent frames; each needs at least 1."
             )
         if position + sum(plan) > self.limit:
             room = max(0, self.limit - position)

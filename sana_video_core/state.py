@@ -146,11 +146,12 @@ def check_fits(
             f"model here is {other['fingerprint'][:12]} ({other['family']}, {other['channels']} channels). Load the "
             "model that made the state, or start a new stream."
         )
-    rows_of_pixels, columns_of_pixels = own.rules.compression.pixels(own.grid)
-    if (height, width) != (None, None) and (height, width) != (rows_of_pixels, columns_of_pixels):
+    own_height, own_width = own.rules.compression.pixels(own.grid)
+    height, width = (own_height if height is None else height), (own_width if width is None else width)
+    if (height, width) != (own_height, own_width):
         raise StateError(
-            f"This state is of a video of {columns_of_pixels} x {rows_of_pixels} (width x height), but {width} x "
-            f"{height} was asked for. A stream keeps its size: continue at the state's, or start a new one."
+            f"This state is of a video of {own_width} x {own_height} (width x height), but {width} x {height} was "
+            "asked for. A stream keeps its size: continue at the state's, or start a new one."
         )
     if batch is not None and batch != own.batch:
         raise StateError(

@@ -62,16 +62,20 @@ def start(
     model: SanaVideo, *, height: int, width: int, batch: int = 1, window: int | None = None
 ) -> StreamState:
     """An empty stream of `height` x `width` pixels. Raises InputError for a model that is not block-causal."""
-    if not model.family.causal:
-        raise InputError(
-            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. If the file is a LongSANA "
-            "checkpoint, choose the family longsana_480p where it is loaded (the weights cannot tell)."
-        )
+    _check_causal(model)
     if batch < 1 or (window is not None and window < 1):
         raise InputError(f"Batch {batch} and window {window} were given; both have to be at least 1.")
     rows, columns = model.family.compression.grid(height, width)
     identity = Identity(**model_identity(model), rows=rows, columns=columns, batch=batch, window=window)
     return StreamState(identity=identity)
+
+
+def _check_causal(model: SanaVideo) -> None:
+    if not model.family.causal:
+        raise InputError(
+            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. If the file is a LongSANA "
+            "checkpoint, choose the family longsana_480p where it is loaded (the weights cannot tell)."
+        )
 
 
 def extend(
@@ -91,6 +95,7 @@ def extend(
     is not finite raises (ChunkError names chunk and step); the state yielded before it stays good. States lie on
     the device `park`.
     """
+    _check_causal(model)
     check_fits(state, model)
     if _prompt_changed(state, prompt) and sampling.on_prompt_change == "cut":
         state = state.with_cut()
@@ -153,6 +158,7 @@ def prime(
 
     A video is absorbed by the original's plan. Raises StateError when the stream has begun.
     """
+    _check_causal(model)
     check_fits(state, model)
     if state.story:
         raise StateError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import FileError, InputError
+from .instruction import find_instruction
 
 logger = logging.getLogger("sana_video")
 
@@ -182,7 +183,8 @@ def load_text_encoder(
 
     `path` is one folder with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the
     text_encoder/ in it. With or without the language head. dtype None keeps the weights as they are stored.
-    `instruction` is the original wording, for example from `find_instruction(near=[path])`.
+    `instruction` is the original wording if a host has it; otherwise it is looked for, in the yaml files of these
+    folders and in an installed diffusers.
     """
     folder, tokenizer_folder = _find_folders(Path(path).absolute())
     _check_config(folder)
@@ -193,7 +195,8 @@ def load_text_encoder(
             f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, but the text encoder in {folder} "
             f"only {model.config.vocab_size}: they do not belong together. Take both from one download."
         )
-    return TextEncoder(tokenizer, model.to(device), instruction=instruction)
+    original = instruction or find_instruction(near=dict.fromkeys((folder, folder.parent, tokenizer_folder)))
+    return TextEncoder(tokenizer, model.to(device), instruction=original)
 
 
 def _find_folders(path: Path) -> tuple[Path, Path]:

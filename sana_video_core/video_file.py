@@ -197,7 +197,7 @@ def checked_fps(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)  # 1001 is broadcasting's: 30000/1001 for 29.97
 
 
-def _encoding(container: av.container.OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:
+def _encoding(container: OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:
     """Sends one frame, or None for the end, through the encoder into the file, when it is asked for its one item."""
     return map(container.mux, map(container.streams.video[0].encode, (frame,)))
 

@@ -39,6 +39,7 @@ DEVIATIONS = (
 )
 # fmt: on
 
+Pieces: TypeAlias = Iterable[Tensor] | Tensor  # of latents, or all of them as one
 OnStep: TypeAlias = Callable[[int, int], None]
 
 
@@ -193,17 +194,16 @@ class WanVAE(nn.Module):
         return plan.blend(tiles, STRIDE_SPACE).clamp_(-1.0, 1.0)
 
     def decode_stream(
-        self, pieces: Iterable[Tensor], *, cache: StreamCache | None = None, tiling: Tiling | None = None
+        self, pieces: Pieces, *, cache: StreamCache | None = None, tiling: Tiling | None = None
     ) -> Generator[Tensor, None, StreamCache | None]:
         """Pieces [B, C, any, H, W] of one clip -> its pixels [B, 3, 1 | 4, 8 H, 8 W], as soon as they are known.
 
         Bit for bit the pixels of one `decode`. A stream goes on from a `cache`; where it ends, the generator returns
         the next one (the value of `yield from`).
         """
-        for piece in pieces:
+        for piece in (pieces,) if isinstance(pieces, Tensor) else pieces:
             _check_video(piece, "latents", self.config.latent_channels)
-            rows, columns = piece.shape[-2:]
-            plan = tile_plan(rows, columns, tiling)
+            plan = tile_plan(*piece.shape[-2:], tiling)
             for latent in piece.split(1, dim=2):
                 pixels, cache = plan.step(self.decode_frame, latent, cache, STRIDE_SPACE)
                 yield pixels.clamp(-1.0, 1.0)

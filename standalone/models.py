@@ -83,8 +83,8 @@ def encode_prompts(
 ) -> list[Prompt]:
     """The prompts as the transformer reads them, on the CPU; the text encoder is let go afterwards."""
     stored = _stored_instruction(models.transformer)
-    near = [path if path.is_dir() else path.parent for path in (models.transformer, models.text_encoder)]
-    original = find_instruction(near=near, extra=[stored] if stored else [])
+    near = models.transformer if models.transformer.is_dir() else models.transformer.parent
+    original = find_instruction(near=[near], extra=[stored] if stored else [])
     dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16
     disable_progress_bar()  # a bar for the files of one model says nothing to a person
     encoder = load_text_encoder(models.text_encoder, device=models.device, dtype=dtype, instruction=original)

@@ -92,6 +92,7 @@ def test_values_that_are_no_numbers(model, monkeypatch):
         ({"cfg": float("nan")}, "at least 1"),
         ({"steps": 0}, "1 to 1000"),
         ({"frames": 2000}, "1024"),
+        ({"batch": 0}, "at least 1"),
         ({"image": torch.zeros(1, 16, 2, 4, 6)}, "frame 0"),
         ({"image": torch.zeros(1, 16, 1, 4, 4)}, "frame 0"),
         ({"noise": torch.zeros(1, 16, 2, 4, 6)}, "noise"),

@@ -24,6 +24,8 @@ def _inputs(batch=1, frames=2, rows=4, columns=6):
         ({"latents": torch.zeros(1, 4, 2, 4, 6)}, "16"),
         ({"latents": torch.zeros(1, 16, 2, 5, 6)}, "patches of 2"),
         ({"latents": torch.zeros(16, 2, 4, 6)}, "latent frames, rows, columns"),
+        ({"latents": torch.zeros(1, 16, 2, 0, 6)}, "rows, columns"),
+        ({"latents": torch.zeros(0, 16, 2, 4, 6), "timesteps": torch.zeros(0)}, "batch"),
         ({"timesteps": torch.zeros(3)}, "one per clip"),
         ({"text": torch.zeros(1, 5, 23)}, "Gemma"),
         ({"text": torch.zeros(3, 5, 24)}, "3 prompts"),
@@ -49,6 +51,8 @@ def test_memory_of_another_size_or_model_is_refused():
             model(wrong, torch.zeros(len(wrong)), text, memory=memory)
     with pytest.raises(errors.StateError):
         other(latents, timesteps, text, memory=memory)
+    with pytest.raises(errors.StateError, match="0 blocks"):
+        model(latents, timesteps, text, memory=())
     with pytest.raises(errors.StateError, match="no window"):
         model.absorb(latents, text, memory=memory, window=2)
     with pytest.raises(errors.InputError, match="at least 1"):

@@ -146,6 +146,17 @@ def test_refusals_come_before_any_work():
         stream.extend(model, state, prompt(PACK, "a", rows=2), sampling, host=listener)
     with pytest.raises(errors.InputError, match="0 chunks"):
         stream.extend(model, state, words, sampling, chunks=0, host=listener)
+    with pytest.raises(errors.InputError, match="at most 1024"):
+        stream.extend(model, state, words, sampling, chunks=10**12, host=listener)
+    with pytest.raises(errors.InputError, match="is empty"):
+        stream.extend(model, state, words, sampling, plan=(), host=listener)
+    clips = PACK.tiny_model(family="sana_video_480p")  # the same weights, which cannot tell
+    for call in (
+        lambda: stream.extend(clips, state, words, sampling, host=listener),
+        lambda: stream.prime(clips, begin(PACK, model), words, torch.zeros(1, 16, 1, 4, 6), host=listener),
+    ):
+        with pytest.raises(errors.InputError, match="block-causal"):
+            call()
     with pytest.raises(errors.InputError, match="plan"):
         stream.extend(model, state, words, sampling, plan=(3, 0), host=listener)
     with pytest.raises(errors.InputError, match="room for 1021 more"):
@@ -166,6 +177,7 @@ def test_refusals_come_before_any_work():
         ({"steps": 0}, "1 to 1000"),
         ({"steps": 1001}, "1 to 1000"),
         ({"shift": 0.0}, "above 0"),
+        ({"shift": float("nan")}, "above 0"),
     ],
 )
 def test_impossible_sampling(options, words):
@@ -203,6 +215,9 @@ def test_check_fits_names_both_sides():
     check(state, model, **SIZE, batch=2)
     with pytest.raises(errors.StateError, match=r"48 x 32.*64 x 32"):
         check(state, model, height=32, width=64)
+    check(state, model, height=32)
+    with pytest.raises(errors.StateError, match=r"48 x 32.*48 x 64"):
+        check(state, model, height=64)
     with pytest.raises(errors.StateError, match=r"batch of 2.*1 was"):
         check(state, model, batch=1)
 

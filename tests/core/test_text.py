@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
+from comfyui_sana_video.sana_video_core.instruction import find_instruction
 from comfyui_sana_video.sana_video_core.text import TextEncoder, load_text_encoder, prompt_digest
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -297,3 +298,14 @@ class TestDemoEncoder:
     def test_any_letter_melts_with_the_space_before_it(self, encoder, rest):
         for letter in ascii_letters:
             assert "▁" not in encoder.tokenizer.tokenize("Prompt: " + letter + rest)
+
+
+def test_the_original_wording_is_found_by_the_loader(demo):
+    """True is the original's wording, read from the installed diffusers or a yaml file; no host has to look for it."""
+    original = find_instruction()
+    encoder = load_text_encoder(demo)
+    assert encoder.resolve_instruction(True) == original
+    by_default, named = encoder.encode("a ball"), encoder.encode("a ball", instruction=original)
+    assert torch.equal(by_default[0], named[0])
+    assert not torch.equal(by_default[0], encoder.encode("a ball", instruction=False)[0])
+    assert load_text_encoder(demo, instruction=RULE).resolve_instruction(True) == RULE

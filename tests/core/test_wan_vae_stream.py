@@ -85,6 +85,11 @@ def test_every_cut_in_two_gives_the_same_bits(vae, long_clip, cut):
     assert torch.equal(decoded(vae.decode_stream(latents.split((cut, LONG - cut), dim=2)))[0], pixels)
 
 
+def test_one_tensor_is_one_piece(vae):
+    latents = random_latents(3, 2, 2)
+    assert torch.equal(torch.cat(list(vae.decode_stream(latents)), dim=2), vae.decode(latents))
+
+
 @pytest.mark.parametrize(
     "cuts", [(1,) * 21, (11, 10), (1, 2) * 7, (3,) * 7, (1, 1, 10, 9), (5, 1, 1, 14), (21,)]
 )
