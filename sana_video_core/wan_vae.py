@@ -203,7 +203,7 @@ class WanVAE(nn.Module):
         """
         for piece in (pieces,) if isinstance(pieces, Tensor) else pieces:
             _check_video(piece, "latents", self.config.latent_channels)
-            plan = tile_plan(*piece.shape[-2:], tiling)
+            plan = tile_plan(piece.shape[-2], piece.shape[-1], tiling)
             for latent in piece.split(1, dim=2):
                 pixels, cache = plan.step(self.decode_frame, latent, cache, STRIDE_SPACE)
                 yield pixels.clamp(-1.0, 1.0)

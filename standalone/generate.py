@@ -31,10 +31,12 @@ def generate(options: Namespace) -> int:
     models = choose_models(options)
     model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
     _check_options(options, model)
+    vae = _load_vae(models) if model.family.vae == "Wan 2.1" else None
     try:
         if model.family.causal:
-            return _generate_stream(options, models, model)
-        return _generate_clip(options, models, model)
+            assert vae is not None, "every block-causal family has the Wan 2.1 VAE"
+            return _generate_stream(options, models, model, vae)
+        return _generate_clip(options, models, model, vae)
     except torch.OutOfMemoryError as error:
         raise InputError(_out_of_memory(options)) from error
 
@@ -96,17 +98,16 @@ def _size(options: Namespace, model: SanaVideo) -> tuple[int, int]:
     return options.size[::-1] if options.size else (model.family.height, model.family.width)
 
 
-def _vae_of(options: Namespace, models: Models) -> WanVAE:
+def _load_vae(models: Models) -> WanVAE:
+    """The VAE, on the CPU: loaded before the work, so that a wrong file is refused before it."""
     if models.vae is None:
         raise InputError(
             "--vae is missing. Give the Wan 2.1 VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)."
         )
-    return load_vae(
-        models.vae, device=models.device, dtype=torch.float32 if models.device.type == "cpu" else models.dtype
-    )
+    return load_vae(models.vae, dtype=torch.float32 if models.device.type == "cpu" else models.dtype)
 
 
-def _beginning(options: Namespace, models: Models, model: SanaVideo) -> Tensor | None:
+def _beginning(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE | None) -> Tensor | None:
     """--image or --video as model-space latents [1, C, F, H, W]; None without them."""
     height, width = _size(options, model)
     family = model.family
@@ -117,8 +118,11 @@ def _beginning(options: Namespace, models: Models, model: SanaVideo) -> Tensor |
         pixels = read_frames(options.video, fps=family.fps, last=most, width=width, height=height)
     else:
         return None
-    vae = _vae_of(options, models)
-    return encode_beginning(vae, pixels.to(models.device), family.compression, tiling=tiling_of(options))
+    assert vae is not None, "a family without a VAE here has refused pictures before"
+    vae.to(models.device)
+    latents = encode_beginning(vae, pixels.to(models.device), family.compression, tiling=tiling_of(options))
+    vae.to("cpu")  # the transformer has the device to itself
+    return latents
 
 
 def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
@@ -129,14 +133,19 @@ def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
     check_fits(state, model)
     if options.size:
         check_fits(state, model, height=options.size[1], width=options.size[0])
+    if options.window is not None and options.window != state.identity.window:
+        raise InputError(
+            f"This state was started with {state.identity.window or 'no'} --window, but {options.window} was given. A stream "
+            "keeps its window: leave --window away, or start a new one."
+        )
     return state
 
 
-def _generate_stream(options: Namespace, models: Models, model: SanaVideo) -> int:
+def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE) -> int:
     state = _saved_or_empty_state(options, model)
     model.family.chunks.following(state.position, options.chunks)
     prompts = encode_prompts(models, options, options.prompts)
-    beginning = _beginning(options, models, model)
+    beginning = _beginning(options, models, model, vae)
     model.to(models.device)
     from_chunk = len(state.story)
     if beginning is not None:
@@ -154,7 +163,7 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo) -> in
         words = _out_of_memory(options) if isinstance(error, torch.OutOfMemoryError) else error or "Stopped."
         print(f"{words} Finished and written: {len(state.story) - made} of the chunks.", file=sys.stderr)
     model.to("meta")  # the VAE has the device to itself
-    write_story(options, _vae_of(options, models), state, from_chunk)
+    write_story(options, vae.to(models.device), state, from_chunk)
     return 0 if stopped is None else 130 if isinstance(stopped, KeyboardInterrupt) else 1
 
 
@@ -175,10 +184,10 @@ def _shots(
                 yield state
 
 
-def _generate_clip(options: Namespace, models: Models, model: SanaVideo) -> int:
+def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE | None) -> int:
     family = model.family
     positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
-    image = _beginning(options, models, model)
+    image = _beginning(options, models, model, vae)
     model.to(models.device)
     sampling = ClipSampling(
         seed=options.seed,
@@ -199,8 +208,8 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo) -> int:
             host=bar.host(),
         )
     model.to("meta")  # the VAE has the device to itself
-    if family.vae == "Wan 2.1":
-        write_clip(options, _vae_of(options, models), latents)
+    if vae is not None:
+        write_clip(options, vae.to(models.device), latents)
     else:
         write_latents(options, latents)
     return 0

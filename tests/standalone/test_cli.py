@@ -299,6 +299,22 @@ def test_a_state_of_another_model_or_size_is_refused(sana):
     assert "64 x 32" in err
 
 
+def test_a_state_keeps_its_window(sana):
+    sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors", "--window", 2)
+    assert "keeps its window" in sana("generate", "a", "--state-in", "s.safetensors", "--window", 3)[2]
+    assert sana("generate", "a", "--state-in", "s.safetensors", "--window", 2, "--steps", 1)[0] == 0
+    assert sana("generate", "a", "--state-in", "s.safetensors", "--steps", 1)[0] == 0
+
+
+def test_a_wrong_vae_is_refused_before_the_work(sana, demo, monkeypatch):
+    from comfyui_sana_video.standalone import generate
+
+    monkeypatch.setattr(generate, "extend", lambda *_, **__: pytest.fail("work began"))
+    status, _, err = sana("generate", "a", *_models(demo, **{"--vae": demo.transformer}), *SMALL)
+    assert status == 1
+    assert "no Wan 2.1 VAE" in err
+
+
 def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
     """Stopped in the second shot: the first is a playable video and a state that goes on as if nothing had happened."""
     from comfyui_sana_video.standalone import generate
