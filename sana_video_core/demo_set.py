@@ -23,9 +23,8 @@ from .model import SanaVideo
 from .tensor_file import write_tensors
 from .wan_vae import VAEConfig, WanVAE
 
-REVISION = (
-    1  # counts up whenever other weights come out of `write_demo_set`, so that old sets are not taken for new
-)
+# counts up whenever other weights come out of `write_demo_set`, so that old sets are not taken for new
+REVISION = 2
 VAE_CONFIG = VAEConfig(base_width=8)
 
 
