@@ -8,6 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from .errors import ChunkError
 from .host import Host, Progress
 from .state import Chunk, StreamState
 from .vae_tiling import Tiling
@@ -53,6 +54,11 @@ def _decode_scene(
     for done, (number, step, length) in enumerate(places):
         host.check(f"while chunk {number + 1} of {total} was decoded")
         pixels = next(frames)  # one latent frame's
+        if not bool(torch.isfinite(pixels).all()):
+            raise ChunkError(
+                f"The VAE returned values that are not numbers in chunk {number + 1} of {total}; the frames before it are kept. "
+                "Try it in float32 or bfloat16, or copy its file again."
+            )
         host.progress(Progress(number + 1, total, step, length, None))
         if done >= dropped:
             yield pixels

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .config import Family, TransformerConfig
 from .errors import InputError, StateError
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
-from .memory import Memory, check_window, first_block_state
+from .memory import Memory, check_window, first_block_state, memory_window
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
 from .shapes import LatentGrid
 
@@ -156,8 +156,10 @@ class SanaVideo(nn.Module):
     ) -> Memory:
         """The memory after clean latents [B, C, F, H, W]: one pass at timestep 0 that returns new tensors only.
 
-        With `window`, the memory looks back on that many chunks instead of on all of them.
+        With `window`, the memory looks back on that many chunks instead of on all of them; a memory keeps its window.
         """
+        if window is None and memory:
+            window = memory_window(memory)
         check_window(memory, window)
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)

@@ -109,4 +109,7 @@ class StreamCalls:
                 f"before it is kept. It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
             )
         self.step += 1
-        self.host.progress(Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents))
+        # a copy: what a listener does to it must not reach a state, a chunk or what a caller gave
+        self.host.progress(
+            Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents.clone())
+        )

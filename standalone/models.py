@@ -53,6 +53,8 @@ def _place(options: Namespace) -> tuple[torch.device, torch.dtype]:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "meta":
+        raise InputError("The device “meta” holds no numbers. Try --device cpu.")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -10,6 +10,10 @@ import torch
 from pack import Pack, assert_close, same
 
 SIZE = {"height": 32, "width": 48}
+PUBLISHED_SEEDS = [
+    2558736989570252433,
+    12976243942353257622,
+]  # of (seed, latent frame, draw) = (0, 0, 0) and (5, 2, 3)
 
 
 def prompt(pack: Pack, words: str, *, rows: int = 1):
@@ -105,10 +109,22 @@ def untouched(pack: Pack) -> None:
         model(given[:, :, :2], torch.zeros(1), words.embeddings, **where)
         model.absorb(given[:, :, :2], words.embeddings, **where, window=window)
         state.to("cpu")
+        _listen_and_spoil(pack, model, state, given, words)
         for (address, version, content), tensor in zip(before, watched, strict=True):
             assert (tensor.data_ptr(), tensor._version) == (address, version)
             assert torch.equal(tensor, content)
         assert not {t.data_ptr() for t in state.tensors()} & {given.data_ptr()}
+
+
+def _listen_and_spoil(pack: Pack, model, state, given, words) -> None:
+    """A listener that writes to what it is told: neither the states nor the caller's latents may feel it."""
+    stream = pack.core("stream")
+    spoiler = pack.core("host").Host(progress=lambda news: news.latents.zero_())
+    sampling = stream.Sampling(seed=7, steps=2)
+    (spoiled,) = stream.extend(model, state, prompt(pack, "b"), sampling, plan=(2,), host=spoiler)
+    assert_same_state(spoiled, run(pack, model, state, "b", plan=(2,)))
+    window = state.identity.window
+    stream.prime(model, begin(pack, model, window=window), words, given, host=spoiler)
 
 
 @torch.no_grad()
@@ -182,6 +198,24 @@ def noise(pack: Pack) -> None:
     assert abs(flat.mean()) < 0.03
     assert abs(flat.std() - 1) < 0.03
     assert draw(2**64 - 1, 0, 1, 0, **size).isfinite().all()
+    assert not torch.equal(whole[0, :, 1], whole[1, :, 0]), (
+        "row 0, latent frame 1 repeats row 1, latent frame 0"
+    )
+    seeds = [pack.core("noise").frame_seed(*numbers) for numbers in ((0, 0, 0), (5, 2, 3))]
+    assert seeds == PUBLISHED_SEEDS, "another mix breaks every saved stream"
+
+
+def euler_through_the_stream(pack: Pack) -> None:
+    """The deterministic sampler on the few-step grid: noise 0, from sigma 1 by 0.889 to 0."""
+    model, words = pack.tiny_model(), prompt(pack, "a")
+    state = run(pack, model, begin(pack, model), plan=(3,), sampler="euler", seed=9)
+    size = {"batch": 1, "channels": 16, "grid": pack.core("shapes").LatentGrid(4, 6)}
+    x = pack.core("noise").draw_noise(9, 0, 3, 0, **size)
+    with torch.no_grad():
+        for sigma, following in ((1.0, 0.889), (0.889, 0.0)):
+            velocity = model(x, torch.full((1,), 1000 * sigma), words.embeddings, words.mask)
+            x = x + (following - sigma) * velocity
+    assert_close(state.story[0].latents, x, 1e-5)
 
 
 def noise_through_the_stream(pack: Pack) -> None:
@@ -218,4 +252,5 @@ STREAM_CHECKS = (
     priming,
     noise,
     noise_through_the_stream,
+    euler_through_the_stream,
 )

@@ -63,3 +63,11 @@ def test_progress_and_interrupt(vae, state):
     assert [next(frames).shape[2] for _ in range(3)] == [1, 4, 4]
     with pytest.raises(errors.Cancelled, match="chunk 2 of 3"):
         next(frames)
+
+
+def test_values_that_are_no_numbers_name_the_chunk(vae, state, monkeypatch):
+    monkeypatch.setattr(
+        type(vae.decoder), "forward", lambda self, x, cache: (x.new_full((1, 3, 1, 32, 48), float("nan")), ())
+    )
+    with pytest.raises(errors.ChunkError, match="chunk 1 of 3"):
+        _frames(vae, state)

@@ -99,6 +99,9 @@ def test_window_of_many_chunks_forgets_the_oldest():
         assert len(two[0].sums) == min(f + 1, 2)
     assert torch.allclose(wide[1].past.vk, whole[1].vk, rtol=1e-5, atol=1e-5)
     assert torch.equal(two[0].past.vk, seen[2] + seen[3])
+    assert (
+        model.absorb(x[:, :, :1], text, memory=two, first_frame=4)[0].window == 2
+    )  # a memory keeps its window
 
 
 def test_state_size_at_480p():

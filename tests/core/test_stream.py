@@ -80,6 +80,16 @@ def test_the_same_prompt_is_not_absorbed_again():
     assert [(n.chunk, n.step) for n in news] == [(1, 1), (1, 2), (1, 3)]
 
 
+def test_the_last_prompt_decides_what_a_change_is():
+    """a, b, b: the third is no change; a, b, a: the third is one."""
+    model = PACK.tiny_model()
+    state = run(PACK, model, run(PACK, model, begin(PACK, model), "a"), "b", plan=(2,))
+    for words, calls in (("b", 3), ("a", 4)):
+        news = []
+        list(_extend(model, state, words, listener=host.Host(progress=news.append), plan=(2,)))
+        assert len(news) == calls
+
+
 def test_the_story_tells_what_was_asked_for():
     model = PACK.tiny_model()
     state = run(
