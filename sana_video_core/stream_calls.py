@@ -87,7 +87,9 @@ class StreamCalls:
         after = self.model.absorb(
             latents, self.text, memory=memory, first_frame=state.position, window=window
         )
-        self._finish([tensor for block in after for tensor in (*block.past, block.tail)], latents)
+        results = [tensor for block in after for tensor in (*block.past, block.tail)]
+        # a copy: what a listener does to it must not reach a state, a chunk or what a caller gave
+        self._finish(results, latents.clone())
         return after
 
     def recache(self, state: StreamState) -> StreamState:
@@ -109,7 +111,4 @@ class StreamCalls:
                 f"before it is kept. It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
             )
         self.step += 1
-        # a copy: what a listener does to it must not reach a state, a chunk or what a caller gave
-        self.host.progress(
-            Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents.clone())
-        )
+        self.host.progress(Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents))

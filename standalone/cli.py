@@ -8,16 +8,15 @@ import re
 import sys
 from pathlib import Path
 
-# Nothing heavy is imported here: `sana-video --help` answers at once.
-FAMILIES = ("sana_video_480p", "sana_video_720p", "longsana_480p", "demo")
+# Nothing heavy is imported here (these two know no torch): `sana-video --help` answers at once.
+from ..sana_video_core.config import FAMILIES
+from ..sana_video_core.errors import Cancelled, SanaVideoError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 after an error, 130 after an interrupt."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    from ..sana_video_core.errors import Cancelled, SanaVideoError
-
     try:
         return options.run(options) or 0
     except Cancelled as stop:

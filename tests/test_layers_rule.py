@@ -104,10 +104,3 @@ def test_importing_the_root_or_the_command_line_imports_no_torch(module):
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / "tests"), module], check=False)
     assert done.returncode == 0
-
-
-def test_the_command_line_knows_all_families():
-    from comfyui_sana_video.sana_video_core.config import FAMILIES
-    from comfyui_sana_video.standalone import cli
-
-    assert tuple(FAMILIES) == cli.FAMILIES
