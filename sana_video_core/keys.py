@@ -1,4 +1,4 @@
-"""Key names: every spelling of a checkpoint, brought to the original's. Data first, then two functions.
+"""Key names: every spelling of a checkpoint, brought to the original's. Data first, then the functions.
 
 The original fuses q, k, v (and k, v of the cross-attention) into one tensor; diffusers keeps them apart or, after
 `fuse_qkv_projections`, fuses them under its own names. No tensor is ever transposed.
@@ -53,6 +53,11 @@ FUSED = (
     (re.compile(r"^(blocks\.\d+\.cross_attn)\.k\.(weight|bias)$"), ("k", "v"), "kv_linear"),
 )
 
+# names of modules with underscores for dots, as kohya's trainers write them
+FLAT_TRANSFORMER_NAMES = tuple(
+    (pattern.replace(r"\.", "_"), replacement) for pattern, replacement in TRANSFORMER_NAMES
+)
+
 VAE_NAMES = (
     (r"^quant_conv\.", "conv1."),
     (r"^post_quant_conv\.", "conv2."),
@@ -83,6 +88,26 @@ def canonical_transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if all(part in renamed for part in names):
                 renamed[f"{stem}.{fused}.{leaf}"] = _side_by_side({part: renamed.pop(part) for part in names})
     return {name: tensor for name, tensor in renamed.items() if not DROPPED.match(name)}
+
+
+def canonical_module(name: str, *, flat: bool = False) -> str:
+    """A module's name, or a parameter's, in any spelling without a prefix, under the original's.
+
+    A `flat` name has underscores for dots, also where they stay as they are in what is returned.
+    """
+    table, dot = (FLAT_TRANSFORMER_NAMES, "_") if flat else (TRANSFORMER_NAMES, ".")
+    name = _renamed(name, table)  # the tables, whose name is their last part
+    return _renamed(name + dot, table)[:-1]
+
+
+def fused_parts(parameter: str) -> list[str]:
+    """The parts whose rows, in this order, make a fused parameter; none for any other."""
+    module, _, leaf = parameter.rpartition(".")
+    for pattern, parts, fused in FUSED:
+        names = [f"{module.removesuffix(fused)}{part}.{leaf}" for part in parts]
+        if module.endswith(f".{fused}") and pattern.match(names[0]):
+            return names
+    return []
 
 
 def _side_by_side(parts: Mapping[str, Tensor]) -> Tensor:

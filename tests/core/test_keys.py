@@ -12,7 +12,13 @@ from checkpoint_files import CONFIG, WEIGHTS, cuts, diffusers_named, refusal, sp
 from comfyui_sana_video.sana_video_core.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.fingerprint import SAMPLES, weights_fingerprint
-from comfyui_sana_video.sana_video_core.keys import canonical_transformer, canonical_vae, without_prefix
+from comfyui_sana_video.sana_video_core.keys import (
+    canonical_module,
+    canonical_transformer,
+    canonical_vae,
+    fused_parts,
+    without_prefix,
+)
 from pack import DATA
 from safetensors.torch import save_file
 
@@ -73,6 +79,28 @@ def test_parts_of_unequal_shapes_are_refused(shape):
     message = refusal(lambda: canonical_transformer(spelled), FileError)
     assert "blocks.1.attn.k.weight" in message
     assert str(list(shape)) in message
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_names_of_modules_are_those_of_their_parameters(flat):
+    for name in WEIGHTS:
+        for spelled in diffusers_named({name: WEIGHTS[name]}):
+            (own,) = canonical_transformer({spelled: WEIGHTS[name]})
+            module = re.sub(r"\.(weight|bias)$", "", spelled)
+            module = module.replace(".", "_") if flat else module
+            assert canonical_module(module, flat=flat) == re.sub(r"\.(weight|bias)$", "", own)
+            if not flat:
+                assert canonical_module(spelled) == own
+                assert canonical_module(own) == own
+
+
+def test_parts_of_fused_parameters():
+    assert fused_parts("blocks.12.attn.qkv.weight") == [f"blocks.12.attn.{p}.weight" for p in "qkv"]
+    assert fused_parts("blocks.0.cross_attn.kv_linear.bias") == [
+        f"blocks.0.cross_attn.{p}.bias" for p in "kv"
+    ]
+    others = [name for name in WEIGHTS if ".qkv." not in name and ".kv_linear." not in name]
+    assert not any(fused_parts(name) for name in (*others, "attn.qkv.weight", "blocks.0.mlp.qkv.weight"))
 
 
 def test_what_no_model_uses_is_dropped_and_nothing_else():
