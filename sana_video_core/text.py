@@ -12,20 +12,16 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import FileError, InputError
 from .instruction import find_instruction
+from .text_file import load_gemma_file
+from .text_folder import load_gemma_folder
 
 logger = logging.getLogger("sana_video")
-
-_WHERE = (
-    "Needed is Gemma-2-2B-it: either the text_encoder and tokenizer folders of a SANA-Video diffusers download, "
-    "or the folder of google/gemma-2-2b-it."
-)
 
 
 @functools.cache  # once per process: a long video encodes many prompts, and one warning is enough
@@ -45,6 +41,32 @@ def prompt_digest(text: str, *, instruction: str | None, motion_score: int | Non
     used = hashlib.sha256(instruction.encode("utf-8", "surrogatepass")).hexdigest() if instruction else ""
     # JSON quotes the text, so no text can imitate the fields that follow it.
     return hashlib.sha256(json.dumps([text.strip(), used, motion_score or 0]).encode("ascii")).hexdigest()
+
+
+def embedding_digest(embeddings: Tensor, mask: Tensor | None) -> str:
+    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] of each video where the mask is true.
+
+    embeddings [B, L, D] of any dtype and device, read as float32; mask [B, L], or of one row for all, with any axes of
+    length 1 between (None: every row counts). How the rest is padded does not matter, how long it is does.
+    """
+    if embeddings.ndim != 3 or not embeddings.is_floating_point():
+        raise InputError(
+            f"Text embeddings have the shape [batch, tokens, width], and a tensor of {list(embeddings.shape)} "
+            f"({str(embeddings.dtype).removeprefix('torch.')}) was given. Connect what a text encoder made."
+        )
+    B, L, _ = embeddings.shape
+    kept = torch.ones(1, L, dtype=torch.bool) if mask is None else mask.detach().to("cpu") != 0
+    if kept.ndim == 0 or kept.shape[-1] != L or kept.numel() not in (L, B * L):
+        raise InputError(
+            f"The mask of the text embeddings has the shape {list(kept.shape)}, but for embeddings of "
+            f"{list(embeddings.shape)} it must be [{B}, {L}] or [1, {L}]."
+        )
+    kept = kept.reshape(-1, L).expand(B, L)
+    rows = embeddings.detach().to("cpu", torch.float32)[kept]
+    digest = hashlib.sha256(json.dumps(list(embeddings.shape)).encode("ascii"))
+    for part in (kept.to(torch.uint8), rows):
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class TextEncoder:
@@ -97,7 +119,7 @@ class TextEncoder:
         instruction: encode it with instruction=False. A prompt too long loses its end, the motion score first.
         """
         texts = _checked_prompts(prompts)
-        suffix = _motion_suffix(motion_score)
+        suffix = motion_suffix(motion_score)
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
             raise InputError(
                 f"max_tokens must be a whole number of at least 1, and {max_tokens!r} was given."
@@ -160,7 +182,7 @@ def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def _motion_suffix(score: int | None) -> str:
+def motion_suffix(score: int | None) -> str:
     """What follows the prompt. None and 0 add nothing; 30 is strong, and LongSANA was trained with 10."""
     if score is None:
         return ""
@@ -179,121 +201,18 @@ def load_text_encoder(
     dtype: torch.dtype | None = None,
     instruction: str | None = None,
 ) -> TextEncoder:
-    """A Gemma-2 from a local folder in Hugging Face layout; nothing is downloaded and no code of the folder is run.
+    """A Gemma-2 from a local file or folder; nothing is downloaded and no code of the folder is run.
 
-    `path` is one folder with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the
-    text_encoder/ in it. With or without the language head. dtype None keeps the weights as they are stored.
+    `path` is one safetensors file with the tokenizer inside (ComfyUI's form); or one folder in Hugging Face layout
+    with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in it. With or
+    without the language head. dtype None keeps the weights as they are stored.
     `instruction` is the original wording if a host has it; otherwise it is looked for, in the yaml files of these
     folders and in an installed diffusers.
     """
-    folder, tokenizer_folder = _find_folders(Path(path).absolute())
-    _check_config(folder)
-    tokenizer = _load_tokenizer(tokenizer_folder)
-    model = _load_model(folder, dtype)
-    if len(tokenizer) > model.config.vocab_size:
-        raise FileError(
-            f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, but the text encoder in {folder} "
-            f"only {model.config.vocab_size}: they do not belong together. Take both from one download."
-        )
-    original = instruction or find_instruction(near=dict.fromkeys((folder, folder.parent, tokenizer_folder)))
-    return TextEncoder(tokenizer, model.to(device), instruction=original)
-
-
-def _find_folders(path: Path) -> tuple[Path, Path]:
-    """The folder of the model and the folder of the tokenizer."""
+    path = Path(path).absolute()
     if path.is_file():
-        raise FileError(
-            f"{path} is a single file. The text encoder is loaded from a folder here: give the folder that holds "
-            "Gemma-2's config.json, its tokenizer and its safetensors files."
-        )
-    if not path.is_dir():
-        raise FileError(f"There is no folder {path}. {_WHERE}")
-    inner = path / "text_encoder"
-    folder = inner if inner.is_dir() and not (path / "config.json").is_file() else path
-    if not (folder / "config.json").is_file():
-        raise FileError(
-            f"{folder} has no config.json, so it is not a text encoder in Hugging Face layout. {_WHERE}"
-        )
-    for candidate in (folder, folder.parent / "tokenizer"):
-        if any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-            return folder, candidate
-    raise FileError(
-        f"There is no tokenizer for the text encoder in {folder}: neither tokenizer.json nor tokenizer.model is in it "
-        f"or in {folder.parent / 'tokenizer'}. Copy the tokenizer files of the same download there."
-    )
-
-
-def _check_config(folder: Path) -> None:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read ({error}). Download it again.") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "gemma2":
-        raise FileError(
-            f"SANA-Video reads text with Gemma-2 (model_type gemma2), but {path} says "
-            f"{kind or 'nothing about its kind'}. {_WHERE}"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise FileError(f"There are no weights in {folder}: no file there ends with .safetensors. {_WHERE}")
-
-
-def _load_tokenizer(folder: Path):
-    from transformers import AutoTokenizer  # seconds to import, so only when an encoder is really loaded
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # many kinds, all of them about this folder
-        raise FileError(
-            f"The tokenizer in {folder} cannot be read ({_first_line(error)}). Download its files again."
-        ) from error
-
-
-def _load_model(folder: Path, dtype: torch.dtype | None):
-    """Gemma2Model on the CPU. A checkpoint with the language head loads too; the head is left out."""
-    import transformers
-
-    # "auto" is the dtype of the file. The argument's old name still works in transformers 5, with a warning.
-    major = int(transformers.__version__.split(".")[0])
-    options: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": dtype or "auto"}
-    try:
-        model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  a pair, because of output_loading_info
-            folder,
-            local_files_only=True,
-            use_safetensors=True,  # never a pickle
-            attn_implementation="eager",  # the others may skip the soft-capping of the attention logits
-            output_loading_info=True,
-            **options,
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # many kinds, all of them about this folder
-        raise FileError(
-            f"The weights in {folder} cannot be read ({_first_line(error)}). A file is probably incomplete or "
-            "missing; download it again."
-        ) from error
-    _check_loading_info(folder, info)
-    return model
-
-
-def _check_loading_info(folder: Path, info: dict) -> None:
-    """Refuse what transformers only warns about: it fills missing tensors with random numbers."""
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise FileError(
-            f"The weights in {folder} are not complete: {missing[0]} is missing ({len(missing)} in all). "
-            "Download the folder again."
-        )
-    extra = sorted(key for key in info["unexpected_keys"] if key.removeprefix("model.").startswith("layers."))
-    if extra:
-        raise FileError(
-            f"The weights in {folder} do not fit their config.json: {extra[0]} has no place in it "
-            f"({len(extra)} in all). Take both from one download."
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    ).rstrip(".")
+        tokenizer, model = load_gemma_file(path, device=device, dtype=dtype)
+        near = [path.parent]
+    else:
+        tokenizer, model, near = load_gemma_folder(path, dtype=dtype)
+    return TextEncoder(tokenizer, model.to(device), instruction=instruction or find_instruction(near=near))

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import shutil
+import struct
 from string import ascii_letters
 
 import pytest
@@ -12,7 +13,12 @@ import torch
 from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.instruction import find_instruction
-from comfyui_sana_video.sana_video_core.text import TextEncoder, load_text_encoder, prompt_digest
+from comfyui_sana_video.sana_video_core.text import (
+    TextEncoder,
+    embedding_digest,
+    load_text_encoder,
+    prompt_digest,
+)
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -155,6 +161,76 @@ class TestDigest:
         assert plain == prompt_digest("a", instruction="", motion_score=0)
 
 
+class TestEmbeddingDigest:
+    @pytest.fixture
+    def encoded(self, encoder):
+        return encoder.encode(["a cat", "a red circle moves"], instruction=False, max_tokens=12)
+
+    def test_it_is_of_the_values_and_not_of_their_form(self, encoded):
+        embeddings, mask = encoded
+        half = embeddings.bfloat16()
+        expected = embedding_digest(half, mask)
+        assert expected != embedding_digest(embeddings, mask)
+        assert embedding_digest(half.double().transpose(1, 2).contiguous().transpose(1, 2), mask) == expected
+        for same in (mask.long(), mask.float(), mask[:, None], mask[:, None, None, :]):
+            assert embedding_digest(half, same) == expected
+        one = embedding_digest(half[:1].requires_grad_(), mask[:1])
+        assert embedding_digest(half[:1], mask[0]) == one
+        assert one not in (expected, embedding_digest(half[1:], mask[1:]))
+
+    def test_padding_does_not_matter_and_every_token_does(self, encoded):
+        embeddings, mask = encoded
+        digest = embedding_digest(embeddings, mask)
+        padded = torch.where(mask[..., None], embeddings, torch.nan)
+        assert embedding_digest(padded, mask) == digest
+        for place in mask.nonzero().tolist():
+            changed = embeddings.clone()
+            changed[(*place, 3)] += 1e-3
+            assert embedding_digest(changed, mask) != digest
+        shorter = mask.clone()
+        shorter[1, mask[1].sum() - 1] = False
+        assert len({digest, embedding_digest(embeddings, shorter), embedding_digest(embeddings, None)}) == 3
+
+    def test_where_the_rows_stand_counts(self):
+        """The same kept rows, otherwise shared between the videos, otherwise long, or of another width."""
+        rows, left, right = (
+            torch.ones(2, 2, 4),
+            torch.tensor([[1, 1], [1, 0]]),
+            torch.tensor([[1, 0], [1, 1]]),
+        )
+        wider = torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [1, 0, 0]])
+        narrow = torch.ones(2, 4, 2), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        cases = [(rows, left), (rows, right), wider, narrow, (rows, torch.zeros(2, 2))]
+        assert len({embedding_digest(*case) for case in cases}) == len(cases)
+
+    def test_no_mask_is_a_mask_of_everything(self, encoded):
+        embeddings = encoded[0]
+        everything = embedding_digest(embeddings, None)
+        for mask in (torch.ones(2, 12), torch.ones(12), torch.ones(1, 12)):
+            assert embedding_digest(embeddings, mask) == everything
+
+    def test_it_does_not_change_between_versions(self):
+        """Saved states hold digests, so this form is for ever."""
+        values = struct.pack("<4f", 1, 2, -0.5, 4)
+        expected = hashlib.sha256(b"[1, 3, 2]" + bytes([1, 0, 1]) + values).hexdigest()
+        embeddings = torch.tensor([[[1, 2], [9, 9], [-0.5, 4]]], dtype=torch.float16)
+        assert embedding_digest(embeddings, torch.tensor([1, 0, 1])) == expected
+
+    @pytest.mark.parametrize(
+        "shape, mask, sentence",
+        [
+            ((3, 4), None, r"\[batch, tokens, width\], and a tensor of \[3, 4\] \(float32\)"),
+            ((2, 3, 4), (2, 4), r"mask .* \[2, 4\], .* must be \[2, 3\] or \[1, 3\]"),
+            ((2, 3, 4), (3, 3), r"mask .* \[3, 3\]"),
+            ((2, 3, 4), (3, 2), r"mask .* \[3, 2\]"),
+            ((2, 3, 4), (), r"mask .* \[\]"),
+        ],
+    )
+    def test_impossible_input(self, shape, mask, sentence):
+        with pytest.raises(InputError, match=sentence):
+            embedding_digest(torch.zeros(shape), None if mask is None else torch.ones(mask))
+
+
 class TestModel:
     def test_soft_capping_is_applied(self, damaged):
         # Steep logits, so that the cap has something to cut.
@@ -176,6 +252,16 @@ class TestModel:
         assert load_text_encoder(damaged).dtype == torch.bfloat16  # as stored
         assert not expected.requires_grad
         assert not expected.is_inference()  # it may be trained on
+
+    def test_nothing_remembers_where_the_model_was(self, demo):
+        """A host moves the module, not the encoder."""
+        encoder = load_text_encoder(demo, instruction=RULE)
+        encoder.encode("a cat")
+        encoder.model.to(torch.float64)
+        assert (encoder.dtype, encoder.encode("a cat")[0].dtype) == (torch.float64, torch.float64)
+        encoder.model.to("meta")
+        embeddings, mask = encoder.encode("a cat")
+        assert {encoder.device.type, embeddings.device.type, mask.device.type} == {"meta"}
 
 
 class TestFolders:
@@ -234,7 +320,7 @@ def set_config(**changes):
 @pytest.mark.parametrize(
     "damage, sentence",
     [
-        (shutil.rmtree, "There is no folder .*copy.* Needed is Gemma-2-2B-it"),
+        (shutil.rmtree, "There is no file or folder .*copy.* Needed is Gemma-2-2B-it"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text('{"model'), "config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), "says nothing about its kind"),
@@ -257,11 +343,11 @@ def test_a_broken_folder_gets_a_sentence(damaged, damage, sentence):
         load_text_encoder(damaged)
 
 
-def test_a_path_of_another_kind_gets_a_sentence(demo, tmp_path):
-    with pytest.raises(FileError, match=r"is a single file. .* from a folder here"):
-        load_text_encoder(demo / "model.safetensors")
+def test_a_path_of_another_kind_gets_a_sentence(tmp_path):
     (tmp_path / "text_encoder").mkdir()
-    with pytest.raises(FileError, match=r"text_encoder has no config\.json"):
+    with pytest.raises(
+        FileError, match=r"text_encoder has no config\.json.* the file gemma_2_2b_it_elm_bf16"
+    ):
         load_text_encoder(tmp_path)
 
 
