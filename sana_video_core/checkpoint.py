@@ -135,6 +135,12 @@ def load_vae(
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
     """Put tensors in the place of a module's parameters; every name and shape has to match."""
+    check_complete(module, tensors, path, what)
+    module.load_state_dict(dict(tensors), strict=True, assign=True)
+
+
+def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
+    """Raises FileError unless the tensors are the module's parameters, by name and shape, and of a float type."""
     expected = module.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     extra = sorted(tensors.keys() - expected.keys())
@@ -159,7 +165,6 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
                 f"“{path.name}”: {name} has shape {list(tensor.shape)}, but the {what} that its other tensors describe has "
                 f"{list(expected[name].shape)}. The file is damaged or of another model."
             )
-    module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
 def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from .config import Family, TransformerConfig
 from .errors import Cancelled
 
 
@@ -21,6 +23,27 @@ class Progress(NamedTuple):
     latents: (
         Tensor | None
     )  # [B, C, F, H, W] newest estimate of the clean latents, model space; None after others
+
+
+class StreamModel(Protocol):
+    """What a stream needs of a model: `SanaVideo` itself, or a host's way to call it (offloaded, patched, compiled)."""
+
+    config: TransformerConfig
+    family: Family
+    fingerprint: str | None
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> Any: ...
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, text: Any, *, memory: Any, first_frame: int
+    ) -> Tensor: ...
+    def absorb(
+        self, latents: Tensor, text: Any, *, memory: Any, first_frame: int, window: int | None
+    ) -> Any: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 def _nobody_cancels() -> bool:

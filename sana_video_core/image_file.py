@@ -62,6 +62,35 @@ def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None
     return pixels
 
 
+def fit_images(images: Tensor, *, width: int, height: int) -> Tensor:
+    """A host's pictures [n, H, W, 3 or 4] in [0, 1] as frames [1, 3, n, height, width] in [-1, 1], filled and cropped."""
+    if images.ndim != 4 or images.shape[-1] not in (3, 4) or not images.numel():
+        raise InputError(
+            f"Pictures of shape {list(images.shape)} were given; they have to be [pictures, rows, columns, 3]."
+        )
+    pictures = (Image.fromarray(to_bytes(picture[..., :3].movedim(-1, 0) * 2 - 1)) for picture in images)
+    return stack_pictures(pictures, (width, height))
+
+
+def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
+    """Pieces [B, 3, n, H, W] in [-1, 1] of a video of `frames` frames as a host's pictures [B * frames, H, W, 3] in [0, 1].
+
+    Filled piece by piece, so that a long video lies in memory once.
+    """
+    images, made = None, 0
+    for piece in pieces:
+        batch, _, count, height, width = piece.shape
+        if images is None:
+            images = torch.empty(batch, frames, height, width, 3)
+        images[:, made : made + count] = ((piece + 1) / 2).clamp(0, 1).movedim(1, -1)
+        made += count
+    if images is None:
+        raise InputError(
+            "There is nothing to decode: the latents or the state are empty. Sample a chunk first."
+        )
+    return images.flatten(0, 1)
+
+
 def read_image(path: Path | str, *, width: int, height: int) -> Tensor:
     """An image file as one frame [1, 3, 1, height, width], float32 in [-1, 1]: upright, on black, filled and cropped."""
     path = Path(path)
@@ -95,17 +124,24 @@ def save_frame(pixels: Tensor, path: Path | str) -> None:
 def contact_sheet(
     frames: Iterable[tuple[str, Tensor]], path: Path | str, *, columns: int = 6, cell_width: int = 160
 ) -> None:
-    """Write labelled thumbnails of `frames` (label, [3, H, W] in [-1, 1]) row by row into one PNG file.
+    """Write labelled thumbnails of `frames` (label, [3, H, W] in [-1, 1]) row by row into one PNG file."""
+    pictures = ((label, Image.fromarray(to_bytes(pixels))) for label, pixels in frames)
+    _save_png(sheet_of(pictures, columns=columns, cell_width=cell_width), path)
 
-    Each is `cell_width` pixels wide and shaped like the first frame. Frames are taken one at a time.
+
+def sheet_of(
+    pictures: Iterable[tuple[str, Image.Image]], *, columns: int = 6, cell_width: int = 160
+) -> Image.Image:
+    """Labelled thumbnails of (label, picture), row by row in one picture.
+
+    Each is `cell_width` pixels wide and shaped like the first. Pictures are taken one at a time.
     """
     if columns < 1 or cell_width < 1:
         raise InputError(
             f"{columns} columns of {cell_width} pixels were asked for; both have to be at least 1."
         )
     cells: list[Image.Image] = []
-    for label, pixels in frames:
-        picture = Image.fromarray(to_bytes(pixels))
+    for label, picture in pictures:
         height = (
             cells[0].height - LABEL_HEIGHT
             if cells
@@ -119,7 +155,7 @@ def contact_sheet(
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
         sheet.paste(cell, (column * cell_width, row * cell.height))
-    _save_png(sheet, path)
+    return sheet
 
 
 def _cell(label: str, thumbnail: Image.Image) -> Image.Image:

@@ -101,21 +101,33 @@ class SanaVideo(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the network computes in."""
+        """The dtype of the weights."""
         return self.final_layer.linear.weight.dtype
 
     @property
     def device(self) -> torch.device:
         return self.final_layer.linear.weight.device
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype that the network computes in; a host whose layers cast their weights may set another."""
+        return self.dtype
+
+    @property
+    def compute_device(self) -> torch.device:
+        """Where the network computes; a host whose layers fetch their weights may set another place."""
+        return self.device
+
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
         """Project embeddings [B, L, caption channels] with a mask [B, L] (true or 1 = text) once per prompt."""
         _check_text(text, text_mask, self.config.caption_channels)
-        caption = self.attention_y_norm(self.y_embedder.y_proj(text.to(self.device, self.dtype)))
+        caption = self.attention_y_norm(
+            self.y_embedder.y_proj(text.to(self.compute_device, self.compute_dtype))
+        )
         bias = None
         if text_mask is not None:
-            padding = ~text_mask.to(self.device, torch.bool)
-            bias = (padding.to(self.dtype) * MASKED)[:, None, None, :]
+            padding = ~text_mask.to(self.compute_device, torch.bool)
+            bias = (padding.to(self.compute_dtype) * MASKED)[:, None, None, :]
         blocks = cast(Iterable[Block], self.blocks)
         return PreparedText(caption, tuple(block.cross_attn.text_keys(caption) for block in blocks), bias)
 
@@ -177,14 +189,14 @@ class SanaVideo(nn.Module):
     def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""
         batch, frames = latents.shape[0], latents.shape[2]
-        timesteps = torch.as_tensor(timesteps, device=self.device)
+        timesteps = torch.as_tensor(timesteps, device=self.compute_device)
         if timesteps.shape not in ((batch,), (batch, frames)):
             raise InputError(
                 f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
                 f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
             )
-        x = self.x_embedder(latents.to(self.device, self.dtype))
-        time = self.t_embedder(timesteps.view(batch, -1), self.dtype)
+        x = self.x_embedder(latents.to(self.compute_device, self.compute_dtype))
+        time = self.t_embedder(timesteps.view(batch, -1), self.compute_dtype)
         return x, time, self.t_block(time).unflatten(-1, (6, -1))
 
     def _unpatchify(self, x: Tensor, context: BlockContext) -> Tensor:
@@ -224,7 +236,7 @@ class SanaVideo(nn.Module):
         self.family.chunks.check_room(first_frame, (frames,))
         if memory is not None:
             _check_memory(memory, self.config, latents.shape[0], grid)
-        rotary = rotary_table(frames, grid, self.config.rotary_split, first_frame, self.device)
+        rotary = rotary_table(frames, grid, self.config.rotary_split, first_frame, self.compute_device)
         return BlockContext(frames, grid, rotary)
 
 

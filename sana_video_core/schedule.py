@@ -56,3 +56,13 @@ def dpm_sigmas(steps: int, shift: float = 8.0) -> tuple[float, ...]:
     """
     _check(steps, shift)
     return tuple(warp(1 - u, shift) for u in _spaced(1 / TRAINING_STEPS, 1.0, steps + 1))
+
+
+def clip_sigmas(steps: int, shift: float, denoise: float, grid: str) -> tuple[float, ...]:
+    """`steps` steps on a clip's grid; with `denoise` below 1 the last ones of a grid that is longer in proportion."""
+    if not 0 < denoise <= 1:
+        raise InputError(
+            f"denoise is {denoise}; it has to be above 0 and at most 1 (1 starts from pure noise)."
+        )
+    whole = max(steps, round(steps / denoise))
+    return (dpm_sigmas if grid == "dpm++" else euler_sigmas)(whole, shift)[-(steps + 1) :]

@@ -15,8 +15,8 @@ from torch import Tensor
 from .config import Family, family_named
 from .errors import StateError
 from .fingerprint import weights_fingerprint
+from .host import StreamModel
 from .memory import Memory, memory_bytes, memory_tensors, memory_to
-from .model import SanaVideo
 from .shapes import LatentGrid
 
 
@@ -88,6 +88,14 @@ class StreamState:
         compression = self.identity.rules.compression
         return sum(compression.frames(count) for count in per_scene.values())
 
+    def frames_from(self, chunk: int) -> int:
+        """Frames that the story decodes to from chunk number `chunk` (counted from 0) on."""
+        return self.frames - replace(self, story=self.story[:chunk]).frames
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.identity.rules.fps
+
     @property
     def plan(self) -> tuple[tuple[int, ...], ...]:
         """Chunk lengths in latent frames, scene by scene."""
@@ -124,7 +132,7 @@ class StreamState:
         return replace(self, memory=None, memory_before=None, scene=self.scene + 1) if self.position else self
 
 
-def model_identity(model: SanaVideo) -> dict[str, Any]:
+def model_identity(model: StreamModel) -> dict[str, Any]:
     """The part of an identity that the model alone decides. Without a file, the weights in memory are read."""
     fingerprint = model.fingerprint or weights_fingerprint(model.state_dict())
     return {"fingerprint": fingerprint, "family": model.family.name, "channels": model.config.channels}
@@ -132,7 +140,7 @@ def model_identity(model: SanaVideo) -> dict[str, Any]:
 
 def check_fits(
     state: StreamState,
-    model: SanaVideo,
+    model: StreamModel,
     *,
     height: int | None = None,
     width: int | None = None,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, StateError
-from .host import Host
+from .host import Host, StreamModel
 from .memory import Memory, memory_to
-from .model import PreparedText, SanaVideo
+from .model import PreparedText
 from .schedule import few_step_sigmas
 from .state import Chunk, Identity, StreamState, check_fits, model_identity
 from .stream_calls import StreamCalls
@@ -59,7 +59,7 @@ class Sampling:
 
 
 def start(
-    model: SanaVideo, *, height: int, width: int, batch: int = 1, window: int | None = None
+    model: StreamModel, *, height: int, width: int, batch: int = 1, window: int | None = None
 ) -> StreamState:
     """An empty stream of `height` x `width` pixels. Raises InputError for a model that is not block-causal."""
     _check_causal(model)
@@ -70,16 +70,16 @@ def start(
     return StreamState(identity=identity)
 
 
-def _check_causal(model: SanaVideo) -> None:
+def _check_causal(model: StreamModel) -> None:
     if not model.family.causal:
         raise InputError(
             f"The model is loaded as {model.family.title}; a stream needs a block-causal one. If the file is a LongSANA "
-            "checkpoint, choose the family longsana_480p where it is loaded (the weights cannot tell)."
+            "checkpoint, choose the family longsana_480p where it is loaded (in Load SANA-Video Model; the weights cannot tell)."
         )
 
 
 def extend(
-    model: SanaVideo,
+    model: StreamModel,
     state: StreamState,
     prompt: Prompt,
     sampling: Sampling,
@@ -95,6 +95,28 @@ def extend(
     is not finite raises (ChunkError names chunk and step); the state yielded before it stays good. States lie on
     the device `park`.
     """
+    state, plan = check_request(model, state, prompt, sampling, chunks=chunks, plan=plan)
+    calls = StreamCalls(
+        model,
+        _prepare(model, prompt),
+        host or Host(),
+        chunks=len(plan),
+        calls_per_chunk=len(sampling.sigmas),
+        park=park,
+    )
+    return _extend(calls, state, prompt, sampling, plan)
+
+
+def check_request(
+    model: StreamModel,
+    state: StreamState,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    chunks: int = 1,
+    plan: tuple[int, ...] | None = None,
+) -> tuple[StreamState, tuple[int, ...]]:
+    """Refuse what `extend` cannot do, before any work. Returns the state that it begins with (cut, if asked) and its plan."""
     _check_causal(model)
     check_fits(state, model)
     if _prompt_changed(state, prompt) and sampling.on_prompt_change == "cut":
@@ -106,15 +128,7 @@ def extend(
             f"{len(prompt.embeddings)} prompts do not fit a stream of batch {state.identity.batch}: give one, or "
             "one for each."
         )
-    calls = StreamCalls(
-        model,
-        _prepare(model, prompt),
-        host or Host(),
-        chunks=len(plan),
-        calls_per_chunk=len(sampling.sigmas),
-        park=park,
-    )
-    return _extend(calls, state, prompt, sampling, plan)
+    return state, plan
 
 
 def _prompt_changed(state: StreamState, prompt: Prompt) -> bool:
@@ -146,7 +160,7 @@ def _extend(
 
 
 def prime(
-    model: SanaVideo,
+    model: StreamModel,
     state: StreamState,
     prompt: Prompt,
     latents: Tensor,
@@ -158,13 +172,7 @@ def prime(
 
     A video is absorbed by the original's plan. Raises StateError when the stream has begun.
     """
-    _check_causal(model)
-    check_fits(state, model)
-    if state.story:
-        raise StateError(
-            f"This stream already holds {state.frames} frames; only an empty one can be primed. Connect the state of a "
-            "Start node."
-        )
+    check_prime(model, state)
     own = state.identity
     expected = (own.channels, own.rows, own.columns)
     if (
@@ -192,6 +200,17 @@ def prime(
     return state
 
 
+def check_prime(model: StreamModel, state: StreamState) -> None:
+    """Refuse what `prime` cannot do with any latents, so that nothing is encoded for it."""
+    _check_causal(model)
+    check_fits(state, model)
+    if state.story:
+        raise StateError(
+            f"This stream already holds {state.frames} frames; only an empty one can be primed. Connect the state of a "
+            "Start node."
+        )
+
+
 @torch.no_grad()
-def _prepare(model: SanaVideo, prompt: Prompt) -> PreparedText:
+def _prepare(model: StreamModel, prompt: Prompt) -> PreparedText:
     return model.prepare_text(prompt.embeddings, prompt.mask)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .errors import ChunkError
-from .host import Host, Progress
+from .host import Host, Progress, StreamModel
 from .memory import Memory, memory_to
-from .model import PreparedText, SanaVideo
+from .model import PreparedText
 from .noise import draw_noise
 from .sampler import sample_euler, sample_few_step
 from .state import StreamState
@@ -24,7 +24,7 @@ class StreamCalls:
 
     def __init__(
         self,
-        model: SanaVideo,
+        model: StreamModel,
         text: PreparedText,
         host: Host,
         *,

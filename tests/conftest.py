@@ -1,9 +1,12 @@
 """Imports the checkout the way ComfyUI does: by path, as one package, whatever the folder is called."""
 
+import importlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 # The models of the tests are tiny: more threads only wait for each other, and on a busy machine for long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,3 +28,15 @@ def load_checkout(name: str, root: Path):
 
 if PACKAGE not in sys.modules:
     load_checkout(PACKAGE, ROOT)
+
+
+# Where there is no ComfyUI in this process, its double answers to its names.
+importlib.import_module(f"{PACKAGE}.standalone").use_double()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One real ComfyUI for all tests, with previews on, as an artist's page asks for them."""
+    comfyui = importlib.import_module("comfyui")  # tests/comfy, whose files alone ask for this
+    with comfyui.running(tmp_path_factory.mktemp("comfyui"), "--preview-method", "latent2rgb") as found:
+        yield found
