@@ -1,0 +1,112 @@
+"""What Decode, Decode Stream and Empty Latent do."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..sana_video_core.decode import chunks_of, decode_clip, decode_story
+from ..sana_video_core.encode import image_rows
+from ..sana_video_core.errors import InputError
+from ..sana_video_core.image_file import to_images
+from ..sana_video_core.shapes import LatentGrid
+from ..sana_video_core.state import StreamState
+from ..sana_video_core.video_file import VideoWriter
+from .hosted import HostedModel, device_of, host, parking_place
+from .vaes import CoreVae, HostedVae, vae_of
+
+logger = logging.getLogger("sana_video")
+STEPS = 10  # of the progress bar in each chunk
+
+
+def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tensor:
+    """Pictures [B * n, H, W, 3] in [0, 1] of latents [B, 16, F, H / 8, W / 8] in VAE space."""
+    decoder = vae_of(vae)
+    if latents.ndim != 5 or latents.shape[1] != 16:
+        raise InputError(
+            f"Latents of shape {list(latents.shape)} were given; this node decodes [batch, 16, latent frames, rows, columns]. "
+            "Latents of the 720p family decode with ComfyUI's VAE Decode and the LTX-2 VAE."
+        )
+    with device_of(decoder.patcher):
+        decoder.load_for(len(latents), LatentGrid(*latents.shape[-2:]))
+        if state is None:
+            pieces = decode_clip(decoder, latents, host=host(1, latents.shape[2]), device=decoder.device)
+            return to_images(pieces, 4 * latents.shape[2] - 3).to(parking_place())
+        first = chunks_of(state, latents)
+        return to_images(_story(decoder, state, first), state.frames_from(first)).to(parking_place())
+
+
+def _story(decoder: HostedVae | CoreVae, state: StreamState, from_chunk: int) -> Iterator[Tensor]:
+    work = host(len(state.story), STEPS)
+    return decode_story(decoder, state, from_chunk=from_chunk, host=work, device=decoder.device)
+
+
+def decode_to_file(
+    vae: Any, state: StreamState, path: Path, rescue: Callable[[], Path], *, row: int, **options: Any
+) -> Path:
+    """One row of a stream as a video at `path`. Stopped early, what is done moves to `rescue()`, playable.
+
+    `options`: from_chunk, fps, codec.
+    """
+    decoder, own, from_chunk = vae_of(vae), state.identity, options.pop("from_chunk")
+    if row >= own.batch:
+        raise InputError(
+            f"Row {row} was asked for, but this stream has a batch of {own.batch} (counted from 0)."
+        )
+    told = {
+        "prompts": [c.prompt for c in state.story],
+        "seeds": [c.seed for c in state.story],
+        "plan": state.plan,
+    }
+    try:
+        with device_of(decoder.patcher), VideoWriter(path, metadata=told, **options) as writer:
+            decoder.load_for(own.batch, own.grid)
+            for pixels in _story(decoder, state, from_chunk):
+                writer.write(pixels[row])
+    except BaseException:  # ComfyUI's interrupt is none of Exception's kind
+        if path.is_file():  # in the temp folder, which ComfyUI empties
+            _keep(path, rescue)
+        raise
+    return path
+
+
+def _keep(path: Path, rescue: Callable[[], Path]) -> None:
+    """Move what was finished to the output folder. On a full disk it stays where it is, and the first error is told."""
+    try:
+        kept = Path(shutil.move(path, rescue()))
+    except OSError as error:
+        logger.warning("Decoding was stopped; what was finished is still in “%s” (%s).", path, error)
+    else:
+        logger.warning(
+            "Decoding was stopped; what was finished is kept as “%s” in the output folder.", kept.name
+        )
+
+
+def empty_latent(
+    patcher: Any, width: int, height: int, length: int, batch: int, vae: Any, image: Tensor | None
+) -> dict[str, Tensor]:
+    """A LATENT of zeros [B, C, F, H, W]; with an image, frame 0 in VAE space and a mask [1, 1, F, H, W] that keeps it (0)."""
+    family = HostedModel(patcher).family
+    grid, channels = family.compression.grid(height, width), family.config.channels
+    samples = torch.zeros(batch, channels, family.compression.latent_frames(length), *grid)
+    if image is None:
+        return {"samples": samples.to(parking_place())}
+    if vae is None or channels != 16:
+        raise InputError(
+            "An image needs a VAE: connect Load SANA-Video VAE or Load VAE (Wan 2.1)."
+            if vae is None
+            else "Images begin clips of the 480p family here. For 720p encode the picture with ComfyUI's own LTX nodes."
+        )
+    encoder, pixels = vae_of(vae), image_rows(image, batch, width=width, height=height)
+    with device_of(encoder.patcher):
+        encoder.load_for(len(pixels), grid)
+        samples[:, :, :1] = encoder.encode(pixels).to(samples)
+    mask = torch.ones(1, 1, samples.shape[2], *grid)
+    mask[:, :, 0] = 0
+    return {"samples": samples.to(parking_place()), "noise_mask": mask.to(parking_place())}

@@ -1,0 +1,160 @@
+"""A stream's view of ComfyUI: the model as `StreamModel`, progress, previews, interrupts, and loading before work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.utils
+import latent_preview
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..sana_video_core.errors import InputError
+from ..sana_video_core.host import Host, Progress
+from ..sana_video_core.memory import Memory
+from ..sana_video_core.model import PreparedText
+from ..sana_video_core.report import filmstrip
+from ..sana_video_core.shapes import LatentGrid
+from ..sana_video_core.state import StreamState
+from .native import SanaVideoModel
+
+# Step caches of ComfyUI. They count on its own sampling loop; a distilled stream of four steps has nothing to skip.
+STEP_CACHES = ("easycache", "lazycache")
+LORAS = "sana_video_loras"  # attachment of a patcher: names for the story
+
+
+class HostedModel:
+    """One MODEL as a stream calls it. Asks the patcher for the module each time; make a new one in every execute."""
+
+    def __init__(self, patcher: Any) -> None:
+        if not isinstance(getattr(patcher, "model", None), SanaVideoModel):
+            raise InputError(
+                f"This MODEL is a {type(getattr(patcher, 'model', patcher)).__name__}, no SANA-Video. Load the file with Load "
+                "SANA-Video Model: ComfyUI's own Load Diffusion Model takes SANA's files for another network."
+            )
+        self.patcher, network = patcher, patcher.model.diffusion_model
+        self.config, self.family, self.fingerprint = network.config, network.family, network.fingerprint
+        self._options = _transformer_options(patcher)
+
+    @property
+    def device(self) -> torch.device:
+        return self.patcher.load_device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.patcher.model.get_dtype_inference()
+
+    @property
+    def loras(self) -> tuple[str, ...]:
+        """Names of the LoRAs in use, as far as they are known."""
+        named = tuple(self.patcher.get_attachment(LORAS) or ())
+        return named or (("unnamed",) if self.patcher.patches else ())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.patcher.model.diffusion_model.state_dict()
+
+    def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
+        return self.patcher.model.diffusion_model.prepare_text(text, text_mask)
+
+    def __call__(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: PreparedText,
+        *,
+        memory: Memory | None,
+        first_frame: int,
+    ) -> Tensor:
+        return self._run(latents, timesteps, text=text, memory=memory, first_frame=first_frame)
+
+    def absorb(
+        self,
+        latents: Tensor,
+        text: PreparedText,
+        *,
+        memory: Memory | None,
+        first_frame: int,
+        window: int | None,
+    ) -> Memory:
+        timesteps = torch.zeros(len(latents), device=latents.device)
+        return self._run(
+            latents, timesteps, text=text, memory=memory, first_frame=first_frame, absorb=True, window=window
+        )
+
+    def _run(self, latents: Tensor, timesteps: Tensor, **stream: Any) -> Any:
+        """One call inside the wrappers of nodes; torch.compile's puts its module in the place of ours while they run."""
+        base, extension = self.patcher.model, comfy.patcher_extension
+
+        def call(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+            return base.diffusion_model(
+                x, t, context=c_crossattn, control=control, transformer_options=transformer_options, **kwargs
+            )
+
+        wrappers = extension.get_all_wrappers(extension.WrappersMP.APPLY_MODEL, self._options)
+        executor = extension.WrapperExecutor.new_class_executor(call, base, wrappers)
+        return executor.execute(latents, timesteps, None, None, None, self._options, **stream)
+
+    def load(self, batch: int, grid: LatentGrid) -> None:
+        """Have ComfyUI put this clone's weights in place, with room for a chunk. In every execute: clones share a module."""
+        needed = self.patcher.memory_required([batch, self.config.channels, self.family.chunks.first, *grid])
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+
+
+def _transformer_options(patcher: Any) -> dict[str, Any]:
+    """The options and wrappers that nodes set on a MODEL, without those of step caches."""
+    options = {k: v for k, v in patcher.model_options["transformer_options"].items() if k not in STEP_CACHES}
+    wrappers = comfy.patcher_extension.merge_nested_dicts(options.get("wrappers", {}), patcher.wrappers)
+    options["wrappers"] = {
+        kind: {key: found for key, found in by_key.items() if key not in STEP_CACHES}
+        for kind, by_key in wrappers.items()
+    }
+    return options
+
+
+def _interrupted() -> bool:
+    comfy.model_management.throw_exception_if_processing_interrupted()  # ComfyUI's own exception ends the run
+    return False
+
+
+def host(chunks: int, steps: int, patcher: Any = None) -> Host:
+    """One progress bar over `chunks` x `steps`; with a MODEL, previews of its newest latent frame, as ComfyUI is set."""
+    bar = comfy.utils.ProgressBar(chunks * steps)
+    previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+
+    def progress(news: Progress) -> None:
+        if news.chunk == 0:  # the last chunk absorbed again under a new prompt, before the first of these
+            return
+        preview = None
+        if previewer and news.latents is not None:
+            preview = previewer.decode_latent_to_preview_image("JPEG", news.latents[:, :, -1:])
+        done = (news.chunk - 1) * steps + news.step * steps // news.steps
+        bar.update_absolute(done, chunks * steps, preview)
+
+    return Host(cancelled=_interrupted, progress=progress)
+
+
+@contextmanager
+def device_of(patcher: Any) -> Iterator[None]:
+    """The patcher's device as the current one, where there are several GPUs."""
+    with comfy.model_management.cuda_device_context(patcher.load_device):
+        yield
+
+
+def parking_place() -> torch.device:
+    """Where values between nodes lie."""
+    return comfy.model_management.intermediate_device()
+
+
+def filmstrip_of(state: StreamState) -> Tensor:
+    """One picture [1, H, W, 3] in [0, 1] with a cell a chunk, by ComfyUI's quick estimate; black for an empty stream."""
+    known = comfy.latent_formats.Wan21()
+    previewer = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias)
+    sheet = filmstrip(state, previewer.decode_latent_to_preview) or Image.new("RGB", (160, 96))
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]

@@ -1,0 +1,177 @@
+"""SANA-Video as a genuine ComfyUI MODEL: configuration, model class, patcher. Imported when a model is loaded.
+
+ComfyUI owns the weights: its layer classes cast, offload and patch them, its patcher moves them. All clones of a patcher
+share one inner module, so nobody may keep that module between two runs (hosted.py asks for it in every call).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..sana_video_core.checkpoint import Checkpoint, check_complete, read_checkpoint
+from ..sana_video_core.fingerprint import weights_fingerprint
+from ..sana_video_core.memory import Memory
+from ..sana_video_core.model import PreparedText, SanaVideo
+
+NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by
+
+
+class SanaVideoConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI asks a model's configuration for."""
+
+    unet_config = {"image_model": NAME}  # noqa: RUF012  ComfyUI copies it
+    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012  without it, num_heads would reach our constructor
+    sampling_settings = {"shift": 8.0, "multiplier": 1000}  # noqa: RUF012
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]  # noqa: RUF012
+    memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md tells how it was measured
+
+    def __init__(self, found: Checkpoint) -> None:
+        super().__init__({**self.unet_config, "checkpoint": found})
+        wan = found.family.config.channels == 16
+        self.latent_format = comfy.latent_formats.Wan21() if wan else comfy.latent_formats.LTXV()
+
+
+class SanaVideoModule(SanaVideo):
+    """The network as ComfyUI calls it. Parameter names are the original's, so LoRAs find them."""
+
+    def __init__(self, checkpoint: Checkpoint, *, operations: Any, dtype: Any, device: Any, **_: Any) -> None:
+        super().__init__(
+            checkpoint.config, checkpoint.family, operations=operations, device=device, dtype=dtype
+        )
+        self.fingerprint = weights_fingerprint(checkpoint.tensors)
+        self.place: tuple[torch.device, torch.dtype] | None = None
+
+    @property
+    def compute_device(self) -> torch.device:
+        return self.place[0] if self.place else self.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.place[1] if self.place else self.dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] = {},  # noqa: B006  ComfyUI's own signature; read only
+        **extra: Any,
+    ) -> Any:
+        """The velocity of x [B, C, F, H, W]; with `absorb`, the memory after x. Wrappers of nodes run around it."""
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timestep, context, attention_mask, control, transformer_options, **extra)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None,
+        attention_mask: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+        *,
+        text: PreparedText | None = None,
+        memory: Memory | None = None,
+        first_frame: int = 0,
+        absorb: bool = False,
+        window: int | None = None,
+        **_: Any,
+    ) -> Any:
+        if absorb:
+            return self.absorb(x, text, memory=memory, first_frame=first_frame, window=window)
+        if text is not None:
+            return super().forward(x, timestep, text, memory=memory, first_frame=first_frame)
+        return super().forward(x, timestep, context, _mask_for(context, attention_mask))
+
+
+def _mask_for(context: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The mask as long as the text: what ConditioningConcat appended comes without one, and is read whole."""
+    if mask is None or mask.shape[-1] >= context.shape[1]:
+        return mask if mask is None else mask[:, : context.shape[1]]
+    return torch.nn.functional.pad(mask, (0, context.shape[1] - mask.shape[-1]), value=1)
+
+
+class SanaVideoModel(comfy.model_base.BaseModel):
+    """Flow matching (v = noise - clean), text with its mask, and frames that stay as they are (image-to-video)."""
+
+    diffusion_model: SanaVideoModule
+
+    def __init__(self, config: SanaVideoConfig, device: Any = None) -> None:
+        super().__init__(config, comfy.model_base.ModelType.FLOW, device=device, unet_model=SanaVideoModule)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        out = super().extra_conds(**kwargs)
+        # CONDRegular, also for the text: ComfyUI's own choice would repeat a shorter text, past its mask
+        given = {
+            "c_crossattn": "cross_attn",
+            "attention_mask": "attention_mask",
+            "denoise_mask": "denoise_mask",
+        }
+        values = {name: kwargs.get(source) for name, source in given.items()}
+        return out | {name: comfy.conds.CONDRegular(v) for name, v in values.items() if v is not None}
+
+    def process_timestep(self, timestep: Tensor, x: Any = None, denoise_mask: Any = None, **_: Any) -> Tensor:
+        """One timestep per latent frame [B, F], 0 where the mask keeps the frame; [B] without a mask."""
+        if denoise_mask is None:
+            return timestep
+        return timestep.view(-1, 1) * denoise_mask.mean(dim=(1, 3, 4))
+
+    def scale_latent_inpaint(self, sigma: Any, noise: Any, latent_image: Tensor, **_: Any) -> Tensor:
+        """A kept frame is clean in every step: so the network was trained."""
+        return latent_image
+
+
+def _keep_frames(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Any, denoise_mask: Any = None,
+                 *args: Any, **kwargs: Any) -> Tensor:  # fmt: skip
+    """Around a whole sampling: kept frames come out untouched, also where a sampler's last step is no clean estimate."""
+    samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+    if denoise_mask is None:
+        return samples
+    return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
+
+
+def load_patcher(path: Path, family: str | None, disable_dynamic: bool = False) -> Any:
+    """A MODEL of the transformer in a file; dtype and place are ComfyUI's choice.
+
+    `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a patcher that moves it whole.
+    """
+    management = comfy.model_management
+    found = read_checkpoint(path, family=family)
+    device, config = management.get_torch_device(), SanaVideoConfig(found)
+    supported = config.supported_inference_dtypes
+    dtype = management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(found.tensors),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(found.tensors),
+    )
+    cast = management.unet_manual_cast(dtype, device, supported)
+    config.unet_config["dtype"], config.manual_cast_dtype = dtype, cast
+    model = SanaVideoModel(config)
+    model.diffusion_model.place = (device, cast or dtype)
+    check_complete(model.diffusion_model, found.tensors, path, "SANA-Video transformer")
+    patchers = comfy.model_patcher
+    patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(
+        model, load_device=device, offload_device=management.unet_offload_device()
+    )
+    model.load_model_weights(dict(found.tensors), "", assign=patcher.is_dynamic())
+    model.diffusion_model.requires_grad_(False)
+    patcher.cached_patcher_init = (load_patcher, (path, family))
+    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, NAME, _keep_frames)
+    return patcher

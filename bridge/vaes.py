@@ -1,0 +1,115 @@
+"""VAEs: ours in a patcher, and ComfyUI's own, both as streaming decoders. Imported when one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ..sana_video_core.checkpoint import load_vae
+from ..sana_video_core.errors import InputError
+from ..sana_video_core.shapes import LatentGrid
+from ..sana_video_core.vae_tiling import Tiling
+from ..sana_video_core.wan_vae import WanVAE
+
+# Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's activations.
+# Measured on full-size weights, docs/log.md.
+DECODE_BYTES = 480_000
+LATENT_CHANNELS = 16
+
+
+def _stop_if_asked() -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class HostedVae:
+    """Our Wan 2.1 VAE, moved by ComfyUI."""
+
+    def __init__(self, vae: WanVAE) -> None:
+        management = comfy.model_management
+        self.vae, self.device = vae, management.vae_device()
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            vae, load_device=self.device, offload_device=management.vae_offload_device()
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> HostedVae:
+        dtype = comfy.model_management.vae_dtype(
+            comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
+        )
+        return cls(load_vae(path, operations=comfy.ops.disable_weight_init, dtype=dtype))
+
+    def load_for(self, batch: int, grid: LatentGrid) -> None:
+        """Have ComfyUI put the weights in place, with room for one step of this size."""
+        itemsize = self.vae.conv2.weight.element_size()
+        needed = batch * grid.area * itemsize * DECODE_BYTES
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+
+    def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
+        return self.vae.decode_stream(pieces, tiling=tiling)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32."""
+        return self.vae.encode(pixels.to(self.device), on_step=lambda *_: _stop_if_asked()).float()
+
+
+class CoreVae:
+    """ComfyUI's VAE. Its Wan 2.1 class is streamed with its own causal cache; another one decodes a scene at once."""
+
+    def __init__(self, vae: Any) -> None:
+        if getattr(vae, "latent_channels", None) != LATENT_CHANNELS:
+            raise InputError(
+                f"This VAE has {getattr(vae, 'latent_channels', 'no')} latent channels, but these latents have {LATENT_CHANNELS}. "
+                "Connect the Wan 2.1 VAE (the 720p family decodes with ComfyUI's VAE Decode)."
+            )
+        self.vae, self.device, self.patcher = vae, vae.device, vae.patcher
+
+    def load_for(self, batch: int, grid: LatentGrid) -> None:
+        needed = self.vae.memory_used_decode((batch, LATENT_CHANNELS, 8, *grid), self.vae.vae_dtype)
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
+
+    def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
+        from comfy.ldm.wan.vae import WanVAE as CoreWanVAE
+        from comfy.ldm.wan.vae import count_cache_layers
+
+        network = self.vae.first_stage_model
+        if not isinstance(network, CoreWanVAE):
+            whole = self.vae.decode(torch.cat(list(pieces), dim=2))  # [B, n, H, W, 3] in [0, 1]
+            yield whole.movedim(-1, 1).float() * 2 - 1
+            return
+        cache = [None] * count_cache_layers(network.decoder)
+        for group in _groups(pieces):
+            latents = network.conv2(group.to(self.device, self.vae.vae_dtype))
+            frames = network.decoder(latents, feat_cache=cache, feat_idx=[0])
+            yield torch.cat(frames, dim=2).float().clamp(-1, 1)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        rows = [self.vae.encode((row.movedim(0, -1) + 1) / 2) for row in pixels]
+        return torch.cat(rows).float()
+
+
+def _groups(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """One latent frame, then two at a time, as ComfyUI's decoder takes them; a last one may be single."""
+    singles = (single for piece in pieces for single in piece.split(1, dim=2))
+    yield next(singles)
+    for first in singles:
+        second = next(singles, None)
+        yield first if second is None else torch.cat([first, second], dim=2)
+
+
+def vae_of(value: Any) -> HostedVae | CoreVae:
+    """The VAE behind a socket that takes ours or ComfyUI's."""
+    if isinstance(value, HostedVae):
+        return value
+    if isinstance(value, comfy.sd.VAE):
+        return CoreVae(value)
+    raise InputError(
+        f"A {type(value).__name__} was connected as VAE; connect Load SANA-Video VAE or Load VAE."
+    )

@@ -1,0 +1,38 @@
+"""The nodes: an explicit list. Node ids, widget order and outputs are promises; append, never reorder.
+
+The files named like nodes hold schemas and short `execute` bodies; what those call is imported when it runs, so that
+ComfyUI starts without waiting for a model's code.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .clips import SanaVideoEmptyLatent, SanaVideoSigmas
+from .decode import SanaVideoDecode, SanaVideoDecodeStream
+from .loading import SanaVideoLoraLoader, SanaVideoModelLoader, SanaVideoTextEncoderLoader, SanaVideoVAELoader
+from .states import SanaVideoLoadState, SanaVideoSaveState, SanaVideoStateInfo
+from .streams import SanaVideoBlockSampler, SanaVideoPrime, SanaVideoStart, SanaVideoTextEncode
+
+NODES: list[type[io.ComfyNode]] = [
+    SanaVideoModelLoader,
+    SanaVideoTextEncoderLoader,
+    SanaVideoVAELoader,
+    SanaVideoLoraLoader,
+    SanaVideoTextEncode,
+    SanaVideoStart,
+    SanaVideoPrime,
+    SanaVideoBlockSampler,
+    SanaVideoStateInfo,
+    SanaVideoSaveState,
+    SanaVideoLoadState,
+    SanaVideoDecode,
+    SanaVideoDecodeStream,
+    SanaVideoSigmas,
+    SanaVideoEmptyLatent,
+]
+
+
+class SanaVideoExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,59 @@
+"""For the 50-step models under ComfyUI's own samplers: their noise levels, and an empty latent."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .help import schema
+from .sockets import vae_input
+
+
+class SanaVideoSigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoSigmas",
+            "clip",
+            inputs=[
+                io.Int.Input("steps", default=50, min=1, max=1000),
+                io.Float.Input("shift", default=8.0, min=0.01, max=100.0, step=0.01),
+                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01),
+                io.Combo.Input("grid", options=["dpm++", "euler"], default="dpm++", advanced=True),
+            ],
+            outputs=[io.Sigmas.Output(display_name="sigmas")],
+            search_aliases=["scheduler", "basic scheduler", "flow shift"],
+        )
+
+    @classmethod
+    def execute(cls, steps, shift, denoise, grid) -> io.NodeOutput:
+        import torch
+
+        from ..sana_video_core.schedule import clip_sigmas
+
+        return io.NodeOutput(torch.tensor(clip_sigmas(steps, shift, denoise, grid)))
+
+
+class SanaVideoEmptyLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoEmptyLatent",
+            "clip",
+            inputs=[
+                io.Model.Input("model"),
+                io.Int.Input("width", default=832, min=16, max=4096, step=16),
+                io.Int.Input("height", default=480, min=16, max=4096, step=16),
+                io.Int.Input("length", default=81, min=1, max=8185, step=4),
+                io.Int.Input("batch_size", default=1, min=1, max=16),
+                vae_input(optional=True),
+                io.Image.Input("image", optional=True),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+            search_aliases=["empty latent video", "image to video", "i2v"],
+        )
+
+    @classmethod
+    def execute(cls, model, width, height, length, batch_size, vae=None, image=None) -> io.NodeOutput:
+        from ..bridge.decoding import empty_latent
+
+        return io.NodeOutput(empty_latent(model, width, height, length, batch_size, vae, image))

@@ -1,0 +1,63 @@
+"""Latents and states to frames."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from comfy_api.latest import InputImpl, io
+
+from .files import new_file, sentence, temporary_file
+from .help import schema
+from .sockets import State, vae_input
+
+
+class SanaVideoDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoDecode",
+            "decode",
+            inputs=[vae_input(), io.Latent.Input("latent"), State.Input("state", optional=True)],
+            outputs=[io.Image.Output(display_name="images")],
+            search_aliases=["vae decode", "latent to image"],
+        )
+
+    @classmethod
+    def execute(cls, vae, latent, state=None) -> io.NodeOutput:
+        from ..bridge.decoding import decode_images
+
+        return io.NodeOutput(decode_images(vae, latent["samples"], state and state.state))
+
+
+class SanaVideoDecodeStream(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoDecodeStream",
+            "decode",
+            inputs=[
+                vae_input(),
+                State.Input("state"),
+                io.Int.Input("from_chunk", default=0, min=0, max=9999),
+                io.Float.Input("fps", default=16.0, min=0.01, max=1000.0, step=0.01),
+                io.Combo.Input("codec", options=["h264"], default="h264", advanced=True),
+                io.Int.Input("batch_row", default=0, min=0, max=15, advanced=True),
+            ],
+            outputs=[io.Video.Output(display_name="video")],
+            search_aliases=["vae decode", "create video", "long video", "stream to file"],
+        )
+
+    @classmethod
+    def validate_inputs(cls, fps) -> bool | str:
+        from ..sana_video_core.video_file import checked_fps
+
+        return fps is None or sentence(checked_fps, fps)  # None: linked, so not known yet
+
+    @classmethod
+    def execute(cls, vae, state, from_chunk, fps, codec, batch_row) -> io.NodeOutput:
+        from ..bridge.decoding import decode_to_file
+
+        options = {"from_chunk": from_chunk, "fps": fps, "codec": codec, "row": batch_row}
+        rescue = partial(new_file, "video/interrupted", ".mp4")
+        path = decode_to_file(vae, state.state, temporary_file(".mp4"), rescue, **options)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)))

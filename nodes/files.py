@@ -1,0 +1,158 @@
+"""Files that a node can pick: their names for the list, their paths, and what to say when one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import folder_paths
+
+from ..sana_video_core.errors import FileError, InputError, SanaVideoError
+
+DEMO = "demo (built in)"
+STATES = "sana_states"  # under ComfyUI's output folder
+
+
+class Kind(NamedTuple):
+    """One kind of model file: the folder under models/, what it is called, and where it is published."""
+
+    folder: str
+    what: str
+    published: str
+    demo: str  # its name in a DemoSet
+
+
+TRANSFORMER = Kind(
+    "diffusion_models",
+    "a SANA-Video transformer",
+    "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, file "
+    "checkpoints/SANA_Video_2B_480p_LongLive.pth",
+    "transformer",
+)
+TEXT_ENCODER = Kind(
+    "text_encoders",
+    "the text encoder Gemma-2-2B-it",
+    "it is Comfy-Org/PixelDiT on Hugging Face, file text_encoders/gemma_2_2b_it_elm_bf16.safetensors, or the whole folder "
+    "of google/gemma-2-2b-it",
+    "text_encoder",
+)
+VAE = Kind(
+    "vae",
+    "the Wan 2.1 VAE",
+    "it is Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face, file split_files/vae/wan_2.1_vae.safetensors",
+    "vae",
+)
+LORA = Kind("loras", "a LoRA for SANA-Video", "a file of your own", "")
+
+
+def choices(kind: Kind) -> list[str]:
+    """Names for a list: files, for a text encoder also Hugging Face folders; the demo comes last."""
+    names = list(folder_paths.get_filename_list(kind.folder))
+    if kind is TEXT_ENCODER:
+        names += [name for name in _model_folders(kind.folder) if name not in names]
+    return [*names, DEMO] if kind.demo else names
+
+
+def _model_folders(folder: str) -> Iterator[str]:
+    for base in map(Path, folder_paths.get_folder_paths(folder)):
+        for config in sorted([*base.glob("*/config.json"), *base.glob("*/text_encoder/config.json")]):
+            yield config.parent.relative_to(base).as_posix()
+
+
+def path_of(kind: Kind, name: str) -> Path:
+    """Where a chosen file or folder lies. Raises FileError, which names the folder, the file and where it is published."""
+    if kind.demo and name == DEMO:
+        from ..sana_video_core.demo_set import demo_set
+
+        return getattr(demo_set(), kind.demo)
+    if not name or ".." in Path(name).parts or Path(name).is_absolute():
+        raise FileError(f"“{name}” is no name of a file in models/{kind.folder}. Choose one from the list.")
+    found = folder_paths.get_full_path(kind.folder, name)
+    if found is not None:
+        return Path(found)
+    if kind is TEXT_ENCODER:
+        for base in folder_paths.get_folder_paths(kind.folder):
+            if (Path(base) / name / "config.json").is_file():
+                return Path(base) / name
+    raise FileError(
+        f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. Put it there ({kind.published}), "
+        + (
+            "press R to refresh the lists, or choose “demo (built in)”."
+            if kind.demo
+            else "and press R to refresh the lists."
+        )
+    )
+
+
+def sentence(ask: Callable[..., object], *arguments: Any) -> bool | str:
+    """For `validate_inputs`: True when `ask` answers, else the sentence of what it raised."""
+    try:
+        ask(*arguments)
+    except SanaVideoError as error:
+        return str(error)
+    return True
+
+
+def check(kind: Kind, name: str | None) -> bool | str:
+    """For `validate_inputs`: whether the file is there."""
+    known = name is None or (kind.demo and name == DEMO)  # None: linked, so not known yet
+    return True if known else sentence(path_of, kind, name)
+
+
+def saved_states() -> list[str]:
+    """States in output/sana_states and input, as ComfyUI annotates file names; the newest first."""
+    found: list[tuple[float, str]] = []
+    places = (
+        (folder_paths.get_output_directory(), STATES, "output"),
+        (folder_paths.get_input_directory(), "", "input"),
+    )
+    for root, folder, kind in places:
+        for path in Path(root, folder).rglob("*.safetensors"):
+            if not path.name.startswith("."):
+                with suppress(OSError):  # gone meanwhile, or a link to nowhere
+                    found.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def saved_state(name: str) -> Path:
+    """The path of a name that `saved_states` gives. Raises FileError for one outside of these folders, or gone."""
+    try:
+        path = Path(folder_paths.get_annotated_filepath(name))
+    except ValueError as error:
+        raise FileError(
+            f"“{name}” is outside of ComfyUI's output and input folders. Choose a state from the list."
+        ) from error
+    if not path.is_file():
+        raise FileError(
+            f"There is no saved state “{name}”. Save State writes them to output/{STATES}; press R to refresh the list."
+        )
+    return path
+
+
+def new_file(prefix: str, suffix: str) -> Path:
+    """A new name in ComfyUI's output folder, counted up.
+
+    Raises InputError when the prefix leads out of it, FileError when no file can be there.
+    """
+    root = Path(folder_paths.get_output_directory()).resolve()
+    if (
+        not prefix.strip()
+        or not (root / prefix).resolve().is_relative_to(root)
+        or (root / prefix).resolve() == root
+    ):
+        raise InputError(f"“{prefix}” does not name a file in ComfyUI's output folder. Try {STATES}/state.")
+    try:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, str(root))
+    except OSError as error:  # a file lies where a folder should, or nobody may write there
+        raise FileError(f"“{prefix}” cannot be written ({error.strerror}). Try {STATES}/state.") from error
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
+def temporary_file(suffix: str) -> Path:
+    """A new name in ComfyUI's temp folder, which ComfyUI empties when it starts."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"sana_video_{uuid4().hex}{suffix}"

@@ -1,0 +1,88 @@
+"""States on disk, and what is in one."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from .files import STATES, new_file, saved_state, saved_states, sentence
+from .help import schema
+from .sockets import SocketState, State
+
+
+class SanaVideoStateInfo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoStateInfo",
+            "state",
+            inputs=[State.Input("state")],
+            outputs=[
+                State.Output(display_name="state"),
+                io.String.Output(display_name="report"),
+                io.Int.Output(display_name="chunks"),
+                io.Float.Output(display_name="seconds"),
+                io.Image.Output(display_name="filmstrip"),
+            ],
+            search_aliases=["inspect state", "filmstrip", "state preview"],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, state) -> io.NodeOutput:
+        from ..bridge.hosted import filmstrip_of
+        from ..sana_video_core.report import report
+
+        stream, words, strip = state.state, report(state.state), filmstrip_of(state.state)
+        shown = ui.PreviewImage(strip, cls=cls).as_dict() | ui.PreviewText(words).as_dict()
+        return io.NodeOutput(state, words, len(stream.story), stream.seconds, strip, ui=shown)
+
+
+class SanaVideoSaveState(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoSaveState",
+            "state",
+            inputs=[State.Input("state"), io.String.Input("filename_prefix", default=f"{STATES}/state")],
+            outputs=[State.Output(display_name="state")],
+            search_aliases=["checkpoint", "save stream", "resume later"],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, state, filename_prefix) -> io.NodeOutput:
+        from ..sana_video_core.state_file import save_state
+
+        path = new_file(filename_prefix, ".safetensors")
+        save_state(state.state, path)
+        saved = f"Saved {path.name}: {state.state.frames} frames, {path.stat().st_size / 2**20:.1f} MiB."
+        return io.NodeOutput(state, ui=ui.PreviewText(saved))
+
+
+class SanaVideoLoadState(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoLoadState",
+            "state",
+            inputs=[io.Combo.Input("file", options=saved_states())],
+            outputs=[State.Output(display_name="state")],
+            search_aliases=["resume", "continue", "load stream"],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file) -> bool | str:
+        return file is None or sentence(saved_state, file)  # None: linked, so not known yet
+
+    @classmethod
+    def fingerprint_inputs(cls, file) -> str:
+        """A file that was written anew is read anew."""
+        found = saved_state(file).stat()
+        return f"{found.st_mtime_ns} {found.st_size}"
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        from ..bridge.hosted import parking_place
+        from ..sana_video_core.state_file import load_state
+
+        return io.NodeOutput(SocketState.of(load_state(saved_state(file)).to(parking_place())))

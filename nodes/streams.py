@@ -1,0 +1,132 @@
+"""The stream: encode prompts, start, prime, sample chunks. The past goes from node to node as a SANA_STATE."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sana_video_core.shapes import ChunkRule
+from .help import schema
+from .sockets import SocketState, State, TextEncoder, vae_input
+
+LONGEST = (ChunkRule().limit - ChunkRule().first) // ChunkRule().base + 1  # chunks in one scene
+
+
+class SanaVideoTextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoTextEncode",
+            "text",
+            inputs=[
+                io.MultiType.Input("text_encoder", types=[TextEncoder, io.Clip]),
+                io.String.Input("text", multiline=True, dynamic_prompts=True),
+                io.Int.Input("motion_score", default=10, min=0, max=100),
+                io.Boolean.Input("instruction", default=True, advanced=True),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning")],
+            search_aliases=["prompt", "clip text encode", "motion score"],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder, text, motion_score, instruction) -> io.NodeOutput:
+        from ..bridge.text_encoders import encode
+
+        return io.NodeOutput(encode(text_encoder, text, motion_score, instruction))
+
+
+class SanaVideoStart(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoStart",
+            "stream",
+            inputs=[
+                io.Model.Input("model"),
+                io.Int.Input("width", default=832, min=16, max=4096, step=16),
+                io.Int.Input("height", default=480, min=16, max=4096, step=16),
+                io.Int.Input("batch_size", default=1, min=1, max=16),
+            ],
+            outputs=[State.Output(display_name="state")],
+            search_aliases=["empty latent video", "begin", "new stream", "long video"],
+        )
+
+    @classmethod
+    def execute(cls, model, width, height, batch_size) -> io.NodeOutput:
+        from ..bridge.hosted import HostedModel
+        from ..sana_video_core.stream import start
+
+        state = start(HostedModel(model), height=height, width=width, batch=batch_size)
+        return io.NodeOutput(SocketState.of(state))
+
+
+class SanaVideoPrime(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoPrime",
+            "stream",
+            inputs=[
+                io.Model.Input("model"),
+                vae_input(),
+                io.Conditioning.Input("positive"),
+                State.Input("state"),
+                io.Image.Input("image", optional=True),
+                io.Video.Input("video", optional=True),
+            ],
+            outputs=[State.Output(display_name="state")],
+            search_aliases=["image to video", "i2v", "extend video", "continue video", "start image"],
+        )
+
+    @classmethod
+    def execute(cls, model, vae, positive, state, image=None, video=None) -> io.NodeOutput:
+        from ..bridge.sampling import prime_with
+
+        return io.NodeOutput(SocketState.of(prime_with(model, vae, positive, state.state, image, video)))
+
+
+class SanaVideoBlockSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        changes = ["recache", "keep", "cut"]
+        return schema(
+            "SanaVideoBlockSampler",
+            "stream",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                State.Input("state"),
+                io.Int.Input("chunks", default=1, min=1, max=LONGEST),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                io.Int.Input("steps", default=4, min=1, max=1000, advanced=True),
+                io.Combo.Input("sampler", options=["few_step", "euler"], default="few_step", advanced=True),
+                io.Combo.Input("on_prompt_change", options=changes, default="recache"),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                State.Output(display_name="state"),
+                io.Int.Output(display_name="frames"),
+            ],
+            search_aliases=[
+                "long video",
+                "extend",
+                "continue",
+                "longlive",
+                "infinite video",
+                "autoregressive",
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, chunks) -> bool | str:
+        if chunks is None or 1 <= chunks <= LONGEST:  # None: linked, so not known yet
+            return True
+        most = f"1 to {LONGEST} ({LONGEST * 2.5:.0f} s)"
+        return f"{chunks} chunks were asked for; one sampler adds {most}. Chain samplers for more."
+
+    @classmethod
+    def execute(cls, model, positive, state, chunks, seed, steps, sampler, on_prompt_change) -> io.NodeOutput:
+        from ..bridge.sampling import extend_with, latents_since
+
+        options = {"seed": seed, "steps": steps, "sampler": sampler, "on_prompt_change": on_prompt_change}
+        after = extend_with(model, positive, state.state, chunks, options)
+        return io.NodeOutput(latents_since(state.state, after), SocketState.of(after), after.frames)
