@@ -1,0 +1,153 @@
+"""Checks inside ComfyUI's process: the bidirectional model under ComfyUI's own samplers."""
+
+from __future__ import annotations
+
+import importlib
+
+from checks_inside import check, close, core_node, image, pack, run, same
+
+
+@check
+def the_clean_estimate_is_x_minus_sigma_v(demo):
+    import torch
+
+    base, context = demo.clip_model.model, demo.positive[0][0]
+    mask = demo.positive[0][1]["attention_mask"]
+    x = torch.randn(1, 16, 3, 6, 8, generator=torch.Generator().manual_seed(1))
+    sigma = torch.tensor([0.889])
+    clean = base.apply_model(x, sigma, c_crossattn=context, attention_mask=mask)
+    core = pack("sana_video_core.checkpoint").load_transformer(
+        pack("sana_video_core.demo_set").demo_set().transformer, family="sana_video_480p"
+    )
+    close(clean, x - sigma * core(x, torch.tensor([889.0]), context, mask), 1e-5)
+
+
+@check
+def timesteps_are_truncated_inside_and_shift_nodes_cannot_undo_it(demo):
+    import torch
+
+    ModelSamplingSD3 = core_node("comfy_extras.nodes_model_advanced", "ModelSamplingSD3")
+    shifted = ModelSamplingSD3().patch(demo.clip_model, 3.0)[0]
+    seen = []
+    for patcher in (demo.clip_model, shifted):
+        module = patcher.model.diffusion_model
+        embed = module.t_embedder.forward
+        module.t_embedder.forward = lambda t, dtype, embed=embed: (
+            seen.append(t.flatten().tolist()),
+            embed(t, dtype),
+        )[1]
+        try:
+            demo.ksample(patcher, steps=4, cfg=1.0)
+        finally:
+            del module.t_embedder.forward
+    truncate = pack("sana_video_core.positions").truncate_timestep
+    told = [truncate(torch.tensor(t[:1])).item() for t in seen]
+    assert told == [1000, 960, 888, 727, 1000, 900, 750, 500], told
+    assert truncate(torch.tensor([0.251, 0.253, 0.502]) * 1000).tolist() == [251, 253, 502]
+
+
+@check
+def ksampler_and_custom_advanced_give_the_same(demo):
+    custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
+    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 2)
+    one = demo.ksample(latent=latent)
+    guider = custom.CFGGuider.execute(demo.clip_model, demo.positive, demo.negative, 4.0).args[0]
+    sigmas = custom.BasicScheduler.execute(demo.clip_model, "simple", 3, 1.0).args[0]
+    sampler = custom.KSamplerSelect.execute("euler").args[0]
+    noise = custom.RandomNoise.execute(5).args[0]
+    other = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
+    assert same(one, other)
+    assert one.shape == (2, 16, 3, 6, 8)
+
+
+@check
+def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
+    """SamplerDPMPP_2M_SDE (midpoint, eta 0) on our levels against the core's own DPM-Solver++ with the same noise."""
+    import torch
+
+    custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
+    sigmas = run("SanaVideoSigmas", 6, 8.0, 1.0, "dpm++")
+    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1)
+    guider = custom.CFGGuider.execute(demo.clip_model, demo.positive, demo.negative, 4.0).args[0]
+    sampler = custom.SamplerDPMPP_2M_SDE.execute("midpoint", 0.0, 1.0, "cpu").args[0]
+    noise = custom.RandomNoise.execute(5).args[0]
+    theirs = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
+    clip, wan = pack("sana_video_core.clip"), pack("sana_video_core.wan_vae")
+    model = pack("sana_video_core.checkpoint").load_transformer(
+        pack("sana_video_core.demo_set").demo_set().transformer, family="sana_video_480p"
+    )
+    texts = [model.prepare_text(c[0][0], c[0][1]["attention_mask"]) for c in (demo.positive, demo.negative)]
+    ours = clip.sample_clip(
+        model,
+        *texts,
+        pack("sana_video_core.shapes").LatentGrid(6, 8),
+        3,
+        clip.ClipSampling(steps=6, cfg=4.0),
+        noise=noise.generate_noise(latent),
+    )
+    close(theirs, wan.to_vae_space(ours), 1e-3 * ours.std().item())
+    assert torch.isfinite(theirs).all()
+
+
+@check
+def kept_frames_come_out_untouched(demo):
+    """Under uni_pc the last step is no clean estimate, so core alone leaves frame 0 a little off."""
+    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1, demo.vae, image())
+    for sampler in ("euler", "uni_pc", "dpmpp_2m"):
+        samples = demo.ksample(latent=latent, sampler=sampler, steps=4)
+        assert same(samples[:, :, :1], latent["samples"][:, :, :1]), sampler
+        assert not same(samples[:, :, 1:], latent["samples"][:, :, 1:])
+
+
+@check
+def a_kept_frame_has_timestep_0_in_every_step(demo):
+    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1, demo.vae, image())
+    module, seen = demo.clip_model.model.diffusion_model, []
+    embed = module.t_embedder.forward
+    module.t_embedder.forward = lambda t, dtype: (seen.append(t.clone()), embed(t, dtype))[1]
+    try:
+        demo.ksample(latent=latent, steps=2)
+    finally:
+        del module.t_embedder.forward
+    assert seen, "the module was not called"
+    for timesteps in seen:
+        assert timesteps.shape == (2, 3), timesteps.shape  # negative and positive, three latent frames
+        assert timesteps[:, 0].eq(0).all()
+        assert timesteps[:, 1:].gt(0).all()
+
+
+@check
+def masks_of_other_shapes_keep_frames_too(demo):
+    import torch
+
+    samples = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1, demo.vae, image())["samples"]
+    whole = torch.ones(1, 1, 3, 6, 8)
+    whole[:, :, 0] = 0
+    results = [
+        demo.ksample(latent={"samples": samples, "noise_mask": mask}, steps=2)
+        for mask in (whole, whole[..., :1, :1], whole[0].movedim(0, 1))
+    ]
+    assert all(same(results[0], other) for other in results[1:])
+
+
+@check
+def a_mask_shorter_than_the_text_is_no_error(demo):
+    import nodes as core
+
+    joined = core.ConditioningConcat().concat(demo.positive, demo.negative)[0]
+    assert joined[0][0].shape[1] == 600
+    assert joined[0][1]["attention_mask"].shape[1] == 300
+    clip = demo.ksample(positive=joined, steps=1)
+    assert clip.isfinite().all()
+    assert not same(clip, demo.ksample(steps=1))
+    latent, _, _ = demo.sample(positive=joined)
+    assert latent["samples"].isfinite().all()
+
+
+@check
+def texts_of_different_length_are_not_repeated(demo):
+    """ComfyUI's own choice for texts repeats the shorter one until both are as long, past its mask."""
+    short = [[demo.negative[0][0][:, :17], {"attention_mask": demo.negative[0][1]["attention_mask"][:, :17]}]]
+    padded = [[demo.negative[0][0], {"attention_mask": demo.negative[0][1]["attention_mask"].clone()}]]
+    padded[0][1]["attention_mask"][:, 17:] = 0
+    close(demo.ksample(negative=short, steps=1), demo.ksample(negative=padded, steps=1), 1e-4)

@@ -1,0 +1,278 @@
+"""More checks inside ComfyUI's process: LoRAs, its CLIP beside our encoder, its VAE beside ours, wrong models."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from pathlib import Path
+
+from checks_inside import check, close, image, pack, refused, run, same
+
+RANK = 4
+
+
+def _lora(split: bool):
+    """One LoRA twice: on the fused names, and on the split ones that diffusers and PEFT use."""
+    import torch
+
+    generator = torch.Generator().manual_seed(9)
+    fused, parts = {}, {}
+    down, up = (
+        torch.randn(RANK, 112, generator=generator),
+        torch.randn(3 * 112, RANK, generator=generator) * 0.1,
+    )
+    fused["blocks.1.attn.qkv"] = (down, up)
+    for i, name in enumerate("qkv"):
+        parts[f"transformer_blocks.1.attn1.to_{name}"] = (down, up[112 * i : 112 * (i + 1)])
+    down, up = torch.randn(RANK, 112, generator=generator), torch.randn(112, RANK, generator=generator) * 0.1
+    fused["blocks.0.cross_attn.q_linear"] = parts["transformer_blocks.0.attn2.to_q"] = (down, up)
+    return parts if split else fused
+
+
+def _file(folder: Path, name: str, split: bool, prefix: str, a: str, b: str) -> Path:
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for module, (down, up) in _lora(split).items():
+        key = prefix + (module.replace(".", "_") if prefix.endswith("_") else module)
+        tensors |= {f"{key}.{a}.weight": down.clone(), f"{key}.{b}.weight": up.clone()}
+    save_file(tensors, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"
+
+
+SPELLINGS = {
+    "original": (False, "", "lora_A", "lora_B"),
+    "comfyui": (False, "diffusion_model.", "lora_down", "lora_up"),
+    "kohya": (False, "lora_unet_", "lora_down", "lora_up"),
+    "diffusers": (True, "transformer.", "lora_A", "lora_B"),
+    "peft": (True, "base_model.model.", "lora_A", "lora_B"),
+}
+
+
+@check
+def loras_of_every_spelling_reach_the_stream_and_go_again(demo):
+    patching = pack("bridge.patching")
+    plain, _, _ = demo.sample()
+    with tempfile.TemporaryDirectory() as folder:
+        results = {}
+        for name, spelling in SPELLINGS.items():
+            changed = patching.with_lora(demo.causal, _file(Path(folder), name, *spelling), 0.8)
+            latent, state, _ = demo.sample(changed)
+            results[name] = latent["samples"]
+            assert state.state.story[-1].loras == (f"{name} 0.8",)
+            again, _, _ = demo.sample()
+            assert same(again["samples"], plain["samples"]), f"{name} stayed in the shared module"
+    first = results["original"]
+    assert not same(first, plain["samples"])
+    for other in results.values():
+        close(other, first, 1e-5 * first.abs().max().item())
+
+
+@check
+def cores_own_loader_reaches_the_stream(demo):
+    import comfy.sd
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = _file(Path(folder), "comfyui", *SPELLINGS["comfyui"])
+        core, _ = comfy.sd.load_lora_for_models(demo.causal, None, load_file(path), 0.8, 0)
+        ours = pack("bridge.patching").with_lora(demo.causal, path, 0.8)
+        one, state, _ = demo.sample(core)
+        other, _, _ = demo.sample(ours)
+    assert same(one["samples"], other["samples"])
+    assert state.state.story[-1].loras == ("unnamed",)
+
+
+@check
+def loras_change_clips_under_ksampler(demo):
+    plain = demo.ksample()
+    with tempfile.TemporaryDirectory() as folder:
+        path = _file(Path(folder), "peft", *SPELLINGS["peft"])
+        changed = demo.ksample(pack("bridge.patching").with_lora(demo.clip_model, path, 1.0))
+    assert not same(changed, plain)
+    assert same(demo.ksample(), plain)
+
+
+@check
+def a_table_that_core_passes_over_is_changed_and_comes_back(demo):
+    import comfy.sd
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    key = "blocks.0.scale_shift_table"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.safetensors"
+        save_file({f"diffusion_model.{key}.diff": torch.full((6, 112), 0.25)}, path)
+        plain, _, _ = demo.sample()
+        changed = pack("bridge.patching").with_lora(demo.causal, path, 2.0)
+        latent, _, _ = demo.sample(changed)
+        twice, _, _ = demo.sample(pack("bridge.patching").with_lora(changed, path, -2.0))
+        again, _, _ = demo.sample()
+        core, _ = comfy.sd.load_lora_for_models(demo.causal, None, load_file(path), 2.0, 0)
+        silent, _, _ = demo.sample(core)
+    assert not same(latent["samples"], plain["samples"])
+    assert same(again["samples"], plain["samples"])
+    close(twice["samples"], plain["samples"], 1e-4)
+    assert same(silent["samples"], plain["samples"]), "core applies it now: our own exchange can go"
+
+
+SENTENCES = (
+    "a small red circle moves slowly to the right across a dark background",
+    "two shapes move towards each other, meet, and the purple one changes its colour",
+    "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:;!?<>/|_-\"'()",
+)
+
+
+def _gemma_file(folder: Path) -> Path:
+    """A Gemma-2 in the layout of ComfyUI's one file, small; weights small enough that attention logits stay far from
+    the soft cap of 50, which ComfyUI's Gemma-2 leaves out."""
+    import io as streams
+
+    import sentencepiece
+    import torch
+    from safetensors.torch import save_file
+
+    model = streams.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(SENTENCES * 3),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=420,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    transformers, generator = importlib.import_module("transformers"), torch.Generator().manual_seed(4)
+    config = transformers.Gemma2Config(
+        vocab_size=420, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=256,
+    )  # fmt: skip
+    tensors = {
+        f"model.{name}": torch.randn(value.shape, generator=generator) * (0.1 if value.ndim > 1 else 0.3)
+        for name, value in transformers.Gemma2Model(config).state_dict().items()
+    }
+    tensors["spiece_model"] = torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)
+    save_file(tensors, folder / "gemma.safetensors")
+    return folder / "gemma.safetensors"
+
+
+def _core_clip(path: Path, clip_type: str):
+    """ComfyUI's loader with the sizes of that file: it knows Gemma-2 at full size only."""
+    import comfy.sd
+    import comfy.text_encoders.llama as llama
+
+    sizes = {"vocab_size": 420, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    known = llama.Gemma2_2B_Config
+    llama.Gemma2_2B_Config = lambda **given: known(**{**sizes, **given})
+    try:
+        return comfy.sd.load_clip([str(path)], clip_type=getattr(comfy.sd.CLIPType, clip_type))
+    finally:
+        llama.Gemma2_2B_Config = known
+
+
+@check
+def cores_clip_and_our_encoder_read_alike(demo):
+    texts = ("a red circle", "  two shapes,\nmeet ", "the purple one " * 120)
+    with tempfile.TemporaryDirectory() as folder:
+        path = _gemma_file(Path(folder))
+        ours, core = pack("bridge.text_encoders").HostedTextEncoder.load(path), _core_clip(path, "PIXELDIT")
+        for text in texts:
+            for instruction, score in ((True, 10), (False, 0)):
+                (a, told), (b, told_b) = (
+                    run("SanaVideoTextEncode", e, text, score, instruction)[0] for e in (ours, core)
+                )
+                assert a.shape == b.shape == (1, 300, 32), (a.shape, b.shape)
+                assert same(told["attention_mask"], told_b["attention_mask"])
+                assert told["sana_digest"] == told_b["sana_digest"]
+                rows = told["attention_mask"].bool()
+                close(a[rows], b[rows], 2e-3 * a[rows].abs().max().item())
+        import nodes as core_nodes
+
+        whole = core_nodes.CLIPTextEncode().encode(core, "a red circle")[0][0]
+        mine = run("SanaVideoTextEncode", core, "a red circle", 0, True)[0]
+        assert same(mine[0], whole[0])
+        assert same(mine[1]["attention_mask"], whole[1]["attention_mask"].long())
+        empty = run("SanaVideoTextEncode", core, "", 0, True)[0]
+        assert same(empty[0], core_nodes.CLIPTextEncode().encode(core, "")[0][0][0])
+        _, told = run("SanaVideoTextEncode", ours, "", 0, True)[0]
+        assert same(told["attention_mask"], empty[1]["attention_mask"])
+
+
+@check
+def a_clip_of_another_type_is_refused(demo):
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = _core_clip(_gemma_file(Path(folder)), "LUMINA2")
+    refused(lambda: run("SanaVideoTextEncode", wrong, "a ball", 0, True), "pixeldit")
+
+
+@check
+def cores_wan_vae_streams_as_its_own_whole_decode(demo):
+    import comfy.sd
+    import torch
+    from safetensors.torch import load_file
+
+    path = pack("sana_video_core.demo_set").demo_set().vae
+    core = comfy.sd.VAE(sd=load_file(path))
+    latents = torch.randn(1, 16, 8, 6, 8, generator=torch.Generator().manual_seed(2))
+    whole = core.decode(latents)
+    assert whole.shape == (1, 29, 48, 64, 3)
+    images = run("SanaVideoDecode", core, {"samples": latents})
+    close(images, whole[0], 1e-6)
+    close(images, run("SanaVideoDecode", demo.vae, {"samples": latents}), 1e-4)
+    _, one, _ = demo.sample()
+    latent, two, _ = demo.sample(state=one)
+    ours, theirs = (run("SanaVideoDecode", vae, latent, two) for vae in (demo.vae, core))
+    assert ours.shape == theirs.shape == (40, 48, 64, 3)
+    close(theirs, ours, 1e-4)
+    primed = run("SanaVideoPrime", demo.causal, core, demo.positive, demo.start(), image=image())
+    mine = run("SanaVideoPrime", demo.causal, demo.vae, demo.positive, demo.start(), image=image())
+    close(primed.state.story[0].latents, mine.state.story[0].latents, 1e-4)
+
+
+@check
+def sana_files_in_cores_loader_are_refused_by_ours(demo):
+    """Core takes SANA's names for PixArt's: what comes of it must not be sampled."""
+    import comfy.sd
+    from safetensors.torch import load_file
+
+    tensors = load_file(pack("sana_video_core.demo_set").demo_set().transformer)
+    try:
+        wrong = comfy.sd.load_diffusion_model_state_dict(dict(tensors))
+    except Exception:  # of this size even core's own construction fails
+        wrong = None
+    wrong = wrong or demo.vae.patcher
+    for call in (
+        lambda: run("SanaVideoStart", wrong, 64, 48, 1),
+        lambda: demo.sample(wrong),
+        lambda: run("SanaVideoEmptyLatent", wrong, 64, 48, 9, 1),
+    ):
+        refused(call, "Load SANA-Video Model", "Load Diffusion Model")
+
+
+@check
+def a_bidirectional_model_is_refused_by_streams(demo):
+    for call in (
+        lambda: run("SanaVideoStart", demo.clip_model, 64, 48, 1),
+        lambda: demo.sample(demo.clip_model),
+    ):
+        refused(call, "Load SANA-Video Model", "longsana_480p")
+
+
+@check
+def foreign_conditioning_has_a_digest_of_its_own(demo):
+    bare = [[demo.positive[0][0], {"attention_mask": demo.positive[0][1]["attention_mask"]}]]
+    other = [[demo.negative[0][0], {"attention_mask": demo.negative[0][1]["attention_mask"]}]]
+    _, one, _ = demo.sample(positive=bare)
+    _, two, _ = demo.sample(state=one, positive=bare)
+    _, three, _ = demo.sample(state=one, positive=other)
+    digests = [s.state.story[-1].digest for s in (one, two, three)]
+    assert digests[0] == digests[1] != digests[2]
+    _, known, _ = demo.sample()
+    assert same(known.tensors[0], one.tensors[0])

@@ -1,0 +1,165 @@
+"""Checks inside ComfyUI's process: the block sampler beside ComfyUI's caches, compiler, interrupts and loading."""
+
+from __future__ import annotations
+
+import importlib
+
+from checks_inside import check, close, core_node, pack, run, same
+
+
+@check
+def chained_samplers_are_one(demo):
+    _, one, _ = demo.sample()
+    latent, two, frames = demo.sample(state=one)
+    _, whole, _ = demo.sample(chunks=2)
+    assert frames == whole.state.frames == 81
+    assert all(same(a, b) for a, b in zip(two.tensors, whole.tensors, strict=True))
+    to_vae = pack("sana_video_core.wan_vae").to_vae_space
+    assert same(latent["samples"], to_vae(two.state.story[-1].latents))
+
+
+@check
+def a_sampler_writes_to_nothing_that_it_got(demo):
+    _, state, _ = demo.sample()
+    inputs = [*state.tensors, demo.positive[0][0], demo.positive[0][1]["attention_mask"]]
+    before = [tensor.clone() for tensor in inputs]
+    demo.sample(state=state, positive=demo.negative)  # another prompt: the last chunk is absorbed again
+    run("SanaVideoStateInfo", state)
+    run("SanaVideoDecodeStream", demo.vae, state, 0, 16.0, "h264", 0)
+    assert all(same(a, b) for a, b in zip(before, inputs, strict=True))
+
+
+@check
+def memory_accounting_sees_a_state(demo):
+    """The walk of ComfyUI's RAM pressure cache: tensors on the CPU, in lists and tuples."""
+    import torch
+
+    def walk(outputs):
+        return sum(
+            walk(item) if isinstance(item, list | tuple) else item.numel() * item.element_size()
+            for item in outputs
+            if isinstance(item, list | tuple | torch.Tensor)
+        )
+
+    _, state, _ = demo.sample()
+    stream = state.state
+    story = sum(chunk.latents.numel() * 4 for chunk in stream.story)
+    assert walk([[state]]) == stream.bytes + story > 0
+    import comfy.model_management
+
+    place = comfy.model_management.intermediate_device()
+    assert all(tensor.device == place for tensor in state.tensors)
+
+
+@check
+def step_caches_leave_a_stream_alone(demo):
+    easy = importlib.import_module("comfy_extras.nodes_easycache")
+    plain, _, _ = demo.sample()
+    for node in (easy.EasyCacheNode, easy.LazyCacheNode):
+        cached = node.execute(demo.causal, 0.2, 0.0, 1.0, False).args[0]
+        latent, _, _ = demo.sample(cached)
+        assert same(latent["samples"], plain["samples"]), node
+
+
+@check
+def easycache_skips_steps_of_a_clip(demo):
+    easy = importlib.import_module("comfy_extras.nodes_easycache")
+    calls = []
+    module = demo.clip_model.model.diffusion_model
+    inner = module._forward
+    module._forward = lambda *a, **k: (calls.append(1), inner(*a, **k))[1]
+    try:
+        demo.ksample(steps=12)
+        whole = len(calls)
+        calls.clear()
+        demo.ksample(easy.EasyCacheNode.execute(demo.clip_model, 1.5, 0.1, 1.0, False).args[0], steps=12)
+    finally:
+        del module._forward
+    assert 0 < len(calls) < whole, (len(calls), whole)
+
+
+@check
+def compile_reaches_the_own_loop(demo):
+    """TorchCompileModel's wrapper, with the backend that compiles fastest; chunk two must not compile anew per frame."""
+    import torch
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    counted = []
+
+    def backend(graph, inputs):
+        counted.append(1)
+        return graph.forward
+
+    compiled = demo.causal.clone(disable_dynamic=True)
+    set_torch_compile_wrapper(model=compiled, backend=backend)
+    torch._dynamo.reset()
+    plain, _, _ = demo.sample(chunks=3)
+    latent, state, _ = demo.sample(compiled, chunks=3)
+    close(latent["samples"], plain["samples"], 1e-4)
+    assert counted, "nothing was compiled"
+    compilations = len(counted)
+    demo.sample(compiled, state=state, chunks=3)
+    assert len(counted) == compilations, (
+        f"{len(counted) - compilations} more compilations for chunks of the same size"
+    )
+    assert type(compiled.model.diffusion_model).__name__ == "SanaVideoModule"  # put back afterwards
+    torch._dynamo.reset()
+
+
+@check
+def torch_compile_node_runs_on_clips_and_streams(demo):
+    node = core_node("comfy_extras.nodes_torch_compile", "TorchCompileModel")
+    clip = node.execute(demo.clip_model, "inductor").args[0]
+    close(demo.ksample(clip, steps=1), demo.ksample(steps=1), 1e-3)
+
+
+@check
+def an_interrupted_run_goes_on_where_it_was(demo):
+    import comfy.model_management as management
+
+    whole = demo.sample(chunks=3)
+    state, calls = demo.start(), []
+    module = demo.causal.model.diffusion_model
+    inner = module._forward
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 5:  # in the second chunk
+            management.interrupt_current_processing()
+        return inner(*arguments, **options)
+
+    module._forward = counted
+    try:
+        try:
+            demo.sample(state=state, chunks=3)
+            raise AssertionError("the interrupt was not seen")
+        except management.InterruptProcessingException:
+            pass
+        assert len(calls) == 5, calls  # the very next model call did not happen
+        calls[:] = [0] * 10
+        resumed = demo.sample(state=state, chunks=3)
+        assert len(calls) == 10 + 2 * 3, "the finished chunk was made again"
+    finally:
+        del module._forward
+    assert all(same(a, b) for a, b in zip(whole[1].tensors, resumed[1].tensors, strict=True))
+    assert same(whole[0]["samples"], resumed[0]["samples"])
+
+
+@check
+def a_weight_that_stays_behind_is_fetched(demo):
+    """Partial loading as on a small GPU: layers cast at use. The same numbers."""
+    plain, _, _ = demo.sample()
+    patcher = demo.causal
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    patcher.patch_model(device_to=patcher.load_device, lowvram_model_memory=20_000)
+    try:
+        assert patcher.model.model_lowvram
+        load = comfy.model_management.load_models_gpu
+        comfy.model_management.load_models_gpu = lambda *a, **k: None
+        latent, _, _ = demo.sample()
+    finally:
+        comfy.model_management.load_models_gpu = load
+        patcher.detach()
+    assert same(latent["samples"], plain["samples"])
