@@ -104,6 +104,8 @@ class Server:
                     shown[data["node"]] = data["output"]
                 elif kind == "progress":
                     progress.append((data["node"], data["value"], data["max"]))
+                elif kind == "execution_error" and data["exception_type"] == "ExecutionBlocked":
+                    continue  # a message on the way; the run goes on
                 elif kind in ("execution_error", "execution_interrupted", "execution_success"):
                     error = data if kind == "execution_error" else None
                     interrupted = kind == "execution_interrupted"
@@ -118,11 +120,12 @@ class Server:
 
 @contextmanager
 def running(base: Path, *options: str):
-    """ComfyUI on `base`, with this checkout as its only pack."""
+    """ComfyUI on `base`, with this checkout and the toy nodes as its packs."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "input").mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (base / "custom_nodes" / PACK_FOLDER).symlink_to(ROOT)
+    for name, folder in ((PACK_FOLDER, ROOT), ("toy", ROOT / "tests" / "standalone" / "toy")):
+        with contextlib.suppress(FileExistsError):
+            (base / "custom_nodes" / name).symlink_to(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,0 +1,69 @@
+"""The few nodes of ComfyUI itself that our workflow files use, with its names and orders, so that one file fits both."""
+
+import hashlib
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import Types, io, ui
+from PIL import Image, ImageOps
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+class LoadImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        files = sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*"))
+        names = [name for name in files if Path(name).suffix.lower() in PICTURES]
+        image = io.Combo.Input("image", options=names, upload=io.UploadType.image)
+        outputs = [io.Image.Output(), io.Mask.Output()]
+        return io.Schema(node_id="LoadImage", category="image", inputs=[image], outputs=outputs)
+
+    @classmethod
+    def validate_inputs(cls, image):
+        known = folder_paths.exists_annotated_filepath(image)
+        return known or f"there is no picture “{image}” in {folder_paths.get_input_directory()}"
+
+    @classmethod
+    def fingerprint_inputs(cls, image):
+        return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(cls, image):
+        """IMAGE [1, H, W, 3] in 0..1, and MASK: [1, H, W], 1 where transparent, or 64 x 64 zeros if nothing can be."""
+        with Image.open(folder_paths.get_annotated_filepath(image)) as file:
+            picture, clear = ImageOps.exif_transpose(file), file.has_transparency_data
+        pixels = torch.from_numpy(np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255)[None]
+        return io.NodeOutput(pixels[..., :3].clone(), 1 - pixels[..., 3] if clear else torch.zeros(1, 64, 64))
+
+
+class SaveVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = [
+            io.Video.Input("video"),
+            io.String.Input("filename_prefix", default="video/ComfyUI"),
+            io.Combo.Input("format", options=Types.VideoContainer, default="auto"),
+            io.Combo.Input("codec", options=Types.VideoCodec, default="auto"),
+        ]
+        outputs = [io.Video.Output("video")]
+        return io.Schema(
+            node_id="SaveVideo", category="video", inputs=inputs, outputs=outputs, is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, video, filename_prefix, format, codec):
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), *video.get_dimensions()
+        )
+        file = f"{name}_{number:05}_.mp4"
+        metadata = (cls.hidden.extra_pnginfo or {}) | {"prompt": cls.hidden.prompt}
+        video.save_to(str(Path(folder, file)), format=format, codec=codec, metadata=metadata)
+        return io.NodeOutput(
+            video, ui=ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+        )
+
+
+NODES = [LoadImage, SaveVideo]

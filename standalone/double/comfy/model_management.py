@@ -1,0 +1,69 @@
+"""Devices, dtypes, and which model lies where. On a CPU all is float32, where the real one may take float16."""
+
+from contextlib import nullcontext
+from functools import partial
+from threading import Event
+
+import torch
+
+_loaded, _stop = [], Event()
+
+
+class InterruptProcessingException(BaseException):
+    pass
+
+
+def interrupt_current_processing(value=True):
+    (_stop.set if value else _stop.clear)()
+
+
+def throw_exception_if_processing_interrupted():
+    if _stop.is_set():
+        _stop.clear()
+        raise InterruptProcessingException
+
+
+def get_torch_device():
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+vae_device = text_encoder_device = get_torch_device
+intermediate_device = vae_offload_device = partial(torch.device, "cpu")
+unet_offload_device = text_encoder_offload_device = intermediate_device
+
+
+def intermediate_dtype():
+    return torch.float32
+
+
+def unet_dtype(device=None, *_, **__):
+    return torch.bfloat16 if (device or get_torch_device()).type == "cuda" else torch.float32
+
+
+text_encoder_dtype = unet_dtype
+
+
+def vae_dtype(device=None, allowed_dtypes=()):
+    return unet_dtype(device) if torch.bfloat16 in allowed_dtypes else torch.float32
+
+
+def unet_manual_cast(weight_dtype, inference_device, *_):
+    best = unet_dtype(inference_device)
+    return None if weight_dtype in (torch.float32, torch.float64, best) else best
+
+
+def load_models_gpu(models, memory_required=0, **_):
+    """Bring `models` to their devices; what else is loaded goes back to its own first."""
+    for patcher in [old for old in _loaded if all(old.model is not new.model for new in models)]:
+        patcher.model.to(patcher.offload_device)
+    for patcher in models:
+        patcher.model.to(patcher.load_device)
+    _loaded[:] = models
+
+
+def soft_empty_cache(force=False):
+    torch.cuda.empty_cache()
+
+
+def cuda_device_context(device):
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,10 @@
+"""Layer classes. ComfyUI's move and cast weights; here nothing is to move."""
+
+from torch import nn
+
+
+class disable_weight_init:  # noqa: N801
+    Linear, Conv2d, Conv3d, LayerNorm, RMSNorm = nn.Linear, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm
+
+
+manual_cast = disable_weight_init

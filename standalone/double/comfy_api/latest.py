@@ -1,0 +1,79 @@
+"""`from comfy_api.latest import io, ui, Input, InputImpl, Types, ComfyExtension`."""
+
+import json
+from enum import Enum
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import torch
+
+from . import io as io
+from . import ui as ui
+
+
+class VideoFromFile:
+    """A video that stays on disk until somebody asks for its frames."""
+
+    def __init__(self, file):
+        self._file = str(file)
+
+    def _ask(self, question):
+        with av.open(self._file) as container:
+            return question(container, container.streams.video[0])
+
+    def get_stream_source(self):
+        return self._file
+
+    def get_active_trim_window(self):
+        return 0.0, 0.0
+
+    def get_dimensions(self):
+        return self._ask(lambda _, video: (video.width, video.height))
+
+    def get_duration(self):
+        return self._ask(lambda container, _: float(container.duration / av.time_base))
+
+    def get_frame_count(self):
+        return self._ask(lambda container, video: video.frames or sum(1 for _ in container.decode(video)))
+
+    def get_frame_rate(self):
+        return self._ask(lambda _, video: Fraction(video.average_rate or 1))
+
+    def get_components(self):
+        """All frames at once: images [n, H, W, 3] in 0..1."""
+        frames = self._ask(lambda file, video: [f.to_ndarray(format="gbrpf32le") for f in file.decode(video)])
+        images = torch.stack([torch.from_numpy(frame) for frame in frames])
+        return SimpleNamespace(images=images, audio=None, frame_rate=self.get_frame_rate())
+
+    def save_to(self, path, format="auto", codec="auto", metadata=None):
+        """Copies packets, so nothing is encoded twice. Old metadata stays, new is added."""
+        with (
+            av.open(self._file) as source,
+            av.open(path, "w", options={"movflags": "use_metadata_tags"}) as target,
+        ):
+            for key, value in (source.metadata | (metadata or {})).items():
+                target.metadata[key] = value if isinstance(value, str) else json.dumps(value)
+            streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream.index]
+                    target.mux(packet)
+
+
+class ComfyExtension:
+    async def on_load(self):
+        """Called once, before get_node_list."""
+
+
+class Input:
+    Video = VideoFromFile
+
+
+class InputImpl:
+    VideoFromFile = VideoFromFile
+
+
+class Types:
+    VideoContainer = Enum("VideoContainer", {"AUTO": "auto", "MP4": "mp4"}, type=str)
+    VideoCodec = Enum("VideoCodec", {"AUTO": "auto", "H264": "h264"}, type=str)

@@ -1,0 +1,102 @@
+"""The double against the real ComfyUI: the same descriptions of nodes, and the same bits from the same workflow files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import av
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from comfyui import ROOT, needs_comfyui
+from comfyui_sana_video.sana_video_core.state_file import load_state
+from comfyui_sana_video.standalone.executor import Executor
+from comfyui_sana_video.standalone.graph import load_nodes
+from comfyui_sana_video.standalone.workflow_file import apply_demo
+from PIL import Image
+
+pytestmark = needs_comfyui
+
+WORKFLOWS = ("01_first_long_video", "02_three_shots", "03_two_endings", "04_save_today", "04_continue_tomorrow", "05_from_an_image")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def classes():
+    return load_nodes()
+
+
+def test_object_info(server, classes):
+    folder_paths.set_base_directory(str(server.base))
+    real = server.ask("/object_info")[1]
+    ours = [name for name in classes if name.startswith("SanaVideo")]
+    assert len(ours) == 15
+    for name in ours:
+        mine, theirs = json.loads(json.dumps(classes[name].GET_NODE_INFO_V1())), real[name]
+        # the one difference: ComfyUI knows the pack by the folder that it lies in
+        assert (
+            mine.pop("python_module").split(".")[0]
+            == theirs.pop("python_module").split(".")[0]
+            == "custom_nodes"
+        )
+        assert mine == theirs, name
+
+
+def test_core_nodes_have_the_real_sockets(server, classes):
+    real = server.ask("/object_info")[1]
+    for name in [name for name in classes if not name.startswith("SanaVideo")]:
+        mine, theirs = json.loads(json.dumps(classes[name].GET_NODE_INFO_V1())), real[name]
+        assert {key: mine[key] for key in ("input_order", "output", "output_node")} == {
+            key: theirs[key] for key in ("input_order", "output", "output_node")
+        }, name
+
+
+def _prompt(name: str):
+    """A workflow's API twin with the demo's models, small."""
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    apply_demo(prompt)
+    for node in prompt.values():
+        if node["class_type"] == "SanaVideoStart":
+            node["inputs"] |= {"width": 64, "height": 48}
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def picture(server, tmp_path_factory):
+    """The double's base directory; both sides have the same example.png."""
+    base = tmp_path_factory.mktemp("double")
+    (base / "input").mkdir()
+    x, y = np.meshgrid(np.arange(90), np.arange(60))
+    Image.fromarray(np.stack([x * 2, y * 4, x + y], -1).astype(np.uint8)).save(base / "input" / "example.png")
+    shutil.copy(base / "input" / "example.png", server.base / "input" / "example.png")
+    return base
+
+
+def _content(base: Path, shown) -> list:
+    """What a run wrote, decoded: frames of videos, then tensors of states, by name."""
+    found = []
+    for output in shown.values():
+        for image in output.get("images", ()):
+            path = base / image["type"] / image["subfolder"] / image["filename"]
+            if path.suffix == ".mp4":
+                with av.open(str(path)) as video:
+                    found += [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    return found
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_gives_the_same_bits_in_both(server, classes, picture, name):
+    assert torch.get_num_threads() == 1  # as in the server's environment
+    folder_paths.set_base_directory(str(picture))
+    mine = Executor(classes).run(_prompt(name))
+    run = server.run(_prompt(name))
+    assert run.error is None, run.error["exception_message"]
+    ours, theirs = _content(picture, mine), _content(server.base, run.shown)
+    assert len(ours) == len(theirs)
+    assert len(ours) >= 41 or name == "04_save_today"
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    if name == "04_save_today":
+        file = "output/sana_states/today_00001_.safetensors"
+        mine, theirs = load_state(picture / file), load_state(server.base / file)
+        assert all(torch.equal(a, b) for a, b in zip(mine.tensors(), theirs.tensors(), strict=True))
+        assert mine.identity == theirs.identity

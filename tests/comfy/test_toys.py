@@ -1,0 +1,57 @@
+"""The double's rules against the real ComfyUI's: the same toy nodes, the same prompts."""
+
+import json
+import sys
+from copy import deepcopy
+
+import pytest
+from comfyui import ROOT, needs_comfyui
+from comfyui_sana_video.sana_video_core.errors import SanaVideoError
+from comfyui_sana_video.standalone.executor import Executor
+
+sys.path.insert(0, str(ROOT / "tests" / "standalone"))
+from prompts import NO_BLOCK, RUNS, VALIDATION, node, start
+
+pytestmark = needs_comfyui
+
+
+def test_object_info(server, toy_classes):
+    real = server.ask("/object_info")[1]
+    for name, toy in toy_classes.items():
+        assert json.loads(json.dumps(toy.GET_NODE_INFO_V1())) == real[name], name
+
+
+@pytest.mark.parametrize("name", VALIDATION)
+def test_verdict(server, name):
+    prompt, outputs, problems = deepcopy(VALIDATION[name])
+    status, reply = server.ask("/prompt", {"prompt": prompt})
+    assert (status == 200) == bool(outputs), reply
+    if not name.startswith("link to"):  # there the real one only reports the exception that it ran into
+        assert set(reply["node_errors"]) == set(problems)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_is_known_and_what_runs(server, name, toy_classes):
+    server.ask(
+        "/prompt", {"prompt": {"x": start(seed=99), "y": node("ToyShow", value=["x", 0])}}
+    )  # empties the cache
+    ours = Executor(toy_classes)
+    for prompt, known, ran in deepcopy(RUNS[name]):
+        events = []
+        ours.tell = lambda event, data, events=events: events.append((event, data))
+        run = server.run(deepcopy(prompt))
+        if "twins run once" in name:  # either of them
+            assert sorted(prompt[n]["class_type"] for n in run.ran) == sorted(
+                prompt[n]["class_type"] for n in ran
+            )
+        else:
+            assert (run.cached, set(run.ran)) == (known, ran)
+        shown = json.loads(json.dumps(ours.run(prompt)))
+        assert shown == run.shown
+
+
+def test_blocking_without_a_value_is_an_error(server, toy_classes):
+    """IndexError there, a sentence here: NodeOutput(block_execution=...) needs a value for each linked output."""
+    assert "show" not in server.run(deepcopy(NO_BLOCK)).shown
+    with pytest.raises(SanaVideoError, match="gave no output 0"):
+        Executor(toy_classes).run(deepcopy(NO_BLOCK))
