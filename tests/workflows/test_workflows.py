@@ -1,0 +1,285 @@
+"""The workflow files: drawn by workflows/build.py, true to the node classes, and equal to their twins under api/."""
+
+import json
+import os
+import re
+import sys
+from copy import deepcopy
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from comfyui_sana_video.standalone.graph import fits
+from comfyui_sana_video.standalone.workflow_file import to_prompt
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "workflows"
+sys.path.insert(0, str(FOLDER))
+build = import_module("build")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
+FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of what lies on a disk
+LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoSigmas"}  # for whoever has a LoRA; for custom samplers
+
+
+def read(name):
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def info():
+    return build.known_nodes()
+
+
+def sockets(workflow, info):
+    """Nodes are known, and have the inputs and outputs that their classes have, in the page's order."""
+    for node in workflow["nodes"]:
+        if node["type"] not in info:
+            yield f"there is no {node['type']}"
+            continue
+        known = info[node["type"]]
+        if [(e["name"], e["type"]) for e in node["inputs"]] != [
+            (e.name, e.kind) for e in build.entries(known)
+        ]:
+            yield f"inputs of {node['type']}"
+        if [(e["name"], e["type"]) for e in node["outputs"]] != [
+            *zip(known["output_name"], known["output"], strict=True)
+        ]:
+            yield f"outputs of {node['type']}"
+
+
+def widgets(workflow, info):
+    """Values are as many as widgets, in their order, of their type, and possible."""
+    for node in workflow["nodes"]:
+        values = list(node["widgets_values"])
+        listed = [entry for entry in build.entries(info[node["type"]]) if entry.widget]
+        expected = sum(1 + bool(e.options.get("control_after_generate")) for e in listed)
+        if node["type"] != "MarkdownNote" and len(values) != expected:
+            yield f"{node['type']} has {len(values)} values for {expected} widgets"
+            continue
+        for entry in listed:
+            value, options = values.pop(0), entry.options
+            if entry.options.get("control_after_generate") and values.pop(0) != "fixed":
+                yield f"{entry.name} is not fixed after a run"
+            right = PLAIN.get(entry.kind, object)
+            if not isinstance(value, right) or (isinstance(value, bool) and entry.kind != "BOOLEAN"):
+                yield f"{entry.name} is {value!r}, which is no {entry.kind}"
+            elif entry.kind == "COMBO" and entry.name not in FILES and value not in options["options"]:
+                yield f"{entry.name} has no choice {value}"
+            elif "min" in options and not options["min"] <= value <= options["max"]:
+                yield f"{entry.name} is {value}, outside of its range"
+
+
+def links(workflow, info):
+    """Both ends know each link, types fit, and nothing required is left open."""
+    nodes, used = {node["id"]: node for node in workflow["nodes"]}, set()
+    for number, source, slot, target, place, kind in workflow["links"]:
+        output, entry = nodes[source]["outputs"][slot], nodes[target]["inputs"][place]
+        used |= {("out", source, slot, number), ("in", target, place, number)}
+        if number not in (output["links"] or []) or entry["link"] != number:
+            yield f"link {number} is not known at both ends"
+        if output["type"] != kind or not fits(kind, entry["type"]):
+            yield f"link {number} brings {kind} to {entry['type']}"
+        if nodes[source]["order"] >= nodes[target]["order"]:
+            yield f"link {number} goes back"
+    for node in workflow["nodes"]:
+        ends = {
+            ("in", node["id"], i, e["link"]) for i, e in enumerate(node["inputs"]) if e["link"] is not None
+        }
+        ends |= {("out", node["id"], i, n) for i, e in enumerate(node["outputs"]) for n in e["links"] or []}
+        if ends - used:
+            yield f"{node['type']} knows a link that is not listed"
+        for entry, given in zip(build.entries(info[node["type"]]), node["inputs"], strict=True):
+            if not (entry.widget or entry.optional) and given["link"] is None:
+                yield f"{node['type']} lacks {entry.name}"
+    if workflow["last_node_id"] != max(nodes) or workflow["last_link_id"] != max(
+        link[0] for link in workflow["links"]
+    ):
+        yield "last ids"
+
+
+def properties(workflow, info):
+    """Every node says where it comes from; a loader also where its file is published."""
+    for node in workflow["nodes"]:
+        given, ours = node["properties"], node["type"].startswith("SanaVideo")
+        if node["type"] == "MarkdownNote":
+            continue
+        if given["cnr_id"] != ("comfyui-sana-video" if ours else "comfy-core") or not re.fullmatch(
+            r"\d+\.\d+\.\d+", given["ver"]
+        ):
+            yield f"origin of {node['type']}"
+        if given["Node name for S&R"] != node["type"]:
+            yield f"name of {node['type']}"
+        if re.search(r"(Model|TextEncoder|VAE)Loader$", node["type"]):
+            file = node["widgets_values"][0]
+            model = {"url": "", "name": "", "directory": ""} | (given.get("models") or [{}])[0]
+            found = (model["name"], model["url"].rsplit("/", 1)[-1], model["directory"])
+            folder = {"model_name": "diffusion_models", "encoder_name": "text_encoders", "vae_name": "vae"}
+            if found != (file, file, folder[node["inputs"][0]["name"]]) or not model["url"].startswith(
+                "https://huggingface.co/"
+            ):
+                yield f"{node['type']} does not say where {file} is published"
+
+
+def places(workflow, info):
+    """No node covers another or sticks out of a frame, and there is a note that tells how to run it."""
+    boxes = {
+        node["id"]: (x, y - 30, x + w, y + h)
+        for node in workflow["nodes"]
+        for (x, y), (w, h) in [(node["pos"], node["size"])]
+    }
+    frames = [(x, y, x + w, y + h) for x, y, w, h in (group["bounding"] for group in workflow["groups"])]
+    for a, b in [*combinations(boxes.values(), 2), *combinations(frames, 2)]:
+        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]:
+            yield f"{a} covers {b}"
+    for node in workflow["nodes"]:
+        box = boxes[node["id"]]
+        inside = [
+            f for f in frames if f[0] <= box[0] and f[1] <= box[1] and box[2] <= f[2] and box[3] <= f[3]
+        ]
+        if (node["type"] == "MarkdownNote") == bool(inside):
+            yield f"{node['type']} is in {len(inside)} frames"
+    note = next(
+        (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"), ""
+    )
+    if "**Download**" not in note or "demo" not in note:
+        yield "no note"
+
+
+def paths(workflow, info):
+    """Nothing of the machine it was made on."""
+    for text in re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(workflow, ensure_ascii=False)):
+        if re.match(r"(/|~|[A-Za-z]:\\\\)", text) or "\\\\" in text or ".." in text:
+            yield f"a path: {text}"
+
+
+CHECKS = (sockets, widgets, links, properties, places, paths)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_file(name, check, info):
+    assert list(check(read(name), info)) == []
+
+
+def of(workflow, kind, title=None):
+    return next(n for n in workflow["nodes"] if n["type"] == kind and title in (None, n.get("title")))
+
+
+def values(kind, position, value):
+    return lambda workflow: of(workflow, kind)["widgets_values"].__setitem__(position, value)
+
+
+MISTAKES = {  # what is wrong: (the check that must see it, what to do to 02_three_shots)
+    "unknown node": (sockets, lambda w: of(w, "SanaVideoStart").update(type="SanaVideoBegin")),
+    "renamed input": (sockets, lambda w: of(w, "SanaVideoBlockSampler")["inputs"][3].update(name="blocks")),
+    "retyped output": (sockets, lambda w: of(w, "SanaVideoStart")["outputs"][0].update(type="LATENT")),
+    "a value too few": (widgets, lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].pop()),
+    "a value too many": (widgets, lambda w: of(w, "SanaVideoStart")["widgets_values"].append(1)),
+    "swapped values": (widgets, lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].reverse()),
+    "a random seed": (widgets, values("SanaVideoBlockSampler", 2, "randomize")),
+    "true for a number": (widgets, values("SanaVideoStart", 0, True)),
+    "out of range": (widgets, values("SanaVideoBlockSampler", 0, 1000)),
+    "no such choice": (widgets, values("SanaVideoModelLoader", 1, "sana")),
+    "a link one end forgot": (links, lambda w: of(w, "SanaVideoStart")["outputs"][0].update(links=[])),
+    "a link that is not listed": (links, lambda w: w["links"].pop()),
+    "wrong type": (links, lambda w: w["links"][0].__setitem__(5, "LATENT")),
+    "open socket": (links, lambda w: of(w, "SanaVideoDecodeStream")["inputs"][0].update(link=None)),
+    "last id": (links, lambda w: w.update(last_link_id=1)),
+    "no origin": (properties, lambda w: of(w, "SaveVideo")["properties"].update(cnr_id="comfyui-sana-video")),
+    "no address": (properties, lambda w: of(w, "SanaVideoVAELoader")["properties"].pop("models")),
+    "address of another file": (properties, values("SanaVideoModelLoader", 0, "other.pth")),
+    "covered": (places, lambda w: of(w, "SanaVideoStart").update(pos=of(w, "SaveVideo")["pos"])),
+    "out of its frame": (places, lambda w: w["groups"].pop()),
+    "no note": (places, lambda w: of(w, "MarkdownNote").update(widgets_values=[""])),
+    "a path": (paths, values("SaveVideo", 0, "/root/video")),
+    "a path up": (paths, values("SaveVideo", 0, "../video")),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_seen(name, info):
+    check, spoil = MISTAKES[name]
+    workflow = read("02_three_shots")
+    spoil(workflow)
+    assert list(check(workflow, info))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twin_is_what_the_drawing_means(name, info):
+    drawing, twin = read(name), read(f"api/{name}")
+    assert to_prompt(deepcopy(drawing), info) == twin
+    of(drawing, "SanaVideoTextEncode")["widgets_values"][1] += 1
+    assert to_prompt(drawing, info) != twin
+
+
+def test_files_are_what_the_script_writes():
+    on_disk = {path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.json")}
+    drawn = build.files()
+    assert on_disk == drawn, "run python workflows/build.py"
+    assert len(NAMES) == 9
+    other = build.Sheet(build.known_nodes())
+    other.move(300)
+    with pytest.raises(KeyError, match="blocks"):
+        other.add("SanaVideoBlockSampler", blocks=1)
+
+
+def kinds(workflows):
+    return {node["type"] for workflow in workflows for node in workflow["nodes"]}
+
+
+def test_every_node_is_shown_or_left_out_on_purpose(info):
+    ours = {name for name in info if name.startswith("SanaVideo")}
+    assert kinds(map(read, NAMES)) & ours == ours - LEFT_OUT
+    without = [read(name) for name in NAMES if name != "05_from_an_image"]
+    assert "SanaVideoPrime" in ours - LEFT_OUT - kinds(
+        without
+    )  # no other file shows it, so the first line can fail
+
+
+def test_sizes_and_lengths():
+    """What a name promises: a size that got lost would still be a valid one."""
+    wanted = {
+        "06_text_to_video_50_steps": [832, 480, 81, 1],
+        "07_image_to_video_50_steps": [832, 480, 81, 1],
+        "08_720p": [1280, 704, 81, 1],
+    }
+    assert {name: of(read(name), "SanaVideoEmptyLatent")["widgets_values"] for name in wanted} == wanted
+    steps = {tuple(of(read(name), "KSampler")["widgets_values"]) for name in wanted}
+    assert steps == {(7, "fixed", 50, 6, "euler", "simple", 1)}
+    assert (
+        of(read("04_continue_tomorrow"), "SanaVideoDecodeStream")["widgets_values"][0]
+        == of(read("04_save_today"), "SanaVideoBlockSampler")["widgets_values"][0]
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_thumbnail(name):
+    path = FOLDER / f"{name}.jpg"  # for packs the page asks for no other format
+    assert path.stat().st_size < 60_000
+    with Image.open(path) as picture:
+        assert picture.width <= 512
+
+
+@pytest.mark.comfy
+@pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI_DIR names no ComfyUI")
+def test_table_of_core_nodes_is_true(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "standalone")
+    with import_module("real_comfy").real_comfy(tmp_path / "base") as server:
+        real = server.ask("/object_info")[1]
+
+    def told(entry):
+        kind, options = entry[0], entry[1] if len(entry) > 1 else {}
+        return kind, {name: value for name, value in options.items() if name != "tooltip"}
+
+    for name, known in build.TABLE["nodes"].items():
+        assert (known["output"], known["display_name"]) == (real[name]["output"], real[name]["display_name"])
+        for place, inputs in known["input"].items():
+            theirs = {key: told(entry) for key, entry in real[name]["input"][place].items()}
+            assert [*inputs] == [*theirs], "the order of widgets is part of the files"
+            files = {"image", "vae_name"}
+            assert {k: told(e) for k, e in inputs.items() if k not in files} == {
+                k: e for k, e in theirs.items() if k not in files
+            }

@@ -1,0 +1,209 @@
+"""Draws the workflow files, and writes each of them as a prompt under api/, too: python workflows/build.py
+
+Widgets and sockets come from the node classes, and those of ComfyUI's own nodes from a table in tests/workflows, so
+after a change of a node running this again brings all files up to date. What is drawn is in scenes.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_URL, uuid5
+
+import scenes
+from comfyui_sana_video.standalone.graph import fits, load_nodes
+
+HERE = Path(__file__).resolve().parent
+HUB = "https://huggingface.co/"
+TABLE = json.loads((HERE.parent / "tests" / "workflows" / "core_nodes.json").read_text(encoding="utf-8"))
+CORE = {"cnr_id": "comfy-core", "ver": TABLE["comfyui"]}
+PACK = {"cnr_id": "comfyui-sana-video", "ver": "0.2.0"}
+NOTE = {
+    "display_name": "Markdown Note",
+    "output": [],
+    "output_name": [],
+    "input": {},
+}  # only the page knows it
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+BAR, BORDER, BETWEEN, APART = 30, 15, 25, 30  # a title; inside of a group; between its nodes; between groups
+ROOMY = ("SaveVideo", "SanaVideoStateInfo", "SanaVideoTextEncode", "LoadImage")  # show more in a higher node
+Node = dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """An input of a node: a socket, or a widget (which has a socket, too)."""
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    optional: bool
+    widget: bool
+
+    def default(self) -> Any:
+        first = next(iter(self.options.get("options", [])), "" if self.kind == "STRING" else None)
+        return self.options.get("default", first)
+
+    def socket(self, link: int | None) -> dict[str, Any]:
+        entry = {"name": self.name, **({"shape": 7} if self.optional else {}), "type": self.kind}
+        return entry | ({"widget": {"name": self.name}} if self.widget else {}) | {"link": link}
+
+
+def entries(info: dict[str, Any]) -> list[Entry]:
+    """In the page's order: sockets, then widgets."""
+    found = []
+    for place in ("required", "optional"):
+        for name, (kind, *rest) in info["input"].get(place, {}).items():
+            options = rest[0] if rest else {}
+            if isinstance(kind, list):  # how old nodes tell their choices
+                kind, options = "COMBO", {"options": kind, **options}
+            found.append(Entry(name, kind, options, place == "optional", kind in WIDGETS))
+            if options.get("image_upload"):  # a button that the page adds
+                found.append(Entry("upload", "IMAGEUPLOAD", {"default": "image"}, False, True))
+    return sorted(found, key=lambda entry: entry.widget)
+
+
+def known_nodes() -> dict[str, Any]:
+    """What /object_info tells of the nodes that a workflow may hold."""
+    info = {name: node.GET_NODE_INFO_V1() for name, node in load_nodes().items()}
+    return info | TABLE["nodes"] | {"MarkdownNote": NOTE}
+
+
+def plain(value: Any) -> Any:
+    """16.0 as 16: the page, too, writes it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Sheet:
+    """One workflow: groups of nodes in columns from left to right; `drawing` is the file, `prompt` its twin."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self._info = info
+        self.nodes: list[Node] = []
+        self.links: list[list[Any]] = []
+        self.groups: list[dict[str, Any]] = []
+        self.prompt: dict[str, Any] = {}
+        self._pen, self.between, self.right = (0, 0, 0), BETWEEN, -APART
+
+    def move(self, width: int, x: int | None = None, y: int = 0) -> None:
+        """Go on at (x, y), else in a new column, with nodes of this width."""
+        self._pen = (self.right + APART if x is None else x, y, width)
+
+    @contextmanager
+    def group(
+        self, title: str, color: str, width: int, x: int | None = None, y: int = 0, bottom: int = 0
+    ) -> Iterator[dict[str, int]]:
+        """A frame around the nodes that are added inside, the last of which reaches down to `bottom` if it can use the
+        room. Yields what afterwards tells where the frame's right and bottom are."""
+        end, first = {}, len(self.nodes)
+        self.move(width, x, y)
+        left = self._pen[0]
+        self._pen = (left + BORDER, y + 2 * BAR + BORDER, width)
+        yield end
+        last = self.nodes[-1]
+        if last["type"] in ROOMY:
+            last["size"][1] = max(last["size"][1], bottom - BORDER - last["pos"][1])
+        lowest = max(node["pos"][1] + node["size"][1] for node in self.nodes[first:])
+        end |= {"right": left + width + 2 * BORDER, "bottom": max(bottom, lowest + BORDER)}
+        bounding = [left, y, end["right"] - left, end["bottom"] - y]
+        frame = {"id": len(self.groups) + 1, "title": title, "bounding": bounding}
+        self.groups.append(frame | {"color": color, "font_size": 24, "flags": {}})
+        self.right = max(self.right, end["right"])
+
+    def note(self, text: str, height: int) -> None:
+        self._place("MarkdownNote", "About this workflow", height)
+        self.nodes[-1] |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
+
+    def add(self, kind: str, title: str = "", room: int = 0, **given: Any) -> Node:
+        """A node below the last one, `room` high, else as high as it needs to be. `given`: values for widgets; for sockets
+        the node that has a fitting output."""
+        listed = entries(self._info[kind])
+        if lost := set(given) - {entry.name for entry in listed}:
+            raise KeyError(f"{kind} has no input {', '.join(sorted(lost))}.")
+        values = {e.name: plain(given.get(e.name, e.default())) for e in listed if e.widget}
+        node = self._place(kind, title, room)
+        for slot, entry in enumerate(listed):
+            if entry.widget:
+                control = ["fixed"] if entry.options.get("control_after_generate") else []
+                node["widgets_values"] += [values[entry.name], *control]
+            source = None if entry.widget else given.get(entry.name)
+            node["inputs"].append(entry.socket(self._link(source, node, slot, entry) if source else None))
+        node["properties"] |= self._models(values)
+        values.pop("upload", None)
+        links = {link[0]: [str(link[1]), link[2]] for link in self.links}
+        sources = {e["name"]: links[e["link"]] for e in node["inputs"] if e["link"]}
+        meta = {"title": title or self._info[kind]["display_name"]}
+        self.prompt[str(node["id"])] = {"inputs": values | sources, "class_type": kind, "_meta": meta}
+        return node
+
+    def _place(self, kind: str, title: str, height: int) -> Node:
+        info, (x, y, width) = self._info[kind], self._pen
+        listed = entries(info)
+        rows = sum(entry.widget + ("control_after_generate" in entry.options) for entry in listed)
+        sockets = max(sum(not entry.widget for entry in listed), len(info["output"]))
+        height = height or 6 + 20 * sockets + (24 * rows + 8 if rows else 0)  # as the page counts
+        node = {"id": len(self.nodes) + 1, "type": kind, "pos": [x, y], "size": [width, height], "flags": {}}
+        node |= {"order": len(self.nodes), "mode": 0, "inputs": []}
+        outputs = zip(info["output_name"], info["output"], strict=True)
+        node["outputs"] = [{"name": name, "type": output, "links": None} for name, output in outputs]
+        node |= {"title": title} if title else {}
+        origin = PACK if kind.startswith("SanaVideo") else CORE
+        node["properties"] = {} if kind == "MarkdownNote" else origin | {"Node name for S&R": kind}
+        self.nodes.append(node | {"widgets_values": []})
+        self._pen, self.right = (x, y + height + self.between + BAR, width), max(self.right, x + width)
+        return self.nodes[-1]
+
+    def _link(self, source: Node, target: Node, slot: int, entry: Entry) -> int:
+        kinds = [output["type"] for output in source["outputs"]]
+        fitting = [number for number, kind in enumerate(kinds) if fits(kind, entry.kind)]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"{source['type']} has {len(fitting)} outputs for “{entry.name}” of {target['type']}."
+            )
+        output, number = source["outputs"][fitting[0]], len(self.links) + 1
+        output["links"] = [*(output["links"] or []), number]
+        self.links.append([number, source["id"], fitting[0], target["id"], slot, output["type"]])
+        return number
+
+    def _models(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What the page's list of missing models needs."""
+        files = [value for value in values.values() if value in scenes.MODELS]
+        listed = [{"name": file, "url": HUB + scenes.MODELS[file][1]} for file in files]
+        found = [{**entry, "directory": scenes.MODELS[entry["name"]][0]} for entry in listed]
+        return {"models": found} if found else {}
+
+    def drawing(self, name: str) -> dict[str, Any]:
+        return {
+            "id": str(uuid5(NAMESPACE_URL, f"{PACK['cnr_id']}/{name}")),
+            "revision": 0,
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {
+                "frontendVersion": "1.47.10",
+                "workflowRendererVersion": "LG",
+            },  # no view: the page fits it
+            "version": 0.4,
+        }
+
+
+def files() -> dict[Path, str]:
+    """The text of every workflow file."""
+    info, found = known_nodes(), {}
+    for name, draw in scenes.SCENES.items():
+        sheet = Sheet(info)
+        draw(sheet)
+        for path, content in ((f"{name}.json", sheet.drawing(name)), (f"api/{name}.json", sheet.prompt)):
+            found[HERE / path] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return found
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")

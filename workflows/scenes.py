@@ -1,0 +1,262 @@
+"""What the workflows show: nodes, words and places. build.py draws them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+LONG, SHORT, LARGE = (f"SANA_Video_2B_{name}.pth" for name in ("480p_LongLive", "480p", "720p"))
+GEMMA, WAN, LTX = (
+    f"{name}.safetensors" for name in ("gemma_2_2b_it_elm_bf16", "wan_2.1_vae", "LTX2_video_vae_bf16")
+)
+NVIDIA = "Efficient-Large-Model/SANA-Video_2B"
+MODELS = {  # file: folder under models/, and its address on Hugging Face
+    LONG: ("diffusion_models", f"{NVIDIA}_480p_LongLive/resolve/main/checkpoints/{LONG}"),
+    SHORT: ("diffusion_models", f"{NVIDIA}_480p/resolve/main/checkpoints/{SHORT}"),
+    LARGE: ("diffusion_models", f"{NVIDIA}_720p/resolve/main/checkpoints/{LARGE}"),
+    GEMMA: ("text_encoders", f"Comfy-Org/PixelDiT/resolve/main/text_encoders/{GEMMA}"),
+    WAN: ("vae", f"Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/vae/{WAN}"),
+    LTX: ("vae", f"Kijai/LTXV2_comfy/resolve/main/VAE/{LTX}"),
+}
+BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
+WIDE, MIDDLE, FILM = 360, 295, 430  # widths of nodes
+DEMO = "**Without downloads:** choose *demo (built in)* in the three loaders, and 224 x 128."
+FOX = "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold air."
+RUN = "The red fox runs through the snowy birch forest, snow sprays up under its paws."
+LAKE = (
+    "A frozen lake between dark firs seen from above, thin mist drifts over the ice, a slow flight forward."
+)
+HOUSE = "The red fox reaches a wooden house with lit windows at the edge of the forest and sits down before its door."
+CAMERA = "The camera follows at its height, soft golden light falls between the trunks."
+DRAWING = (
+    "A child's drawing: a girl with yellow hair and a pink dress stands on a green hill under a blue sky."
+)
+WAVING = "The drawn girl waves with both arms, wind moves her yellow hair, the clouds drift by."
+BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
+
+
+class Loaded(NamedTuple):
+    model: Any
+    encoder: Any
+    vae: Any
+    start: Any  # a stream of nothing yet, or None
+    bottom: int  # where the column ends
+
+
+def loaded(
+    sheet: Any, words: str, model: str = LONG, family: str = "auto", vae: str = WAN, start: bool = True
+) -> Loaded:
+    """The first column: a note, under it the loaders, and the size of a stream."""
+    names = (model, GEMMA, vae)
+    files = [f"- [{name}](https://huggingface.co/{MODELS[name][1]}) in {MODELS[name][0]}" for name in names]
+    demo = DEMO if vae == WAN else "The built-in demo has no model of this kind."
+    text = "\n\n".join((words, "**Download** into ComfyUI's models folder:", "\n".join(files), demo))
+    sheet.move(WIDE + 30, y=30)
+    sheet.note(text, 255)
+    with sheet.group(
+        "Models and size" if start else "Models", BLUE, WIDE, x=0, y=315, bottom=990 if start else 800
+    ) as frame:
+        sheet.between = 55  # loaders grow when the page draws nodes the new way
+        loaders = (
+            sheet.add("SanaVideoModelLoader", model_name=model, family=family),
+            sheet.add("SanaVideoTextEncoderLoader", encoder_name=GEMMA),
+            sheet.add("VAELoader" if vae == LTX else "SanaVideoVAELoader", vae_name=vae),
+        )
+        begun = sheet.add("SanaVideoStart", model=loaders[0]) if start else None
+    sheet.between = 25
+    return Loaded(*loaders, begun, frame["bottom"])
+
+
+def film(sheet: Any, title: str, file: str, use: Loaded, state: Any, chunk: int = 0, **place: int) -> None:
+    """A stream to a video file."""
+    with sheet.group(title, GREEN, FILM, **place):
+        video = sheet.add("SanaVideoDecodeStream", vae=use.vae, state=state, from_chunk=chunk)
+        sheet.add("SaveVideo", video=video, filename_prefix=f"video/{file}")
+
+
+def prompt(sheet: Any, title: str, use: Loaded, words: str, height: int = 200, **options: Any) -> Any:
+    return sheet.add("SanaVideoTextEncode", title, height, text_encoder=use.encoder, text=words, **options)
+
+
+def sampler(
+    sheet: Any, title: str, use: Loaded, words: Any, state: Any, chunks: int = 2, **options: Any
+) -> Any:
+    given = {"model": use.model, "positive": words, "state": state, "chunks": chunks, "seed": 7}
+    return sheet.add("SanaVideoBlockSampler", title, **given, **options)
+
+
+def first_long_video(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## One prompt, 15 seconds\n\nSix chunks of 2.5 s, one after the other. What was so far travels as a *state* of "
+        "fixed size: 60 chunks need no more memory than 6.",
+    )
+    with sheet.group("Prompt and six chunks", PURPLE, WIDE, bottom=use.bottom):
+        words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
+        stream = sampler(sheet, "", use, words, use.start, 6)
+        sheet.add("SanaVideoStateInfo", state=stream)
+    film(sheet, "Video", "first_long_video", use, stream, bottom=use.bottom)
+
+
+def three_shots(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## Three prompts, one film\n\nEach sampler goes on from the state of the one before. When the prompt changes, "
+        "*recache* reads the last chunk again under the new words (same scene, new action), *keep* leaves the memory as it "
+        "is, *cut* begins a new scene.",
+    )
+    shots = (
+        ("Shot 1: a fox walks", f"{FOX} {CAMERA}", "recache"),
+        ("Shot 2: it runs (recache)", f"{RUN} {CAMERA}", "recache"),
+        ("Shot 3: a lake (cut)", LAKE, "cut"),
+    )
+    state = use.start
+    for number, (title, text, change) in enumerate(shots, 1):
+        with sheet.group(title, PURPLE, MIDDLE, bottom=use.bottom):
+            words = prompt(sheet, f"Prompt {number}", use, text)
+            state = sampler(sheet, f"Shot {number}", use, words, state, on_prompt_change=change)
+            sheet.add("SanaVideoStateInfo", f"After shot {number}", state=state)
+    film(sheet, "Video", "three_shots", use, state, bottom=use.bottom)
+
+
+def two_endings(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## One beginning, two endings\n\nA state is a value: connect it to two samplers, and both go on from the same "
+        "moment. The beginning is made once; change one ending, and only that one is made again.",
+    )
+    half = 500
+    with sheet.group("Beginning", PURPLE, MIDDLE, bottom=2 * half + 30):
+        words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
+        begun = sampler(sheet, "Beginning", use, words, use.start)
+        sheet.add("SanaVideoStateInfo", "Where both go on", state=begun)
+    x = sheet.right + 30
+    for letter, text, y in (("A", RUN, 0), ("B", HOUSE, half + 30)):
+        with sheet.group(f"Ending {letter}", PURPLE, MIDDLE, x=x, y=y, bottom=y + half) as frame:
+            words = prompt(sheet, f"Prompt {letter}", use, f"{text} {CAMERA}", half - 358)
+            end = sampler(sheet, f"Ending {letter}", use, words, begun)
+        place = {"x": frame["right"] + 30, "y": y, "bottom": y + half}
+        film(sheet, f"Video {letter}", f"ending_{letter.lower()}", use, end, **place)
+
+
+def save_today(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## Today: make a beginning and keep its state\n\nSave State writes output/sana_states/today_00001_.safetensors. "
+        "Tomorrow open *04_continue_tomorrow*: it goes on exactly as if nothing had been in between.",
+    )
+    with sheet.group("Prompt and four chunks", PURPLE, WIDE, bottom=use.bottom):
+        words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
+        stream = sampler(sheet, "", use, words, use.start, 4)
+        sheet.add("SanaVideoStateInfo", state=stream)
+    x = sheet.right + 30
+    with sheet.group("Keep the state", BLUE, FILM, x=x) as frame:
+        sheet.add("SanaVideoSaveState", room=90, state=stream, filename_prefix="sana_states/today")
+    film(sheet, "Video", "today", use, stream, x=x, y=frame["bottom"] + 30, bottom=use.bottom)
+
+
+def continue_tomorrow(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## Tomorrow: go on from the saved state\n\nNeeds the file that *04_save_today* wrote (press R if the list does not "
+        "show it) and the same model. The video shows what is new: from chunk 4 on.",
+        start=False,
+    )
+    with sheet.group("Yesterday", BLUE, WIDE, bottom=use.bottom):
+        state = sheet.add("SanaVideoLoadState", file="sana_states/today_00001_.safetensors [output]")
+        sheet.add("SanaVideoStateInfo", state=state)
+    with sheet.group("Prompt and four chunks more", PURPLE, WIDE, bottom=use.bottom):
+        words = prompt(sheet, "Prompt", use, f"{RUN} {CAMERA}", use.bottom - 358)
+        stream = sampler(sheet, "", use, words, state, 4)
+    film(sheet, "Video of the new part", "tomorrow", use, stream, 4, bottom=use.bottom)
+
+
+def from_an_image(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## Begin with a picture\n\nPrime makes the picture the first frame of the stream; the samplers go on from there. "
+        "Say in prompt 1 what the picture shows. Prime takes a video, too: then its end is continued.",
+    )
+    with sheet.group("Picture", BLUE, MIDDLE, bottom=use.bottom):
+        words = prompt(sheet, "Prompt 1", use, DRAWING)
+        ready = {"model": use.model, "vae": use.vae, "positive": words, "state": use.start}
+        image = sheet.add("LoadImage", room=330, image="example.png")
+        state = sheet.add("SanaVideoPrime", image=image, **ready)
+    with sheet.group("Shot 1 and 2", PURPLE, MIDDLE, bottom=use.bottom):
+        state = sampler(sheet, "Shot 1", use, words, state)
+        words = prompt(sheet, "Prompt 2", use, WAVING, use.bottom - 636)
+        state = sampler(sheet, "Shot 2", use, words, state)
+    film(sheet, "Video", "from_an_image", use, state, bottom=use.bottom)
+
+
+def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, image: bool = False) -> None:
+    """81 frames by ComfyUI's own sampler."""
+    picture, large = {}, size != (832, 480)
+    with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE, bottom=use.bottom):
+        if image:
+            picture = {
+                "vae": use.vae,
+                "image": sheet.add("LoadImage", "First frame", 330, image="example.png"),
+            }
+        positive = prompt(sheet, "Prompt", use, words, 160 if image else 280)
+        negative = prompt(sheet, "Negative prompt", use, BLUR, 140, motion_score=0, instruction=False)
+    with sheet.group("50 steps", PURPLE, MIDDLE, bottom=use.bottom):
+        sizes = {"width": size[0], "height": size[1], "length": 81}
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **sizes, **picture)
+        pair = {"positive": positive, "negative": negative}
+        steps = {"seed": 7, "steps": 50, "cfg": 6, "sampler_name": "euler", "scheduler": "simple"}
+        sampled = sheet.add("KSampler", model=use.model, latent_image=latent, **pair, **steps)
+        decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
+        images = sheet.add(decode, vae=use.vae, **{socket: sampled})
+    with sheet.group("Video", GREEN, FILM, bottom=use.bottom):
+        video = sheet.add("CreateVideo", images=images, fps=16)
+        sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
+
+
+def text_to_video(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once and runs under ComfyUI's own KSampler, with a "
+        "negative prompt (instruction off, motion score 0). For videos of any length take *01_first_long_video*.",
+        SHORT,
+        "sana_video_480p",
+        start=False,
+    )
+    clip(sheet, use, "text_to_video", (832, 480), f"{FOX} {CAMERA}")
+
+
+def image_to_video(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## A clip that begins with a picture\n\nThe same 50-step model as for text. Empty Latent holds the picture as first "
+        "frame, and KSampler leaves it as it is. Say in the prompt what the picture shows, and what happens.",
+        SHORT,
+        "sana_video_480p",
+        start=False,
+    )
+    clip(sheet, use, "image_to_video", (832, 480), f"{DRAWING} {WAVING}", image=True)
+
+
+def large_clip(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which ComfyUI's own Load VAE "
+        "and VAE Decode know. Lengths are 8n + 1 frames.",
+        LARGE,
+        "sana_video_720p",
+        LTX,
+        start=False,
+    )
+    clip(sheet, use, "720p", (1280, 704), f"{FOX} {CAMERA}")
+
+
+SCENES = {
+    "01_first_long_video": first_long_video,
+    "02_three_shots": three_shots,
+    "03_two_endings": two_endings,
+    "04_save_today": save_today,
+    "04_continue_tomorrow": continue_tomorrow,
+    "05_from_an_image": from_an_image,
+    "06_text_to_video_50_steps": text_to_video,
+    "07_image_to_video_50_steps": image_to_video,
+    "08_720p": large_clip,
+}
