@@ -7,10 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint types clean
 
 demo: $(READY)
-	mkdir -p out
-	$(VENV)/bin/sana-video generate \
-		"a red ball rolls over a blue floor" "the ball turns green" "the ball bounces away" \
-		--out out/demo.mp4 --sheet out/demo.png
+	$(VENV)/bin/sana-video run workflows/02_three_shots.json --demo --base out --output out --sheet out/demo.png
 
 test: lint
 	$(RUN) -m pytest

@@ -1,4 +1,4 @@
-"""The command line: `sana-video generate | info | convert | make-demo`."""
+"""The command line: `sana-video run | generate | info | convert | make-demo`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import re
 import sys
 from pathlib import Path
 
-# Nothing heavy is imported here (these two know no torch): `sana-video --help` answers at once.
+# Nothing heavy is imported here (these know no torch): `sana-video --help` answers at once.
 from ..sana_video_core.config import FAMILIES
 from ..sana_video_core.errors import Cancelled, SanaVideoError
+from ..standalone import run as workflow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +36,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="sana-video", description="SANA-Video and LongSANA without ComfyUI."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run", help="a workflow file, here or on a ComfyUI server", formatter_class=_Formatter
+    )
+    workflow.add_arguments(run)
+    run.set_defaults(run=workflow.run)
     _add_generate(commands)
 
     info = commands.add_parser("info", help="tell what a checkpoint, state or video file is")

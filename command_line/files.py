@@ -12,7 +12,7 @@ from ..sana_video_core.errors import FileError
 from ..sana_video_core.fingerprint import weights_fingerprint
 from ..sana_video_core.instruction import find_instruction
 from ..sana_video_core.model import SanaVideo
-from ..sana_video_core.state import StreamState
+from ..sana_video_core.report import report
 from ..sana_video_core.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.state_file import load_state
 from ..sana_video_core.tensor_file import read_metadata as read_tensor_metadata
@@ -27,7 +27,7 @@ def describe(path: Path) -> str:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return f"{path.name}: a video\n{json.dumps(read_video_metadata(path), indent=2, ensure_ascii=False)}"
     if path.suffix == ".safetensors" and path.is_file() and STATE_FORMAT in read_tensor_metadata(path):
-        return _state(path, load_state(path))
+        return f"{path.name}: the state of a stream\n{report(load_state(path))}"
     try:
         return _transformer(path)
     except FileError as no_transformer:
@@ -82,20 +82,3 @@ def _vae(path: Path) -> str:
     vae = load_vae(path)
     count = sum(parameter.numel() for parameter in vae.parameters())
     return f"{path.name}: a Wan 2.1 VAE, base width {vae.config.base_width}, {count:,} parameters, {next(vae.parameters()).dtype}"
-
-
-def _state(path: Path, state: StreamState) -> str:
-    own = state.identity
-    height, width = own.rules.compression.pixels(own.grid)
-    lines = [
-        f"{path.name}: the state of a stream",
-        f"model        {own.family}, fingerprint {own.fingerprint[:12]}",
-        f"video        {width} x {height}, batch {own.batch}, {state.frames} frames ({state.frames / own.rules.fps:.1f} s)",
-        f"memory       {state.bytes / 2**20:.1f} MiB, window {own.window or 'none (the whole past)'}",
-    ]
-    for number, chunk in enumerate(state.story):
-        made = "primed" if chunk.primed else f"seed {chunk.seed}"
-        lines.append(
-            f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, {made}: {chunk.prompt}"
-        )
-    return "\n".join(lines)

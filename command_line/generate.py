@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoint import load_vae
 from ..sana_video_core.clip import ClipSampling, sample_clip
-from ..sana_video_core.encode import encode_beginning
+from ..sana_video_core.encode import encode_beginning, video_end
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.image_file import read_image
 from ..sana_video_core.model import SanaVideo
 from ..sana_video_core.state import StreamState, check_fits
 from ..sana_video_core.state_file import load_state, save_state
 from ..sana_video_core.stream import Prompt, Sampling, extend, prime, start
-from ..sana_video_core.video_reading import read_frames
 from ..sana_video_core.wan_vae import WanVAE
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
@@ -114,13 +114,13 @@ def _beginning(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE
     if options.image is not None:
         pixels = read_image(options.image, width=width, height=height)
     elif options.video is not None:
-        most = family.compression.frames(family.chunks.limit)
-        pixels = read_frames(options.video, fps=family.fps, last=most, width=width, height=height)
+        pixels = video_end(options.video, family, width=width, height=height)
     else:
         return None
     assert vae is not None, "a family without a VAE here has refused pictures before"
     vae.to(models.device)
-    latents = encode_beginning(vae, pixels.to(models.device), family.compression, tiling=tiling_of(options))
+    encode = partial(vae.encode, tiling=tiling_of(options))
+    latents = encode_beginning(encode, pixels.to(models.device), family.compression)
     vae.to("cpu")  # the transformer has the device to itself
     return latents
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,8 +37,7 @@ def write_story(options: Namespace, vae: WanVAE, state: StreamState, from_chunk:
     }
     with Bar("decode") as bar:
         frames = decode_story(vae, state, from_chunk=from_chunk, tiling=tiling, host=bar.host())
-        before = replace(state, story=state.story[:from_chunk]).frames
-        _write_video(options, frames, state.frames - before, metadata)
+        _write_video(options, frames, state.frames_from(from_chunk), metadata)
 
 
 @torch.no_grad()

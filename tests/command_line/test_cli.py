@@ -33,7 +33,7 @@ def demo(tmp_path_factory):
 @pytest.fixture
 def sana(tmp_path, monkeypatch, capsys):
     """Runs a command in an empty folder; returns (status, what it printed, what it said on stderr)."""
-    from comfyui_sana_video.standalone.cli import main
+    from comfyui_sana_video.command_line.cli import main
 
     monkeypatch.chdir(tmp_path)
 
@@ -307,7 +307,7 @@ def test_a_state_keeps_its_window(sana):
 
 
 def test_a_wrong_vae_is_refused_before_the_work(sana, demo, monkeypatch):
-    from comfyui_sana_video.standalone import generate
+    from comfyui_sana_video.command_line import generate
 
     monkeypatch.setattr(generate, "extend", lambda *_, **__: pytest.fail("work began"))
     status, _, err = sana("generate", "a", *_models(demo, **{"--vae": demo.transformer}), *SMALL)
@@ -317,7 +317,7 @@ def test_a_wrong_vae_is_refused_before_the_work(sana, demo, monkeypatch):
 
 def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
     """Stopped in the second shot: the first is a playable video and a state that goes on as if nothing had happened."""
-    from comfyui_sana_video.standalone import generate
+    from comfyui_sana_video.command_line import generate
 
     sana("generate", "a", "b", *SMALL, "--state-out", "whole.safetensors")
     real = generate.extend
@@ -348,7 +348,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     """A long run, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import conftest;"
-        "from comfyui_sana_video.standalone.cli import main; sys.exit(main(sys.argv[2:]))"
+        "from comfyui_sana_video.command_line.cli import main; sys.exit(main(sys.argv[2:]))"
     )
     words = ["generate", "a", *SMALL, "--chunks", "90", "--out", "v.mp4", "--state-out", "s.safetensors"]
     process = subprocess.Popen(
@@ -370,8 +370,8 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 
 def test_what_the_model_reads(sana, demo):
     """The instruction and the motion score reach the prompts and not the negative; all are in the digest."""
-    from comfyui_sana_video.standalone.cli import _parser
-    from comfyui_sana_video.standalone.models import choose_models, encode_prompts
+    from comfyui_sana_video.command_line.cli import _parser
+    from comfyui_sana_video.command_line.models import choose_models, encode_prompts
 
     text, said = PACK.core("text"), "Write well. User Prompt: "
     options = _parser().parse_args(
