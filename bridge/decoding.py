@@ -80,12 +80,10 @@ def _keep(path: Path, rescue: Callable[[], Path]) -> None:
     """Move what was finished to the output folder. On a full disk it stays where it is, and the first error is told."""
     try:
         kept = Path(shutil.move(path, rescue()))
-    except OSError as error:
+    except (OSError, InputError) as error:
         logger.warning("Decoding was stopped; what was finished is still in “%s” (%s).", path, error)
     else:
-        logger.warning(
-            "Decoding was stopped; what was finished is kept as “%s” in the output folder.", kept.name
-        )
+        logger.warning("Decoding was stopped; what was finished is kept as “%s”.", kept)
 
 
 def empty_latent(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from ..sana_video_core.wan_vae import WanVAE
 # Measured on full-size weights, docs/log.md.
 DECODE_BYTES = 480_000
 LATENT_CHANNELS = 16
+
+logger = logging.getLogger("sana_video")
 
 
 def _stop_if_asked() -> None:
@@ -53,7 +57,28 @@ class HostedVae:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        return self.vae.decode_stream(pieces, tiling=tiling)
+        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles, and gone on where it stopped."""
+        seen: list[Tensor] = []
+        rest, made = iter(pieces), 0
+        frames = self.vae.decode_stream(_noted(rest, seen), tiling=tiling)
+        while True:
+            try:
+                pixels = next(frames, None)
+            except torch.OutOfMemoryError:
+                break  # out of here first: the error holds on to what was being computed
+            if pixels is None:
+                return
+            made += pixels.shape[2]
+            yield pixels
+        comfy.model_management.soft_empty_cache()
+        logger.warning(
+            "The GPU's memory is too small for whole pictures: decoding in tiles, a little less exact."
+        )
+        for pixels in self.vae.decode_stream(itertools.chain(seen, rest), tiling=Tiling()):
+            known = min(made, pixels.shape[2])
+            made -= known
+            if known < pixels.shape[2]:
+                yield pixels[:, :, known:]
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32."""
@@ -93,6 +118,12 @@ class CoreVae:
     def encode(self, pixels: Tensor) -> Tensor:
         rows = [self.vae.encode((row.movedim(0, -1) + 1) / 2) for row in pixels]
         return torch.cat(rows).float()
+
+
+def _noted(pieces: Iterator[Tensor], seen: list[Tensor]) -> Iterator[Tensor]:
+    for piece in pieces:
+        seen.append(piece)
+        yield piece
 
 
 def _groups(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
