@@ -13,7 +13,6 @@ import comfy.utils
 import latent_preview
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..sana_video_core.errors import InputError
@@ -153,8 +152,8 @@ def parking_place() -> torch.device:
 
 
 def filmstrip_of(state: StreamState) -> Tensor:
-    """One picture [1, H, W, 3] in [0, 1] with a cell a chunk, by ComfyUI's quick estimate; black for an empty stream."""
+    """One picture [1, H, W, 3] in [0, 1] with words and a cell a chunk, by ComfyUI's quick estimate of colours."""
     known = comfy.latent_formats.Wan21()
     previewer = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias)
-    sheet = filmstrip(state, previewer.decode_latent_to_preview) or Image.new("RGB", (160, 96))
+    sheet = filmstrip(state, previewer.decode_latent_to_preview)
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]

@@ -28,8 +28,8 @@ class Kind(NamedTuple):
 TRANSFORMER = Kind(
     "diffusion_models",
     "a SANA-Video transformer",
-    "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, file "
-    "checkpoints/SANA_Video_2B_480p_LongLive.pth",
+    "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, the 50-step models are "
+    "SANA-Video_2B_480p and SANA-Video_2B_720p there; in each the .pth file under checkpoints/",
     "transformer",
 )
 TEXT_ENCODER = Kind(

@@ -158,13 +158,27 @@ def sheet_of(
     return sheet
 
 
+def captioned(picture: Image.Image | None, lines: list[str]) -> Image.Image:
+    """`picture` under lines of words, white on black; lines that are too long are cut off."""
+    width, height = (480, 0) if picture is None else picture.size
+    whole = Image.new("RGB", (max(width, 480), height + LABEL_HEIGHT * len(lines)))
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(whole).text((2, LABEL_HEIGHT * number + 2), _printable(line), fill=(255, 255, 255))
+    if picture is not None:
+        whole.paste(picture, (0, LABEL_HEIGHT * len(lines)))
+    return whole
+
+
+def _printable(text: str) -> str:
+    """Where Pillow was built without FreeType, its font has Latin-1 only and raises on anything else."""
+    return text.encode("latin-1", "replace").decode("latin-1")
+
+
 def _cell(label: str, thumbnail: Image.Image) -> Image.Image:
     """`thumbnail` with its label under it; a label that is too long is cut off at the cell's edge."""
     cell = Image.new("RGB", (thumbnail.width, thumbnail.height + LABEL_HEIGHT))
     cell.paste(thumbnail, (0, 0))
-    # Where Pillow was built without FreeType, its font has Latin-1 only and raises on anything else.
-    printable = label.encode("latin-1", "replace").decode("latin-1")
-    ImageDraw.Draw(cell).text((2, thumbnail.height + 2), printable, fill=(255, 255, 255))
+    ImageDraw.Draw(cell).text((2, thumbnail.height + 2), _printable(label), fill=(255, 255, 255))
     return cell
 
 

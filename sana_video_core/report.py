@@ -7,8 +7,10 @@ from collections.abc import Callable
 from PIL import Image
 from torch import Tensor
 
-from .image_file import sheet_of
+from .image_file import captioned, sheet_of
 from .state import StreamState
+
+MOST, COLUMNS = 24, 3  # thumbnails of a filmstrip
 
 
 def report(state: StreamState) -> str:
@@ -32,15 +34,20 @@ def report(state: StreamState) -> str:
     return "\n".join(lines)
 
 
-def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image | None:
-    """One labelled thumbnail a chunk; None for an empty stream.
+def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
+    """What a state holds, as one picture: two lines of words, then a labelled thumbnail a chunk (at most `MOST`).
 
     `picture` makes a small picture of one latent frame [B, C, 1, H, W] in model space: a host has a quick way to.
     """
-    if not state.story:
-        return None
+    height, width = state.identity.rules.compression.pixels(state.identity.grid)
+    words = [
+        f"{len(state.story)} chunks, {state.frames} frames, {state.seconds:.1f} s",
+        f"{width} x {height}, memory {state.bytes / 2**20:.1f} MiB, model {state.identity.fingerprint[:12]}",
+    ]
+    shown = range(0, len(state.story), -(-len(state.story) // MOST) or 1)
     cells = []
-    for number, chunk in enumerate(state.story):
+    for number in shown:
+        chunk = state.story[number]
         middle = chunk.length // 2
-        cells.append((f"chunk {number}", picture(chunk.latents[:, :, middle : middle + 1])))
-    return sheet_of(cells)
+        cells.append((f"{number}: {chunk.prompt}", picture(chunk.latents[:, :, middle : middle + 1])))
+    return captioned(sheet_of(cells, columns=COLUMNS) if cells else None, words)

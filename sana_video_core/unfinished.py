@@ -25,7 +25,7 @@ class Unfinished:
         newest = self._taken_up(request, state, chunks)
         left = chunks - len(newest.story) + len(state.story)
         try:
-            for newest in go(newest, left):  # noqa: B007, B020  `go` got the state that it begins with
+            for newest in go(newest, left) if left else ():  # noqa: B007, B020  `go` got the state that it begins with
                 pass
         except BaseException:  # a host's interrupt need not be of Exception's kind
             if newest is not state:
@@ -37,7 +37,7 @@ class Unfinished:
         if self._kept is None:
             return state
         known, began, made = self._kept
-        if began is not state or known != request or len(made.story) - len(state.story) >= chunks:
+        if began is not state or known != request or len(made.story) - len(state.story) > chunks:
             return state
         self._kept = None
         return made

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     tomllib = pytest.importorskip("tomli")
+
+# not from conftest: a folder of tests may have one of its own, under the same name
+ROOT = Path(__file__).parents[1]
 
 # layer -> the layers of this pack that it may import, besides itself
 ALLOWED = {

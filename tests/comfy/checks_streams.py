@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 
 from checks_inside import check, close, core_node, pack, run, same
 
@@ -111,6 +112,31 @@ def torch_compile_node_runs_on_clips_and_streams(demo):
     node = core_node("comfy_extras.nodes_torch_compile", "TorchCompileModel")
     clip = node.execute(demo.clip_model, "inductor").args[0]
     close(demo.ksample(clip, steps=1), demo.ksample(steps=1), 1e-3)
+
+
+@check
+def a_node_costs_little(demo):
+    """The block sampler node beside the bare core call with the demo set: under 50 ms a run."""
+    stream, checkpoint = pack("sana_video_core.stream"), pack("sana_video_core.checkpoint")
+    model = checkpoint.load_transformer(pack("sana_video_core.demo_set").demo_set().transformer)
+    (embeddings, told) = demo.positive[0]
+    prompt = stream.Prompt(embeddings=embeddings, mask=told["attention_mask"], digest=told["sana_digest"])
+    state = stream.start(model, height=48, width=64)
+    sampling = stream.Sampling(seed=3, steps=2)
+
+    def fastest(call):
+        seconds = []
+        for _ in range(7):
+            began = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
+    begun = demo.start()
+    cost = fastest(lambda: demo.sample(state=begun)) - fastest(
+        lambda: list(stream.extend(model, state, prompt, sampling))
+    )
+    assert cost < 0.05, f"{1000 * cost:.1f} ms"
 
 
 @check

@@ -51,6 +51,26 @@ def test_core_nodes_have_the_real_sockets(server, classes):
         }, name
 
 
+def test_table_of_core_nodes_is_true(server):
+    """What workflows/build.py and its tests know of ComfyUI's own nodes."""
+    real = server.ask("/object_info")[1]
+    table = json.loads((ROOT / "tests" / "workflows" / "core_nodes.json").read_text(encoding="utf-8"))
+
+    def told(entry):
+        kind, options = entry[0], entry[1] if len(entry) > 1 else {}
+        return kind, {name: value for name, value in options.items() if name != "tooltip"}
+
+    for name, known in table["nodes"].items():
+        assert (known["output"], known["display_name"]) == (real[name]["output"], real[name]["display_name"])
+        for place, inputs in known["input"].items():
+            theirs = {key: told(entry) for key, entry in real[name]["input"][place].items()}
+            assert [*inputs] == [*theirs], "the order of widgets is part of the files"
+            files = {"image", "vae_name"}
+            assert {k: told(e) for k, e in inputs.items() if k not in files} == {
+                k: e for k, e in theirs.items() if k not in files
+            }
+
+
 def _prompt(name: str):
     """A workflow's API twin with the demo's models, small."""
     prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
@@ -100,3 +120,27 @@ def test_a_workflow_gives_the_same_bits_in_both(server, classes, picture, name):
         mine, theirs = load_state(picture / file), load_state(server.base / file)
         assert all(torch.equal(a, b) for a, b in zip(mine.tensors(), theirs.tensors(), strict=True))
         assert mine.identity == theirs.identity
+
+
+@pytest.mark.parametrize("name", ["06_text_to_video_50_steps", "07_image_to_video_50_steps"])
+def test_fifty_step_workflows_run(server, picture, name):
+    """With the demo's weights, nine frames and four steps."""
+    prompt = _prompt(name)
+    for node in prompt.values():
+        if node["class_type"] == "SanaVideoEmptyLatent":
+            node["inputs"] |= {"width": 64, "height": 48, "length": 9}
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 4
+    run = server.run(prompt)
+    assert run.error is None, run.error["exception_message"]
+    assert len(_content(server.base, run.shown)) == 9
+
+
+def test_every_workflow_is_refused_only_for_its_missing_files(server, picture):
+    """As an artist opens them: nothing red but what has to be downloaded."""
+    for path in sorted((ROOT / "workflows" / "api").glob("*.json")):
+        told = server.refused(json.loads(path.read_text(encoding="utf-8")))
+        errors = [error for node in json.loads(told)["node_errors"].values() for error in node["errors"]]
+        missing = {"model_name", "encoder_name", "vae_name", "file"}
+        assert errors, path
+        assert {error["extra_info"]["input_name"] for error in errors} <= missing, (path, errors)

@@ -8,10 +8,13 @@ from comfyui_sana_video.sana_video_core.image_file import (
     LABEL_HEIGHT,
     contact_sheet,
     fill_and_crop,
+    fit_images,
     from_bytes,
     read_image,
     save_frame,
+    sheet_of,
     to_bytes,
+    to_images,
 )
 from PIL import Image
 
@@ -201,3 +204,74 @@ def test_an_empty_or_impossible_contact_sheet_is_refused(tmp_path):
     with pytest.raises(InputError, match="0 columns"):
         contact_sheet([("", torch.ones(3, 8, 8))], tmp_path / "sheet.png", columns=0)
     assert not list(tmp_path.iterdir())
+
+
+# --- a host's pictures [n, H, W, 3] in [0, 1]
+
+
+def _pictures(count=2, height=20, width=30, channels=3):
+    return torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(0))
+
+
+def test_pictures_become_frames_one_by_one():
+    images = _pictures(3)
+    frames = fit_images(images, width=16, height=8)
+    assert frames.shape == (1, 3, 3, 8, 16)
+    for number, image in enumerate(images):
+        bytes_of = to_bytes(image.movedim(-1, 0) * 2 - 1)
+        expected = from_bytes(np.asarray(fill_and_crop(Image.fromarray(bytes_of), 16, 8)))
+        assert torch.equal(frames[0, :, number], expected)
+
+
+def test_pictures_of_the_right_size_stay_what_they_are():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), dtype=np.uint8)) / 255
+    frames = fit_images(images, width=16, height=8)
+    assert torch.allclose(frames[0, :, 0], images[0].movedim(-1, 0) * 2 - 1, atol=1e-6)
+    assert torch.allclose(to_images([frames], 1), images, atol=1e-6)
+
+
+def test_pictures_are_cropped_at_the_centre_and_clamped():
+    wide = torch.zeros(1, 10, 40, 3)
+    wide[:, :, 15:25, 1] = 9.0  # brighter than white
+    frames = fit_images(wide, width=10, height=10)
+    assert colour(frames, 5, 5) == (0, 255, 0)
+    assert to_bytes(frames[0, :, 0])[..., 1].min() == 255
+
+
+def test_the_fourth_channel_of_a_picture_is_dropped():
+    images = _pictures(1, channels=4)
+    assert torch.equal(fit_images(images, width=8, height=8), fit_images(images[..., :3], width=8, height=8))
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (1, 3, 20, 30), (1, 20, 30, 1), (0, 20, 30, 3)])
+def test_what_is_no_picture_of_a_host_is_refused(shape):
+    with pytest.raises(InputError, match="rows, columns, 3"):
+        fit_images(torch.zeros(shape), width=8, height=8)
+
+
+def test_pieces_become_pictures_row_after_row():
+    pixels = torch.rand(2, 3, 9, 4, 6, generator=torch.Generator().manual_seed(1)) * 3 - 1.5
+    images = to_images(iter(pixels.split((1, 4, 4), dim=2)), 9)
+    assert images.shape == (18, 4, 6, 3)
+    for row in range(2):
+        for number in range(9):
+            expected = ((pixels[row, :, number] + 1) / 2).clamp(0, 1).movedim(0, -1)
+            assert torch.equal(images[9 * row + number], expected)
+    assert images.min() == 0
+    assert images.max() == 1
+    assert images.dtype == torch.float32
+
+
+def test_no_pieces_are_no_pictures():
+    with pytest.raises(InputError, match="nothing to decode"):
+        to_images(iter(()), 9)
+
+
+def test_a_sheet_of_pictures_lies_row_by_row():
+    pictures = ((f"{n}", Image.new("RGB", (20, 10), (30 * n, 0, 0))) for n in range(7))
+    sheet = np.asarray(sheet_of(pictures, columns=4, cell_width=40))
+    cell = 20 + LABEL_HEIGHT
+    assert sheet.shape == (2 * cell, 160, 3)
+    shown = [int(sheet[10 + cell * (number // 4), 20 + 40 * (number % 4), 0]) for number in range(7)]
+    assert shown == [30 * number for number in range(7)]
+    assert not sheet[cell:, 120:].any()

@@ -1,5 +1,7 @@
 """A host's own layer classes are used everywhere, and nothing of the network goes around them."""
 
+import copy
+
 import torch
 from pack import Pack
 from torch import nn
@@ -54,3 +56,42 @@ def test_parameter_names_are_the_originals():
     assert shapes["blocks.0.mlp.t_conv.weight"] == (2240, 2240, 3, 1)
     assert shapes["final_layer.scale_shift_table"] == (2, 2240)
     assert shapes["x_embedder.proj.weight"] == (2240, 16, 1, 2, 2)
+
+
+def _casting():
+    """Layer classes of a host that keeps weights in one dtype and computes in that of what comes in."""
+
+    def forward(self, x):
+        plain = copy.copy(self)
+        plain.__class__ = type(self).__mro__[1]
+        weights = {name: weight.to(x.dtype) for name, weight in self.named_parameters()}
+        return torch.func.functional_call(plain, weights, (x,))
+
+    kinds = {kind: type(kind, (getattr(nn, kind),), {"forward": forward}) for kind in KINDS}
+    return type("Operations", (), kinds)
+
+
+@torch.no_grad()
+def test_a_host_may_compute_in_another_dtype_than_weights_are_kept_in():
+    config, model = PACK.core("config"), PACK.core("model")
+
+    class Hosted(model.SanaVideo):
+        compute_dtype = torch.bfloat16
+
+    stored = PACK.core("demo_set").seeded(Hosted(config.DEMO.config, config.DEMO, operations=_casting()), 0)
+    narrow = PACK.core("demo_set").seeded(model.SanaVideo(config.DEMO.config, config.DEMO), 0).bfloat16()
+    generator = torch.Generator().manual_seed(1)
+    latents, text = (
+        torch.randn(1, 16, 3, 4, 6, generator=generator),
+        torch.randn(1, 5, 32, generator=generator),
+    )
+    made, expected = (m(latents, torch.full((1,), 700.0), text) for m in (stored, narrow))
+    assert stored.dtype == torch.float32
+    assert made.dtype == latents.dtype
+    assert torch.equal(made, expected)
+    for own, other in zip(stored.absorb(latents, text), narrow.absorb(latents, text), strict=True):
+        assert own.tail.dtype == torch.bfloat16
+        assert torch.equal(own.tail, other.tail)
+        assert torch.equal(own.vk, other.vk)
+    assert narrow.compute_dtype == torch.bfloat16
+    assert (stored.compute_device, narrow.compute_device) == (torch.device("cpu"),) * 2

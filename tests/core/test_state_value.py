@@ -96,3 +96,15 @@ def test_noise_is_not_kept():
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), plan=(3,))
     assert not any(isinstance(getattr(state, name), torch.Generator) for name in type(state).__slots__)
+
+
+def test_frames_from_a_chunk_on_and_seconds():
+    """Scenes of (3, 2) and (2, 2) latent frames: 17 and 13 frames, each scene with its own first frame."""
+    model = PACK.tiny_model(depth=1)
+    state = run(PACK, model, begin(PACK, model), "a", plan=(3, 2), steps=1)
+    state = run(PACK, model, state, "b", plan=(2, 2), steps=1, on_prompt_change="cut")
+    assert [state.frames_from(chunk) for chunk in range(5)] == [17 + 13, 8 + 13, 13, 8, 0]
+    assert state.frames == 30
+    assert state.seconds == 30 / 16
+    empty = begin(PACK, model)
+    assert (empty.frames, empty.frames_from(0), empty.seconds) == (0, 0, 0)

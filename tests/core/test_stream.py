@@ -179,6 +179,49 @@ def test_refusals_come_before_any_work():
             stream.prime(model, begin(PACK, model), words, wrong)
 
 
+class Facts:
+    """What a request is judged by, and nothing that could be called."""
+
+    def __init__(self, model) -> None:
+        self.config, self.family, self.fingerprint = model.config, model.family, "a fingerprint"
+
+
+def test_a_request_is_judged_without_a_model_call():
+    model = PACK.tiny_model()
+    model.fingerprint = "a fingerprint"
+    state, facts = run(PACK, model, begin(PACK, model)), Facts(model)
+    a, b = prompt(PACK, "a"), prompt(PACK, "b")
+    cut = stream.Sampling(on_prompt_change="cut")
+    check = stream.check_request
+    assert check(facts, state, a, cut, chunks=3) == (state, (10, 10, 10))
+    assert check(facts, begin(PACK, model), a, cut, chunks=2)[1] == (11, 10)
+    assert check(facts, state, b, stream.Sampling(), plan=(2,)) == (state, (2,))
+    scene, plan = check(facts, state, b, cut)
+    assert (scene.scene, scene.position, scene.memory, plan) == (1, 0, None, (11,))
+    assert state.scene == 0
+    for wrong, options in (
+        ("room for 1021", {"chunks": 103}),
+        ("0 chunks", {"chunks": 0}),
+        ("2 prompts", {"prompt": prompt(PACK, "a", rows=2)}),
+        ("was made by", {"model": Facts(PACK.tiny_model(heads=2)), "fingerprint": "another"}),
+        ("block-causal", {"model": Facts(PACK.tiny_model(family="sana_video_480p"))}),
+    ):
+        judged = options.pop("model", facts)
+        judged.fingerprint = options.pop("fingerprint", "a fingerprint")
+        with pytest.raises(errors.SanaVideoError, match=wrong):
+            check(judged, state, options.pop("prompt", a), cut, **options)
+
+
+def test_priming_is_judged_without_latents():
+    model = PACK.tiny_model()
+    model.fingerprint = "a fingerprint"
+    stream.check_prime(Facts(model), begin(PACK, model))
+    with pytest.raises(errors.StateError, match="only an empty one"):
+        stream.check_prime(Facts(model), run(PACK, model, begin(PACK, model)))
+    with pytest.raises(errors.InputError, match="block-causal"):
+        stream.check_prime(Facts(PACK.tiny_model(family="sana_video_480p")), begin(PACK, model))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

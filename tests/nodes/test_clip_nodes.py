@@ -1,0 +1,134 @@
+"""For ComfyUI's own samplers: noise levels, and the latent that a clip begins with."""
+
+from functools import cache
+
+import pytest
+import torch
+from artist import demo, folders, picture, refused, run
+from comfyui_sana_video.sana_video_core import schedule
+from comfyui_sana_video.sana_video_core.checkpoint import save_transformer
+from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
+from comfyui_sana_video.sana_video_core.demo_set import seeded
+from comfyui_sana_video.sana_video_core.image_file import fit_images
+from comfyui_sana_video.sana_video_core.model import SanaVideo
+from pack import same
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path):
+    with folders(tmp_path):
+        yield tmp_path
+
+
+# --- sigmas
+
+
+@pytest.mark.parametrize("grid, function", [("dpm++", schedule.dpm_sigmas), ("euler", schedule.euler_sigmas)])
+def test_sigmas_are_the_cores_grids(grid, function):
+    for steps, shift in ((50, 8.0), (4, 3.0), (1, 8.0)):
+        sigmas = run("Sigmas", steps, shift, 1.0, grid)
+        assert same(sigmas, torch.tensor(function(steps, shift)))
+        assert sigmas.dtype == torch.float32
+        assert len(sigmas) == steps + 1
+        assert sigmas[-1] == 0
+        half = run("Sigmas", steps, shift, 0.5, grid)
+        assert same(half, torch.tensor(function(2 * steps, shift)[-(steps + 1) :]))
+
+
+def test_published_timesteps_of_fifty_steps():
+    timesteps = (run("Sigmas", 50, 8.0, 1.0, "dpm++")[:-1] * 1000 + 1e-3).floor().tolist()
+    assert (timesteps[:3], timesteps[-3:]) == ([999, 997, 994], [337, 249, 140])
+
+
+def test_impossible_levels_are_refused():
+    for values, word in (
+        ((0, 8.0, 1.0), "0 steps"),
+        ((4, 0.0, 1.0), "shift"),
+        ((4, 8.0, 0.0), "denoise is 0.0"),
+    ):
+        with refused(word):
+            run("Sigmas", *values, "dpm++")
+    with refused("1100 steps"):
+        run("Sigmas", 550, 8.0, 0.5, "dpm++")
+
+
+# --- empty latents
+
+
+def empty(width=48, height=32, length=9, batch=1, *, model=None, **given):
+    return run("EmptyLatent", model or demo().bidirectional, width, height, length, batch, **given)
+
+
+@pytest.mark.parametrize("length, latent_frames", [(1, 1), (9, 3), (81, 21)])
+def test_shape_of_an_empty_latent(length, latent_frames):
+    latent = empty(length=length, batch=2)
+    assert set(latent) == {"samples"}
+    assert latent["samples"].shape == (2, 16, latent_frames, 4, 6)
+    assert not latent["samples"].any()
+
+
+@cache
+def _model_720p():
+    rules = FAMILIES["sana_video_720p"]
+    sizes = {"channels": 128, "patch": 1, "width": 56, "head_dim": 28, "cross_head_dim": 28}
+    config = TransformerConfig(**sizes, depth=1, ffn_hidden=56, caption_channels=8)
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder, folders(Path(folder)):
+        path = Path(folder) / "models" / "diffusion_models" / "m.safetensors"
+        path.parent.mkdir(parents=True)
+        save_transformer(path, seeded(SanaVideo(config, rules), 0).state_dict(), config, rules.name)
+        return run("ModelLoader", path.name, "auto")
+
+
+def test_720p_has_channels_and_strides_of_its_own():
+    latent = empty(128, 64, 17, model=_model_720p())
+    assert latent["samples"].shape == (1, 128, 3, 2, 4)
+    with refused("8n + 1", "9 or 17"):
+        empty(128, 64, 13, model=_model_720p())
+    with refused("multiple of 32", "32 or 64"):
+        empty(128, 48, 9, model=_model_720p())
+
+
+def test_an_image_is_frame_0_and_the_mask_keeps_it():
+    images = picture(100, 40)
+    before = images.clone()
+    latent = empty(vae=demo().vae, image=images, batch=2)
+    samples, mask = latent["samples"], latent["noise_mask"]
+    expected = demo().vae.encode(fit_images(images, width=48, height=32))
+    assert samples.shape == (2, 16, 3, 4, 6)
+    assert torch.allclose(samples[:, :, :1], expected.expand(2, -1, -1, -1, -1), atol=1e-5)
+    assert not samples[:, :, 1:].any()
+    assert mask.shape == (1, 1, 3, 4, 6)
+    assert not mask[:, :, 0].any()
+    assert mask[:, :, 1:].eq(1).all()
+    assert same(images, before)
+
+
+def test_each_row_of_a_batch_may_have_its_image():
+    images = picture(count=2)
+    samples = empty(vae=demo().vae, image=images, batch=2)["samples"]
+    for row in range(2):
+        alone = empty(vae=demo().vae, image=images[row : row + 1])["samples"]
+        assert torch.allclose(samples[row], alone[0], atol=1e-4)
+    assert not torch.allclose(samples[0], samples[1], atol=1e-2)
+    with refused("2 images", "batch of 3"):
+        empty(vae=demo().vae, image=images, batch=3)
+
+
+def test_what_cannot_be_is_refused():
+    with refused("80 frames", "4n + 1", "77 or 81"):
+        empty(length=80)
+    with refused("height is 40", "32 or 48"):
+        empty(height=40)
+    with refused("needs a VAE", "Load SANA-Video VAE"):
+        empty(image=picture())
+    with refused("480p family", "LTX"):
+        empty(128, 64, 9, model=_model_720p(), vae=demo().vae, image=picture())
+    with refused("no SANA-Video"):
+        empty(model=object())
+
+
+def test_a_vae_without_an_image_changes_nothing():
+    assert set(empty(vae=demo().vae)) == {"samples"}

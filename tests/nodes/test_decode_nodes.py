@@ -1,0 +1,211 @@
+"""Decode and Decode Stream: a continuing chunk gives its own frames; a stopped file is kept; nothing is left in temp."""
+
+import logging
+import shutil
+
+import comfy.model_management as management
+import pytest
+import torch
+from artist import begun, decoded, demo, folders, node, refused, run, sample, start, story
+from comfy import utils
+from comfyui_sana_video.bridge.vaes import HostedVae
+from comfyui_sana_video.sana_video_core.video_reading import read_frames, read_metadata
+from pack import same
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path):
+    with folders(tmp_path):
+        yield tmp_path
+
+
+def _files(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# --- images
+
+
+def test_a_continuing_latent_with_its_state_is_the_tail_of_the_whole():
+    latent, state, _ = sample(begun()[1])
+    images = run("Decode", demo().vae, latent, state)
+    assert images.shape == (40, 32, 48, 3)
+    assert same(images, decoded()[41:])
+    alone = run("Decode", demo().vae, latent)
+    assert alone.shape == (37, 32, 48, 3)
+    assert not torch.allclose(alone, decoded()[44:], atol=0.01)  # the seam
+
+
+def test_a_first_latent_needs_no_state():
+    images = run("Decode", demo().vae, begun()[0])
+    assert same(images, decoded()[:41])
+    assert same(run("Decode", demo().vae, *begun()[:2]), images)
+    assert (images.min() >= 0) & (images.max() <= 1)
+    assert images.std() > 0.01
+
+
+def test_a_new_scene_decodes_from_its_own_first_frame():
+    latent, state, _ = sample(begun()[1], positive=demo().other, on_prompt_change="cut")
+    images = run("Decode", demo().vae, latent, state)
+    assert images.shape[0] == 41
+    assert same(images, run("Decode", demo().vae, latent))
+
+
+def test_a_batch_lies_one_video_after_the_other():
+    latent, state, _ = sample(start(2, 32, 32))
+    images = run("Decode", demo().vae, latent, state)
+    assert images.shape == (82, 32, 32, 3)
+    second = run("Decode", demo().vae, {"samples": latent["samples"][1:]})
+    assert torch.allclose(images[41:], second, atol=1e-4)
+    assert not torch.allclose(images[:41], second, atol=0.1)
+
+
+def test_a_latent_and_a_state_of_two_samplers_are_refused():
+    with refused("one and the same sampler"):
+        run("Decode", demo().vae, begun()[0], story()[1])
+    with refused("one and the same sampler"):
+        run("Decode", demo().vae, sample(begun()[1], seed=4)[0], story()[1])
+
+
+@pytest.mark.parametrize("shape", [(1, 128, 2, 4, 4), (1, 4, 8, 8)])
+def test_latents_of_others_are_refused(shape):
+    with refused(str(list(shape)), "LTX-2 VAE"):
+        run("Decode", demo().vae, {"samples": torch.zeros(shape)})
+
+
+# --- files
+
+
+def _film(state=None, *, from_chunk=0, fps=16.0, row=0):
+    video = run("DecodeStream", demo().vae, state or story()[1], from_chunk, fps, "h264", row)
+    return video, (read_frames(video.get_stream_source(), fps=None)[0].permute(1, 2, 3, 0) + 1) / 2
+
+
+def _close(film, images):
+    """Whether a film shows these images: their brightness goes together (colours of noise do not survive H.264)."""
+    brightness = torch.stack([pixels.mean(dim=-1).flatten() for pixels in (film, images)])
+    return torch.corrcoef(brightness)[0, 1].item() > 0.8
+
+
+def test_a_stream_becomes_a_file_of_all_its_frames(base):
+    video, frames = _film()
+    assert video.get_stream_source().startswith(str(base / "temp"))
+    assert video.get_frame_count() == 81
+    assert video.get_dimensions() == (48, 32)
+    assert video.get_frame_rate() == 16
+    assert _close(frames, decoded())
+    assert not _close(frames[1:], decoded()[:-1])  # so the tolerance sees a shift by one frame
+    told = read_metadata(video.get_stream_source())
+    assert told == {"prompts": ["a red ball rolls"] * 2, "seeds": [3, 3], "plan": [[11, 10]]}
+    assert len(_files(base / "temp")) == 1
+
+
+def test_from_chunk_shows_the_end_of_the_whole():
+    video, frames = _film(from_chunk=1)
+    assert video.get_frame_count() == 40
+    assert _close(frames, decoded()[41:])
+    assert not _close(frames[:37], decoded()[44:])
+
+
+def test_two_scenes_are_two_decodes():
+    _, state, frames = sample(begun()[1], positive=demo().other, on_prompt_change="cut")
+    assert _film(state)[0].get_frame_count() == frames == 82
+
+
+def test_a_row_of_a_batch():
+    latent, state, _ = sample(start(2, 32, 32))
+    images = run("Decode", demo().vae, latent)
+    for row in (0, 1):
+        assert _close(_film(state, row=row)[1], images[41 * row : 41 * (row + 1)])
+    assert not _close(images[:41], images[41:])
+    with refused("Row 2", "batch of 2"):
+        _film(state, row=2)
+
+
+def test_fps():
+    check = node("DecodeStream").validate_inputs
+    assert [check(fps) for fps in (None, 16.0, 0.01)] == [True] * 3
+    for impossible in (0.0, -1.0, float("nan"), 2000.0):
+        assert "has to be 0.01 to 1000" in check(impossible)
+    assert _film(begun()[1], fps=12.5)[0].get_frame_rate() == 12.5
+
+
+def test_impossible_requests_leave_no_file(base):
+    with refused("chunk 7", "Choose 0 to 1"):
+        _film(from_chunk=7)
+    with refused("stream is empty"):
+        _film(start())
+    assert not _files(base)
+
+
+# --- stopped in the middle
+
+
+def _stop_after(steps, monkeypatch):
+    """ComfyUI's interrupt when the progress bar reaches `steps`."""
+
+    def listen(value, total, preview, node_id):
+        if value == steps:
+            management.interrupt_current_processing()
+
+    monkeypatch.setattr(utils, "_hook", listen)
+    monkeypatch.setattr(management, "_stop", type(management._stop)())
+
+
+def _rescued(base):
+    return base / "output" / "video" / "interrupted_00001_.mp4"
+
+
+def test_an_interrupt_keeps_what_was_finished(base, monkeypatch, caplog):
+    _stop_after(10 + 5, monkeypatch)  # in the second chunk: 11 + 5 latent frames are decoded
+    with caplog.at_level(logging.WARNING), pytest.raises(management.InterruptProcessingException):
+        _film()
+    assert _files(base) == ["interrupted_00001_.mp4"]
+    kept = read_frames(_rescued(base), fps=None)
+    assert kept.shape[2] == 41 + 4 * 5
+    assert _close((kept[0].permute(1, 2, 3, 0) + 1) / 2, decoded()[:61])
+    assert "interrupted_00001_.mp4" in caplog.text
+    _stop_after(3, monkeypatch)
+    with pytest.raises(management.InterruptProcessingException):
+        _film()
+    assert _files(base) == ["interrupted_00001_.mp4", "interrupted_00002_.mp4"]
+    monkeypatch.setattr(utils, "_hook", None)
+    assert _film()[0].get_frame_count() == 81  # nothing of it is left in the way
+
+
+def _fails_after(pieces, monkeypatch):
+    whole = HostedVae.decode_stream
+
+    def broken(self, *arguments, **options):
+        for number, frames in enumerate(whole(self, *arguments, **options)):
+            yield frames if number < pieces else frames * float("nan")
+
+    monkeypatch.setattr(HostedVae, "decode_stream", broken)
+
+
+def test_an_error_keeps_what_was_finished(base, monkeypatch):
+    _fails_after(3, monkeypatch)
+    with refused("not numbers", "chunk 1 of 2"):
+        _film()
+    assert _files(base) == ["interrupted_00001_.mp4"]
+    assert read_frames(_rescued(base), fps=None).shape[2] == 9
+
+
+def test_an_error_before_the_first_frame_leaves_nothing(base, monkeypatch):
+    _fails_after(0, monkeypatch)
+    with refused("not numbers"):
+        _film()
+    assert not _files(base)
+
+
+def test_a_rescue_that_fails_does_not_hide_the_reason(base, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    _fails_after(3, monkeypatch)
+    monkeypatch.setattr(shutil, "move", full)
+    with caplog.at_level(logging.WARNING), refused("not numbers"):
+        _film()
+    (left,) = _files(base / "temp")
+    assert left in caplog.text
+    assert "No space left" in caplog.text

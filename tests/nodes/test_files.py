@@ -1,0 +1,170 @@
+"""What a person can pick, where it lies, and what is said when it is not there."""
+
+import os
+
+import pytest
+from artist import DEMO, NAMED, folders, refused
+from comfyui_sana_video.nodes import files
+from comfyui_sana_video.sana_video_core.demo_set import DemoSet
+
+KINDS = [files.TRANSFORMER, files.TEXT_ENCODER, files.VAE, files.LORA]
+WITH_DEMO = KINDS[:3]
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path):
+    with folders(tmp_path):
+        yield tmp_path
+
+
+def put(folder, *names, size=0):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * size)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.folder)
+def test_names_of_files_nested_ones_too_then_the_demo(base, kind):
+    put(base / "models" / kind.folder, "b.safetensors", "sana/deep/a.safetensors", "note.txt")
+    assert files.choices(kind) == ["b.safetensors", "sana/deep/a.safetensors", *([DEMO] if kind.demo else [])]
+    for name in ("b.safetensors", "sana/deep/a.safetensors"):
+        assert files.path_of(kind, name) == base / "models" / kind.folder / name
+        assert files.check(kind, name) is True
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.folder)
+def test_on_a_bare_machine_there_is_the_demo_alone(kind):
+    assert files.choices(kind) == ([DEMO] if kind.demo else [])
+
+
+def test_folders_of_text_encoders_are_names_too(base):
+    encoders = base / "models" / "text_encoders"
+    put(encoders, "gemma/config.json", "gemma/model.safetensors", "pipeline/text_encoder/config.json")
+    put(encoders, "one.safetensors", "other/readme.md")
+    assert files.choices(files.TEXT_ENCODER) == [
+        "gemma/model.safetensors",
+        "one.safetensors",
+        "gemma",
+        "pipeline/text_encoder",
+        DEMO,
+    ]
+    assert files.path_of(files.TEXT_ENCODER, "gemma") == encoders / "gemma"
+    assert files.path_of(files.TEXT_ENCODER, "pipeline/text_encoder") == encoders / "pipeline/text_encoder"
+    with refused("other"):
+        files.path_of(files.TEXT_ENCODER, "other")
+    put(base / "models" / "vae", "wan/config.json")
+    assert files.choices(files.VAE) == [DEMO]
+    with refused("“wan”"):
+        files.path_of(files.VAE, "wan")
+
+
+@pytest.mark.parametrize("kind", WITH_DEMO, ids=lambda kind: kind.folder)
+def test_the_demo_lies_in_its_set(kind, monkeypatch, tmp_path):
+    found = DemoSet.at(tmp_path / "set")
+    monkeypatch.setattr("comfyui_sana_video.sana_video_core.demo_set.demo_set", lambda: found)
+    assert files.path_of(kind, DEMO) == getattr(found, kind.demo)
+    assert files.check(kind, DEMO) is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            files.TRANSFORMER,
+            ("a SANA-Video transformer", "Efficient-Large-Model", "SANA-Video_2B_480p_LongLive"),
+        ),
+        (files.TEXT_ENCODER, ("Gemma-2-2B-it", "Comfy-Org/PixelDiT", "google/gemma-2-2b-it")),
+        (files.VAE, ("Wan 2.1 VAE", "Comfy-Org/Wan_2.1_ComfyUI_repackaged", "wan_2.1_vae.safetensors")),
+        (files.LORA, ("a LoRA", "of your own")),
+    ],
+    ids=lambda value: getattr(value, "folder", ""),
+)
+def test_a_missing_file_names_folder_file_and_where_it_is_published(kind, words):
+    said = ("“gone.safetensors”", f"models/{kind.folder}", "press R", *words)
+    with refused(*said):
+        files.path_of(kind, "gone.safetensors")
+    assert all(word in files.check(kind, "gone.safetensors") for word in said)
+    assert ("demo (built in)" in files.check(kind, "gone.safetensors")) == bool(kind.demo)
+
+
+@pytest.mark.parametrize("name", ["", "../vae/a.safetensors", "a/../../b.safetensors", "/etc/passwd"])
+def test_a_name_stays_in_its_folder(base, name):
+    put(base / "models", "vae/a.safetensors", "b.safetensors")
+    for kind in (files.TRANSFORMER, files.TEXT_ENCODER):
+        with refused(f"“{name}” is no name of a file in models/{kind.folder}", "Choose one from the list"):
+            files.path_of(kind, name)
+
+
+def test_a_linked_name_is_not_judged_before_the_run():
+    """ComfyUI asks with None for what comes through a link."""
+    loaders = [
+        NAMED[f"SanaVideo{name}"] for name in ("ModelLoader", "TextEncoderLoader", "VAELoader", "LoraLoader")
+    ]
+    assert [loader.validate_inputs(None) for loader in loaders] == [True] * 4
+    assert [type(loader.validate_inputs("gone")) for loader in loaders] == [str] * 4
+
+
+def test_the_lora_list_has_no_demo_and_a_file_of_that_name_is_no_demo(base):
+    with refused("models/loras"):
+        files.path_of(files.LORA, DEMO)
+
+
+# --- saved states
+
+
+def test_saved_states_newest_first_without_hidden_files(base):
+    put(
+        base / "output" / "sana_states",
+        "old.safetensors",
+        "sub/new.safetensors",
+        ".half.safetensors",
+        "a.mp4",
+    )
+    put(base / "output", "elsewhere.safetensors")
+    put(base / "input", "given.safetensors", "deep/b.safetensors", ".hidden.safetensors", "cat.png")
+    times = {
+        "output/sana_states/old": 10,
+        "input/given": 20,
+        "output/sana_states/sub/new": 30,
+        "input/deep/b": 5,
+    }
+    for name, when in times.items():
+        os.utime(base / f"{name}.safetensors", (when, when))
+    assert files.saved_states() == [
+        "sana_states/sub/new.safetensors [output]",
+        "given.safetensors [input]",
+        "sana_states/old.safetensors [output]",
+        "deep/b.safetensors [input]",
+    ]
+    for name in files.saved_states():
+        assert files.saved_state(name).is_file()
+
+
+def test_no_folders_are_no_states():
+    assert files.saved_states() == []
+
+
+def test_a_link_to_nowhere_does_not_cost_the_list(base):
+    """Without this, no node of any pack could be listed: ComfyUI asks for all schemas at once."""
+    put(base / "output" / "sana_states", "a.safetensors")
+    (base / "output" / "sana_states" / "b.safetensors").symlink_to("gone")
+    assert files.saved_states() == ["sana_states/a.safetensors [output]"]
+
+
+# --- new files
+
+
+def test_new_names(base):
+    assert files.new_file("a/state", ".safetensors") == base / "output" / "a" / "state_00001_.safetensors"
+    put(base / "output" / "a", "state_00041_.safetensors")
+    assert files.new_file("a/state", ".safetensors").name == "state_00042_.safetensors"
+    assert "%year%" not in files.new_file("take_%year%", ".mp4").name
+
+
+def test_temporary_names_are_never_the_same(base):
+    one, other = files.temporary_file(".mp4"), files.temporary_file(".mp4")
+    assert one != other
+    assert one.parent == other.parent == base / "temp"
+    assert one.parent.is_dir()
+    assert one.suffix == ".mp4"

@@ -1,0 +1,54 @@
+"""A full disk: a sentence, no half of a file under a final name, and the next run works."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from comfyui_sana_video.sana_video_core.state_file import load_state
+from comfyui_sana_video.sana_video_core.video_reading import read_frames
+
+pytest.importorskip("resource", reason="limits on files are a thing of Unix")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    base = tmp_path_factory.mktemp("base")
+    code = "import conftest, full_disk; full_disk.start()"
+    places = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code, base],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": places},
+    )
+    assert done.returncode == 0, done.stderr
+    return {"base": base, "log": done.stderr, **json.loads(done.stdout)}
+
+
+def test_a_state_that_does_not_fit_leaves_nothing(told):
+    said = told["save full"]["refused"]
+    assert all(
+        word in said for word in ("state_00001_.safetensors", "could not be written", "free some space")
+    )
+    assert told["save full"]["files"] == []
+
+
+def test_a_film_that_does_not_fit_keeps_its_beginning_under_a_name_of_its_own(told):
+    said = told["film full"]["refused"]
+    assert all(word in said for word in ("frames", "kept", "Free some space"))
+    assert told["film full"]["files"] == ["output/video/interrupted_00001_.mp4"]
+    frames = read_frames(told["base"] / "output/video/interrupted_00001_.mp4", fps=None)
+    assert 1 <= frames.shape[2] < 81
+    assert f"Only {frames.shape[2]} of" in said or "failed after" in said
+    assert "interrupted_00001_.mp4" in told["log"]
+
+
+def test_the_next_run_works(told):
+    base = told["base"]
+    assert load_state(base / "output/sana_states/state_00001_.safetensors").frames == 81
+    assert read_frames(told["film again"]["file"], fps=None).shape[2] == 81
+    assert len(told["film again"]["files"]) == 3

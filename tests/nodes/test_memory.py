@@ -1,0 +1,44 @@
+"""A GPU that is too small for whole pictures: decoding goes on in tiles, and no frame is lost or doubled."""
+
+import logging
+
+import pytest
+import torch
+from comfyui_sana_video.bridge.vaes import HostedVae
+from comfyui_sana_video.sana_video_core.demo_set import demo_set
+from comfyui_sana_video.sana_video_core.vae_tiling import Tiling
+
+
+@pytest.fixture
+def vae():
+    return HostedVae.load(demo_set().vae)
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_short_memory_goes_on_in_tiles(vae, monkeypatch, caplog, at):
+    latents = torch.randn(1, 16, 5, 40, 6, generator=torch.Generator().manual_seed(0))
+    whole = torch.cat(list(vae.vae.decode_stream([latents])), dim=2)
+    tiled = torch.cat(list(vae.vae.decode_stream([latents], tiling=Tiling())), dim=2)
+    step, calls = type(vae.vae).decode_frame, []
+
+    def short(self, latent, cache):
+        calls.append(latent.shape)
+        if latent.shape[-2] == 40 and len(calls) > at:
+            raise torch.OutOfMemoryError("no room")
+        return step(self, latent, cache)
+
+    monkeypatch.setattr(type(vae.vae), "decode_frame", short)
+    with caplog.at_level(logging.WARNING):
+        frames = torch.cat(list(vae.decode_stream(iter(latents.split((3, 2), dim=2)))), dim=2)
+    assert "in tiles" in caplog.text
+    made = max(0, 4 * at - 3)
+    assert torch.equal(frames[:, :, :made], whole[:, :, :made])
+    assert torch.equal(frames[:, :, made:], tiled[:, :, made:])
+    assert not torch.equal(whole, tiled)
+
+
+def test_enough_memory_takes_whole_pictures(vae, caplog):
+    latents = torch.randn(1, 16, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    frames = torch.cat(list(vae.decode_stream([latents])), dim=2)
+    assert torch.equal(frames, vae.vae.decode(latents))
+    assert not caplog.text

@@ -1,0 +1,135 @@
+"""Prime: a stream begins with an image or with the end of a video."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from artist import begun, demo, folders, latents, picture, refused, run, same_state, sample, start
+from comfy_api.latest import InputImpl
+from comfyui_sana_video.bridge.vaes import HostedVae
+from comfyui_sana_video.sana_video_core.image_file import fit_images
+from comfyui_sana_video.sana_video_core.video_file import VideoWriter
+from comfyui_sana_video.sana_video_core.video_reading import read_frames
+from pack import same
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path):
+    with folders(tmp_path):
+        yield tmp_path
+
+
+def prime(state=None, *, model=None, **given):
+    state = start() if state is None else state
+    return run("Prime", model or demo().model, demo().vae, demo().positive, state, **given)
+
+
+@pytest.fixture
+def film(tmp_path):
+    """A video of 11 frames, 16 a second, wider than the stream."""
+    path = tmp_path / "film.mp4"
+    frames = torch.rand(3, 11, 4, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with VideoWriter(path) as writer:
+        writer.write(frames.repeat_interleave(16, 2).repeat_interleave(16, 3))
+    return path
+
+
+def test_an_image_is_a_chunk_of_one_latent_frame_and_ten_follow():
+    images = picture(100, 40)  # tall: filled and cropped
+    before = images.clone()
+    state = prime(image=images)
+    (chunk,) = state.state.story
+    assert (chunk.length, chunk.primed, chunk.seed, chunk.prompt) == (1, True, None, "a red ball rolls")
+    pixels = fit_images(images, width=48, height=32)
+    assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
+    assert same(images, before)
+    latent, after, frames = sample(state)
+    assert (latent["samples"].shape[2], frames, after.state.plan) == (10, 41, ((1, 10),))
+    assert type(state).__name__ == "SocketState"
+
+
+def test_what_was_primed_is_what_the_sampler_goes_on_from():
+    made = [sample(prime(image=image))[0]["samples"] for image in (torch.zeros(1, 32, 48, 3), picture())]
+    assert not torch.allclose(made[0], made[1], atol=1e-3)
+
+
+def test_a_video_gives_its_last_whole_frames(film):
+    state = prime(video=InputImpl.VideoFromFile(str(film)))
+    (chunk,) = state.state.story
+    assert (chunk.length, chunk.primed, state.state.frames) == (3, True, 9)
+    pixels = read_frames(film, last=9, width=48, height=32)
+    assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
+    assert sample(state)[2] == 9 + 40
+
+
+def test_a_video_is_read_at_sixteen_frames_a_second(film, tmp_path):
+    slow = tmp_path / "slow.mp4"
+    with VideoWriter(slow, fps=8) as writer:
+        writer.write(read_frames(film, fps=None)[:, :, :5])
+    assert prime(video=InputImpl.VideoFromFile(str(slow))).state.frames == 9  # of ten
+
+
+class Elsewhere(InputImpl.VideoFromFile):
+    """A video that lies in memory, or a part of one: only saving it tells what it shows."""
+
+    def __init__(self, file: Path, source, trim=(0, 0)) -> None:
+        super().__init__(str(file))
+        self.source, self.trim, self.saved = source, trim, []
+
+    def get_stream_source(self):
+        return self.source
+
+    def get_active_trim_window(self):
+        return self.trim
+
+    def save_to(self, path, **_):
+        self.saved.append(Path(path))
+        shutil.copy(self._file, path)
+
+
+def test_a_video_in_memory_or_trimmed_goes_through_a_file_that_is_removed(film):
+    plain = prime(video=InputImpl.VideoFromFile(str(film)))
+    for video in (Elsewhere(film, io.BytesIO()), Elsewhere(film, "gone.mp4", trim=(0.5, 0))):
+        assert same_state(prime(video=video), plain)
+        assert video.saved
+        assert not any(path.exists() or path.parent.exists() for path in video.saved)
+
+
+def test_one_picture_for_a_batch_or_one_for_each():
+    batch = start(batch=2)
+    pictures = picture(count=2)
+    one = prime(batch, image=pictures[:1])
+    each = prime(batch, image=pictures)
+    rows = one.state.story[0].latents
+    assert rows.shape == (2, 16, 1, 4, 6)
+    assert same(rows[0], rows[1])
+    assert torch.allclose(each.state.story[0].latents[0], rows[0], atol=1e-4)
+    assert not torch.allclose(each.state.story[0].latents[1], rows[1], atol=1e-2)
+    with refused("3 images", "batch of 2", "video input"):
+        prime(batch, image=picture(count=3))
+
+
+def test_both_or_none_are_refused(film):
+    for given in ({}, {"image": picture(), "video": InputImpl.VideoFromFile(str(film))}):
+        with refused("Connect either an image or a video"):
+            prime(**given)
+
+
+def test_refusals_come_before_anything_is_encoded(monkeypatch):
+    def encode(self, pixels):
+        raise AssertionError("something was encoded")
+
+    monkeypatch.setattr(HostedVae, "encode", encode)
+    with refused("already holds 41 frames", "Start node"):
+        prime(begun()[1], image=picture())
+    with refused("bidirectional", "Load SANA-Video Model"):
+        prime(model=demo().bidirectional, image=picture())
+
+
+def test_what_is_no_picture_is_refused():
+    with refused("[1, 32, 48, 2]"):
+        prime(image=picture()[..., :2])
+    with refused("no video file"):
+        prime(video=InputImpl.VideoFromFile("gone.mp4"))

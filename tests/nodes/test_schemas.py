@@ -1,0 +1,282 @@
+"""What every node has: an id for ever, words for an artist, a help page that tells the same; and what none may have."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from artist import NAMED
+from comfyui_sana_video.nodes import NODES, SanaVideoExtension
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "web" / "docs"
+SOURCES = sorted((ROOT / "nodes").glob("*.py"))
+ADVANCED = {"steps", "sampler", "instruction", "codec", "batch_row", "grid"}
+BODY_LINES = 15
+
+# What ComfyUI 0.23 knows. A name is added only after a look into that version's comfy_api/latest/_io.py.
+SCHEMA_WORDS = {
+    *("node_id", "display_name", "description", "category", "inputs", "outputs", "hidden"),
+    *("search_aliases", "is_output_node", "is_input_list", "not_idempotent", "enable_expand"),
+}
+INPUT_WORDS = {
+    *("id", "optional", "tooltip", "lazy", "default", "min", "max", "step", "round", "options", "types"),
+    *("multiline", "placeholder", "dynamic_prompts", "control_after_generate", "advanced"),
+    *("label_on", "label_off", "display_name", "force_input", "socketless"),
+}
+OUTPUT_WORDS = {"id", "display_name", "tooltip", "is_output_list"}
+IO_NAMES = {
+    *(
+        "ComfyNode",
+        "Schema",
+        "NodeOutput",
+        "Custom",
+        "MultiType",
+        "Combo",
+        "Int",
+        "Float",
+        "String",
+        "Boolean",
+    ),
+    *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Sigmas"),
+}
+
+
+@pytest.fixture(params=NODES, ids=lambda node: node.__name__)
+def schema(request):
+    return request.param.GET_SCHEMA()
+
+
+# --- words
+
+
+def test_ids_are_unique_and_ours():
+    ids = [node.GET_SCHEMA().node_id for node in NODES]
+    assert len(set(ids)) == len(ids) == len(NAMED)
+    assert all(name.startswith("SanaVideo") for name in ids)
+    assert ids == [node.__name__ for node in NODES]
+
+
+def test_the_extension_gives_the_list():
+    import asyncio
+
+    assert asyncio.run(SanaVideoExtension().get_node_list()) == NODES
+
+
+def test_a_node_is_found_and_explained(schema):
+    assert re.fullmatch(r"SANA-Video/[a-z]+", schema.category)
+    assert schema.display_name
+    assert "SANA-Video" in schema.display_name
+    assert schema.description.endswith(".")
+    assert len(set(schema.search_aliases)) >= 2
+    for socket in (*schema.inputs, *schema.outputs):
+        assert len(socket.tooltip or "") > 10, socket.id or socket.display_name
+
+
+def test_display_names_are_unique():
+    names = [node.GET_SCHEMA().display_name for node in NODES]
+    assert len(set(names)) == len(names)
+
+
+# --- help pages
+
+
+def _tables(page: str) -> tuple[list[str], list[str]]:
+    """Names in the first columns of the tables under Inputs and Outputs. Fails for a page that is built otherwise."""
+    parts = re.split(r"^## (.+)\n", page, flags=re.M)
+    assert parts[1::2] == ["Inputs", "Outputs"], f"sections {parts[1::2]}"
+    found = []
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        lines = [line for line in body.splitlines() if line.strip()]
+        head = title.lower().removesuffix("s")
+        assert lines[:2] == [f"| {head} | what it is |", "|---|---|"]
+        rows = [re.fullmatch(r"\| (\w+) \| (\S.*) \|", line) for line in lines[2:]]
+        assert all(rows), f"a line that is no row under {title}: {lines}"
+        found.append([row[1] for row in rows])
+    return found[0], found[1]
+
+
+def test_the_help_page_lists_what_the_node_has_in_order(schema):
+    inputs, outputs = _tables((PAGES / f"{schema.node_id}.md").read_text(encoding="utf-8"))
+    assert inputs == [socket.id for socket in schema.inputs]
+    assert outputs == [socket.display_name for socket in schema.outputs]
+
+
+def test_no_help_page_is_without_a_node():
+    assert {path.name for path in PAGES.iterdir()} == {f"{name}.md" for name in NAMED}
+
+
+def test_the_page_reader_sees_what_is_wrong():
+    good = "# A\n\nB.\n\n## Inputs\n\n| input | what it is |\n|---|---|\n| a | b |\n\n## Outputs\n\n| output | what it is |\n|---|---|\n| c | d |\n"
+    assert _tables(good) == (["a"], ["c"])
+    for old, new in (
+        ("| a | b |", "| a | |"),
+        ("## Outputs", "## Results"),
+        ("| c | d |", "| c | d |\n\nMore."),
+    ):
+        with pytest.raises(AssertionError):
+            _tables(good.replace(old, new))
+
+
+# --- widgets
+
+
+def test_what_few_people_change_is_advanced():
+    marked = {
+        entry.id for node in NODES for entry in node.GET_SCHEMA().inputs if entry.as_dict().get("advanced")
+    }
+    named = {entry.id for node in NODES for entry in node.GET_SCHEMA().inputs if entry.id in ADVANCED}
+    assert named == ADVANCED
+    # steps of Sigmas is what that node is for
+    unmarked = {
+        (node.__name__, entry.id)
+        for node in NODES
+        for entry in node.GET_SCHEMA().inputs
+        if entry.id in ADVANCED and not entry.as_dict().get("advanced")
+    }
+    assert marked == ADVANCED
+    assert unmarked == {("SanaVideoSigmas", "steps")}
+
+
+def test_defaults_lie_in_their_range(schema):
+    for entry in schema.inputs:
+        told = entry.as_dict()
+        if entry.io_type in ("INT", "FLOAT"):
+            assert told["min"] <= told["default"] <= told["max"], entry.id
+        elif entry.io_type == "COMBO" and "default" in told:
+            assert told["default"] in told["options"]
+        elif entry.io_type in ("BOOLEAN",):
+            assert isinstance(told["default"], bool)
+
+
+def test_a_seed_has_the_control_that_artists_know():
+    seed = next(e for e in NAMED["SanaVideoBlockSampler"].GET_SCHEMA().inputs if e.id == "seed").as_dict()
+    assert seed["control_after_generate"] is True
+    assert (seed["min"], seed["max"]) == (0, 2**64 - 1)
+
+
+# --- sources
+
+
+def _calls():
+    """(file, what is called, names of its keywords) of all calls in nodes/."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                yield path.name, ast.unparse(node.func), {k.arg for k in node.keywords if k.arg}
+
+
+def test_nothing_newer_than_core_0_23_is_asked_for():
+    seen = set()
+    for file, called, words in _calls():
+        allowed = (
+            SCHEMA_WORDS
+            if called in ("schema", "io.Schema")
+            else INPUT_WORDS
+            if called.endswith(".Input") or called == "vae_input"
+            else OUTPUT_WORDS
+            if called.endswith(".Output")
+            else None
+        )
+        if allowed is not None:
+            seen.add(called)
+            assert words <= allowed, f"{file}: {called} with {sorted(words - allowed)}"
+    assert {"schema", "io.Int.Input", "State.Output", "vae_input", "io.Schema"} <= seen
+
+
+def test_only_known_names_of_the_api_are_used():
+    used = set()
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        used |= set(re.findall(r"\bio\.(\w+)", text))
+        for names in re.findall(r"^from comfy_api\.latest import (.+)$", text, re.M):
+            assert set(names.split(", ")) <= {"io", "ui", "ComfyExtension", "InputImpl"}, path.name
+    assert used <= IO_NAMES, used - IO_NAMES
+
+
+def test_execute_bodies_are_short():
+    counted = 0
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == "execute":
+                counted += 1
+                assert node.end_lineno - node.body[0].lineno < BODY_LINES, f"{path.name}:{node.lineno}"
+    assert counted == len(NODES)
+
+
+def test_nodes_are_a_thin_layer():
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES) < 1000
+    assert len(SOURCES) == len(list((ROOT / "nodes").rglob("*.py")))
+
+
+def _at_import(tree: ast.AST):
+    """Import statements that run when a file is imported, without those for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _at_import(node)
+
+
+def _brought(text: str) -> set[str]:
+    """What a source imports at once: torch, bridge, a module of the core …"""
+    found = set()
+    for node in _at_import(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        else:
+            found |= {(node.module or alias.name).split(".")[0] for alias in node.names}
+    return found
+
+
+def test_importing_a_node_brings_neither_torch_nor_the_bridge():
+    for path in SOURCES:
+        assert not _brought(path.read_text(encoding="utf-8")) & {"torch", "bridge", "comfy", "numpy", "av"}, (
+            path.name
+        )
+
+
+def test_the_rule_sees_imports_of_every_shape():
+    for text in (
+        "import torch.nn",
+        "from torch import nn",
+        "if True:\n    import torch",
+        "class A:\n    import torch",
+        "try:\n    import torch\nexcept ImportError:\n    pass",
+    ):
+        assert _brought(text) == {"torch"}, text
+    assert _brought("from ..bridge.native import load") == _brought("from .. import bridge") == {"bridge"}
+    assert _brought("def f():\n    import torch") == _brought("if TYPE_CHECKING:\n    import torch") == set()
+
+
+CODE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import conftest, importlib
+import comfy_api.latest, folder_paths  # of a double of ComfyUI, which brings torch itself
+for name in [name for name in sys.modules if name.split(".")[0] in ("torch", "numpy", "av", "PIL")]:
+    del sys.modules[name]
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "numpy", "av", "PIL", "transformers", "safetensors", "comfy"):
+            raise AssertionError(f"{name} was imported")
+
+sys.meta_path.insert(0, Refuse())
+nodes = importlib.import_module("comfyui_sana_video.nodes")
+assert len([node.GET_NODE_INFO_V1() for node in nodes.NODES]) == int(sys.argv[2])
+print(*sorted(name.removeprefix("comfyui_sana_video.") for name in sys.modules if "sana_video" in name))
+"""
+
+
+def test_importing_the_nodes_imports_no_model():
+    """Schemas included: ComfyUI asks for them when it starts, with every pack that is installed."""
+    command = [sys.executable, "-c", CODE, str(ROOT / "tests"), str(len(NODES))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    brought = {name for name in done.stdout.split() if name.startswith(("sana_video_core.", "bridge"))}
+    assert brought == {f"sana_video_core.{name}" for name in ("config", "errors", "shapes")}

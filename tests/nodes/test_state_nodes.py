@@ -1,0 +1,177 @@
+"""State Info, Save State, Load State."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from artist import begun, demo, folders, node, output_of, refused, run, same_state, sample, start, story
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path):
+    with folders(tmp_path):
+        yield tmp_path
+
+
+# --- info
+
+
+def test_info_tells_and_shows(base):
+    state = story()[1]
+    output = output_of("StateInfo", state)
+    passed, words, chunks, seconds, strip = output.args
+    assert passed is state
+    assert (chunks, seconds) == (2, 81 / 16)
+    assert strip.shape == (1, 2 * 16 + 107 + 16, 480, 3)  # two lines, then cells of 160 x 107 with a line
+    assert (strip.min() >= 0) & (strip.max() <= 1)
+    assert words.count("a red ball rolls") == 2
+    assert "48 x 32" in words
+    assert output.ui["text"] == (words,)
+    (shown,) = output.ui["images"]
+    with Image.open(base / "temp" / shown["filename"]) as image:
+        assert image.size == (480, 155)
+
+
+def test_info_of_an_empty_stream():
+    _, words, chunks, seconds, strip = run("StateInfo", start())
+    assert (chunks, seconds) == (0, 0)
+    assert "0 chunks, 0 frames" in words
+    assert strip.ndim == 4
+    assert strip.shape == (1, 32, 480, 3)  # words only
+
+
+def test_the_filmstrip_shows_the_chunks():
+    *_, strip = run("StateInfo", story()[1])
+    *_, other = run("StateInfo", sample(begun()[1], positive=demo().other)[1])
+    assert torch.equal(strip[:, 32:139, :160], other[:, 32:139, :160])  # the same first chunk
+    assert not torch.equal(strip[:, 32:139, 160:320], other[:, 32:139, 160:320])
+
+
+# --- save and load
+
+
+def _save(state, prefix="sana_states/state") -> Path:
+    """The newest file, and what the node said of it."""
+    before = set(Path.cwd().glob("output/**/*"))
+    output = output_of("SaveState", state, prefix)
+    (new,) = [path for path in Path.cwd().glob("output/**/*") if path.is_file() and path not in before]
+    assert output.args == (state,)
+    (said,) = output.ui.as_dict()["text"]
+    assert new.name in said
+    assert f"{state.state.frames} frames" in said
+    return new
+
+
+@pytest.fixture(autouse=True)
+def _inside(base, monkeypatch):
+    monkeypatch.chdir(base)
+
+
+def _name(path: Path) -> str:
+    return f"{path.relative_to(Path.cwd() / 'output').as_posix()} [output]"
+
+
+def test_through_a_file_and_on_is_as_if_there_had_been_no_file():
+    path = _save(begun()[1])
+    assert path.relative_to(Path.cwd()).as_posix() == "output/sana_states/state_00001_.safetensors"
+    loaded = run("LoadState", _name(path))
+    assert same_state(loaded, begun()[1])
+    assert type(loaded).__name__ == "SocketState"
+    for positive in (demo().positive, demo().other):
+        assert same_state(sample(loaded, positive=positive)[1], sample(begun()[1], positive=positive)[1])
+
+
+def test_an_empty_and_a_primed_stream_are_saved_too():
+    for state in (
+        start(),
+        run("Prime", demo().model, demo().vae, demo().positive, start(), torch.ones(1, 8, 8, 3)),
+    ):
+        assert same_state(run("LoadState", _name(_save(state))), state)
+
+
+def test_names_count_up_and_nothing_is_overwritten():
+    names = [_save(start(), prefix).name for prefix in ("a", "a", "b/c", "a")]
+    assert names == [
+        "a_00001_.safetensors",
+        "a_00002_.safetensors",
+        "c_00001_.safetensors",
+        "a_00003_.safetensors",
+    ]
+
+
+def test_a_file_that_was_written_anew_is_read_anew():
+    path, ask = _save(begun()[1]), node("LoadState").fingerprint_inputs
+    before = ask(_name(path))
+    assert ask(_name(path)) == before
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+    assert ask(_name(path)) != before
+    with refused("no saved state"):
+        ask("sana_states/gone.safetensors [output]")
+
+
+def test_a_state_of_another_model_is_refused(monkeypatch):
+    state = run("LoadState", _name(_save(begun()[1])))
+    other = demo().model.clone()
+    monkeypatch.setattr(other.model.diffusion_model, "fingerprint", "0" * 64)
+    with refused("made by the model", "000000000000"):
+        sample(state, model=other)
+
+
+def test_what_is_no_state_is_refused():
+    path = Path("output/sana_states/bad.safetensors")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no")
+    with refused("bad.safetensors"):
+        run("LoadState", _name(path.absolute()))
+
+
+# --- names that lead elsewhere
+
+
+@pytest.mark.parametrize("prefix", ["../state", "/tmp/state", "a/../../state", "..", ".", "", "  ", "a/.."])
+def test_a_prefix_stays_in_the_output_folder(base, prefix):
+    before = sorted(base.rglob("*"))
+    with refused(f"“{prefix}” does not name a file in ComfyUI's output folder", "sana_states/state"):
+        run("SaveState", start(), prefix)
+    assert sorted(base.rglob("*")) == before
+
+
+def test_a_prefix_does_not_follow_links_out_of_the_output_folder(base):
+    (base / "elsewhere").mkdir()
+    (base / "output").mkdir()
+    (base / "output" / "link").symlink_to(base / "elsewhere")
+    with refused("link/state"):
+        run("SaveState", start(), "link/state")
+    assert not list((base / "elsewhere").iterdir())
+
+
+def test_a_prefix_through_a_file_is_refused_in_words(base):
+    (base / "output").mkdir()
+    (base / "output" / "note").touch()
+    with refused("note/state", "cannot be written"):
+        run("SaveState", start(), "note/state")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.safetensors [output]",
+        "sana_states/../../secret.safetensors [output]",
+        "../secret.safetensors",
+    ],
+)
+def test_a_name_stays_in_the_folders(base, name):
+    (base / "secret.safetensors").touch()
+    for absolute in (name, str(base / "secret.safetensors"), f"{base / 'secret.safetensors'} [input]"):
+        with refused("outside of ComfyUI's output and input folders"):
+            run("LoadState", absolute)
+        assert "outside" in node("LoadState").validate_inputs(absolute)
+
+
+def test_a_missing_state_is_told_before_the_run():
+    check = node("LoadState").validate_inputs
+    assert all(word in check("a.safetensors [output]") for word in ("no saved state", "press R"))
+    assert check(None) is True  # linked
+    assert check(_name(_save(start()))) is True

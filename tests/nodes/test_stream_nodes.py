@@ -1,0 +1,274 @@
+"""The stream as an artist builds it: loaders, encode, start, block samplers."""
+
+import logging
+
+import pytest
+import torch
+from artist import (
+    begun,
+    demo,
+    folders,
+    latents,
+    node,
+    output_of,
+    refused,
+    run,
+    same_state,
+    sample,
+    start,
+    story,
+)
+from comfy import model_management as management
+from comfy import sd, utils
+from comfyui_sana_video.bridge.text_encoders import prompt_of
+from comfyui_sana_video.sana_video_core.text import embedding_digest, prompt_digest
+from pack import same
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path):
+    with folders(tmp_path):
+        yield tmp_path
+
+
+# --- words
+
+
+def test_a_prompt_carries_mask_words_and_digest():
+    ((embeddings, told),) = demo().positive
+    assert embeddings.shape == (1, 300, 32)
+    assert told["attention_mask"].shape == (1, 300)
+    assert 0 < told["attention_mask"].sum() < 300
+    assert told["sana_words"] == "a red ball rolls"
+    assert told["sana_digest"] == prompt_digest("a red ball rolls", instruction=None, motion_score=10)
+
+
+def test_motion_score_and_instruction_reach_the_prompt(monkeypatch):
+    monkeypatch.setattr(demo().encoder.encoder, "instruction", "Make it good: ")
+    calm, lively, plain = (
+        run("TextEncode", demo().encoder, "a ball", *options)
+        for options in ((10, True), (30, True), (10, False))
+    )
+    assert not torch.equal(calm[0][0], lively[0][0])
+    assert not torch.equal(calm[0][0], plain[0][0])
+    digests = [entry[0][1]["sana_digest"] for entry in (calm, lively, plain)]
+    assert len(set(digests)) == 3
+    assert digests[0] == prompt_digest("a ball", instruction="Make it good: ", motion_score=10)
+
+
+def test_an_empty_prompt_is_told_and_takes_no_instruction(monkeypatch, caplog):
+    monkeypatch.setattr(demo().encoder.encoder, "instruction", "Make it good: ")
+    with caplog.at_level(logging.WARNING):
+        empty = run("TextEncode", demo().encoder, " ", 0, True)
+    assert "prompt is empty" in caplog.text
+    assert torch.equal(empty[0][0], run("TextEncode", demo().encoder, "", 0, False)[0][0])
+
+
+def test_conditioning_of_others_is_read_whole_and_known_by_its_bytes():
+    embeddings, mask = torch.ones(1, 5, 32), torch.ones(1, 3)
+    prompt = prompt_of([[embeddings, {"attention_mask": mask}]])  # concatenated: its mask is too short
+    assert prompt.mask is None
+    assert prompt.digest == embedding_digest(embeddings, None)
+    latent, _, _ = sample(positive=[[embeddings, {}]])
+    assert latent["samples"].isfinite().all()
+
+
+# --- chunks
+
+
+def test_shapes_and_frames():
+    latent, state, frames = begun()
+    assert latent["samples"].shape == (1, 16, 11, 4, 6)
+    assert (frames, state.state.frames) == (41, 41)
+    latent, state, frames = story()
+    assert latent["samples"].shape == (1, 16, 21, 4, 6)
+    assert (frames, state.state.plan) == (81, ((11, 10),))
+
+
+def test_chained_samplers_are_one_to_the_last_bit():
+    whole, whole_state, _ = story()
+    latent, state, frames = sample(begun()[1])
+    assert frames == 81
+    assert same_state(state, whole_state)
+    assert same(torch.cat([begun()[0]["samples"], latent["samples"]], dim=2), whole["samples"])
+
+
+def test_the_latent_holds_the_new_chunks_of_the_story():
+    latent, state, _ = sample(begun()[1], chunks=2)
+    new = state.state.story[1:]
+    assert latent["samples"].shape[2] == 20
+    assert same(latent["samples"], torch.cat([latents(chunk) for chunk in new], dim=2))
+
+
+def test_a_state_socket_lists_the_tensors_of_its_state():
+    """ComfyUI's memory accounting looks into tuples, not into classes."""
+    _, state, _ = story()
+    assert isinstance(state, tuple)
+    assert state._fields == ("state", "tensors")
+    assert [id(tensor) for tensor in state.tensors] == [id(tensor) for tensor in state.state.tensors()]
+    assert isinstance(state.tensors, tuple)
+    assert len(state.tensors) == 2 * 3 * 3 + 2  # two memories of three blocks, and the story
+    assert {type(socket).__name__ for socket in (state, start())} == {"SocketState"}
+
+
+def test_nothing_that_goes_in_is_written_to():
+    _, state, _ = begun()
+    weights = demo().model.model.diffusion_model.state_dict()
+    words = [(entry[0][0], entry[0][1]["attention_mask"]) for entry in (demo().positive, demo().other)]
+    watched = [*state.tensors, *weights.values(), *(tensor for pair in words for tensor in pair)]
+    before = [tensor.clone() for tensor in watched]
+    told = dict(demo().other[0][1])
+    for change in ("recache", "keep", "cut"):
+        sample(state, positive=demo().other, on_prompt_change=change)
+    run("StateInfo", state)
+    run("Decode", demo().vae, begun()[0], state)
+    assert all(same(a, b) for a, b in zip(before, watched, strict=True))
+    assert demo().other[0][1] == told
+
+
+def test_branches_do_not_feel_each_other():
+    _, trunk, _ = begun()
+    words = (demo().positive, demo().other)
+    left, right = (sample(trunk, positive=positive) for positive in words)
+    right_first, left_last = (sample(trunk, positive=positive) for positive in reversed(words))
+    assert same_state(left[1], left_last[1])
+    assert same_state(right[1], right_first[1])
+    assert not torch.equal(left[0]["samples"], right[0]["samples"])
+
+
+def test_a_change_of_prompt_is_seen_and_recorded():
+    made = {
+        change: sample(begun()[1], positive=demo().other, on_prompt_change=change)
+        for change in ("recache", "keep", "cut")
+    }
+    for change, (latent, state, frames) in made.items():
+        first, last = state.state.story
+        assert (first.prompt, last.prompt) == ("a red ball rolls", "a blue cube falls")
+        assert first.digest != last.digest
+        cut = change == "cut"
+        assert (last.scene, frames, latent["samples"].shape[2]) == ((1, 82, 11) if cut else (0, 81, 10))
+    new = [latent["samples"][:, :, :10] for latent, _, _ in made.values()]
+    assert not any(torch.equal(new[a], new[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
+    memories = {change: state.state.memory_before for change, (_, state, _) in made.items()}
+    assert memories["keep"][0].vk is begun()[1].state.memory[0].vk
+    assert memories["cut"] is None
+    assert not torch.equal(memories["recache"][1].vk, memories["keep"][1].vk)
+
+
+def test_a_batch_is_streams_with_seeds_that_follow():
+    latent, state, frames = sample(start(batch=2), seed=8)
+    assert latent["samples"].shape == (2, 16, 11, 4, 6)
+    assert (state.state.identity.batch, frames) == (2, 41)
+    alone = sample(seed=9)[0]["samples"]
+    assert torch.allclose(latent["samples"][1], alone[0], atol=1e-4)
+    assert not torch.allclose(latent["samples"][0], alone[0], atol=0.1)
+
+
+def test_progress_runs_over_all_calls_with_previews():
+    heard = []
+    utils.set_progress_bar_global_hook(
+        lambda value, total, preview, node_id: heard.append((value, total, preview and preview[1].size))
+    )
+    try:
+        sample(begun()[1], 2, positive=demo().other)  # the call that absorbs again is not counted
+    finally:
+        utils.set_progress_bar_global_hook(None)
+    assert heard == [(step, 6, (6, 4)) for step in range(1, 7)]
+
+
+# --- what an artist does wrong
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """A model that is called or loaded fails the test."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("the model was called or loaded")
+
+    for patcher in (demo().model, demo().bidirectional):
+        monkeypatch.setattr(patcher.model.diffusion_model, "_forward", refuse)
+    monkeypatch.setattr(management, "load_models_gpu", refuse)
+
+
+def test_a_bidirectional_model_is_refused_by_start_and_sampler(no_work):
+    state = run("Start", demo().model, 48, 32, 1)
+    with refused("bidirectional", "longsana_480p", "Load SANA-Video Model"):
+        run("Start", demo().bidirectional, 64, 48, 1)
+    with refused("bidirectional", "longsana_480p", "Load SANA-Video Model"):
+        sample(state, model=demo().bidirectional)
+
+
+def test_the_model_of_another_node_is_refused_with_our_loaders_name():
+    class Patcher:
+        model = torch.nn.Identity()
+
+    for stranger in (Patcher(), object()):
+        with refused("no SANA-Video", "Load SANA-Video Model"):
+            run("Start", stranger, 64, 48, 1)
+
+
+def test_five_thousand_chunks():
+    check = node("BlockSampler").validate_inputs
+    assert [check(chunks) for chunks in (None, 1, 102)] == [True] * 3
+    for impossible in (0, 103, 5000):
+        said = check(impossible)
+        assert all(word in str(said) for word in (str(impossible), "1 to 102", "255 s"))
+
+
+def test_too_many_chunks_are_refused_before_any_work(no_work):
+    """Behind a link no number is known before the run."""
+    with refused("5000 chunks", "1024"):
+        sample(start(), 5000)
+    with refused("room for 1024 more", "cut"):
+        sample(start(), 103)
+
+
+def test_a_size_that_does_not_divide_names_the_next():
+    with refused("width is 72", "64 or 80"):
+        start(width=72)
+
+
+def test_two_prompts_at_once_are_refused():
+    with refused("2 entries", "chain block samplers"):
+        sample(positive=[*demo().positive, *demo().other])
+
+
+def test_the_wrong_thing_on_a_socket_is_named():
+    with refused("str was connected as VAE", "Load SANA-Video VAE"):
+        run("Decode", "vae", begun()[0])
+    with refused("HostedVae was connected as text encoder", "Load SANA-Video Text Encoder"):
+        run("TextEncode", demo().vae, "a ball", 10, True)
+    core_vae = sd.VAE()
+    core_vae.latent_channels = 4
+    with refused("4 latent channels", "Wan 2.1"):
+        run("Decode", core_vae, begun()[0])
+    clip = sd.CLIP()
+    clip.tokenizer = "SD1Tokenizer"
+    with refused("loaded for another model", "pixeldit"):
+        run("TextEncode", clip, "a ball", 10, True)
+
+
+def test_loras_need_comfyui_and_the_sentence_says_how(base):
+    path = base / "models" / "loras" / "style.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with refused("applied by ComfyUI", "--server"):
+        run("LoraLoader", demo().model, "style.safetensors", 1.0)
+    assert run("LoraLoader", demo().model, "style.safetensors", 0.0) is demo().model
+    with refused("gone.safetensors", "models/loras"):
+        run("LoraLoader", demo().model, "gone.safetensors", 1.0)
+
+
+def test_an_impossible_sampler_is_refused():
+    with refused("heun", "few_step, euler"):
+        sample(sampler="heun")
+    assert not torch.equal(sample(sampler="euler")[0]["samples"], begun()[0]["samples"])
+
+
+def test_outputs_are_as_many_as_the_schema_says():
+    for name, output in (
+        ("Start", output_of("Start", demo().model, 64, 48, 1)),
+        ("StateInfo", output_of("StateInfo", begun()[1])),
+    ):
+        assert len(output.args) == len(node(name).GET_SCHEMA().outputs)
