@@ -17,7 +17,7 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 
 types: $(READY)
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(RUN)
 
 $(READY): pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)

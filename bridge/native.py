@@ -23,7 +23,7 @@ from torch import Tensor
 from ..sana_video_core.checkpoint import Checkpoint, check_complete, read_checkpoint
 from ..sana_video_core.fingerprint import weights_fingerprint
 from ..sana_video_core.memory import Memory
-from ..sana_video_core.model import PreparedText, SanaVideo
+from ..sana_video_core.model import SanaVideo
 
 NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by
 
@@ -61,7 +61,7 @@ class SanaVideoModule(SanaVideo):
     def compute_dtype(self) -> torch.dtype:
         return self.place[1] if self.place else self.dtype
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  ComfyUI's signature
         self,
         x: Tensor,
         timestep: Tensor,
@@ -82,12 +82,12 @@ class SanaVideoModule(SanaVideo):
         self,
         x: Tensor,
         timestep: Tensor,
-        context: Tensor | None,
+        context: Any,
         attention_mask: Tensor | None,
         control: Any,
         transformer_options: dict[str, Any],
         *,
-        text: PreparedText | None = None,
+        text: Any = None,  # a PreparedText: a stream calls
         memory: Memory | None = None,
         first_frame: int = 0,
         absorb: bool = False,

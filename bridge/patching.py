@@ -21,7 +21,7 @@ TABLE = "scale_shift_table"
 def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     """A clone of a MODEL with the LoRA in a file."""
     try:
-        import comfy.lora
+        import comfy.lora  # pyright: ignore[reportMissingImports]  ComfyUI alone has it
     except ImportError as error:
         raise InputError(
             "LoRAs are applied by ComfyUI. Run this workflow there (sana-video run … --server URL)."

@@ -101,8 +101,8 @@ class CoreVae:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        from comfy.ldm.wan.vae import WanVAE as CoreWanVAE
-        from comfy.ldm.wan.vae import count_cache_layers
+        from comfy.ldm.wan.vae import WanVAE as CoreWanVAE  # pyright: ignore[reportMissingImports]
+        from comfy.ldm.wan.vae import count_cache_layers  # pyright: ignore[reportMissingImports]
 
         network = self.vae.first_stage_model
         if not isinstance(network, CoreWanVAE):

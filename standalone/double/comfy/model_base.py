@@ -3,6 +3,7 @@
 import logging
 import math
 from enum import Enum
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ ModelType = Enum("ModelType", {"FLOW": 6})
 
 
 class BaseModel(nn.Module):
-    def __init__(self, model_config, model_type=ModelType.FLOW, device=None, unet_model=nn.Identity):
+    def __init__(self, model_config, model_type=ModelType.FLOW, device=None, unet_model: Any = nn.Identity):
         super().__init__()
         self.model_config, self.model_type, self.device = model_config, model_type, device
         self.latent_format, self.manual_cast_dtype = (
