@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoint import Checkpoint, check_complete, read_checkpoint
+from ..sana_video_core.config import Family, TransformerConfig
 from ..sana_video_core.fingerprint import weights_fingerprint
 from ..sana_video_core.memory import Memory
 from ..sana_video_core.model import SanaVideo
@@ -38,7 +39,13 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md tells how it was measured
 
     def __init__(self, found: Checkpoint) -> None:
-        super().__init__({**self.unet_config, "checkpoint": found})
+        # not the checkpoint itself: a configuration lives as long as the model, and would keep the file's tensors alive
+        told = {
+            "sizes": found.config,
+            "family": found.family,
+            "fingerprint": weights_fingerprint(found.tensors),
+        }
+        super().__init__({**self.unet_config, **told})
         wan = found.family.config.channels == 16
         self.latent_format = comfy.latent_formats.Wan21() if wan else comfy.latent_formats.LTXV()
 
@@ -46,11 +53,19 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
 class SanaVideoModule(SanaVideo):
     """The network as ComfyUI calls it. Parameter names are the original's, so LoRAs find them."""
 
-    def __init__(self, checkpoint: Checkpoint, *, operations: Any, dtype: Any, device: Any, **_: Any) -> None:
-        super().__init__(
-            checkpoint.config, checkpoint.family, operations=operations, device=device, dtype=dtype
-        )
-        self.fingerprint = weights_fingerprint(checkpoint.tensors)
+    def __init__(
+        self,
+        sizes: TransformerConfig,
+        family: Family,
+        fingerprint: str,
+        *,
+        operations: Any,
+        dtype: Any,
+        device: Any,
+        **_: Any,
+    ) -> None:
+        super().__init__(sizes, family, operations=operations, device=device, dtype=dtype)
+        self.fingerprint = fingerprint
         self.place: tuple[torch.device, torch.dtype] | None = None
 
     @property

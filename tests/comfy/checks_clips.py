@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 
 from checks_inside import check, close, core_node, image, pack, run, same
 
@@ -20,6 +21,30 @@ def the_clean_estimate_is_x_minus_sigma_v(demo):
         pack("sana_video_core.demo_set").demo_set().transformer, family="sana_video_480p"
     )
     close(clean, x - sigma * core(x, torch.tensor([889.0]), context, mask), 1e-5)
+
+
+@check
+def a_loaded_model_lets_the_file_go(_):
+    """Four gigabytes of a checkpoint must not stay in memory beside the model."""
+    import gc
+
+    native, kept = pack("bridge.native"), []
+    read = native.read_checkpoint
+
+    def watched(path, **options):
+        found = read(path, **options)
+        kept.extend(weakref.ref(tensor) for tensor in found.tensors.values())
+        return found
+
+    native.read_checkpoint = watched
+    try:
+        patcher = native.load_patcher(pack("sana_video_core.demo_set").demo_set().transformer, None)
+    finally:
+        native.read_checkpoint = read
+    gc.collect()
+    assert kept, "nothing was read"
+    assert not [reference for reference in kept if reference() is not None]
+    assert patcher.model.diffusion_model.fingerprint
 
 
 @check
