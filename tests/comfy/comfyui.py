@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
+import av
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,12 @@ def missing() -> str | None:
 
 
 needs_comfyui = [pytest.mark.comfy, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
+
+
+def frames_of(path: Path) -> list:
+    """The frames of a video file, as arrays."""
+    with av.open(str(path)) as video:
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 
 
 def python() -> str:

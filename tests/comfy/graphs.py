@@ -106,3 +106,8 @@ def clip(**changes):
     graph["decode"] = node("SanaVideoDecode", vae=["vae", 0], latent=["sample", 0])
     graph["save"] = node("SaveImage", images=["decode", 0], filename_prefix="clip")
     return graph
+
+
+def with_film(graph, **changes):
+    """With the video of its first block."""
+    return graph | {"film": film(["block1", 1], **changes), "save": save_video(["film", 0])}
