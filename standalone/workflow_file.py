@@ -98,10 +98,12 @@ class _Drawing:
             return (node.get("widgets_values") or [None])[0]
         if node["type"] != "Reroute" and node.get("mode") != BYPASSED:
             return [str(node_id), slot]
-        inputs = (
-            node.get("inputs") or []
-        )  # a bypassed node passes on the first input that fits, its own slot first
-        through = [entry for entry in (*inputs[slot : slot + 1], *inputs) if fits(entry["type"], kind)]
+        # a bypassed node passes on the input at its own slot, else one of the same type, else one that fits
+        inputs = node.get("inputs") or []
+        given = (node.get("outputs") or [{"type": "*"}])[slot]["type"]
+        fitting = [entry for entry in inputs if fits(entry["type"], given) and fits(entry["type"], kind)]
+        own = [entry for entry in inputs[slot : slot + 1] if kind == "*" or entry in fitting]
+        through = [*own, *(entry for entry in inputs if entry["type"] == kind), *fitting]
         return self._source(through[0].get("link"), kind) if through else None
 
 

@@ -40,7 +40,7 @@ def results(tmp_path_factory):
     return json.loads(lines[-1].removeprefix("RESULTS "))
 
 
-@pytest.mark.parametrize("name", _names())
+@pytest.mark.parametrize("name", tuple(_names()))
 def test_inside(results, name):
     assert results[name] == "ok", results[name]
 

@@ -41,6 +41,19 @@ NODES = [
     box(12, "ToyShow", inputs=[("value", "TOY_STATE,INT", 11, False)]),
     box(13, "ToyBlock", [9], mode=4, inputs=[STATE_IN(12), SEED_IN(None)], outputs=[STATE, "INT"]),
     box(14, "ToyShow", inputs=[("value", "TOY_STATE,INT", 13, False)]),
+    box(
+        15,
+        "ToyLazy",
+        [1],
+        mode=4,
+        inputs=[("which", "INT", 14, True), ("first", STATE, 15, False)],
+        outputs=[STATE],
+    ),
+    box(
+        16, "ToyShow", inputs=[("value", "TOY_STATE,INT", 16, False)]
+    ),  # not the INT, which ToyShow takes, too
+    box(17, "ToyBlock", [9], mode=4, inputs=[STATE_IN(17), SEED_IN(18)], outputs=[STATE, "INT"]),
+    box(18, "ToyShow", inputs=[("value", "TOY_STATE,INT", 19, False)]),
 ]
 LINKS = [  # id, from node, slot, to node, slot, type
     [1, 1, 0, 2, 0, "*"],
@@ -56,6 +69,12 @@ LINKS = [  # id, from node, slot, to node, slot, type
     [11, 11, 0, 12, 0, STATE],
     [12, 1, 0, 13, 0, STATE],
     [13, 13, 0, 14, 0, STATE],
+    [14, 1, 1, 15, 0, "INT"],
+    [15, 1, 0, 15, 1, STATE],
+    [16, 15, 0, 16, 0, STATE],
+    [17, 1, 0, 17, 0, STATE],
+    [18, 1, 1, 17, 1, "INT"],
+    [19, 17, 1, 18, 0, "INT"],
 ]
 DRAWING = {
     "last_node_id": 14,
@@ -76,6 +95,8 @@ PROMPT = {
     "11": ("ToyOwn", "ToyOwn", {"any": ["1", 1]}),
     "12": ("ToyShow", "ToyShow", {"value": ["11", 0]}),
     "14": ("ToyShow", "ToyShow", {"value": ["1", 0]}),
+    "16": ("ToyShow", "ToyShow", {"value": ["1", 0]}),
+    "18": ("ToyShow", "ToyShow", {"value": ["1", 1]}),
 }
 PROMPT = {
     node_id: {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}

@@ -151,6 +151,7 @@ class Server:
         async def prompt(request):
             self.got.append(await request.json())
             if self.refusal:
+                self._queue.put_nowait(False)  # so that the socket is closed at once
                 return web.json_response(self.refusal, status=400)
             self._queue.put_nowait(True)
             return web.json_response({"prompt_id": "p", "number": 1, "node_errors": {}})
@@ -165,7 +166,8 @@ class Server:
         async def follow(request):
             socket = web.WebSocketResponse()
             await socket.prepare(request)
-            await self._queue.get()
+            if not await self._queue.get():
+                return socket
             await socket.send_bytes(b"a preview")
             for kind, data in self.events:
                 await socket.send_json({"type": kind, "data": {"prompt_id": "p", **data}})
