@@ -32,7 +32,9 @@ class Console:
         elif event == "executed":
             self._close(True)
             output = data.get("output") or {}
-            self.files += output.get("images", [])
+            self.files += [
+                file for file in output.get("images", []) if file["type"] == "output"
+            ]  # no previews
             for line in output.get("text", []):
                 self.say(line)
         elif event in ("finished", "error"):

@@ -74,8 +74,8 @@ def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list
     _draw_example(prompt, Path(folder_paths.get_input_directory()))
     with Console(prompt) as console:
         Executor(classes, console.tell).run(prompt, extra)
-    roots = {"output": folder_paths.get_output_directory(), "temp": folder_paths.get_temp_directory()}
-    files = [Path(roots[file["type"]], file["subfolder"], file["filename"]) for file in console.files]
+    root = folder_paths.get_output_directory()
+    files = [Path(root, file["subfolder"], file["filename"]) for file in console.files]
     console.say_saved(files)
     return files
 

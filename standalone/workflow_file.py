@@ -133,7 +133,9 @@ def apply_setting(prompt: Prompt, setting: str, info: dict[str, Any]) -> None:
     found = [name] if name in prompt else found
     if len(found) != 1:
         names = "; ".join(title(prompt, node_id) for node_id in prompt)
-        raise InputError(f"“{name}” is {len(found) or 'no'} nodes of this workflow. Name one of: {names}.")
+        raise InputError(
+            f"“{name}” is {f'{len(found)} nodes' if found else 'no node'} of this workflow. Name one of: {names}."
+        )
     known = {key: (kind, options) for key, kind, options in widgets(info, prompt[found[0]]["class_type"])}
     if field not in known:
         names = ", ".join(known) or "none"

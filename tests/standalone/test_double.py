@@ -1,5 +1,5 @@
 """The double's names do what this pack relies on. What /object_info says was checked against ComfyUI 0.29.0
-(test_conformance.py); the stored copy keeps it checked where there is none."""
+(tests/comfy/test_toys.py); the stored copy keeps it checked where there is none."""
 
 import json
 import sys

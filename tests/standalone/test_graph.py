@@ -1,4 +1,4 @@
-"""Validation and execution. The same prompts are asked of a real ComfyUI in test_conformance.py."""
+"""Validation and execution. The same prompts are asked of a real ComfyUI in tests/comfy/test_toys.py."""
 
 from copy import deepcopy
 

@@ -205,11 +205,12 @@ def serve(toy_classes):
 
 def test_a_server_is_posted_to_and_its_files_are_fetched(options, serve, tmp_path, capsys):
     file = {"filename": "a.mp4", "subfolder": "video", "type": "output"}
+    preview = {"filename": "b.png", "subfolder": "", "type": "temp"}
     server = serve(
         ("execution_success", {"prompt_id": "somebody else's"}),
         ("executing", {"node": "1"}),
         ("progress", {"node": "1", "value": 1, "max": 4}),
-        ("executed", {"node": "8", "output": {"images": [file], "text": ["a text"]}}),
+        ("executed", {"node": "8", "output": {"images": [file, preview], "text": ["a text"]}}),
         ("execution_success", {}),
     )
     assert (
@@ -221,6 +222,7 @@ def test_a_server_is_posted_to_and_its_files_are_fetched(options, serve, tmp_pat
     assert server.got[0]["prompt"] == expected
     assert server.got[0]["extra_data"]["extra_pnginfo"]["workflow"] == json.loads(json.dumps(DRAWING))
     assert json.loads((tmp_path / "out/video/a.mp4").read_text()) == file
+    assert not (tmp_path / "out/b.png").exists()
     out = capsys.readouterr()
     assert "a text" in out.out
     assert f"saved {tmp_path / 'out/video/a.mp4'}" in out.out

@@ -104,7 +104,7 @@ def test_settings(setting, node_id, name, value, info):
     [
         ("seed=9", "is no setting"),
         ("1.seed", "is no setting"),
-        ("9.seed=1", r"“9” is no nodes .* ToyStart \(node 1\)"),
+        ("9.seed=1", r"“9” is no node of .* ToyStart \(node 1\)"),
         ("ToyBlock.seed=1", "“ToyBlock” is 2 nodes"),
         ("1.sede=1", "no input “sede” to set; it has: seed, strength, mode, text, on, slider"),
         ("2.state=1", "no input “state” to set; it has: seed"),
