@@ -52,12 +52,6 @@ def get_full_path(folder_name, filename):
     return next((path for path in paths if Path(path).is_file()), None)
 
 
-def get_full_path_or_raise(folder_name, filename):
-    if path := get_full_path(folder_name, filename):
-        return path
-    raise FileNotFoundError(f"There is no “{filename}” in {' or '.join(get_folder_paths(folder_name))}.")
-
-
 def get_annotated_filepath(name, default_dir=None):
     """The path behind "name", "name [input]", "name [output]" or "name [temp]"."""
     marked = re.fullmatch(r"(.*?) ?\[(input|output|temp)\]", name, re.DOTALL)

@@ -43,6 +43,11 @@ def frames_of(path: Path) -> list:
         return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 
 
+def film_of(run: Run) -> list:
+    """The frames of the video that a run saved; ComfyUI runs output nodes in an order of its own."""
+    return frames_of(next(path for path in run.files if path.suffix == ".mp4"))
+
+
 def python() -> str:
     """ComfyUI's own interpreter."""
     places = (COMFYUI / ".venv" / "bin" / "python", COMFYUI / "venv" / "bin" / "python")

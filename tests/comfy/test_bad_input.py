@@ -2,7 +2,7 @@
 
 import graphs
 import pytest
-from comfyui import frames_of, needs_comfyui
+from comfyui import film_of, needs_comfyui
 from comfyui_sana_video.sana_video_core.demo_set import write_demo_set
 from graphs import chain, changed, film, loaders, node, sampler, save_video, show, with_film
 from PIL import Image
@@ -144,7 +144,7 @@ def test_an_image_of_another_aspect_is_filled_and_cropped(server, other_weights)
     }
     run = server.run(with_film(graph))
     assert run.error is None, run.error
-    assert len(frames_of(run.files[-1])) == 41  # the image, then 40
+    assert len(film_of(run)) == 41  # the image, then 40
 
 
 def test_an_empty_prompt_runs_with_a_warning(server):

@@ -6,7 +6,7 @@ import time
 import graphs
 import pytest
 import torch
-from comfyui import frames_of, needs_comfyui, running
+from comfyui import film_of, frames_of, needs_comfyui, running
 from comfyui_sana_video.sana_video_core.state_file import load_state
 from graphs import chain, changed, film, loaders, node, prompt, sampler, save_video, show, with_film
 
@@ -139,7 +139,7 @@ def test_an_interrupted_video_is_kept_and_plays(server):
     assert not list((server.base / "temp").glob(".sana*"))
     done = server.run(graph)
     assert done.error is None
-    assert len(frames_of(done.files[-1])) == 321
+    assert len(film_of(done)) == 321
 
 
 # ---------------------------------------------------------------- ComfyUI's own samplers
@@ -161,7 +161,7 @@ def test_cache_none(tmp_path):
     with running(tmp_path, "--cache-none") as bare:
         run = bare.run(with_film(chain(3, seed=71)))
         assert run.error is None, run.error
-        assert len(frames_of(run.files[-1])) == 41
+        assert len(film_of(run)) == 41
         again = bare.run(chain(3, seed=71))
         assert set(again.ran) >= {"block1", "block2", "block3"}
         assert json.dumps(again.shown["info3"]["text"]) == json.dumps(run.shown["info3"]["text"])

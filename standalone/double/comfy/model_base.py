@@ -21,12 +21,9 @@ class BaseModel(nn.Module):
             model_config.manual_cast_dtype,
         )
         self.memory_usage_factor = model_config.memory_usage_factor
-        kinds = ops.manual_cast if self.manual_cast_dtype else ops.disable_weight_init
-        self.diffusion_model = unet_model(**model_config.unet_config, device=device, operations=kinds).eval()
-        self.process_latent_in, self.process_latent_out = (
-            self.latent_format.process_in,
-            self.latent_format.process_out,
-        )
+        self.diffusion_model = unet_model(
+            **model_config.unet_config, device=device, operations=ops.disable_weight_init
+        ).eval()
 
     def get_dtype(self):
         return self.diffusion_model.dtype

@@ -32,10 +32,6 @@ intermediate_device = vae_offload_device = partial(torch.device, "cpu")
 unet_offload_device = text_encoder_offload_device = intermediate_device
 
 
-def intermediate_dtype():
-    return torch.float32
-
-
 def unet_dtype(device=None, *_, **__):
     return torch.bfloat16 if (device or get_torch_device()).type == "cuda" else torch.float32
 

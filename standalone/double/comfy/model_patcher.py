@@ -32,17 +32,11 @@ class ModelPatcher:
         )
         return new
 
-    def is_clone(self, other):
-        return getattr(other, "model", None) is self.model
-
     def is_dynamic(self):
         return False
 
     def memory_required(self, input_shape):
         return self.model.memory_required(input_shape=input_shape)
-
-    def model_dtype(self):
-        return self.model.get_dtype()
 
     def add_wrapper_with_key(self, wrapper_type, key, wrapper):
         self.wrappers.setdefault(wrapper_type, {}).setdefault(key, []).append(wrapper)

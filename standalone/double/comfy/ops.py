@@ -5,6 +5,3 @@ from torch import nn
 
 class disable_weight_init:  # noqa: N801
     Linear, Conv2d, Conv3d, LayerNorm, RMSNorm = nn.Linear, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm
-
-
-manual_cast = disable_weight_init

@@ -14,14 +14,11 @@ class BASE:
     unet_config, unet_extra_config, sampling_settings = {}, UNLESS_SET, {}
     supported_inference_dtypes, memory_usage_factor = (), 2.0
     latent_format: Any = latent_formats.LatentFormat
-    manual_cast_dtype = custom_operations = None
+    manual_cast_dtype: Any = None
 
     def __init__(self, unet_config):
         self.unet_config: dict[str, Any] = unet_config | self.unet_extra_config
         self.latent_format = self.latent_format()
-
-    def set_inference_dtype(self, dtype, manual_cast_dtype):
-        self.unet_config["dtype"], self.manual_cast_dtype = dtype, manual_cast_dtype
 
     def process_unet_state_dict(self, state_dict):
         return state_dict

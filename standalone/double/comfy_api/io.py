@@ -20,10 +20,6 @@ class UploadType(str, Enum):
     image, audio, video, model = "image_upload", "audio_upload", "video_upload", "file_upload"
 
 
-class ControlAfterGenerate(str, Enum):
-    fixed, increment, decrement, randomize = "fixed", "increment", "decrement", "randomize"
-
-
 class Hidden(str, Enum):
     unique_id, prompt, extra_pnginfo = "UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO"
 
@@ -91,7 +87,7 @@ String = Custom("STRING", f"{HEAD} multiline placeholder default dynamic_prompts
 Combo, AnyType = Custom("COMBO", CHOICE, multiselect=False), Custom("*")
 Model, Clip, Vae, Conditioning = Custom("MODEL"), Custom("CLIP"), Custom("VAE"), Custom("CONDITIONING")
 Latent, Image, Mask, Video = Custom("LATENT"), Custom("IMAGE"), Custom("MASK"), Custom("VIDEO")
-Sigmas, Noise, Guider, Sampler = Custom("SIGMAS"), Custom("NOISE"), Custom("GUIDER"), Custom("SAMPLER")
+Sigmas = Custom("SIGMAS")
 
 
 @dataclass

@@ -3,10 +3,8 @@
 import json
 from enum import Enum
 from fractions import Fraction
-from types import SimpleNamespace
 
 import av
-import torch
 
 from . import io as io
 from . import ui as ui
@@ -31,20 +29,11 @@ class VideoFromFile:
     def get_dimensions(self):
         return self._ask(lambda _, video: (video.width, video.height))
 
-    def get_duration(self):
-        return self._ask(lambda container, _: float(container.duration / av.time_base))
-
     def get_frame_count(self):
         return self._ask(lambda container, video: video.frames or sum(1 for _ in container.decode(video)))
 
     def get_frame_rate(self):
         return self._ask(lambda _, video: Fraction(video.average_rate or 1))
-
-    def get_components(self):
-        """All frames at once: images [n, H, W, 3] in 0..1."""
-        frames = self._ask(lambda file, video: [f.to_ndarray(format="gbrpf32le") for f in file.decode(video)])
-        images = torch.stack([torch.from_numpy(frame) for frame in frames])
-        return SimpleNamespace(images=images, audio=None, frame_rate=self.get_frame_rate())
 
     def save_to(self, path, format="auto", codec="auto", metadata=None):
         """Copies packets, so nothing is encoded twice. Old metadata stays, new is added."""
