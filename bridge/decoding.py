@@ -66,9 +66,9 @@ def decode_to_file(
     }
     try:
         with device_of(decoder.patcher), VideoWriter(path, metadata=told, **options) as writer:
-            decoder.load_for(own.batch, own.grid)
-            for pixels in _story(decoder, state, from_chunk):
-                writer.write(pixels[row])
+            decoder.load_for(1, own.grid)
+            for pixels in _story(decoder, state.only_row(row), from_chunk):
+                writer.write(pixels)
     except BaseException:  # ComfyUI's interrupt is none of Exception's kind
         if path.is_file():  # in the temp folder, which ComfyUI empties
             _keep(path, rescue)

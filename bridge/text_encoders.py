@@ -104,6 +104,7 @@ def encode(encoder: Any, text: str, motion_score: int, instruction: bool) -> lis
     found = encoder_of(encoder).encode(text, instruction, motion_score)
     told = {"attention_mask": found.mask.to(parking_place()), "pooled_output": None}
     told |= {"sana_words": text.strip(), "sana_digest": found.digest}
+    told["sana_embedding"] = embedding_digest(found.embeddings, found.mask)
     return [[found.embeddings.to(parking_place()), told]]
 
 
@@ -141,5 +142,7 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
     mask = told.get("attention_mask")
     if mask is not None and mask.shape != embeddings.shape[:2]:
         mask = None  # the text was concatenated: read all of it
-    digest = told.get("sana_digest") or embedding_digest(embeddings, mask)
-    return Prompt(embeddings=embeddings, mask=mask, digest=digest, words=told.get("sana_words", ""))
+    digest, words = embedding_digest(embeddings, mask), ""
+    if told.get("sana_embedding") == digest:  # nodes that change a text copy our words along with it
+        digest, words = told["sana_digest"], told["sana_words"]
+    return Prompt(embeddings=embeddings, mask=mask, digest=digest, words=words)

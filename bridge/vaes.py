@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,10 +56,11 @@ class HostedVae:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles, and gone on where it stopped."""
-        seen: list[Tensor] = []
-        rest, made = iter(pieces), 0
-        frames = self.vae.decode_stream(_noted(rest, seen), tiling=tiling)
+        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles, and gone on where it stopped.
+
+        So `pieces` has to give them again when it is asked again, as the core's decoders' do.
+        """
+        made, frames = 0, self.vae.decode_stream(pieces, tiling=tiling)
         while True:
             try:
                 pixels = next(frames, None)
@@ -74,7 +74,7 @@ class HostedVae:
         logger.warning(
             "The GPU's memory is too small for whole pictures: decoding in tiles, a little less exact."
         )
-        for pixels in self.vae.decode_stream(itertools.chain(seen, rest), tiling=Tiling()):
+        for pixels in self.vae.decode_stream(pieces, tiling=Tiling()):
             known = min(made, pixels.shape[2])
             made -= known
             if known < pixels.shape[2]:
@@ -86,13 +86,16 @@ class HostedVae:
 
 
 class CoreVae:
-    """ComfyUI's VAE. Its Wan 2.1 class is streamed with its own causal cache; another one decodes a scene at once."""
+    """ComfyUI's own Wan 2.1 VAE, streamed with its own causal cache."""
 
     def __init__(self, vae: Any) -> None:
-        if getattr(vae, "latent_channels", None) != LATENT_CHANNELS:
+        from comfy.ldm.wan.vae import WanVAE as CoreWanVAE  # pyright: ignore[reportMissingImports]
+
+        network = vae.first_stage_model
+        if not isinstance(network, CoreWanVAE) or vae.latent_channels != LATENT_CHANNELS:
             raise InputError(
-                f"This VAE has {getattr(vae, 'latent_channels', 'no')} latent channels, but these latents have {LATENT_CHANNELS}. "
-                "Connect the Wan 2.1 VAE (the 720p family decodes with ComfyUI's VAE Decode)."
+                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; these latents need the Wan 2.1 VAE "
+                f"({LATENT_CHANNELS} channels). Connect that one (the 720p family decodes with ComfyUI's VAE Decode)."
             )
         self.vae, self.device, self.patcher = vae, vae.device, vae.patcher
 
@@ -101,14 +104,9 @@ class CoreVae:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        from comfy.ldm.wan.vae import WanVAE as CoreWanVAE  # pyright: ignore[reportMissingImports]
         from comfy.ldm.wan.vae import count_cache_layers  # pyright: ignore[reportMissingImports]
 
         network = self.vae.first_stage_model
-        if not isinstance(network, CoreWanVAE):
-            whole = self.vae.decode(torch.cat(list(pieces), dim=2))  # [B, n, H, W, 3] in [0, 1]
-            yield whole.movedim(-1, 1).float() * 2 - 1
-            return
         cache = [None] * count_cache_layers(network.decoder)
         for group in _groups(pieces):
             latents = network.conv2(group.to(self.device, self.vae.vae_dtype))
@@ -118,12 +116,6 @@ class CoreVae:
     def encode(self, pixels: Tensor) -> Tensor:
         rows = [self.vae.encode((row.movedim(0, -1) + 1) / 2) for row in pixels]
         return torch.cat(rows).float()
-
-
-def _noted(pieces: Iterator[Tensor], seen: list[Tensor]) -> Iterator[Tensor]:
-    for piece in pieces:
-        seen.append(piece)
-        yield piece
 
 
 def _groups(pieces: Iterable[Tensor]) -> Iterator[Tensor]:

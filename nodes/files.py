@@ -151,6 +151,13 @@ def new_file(prefix: str, suffix: str) -> Path:
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
+def state_prefix(prefix: str) -> str:
+    """A prefix under `STATES`, where Load State looks; one that leads elsewhere is left for `new_file` to refuse."""
+    parts = Path(prefix.strip()).parts
+    elsewhere = not parts or ".." in parts or Path(prefix).is_absolute()
+    return prefix if elsewhere or (parts[0] == STATES and len(parts) > 1) else f"{STATES}/{prefix.strip()}"
+
+
 def temporary_file(suffix: str) -> Path:
     """A new name in ComfyUI's temp folder, which ComfyUI empties when it starts."""
     folder = Path(folder_paths.get_temp_directory())

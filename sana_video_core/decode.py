@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Protocol
 
@@ -54,8 +54,20 @@ def decode_story(
         if chunks[-1][0] < from_chunk:
             continue
         scene = _Scene(chunks, from_chunk, len(numbered), state.identity.rules.compression.time)
-        pieces = (to_vae_space(chunk.latents.to(device)) for _, chunk in chunks)
+        pieces = _Pieces(
+            lambda chunks=chunks: (to_vae_space(chunk.latents.to(device)) for _, chunk in chunks)
+        )
         yield from scene.frames(vae.decode_stream(pieces, tiling=tiling), host or Host())
+
+
+class _Pieces:
+    """Pieces made one at a time, and made again when a decoder has to begin again: none is kept."""
+
+    def __init__(self, make: Callable[[], Iterator[Tensor]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._make()
 
 
 def _device_of(vae: Decoder) -> torch.device:
@@ -109,7 +121,7 @@ def decode_clip(
 ) -> Iterator[Tensor]:
     """Frames [B, 3, n, H, W] in [-1, 1] of one clip's latents [B, C, F, H, W] in VAE space, as they are ready."""
     host, made = host or Host(), 0
-    pieces = (piece.to(device or latents.device) for piece in latents.split(1, dim=2))
+    pieces = _Pieces(lambda: (piece.to(device or latents.device) for piece in latents.split(1, dim=2)))
     decoded = vae.decode_stream(pieces)
     while made < (latents.shape[2] - 1) * stride + 1:
         host.check(f"after {made} frames were decoded")

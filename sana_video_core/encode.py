@@ -15,6 +15,8 @@ from .shapes import Compression
 from .video_reading import read_frames
 from .wan_vae import to_model_space
 
+PRIMED = 41  # latent frames of a video that a stream begins with: 161 frames, 10 s
+
 
 @torch.no_grad()
 def encode_beginning(encode: Callable[[Tensor], Tensor], pixels: Tensor, compression: Compression) -> Tensor:
@@ -28,8 +30,8 @@ def encode_beginning(encode: Callable[[Tensor], Tensor], pixels: Tensor, compres
 
 
 def video_end(path: Path | str, family: Family, *, width: int, height: int) -> Tensor:
-    """The last frames [1, 3, n, H, W] of a video file, at the family's rate, as many as one scene has room for."""
-    most = family.compression.frames(family.chunks.limit)
+    """The last frames [1, 3, n, H, W] of a video file, at the family's rate; at most `PRIMED`, so that the scene has room."""
+    most = family.compression.frames(min(PRIMED, family.chunks.limit))
     return read_frames(path, fps=family.fps, last=most, width=width, height=height)
 
 

@@ -92,6 +92,13 @@ class StreamState:
         """Frames that the story decodes to from chunk number `chunk` (counted from 0) on."""
         return self.frames - replace(self, story=self.story[:chunk]).frames
 
+    def only_row(self, row: int) -> StreamState:
+        """One video of the batch, to be looked at: its story without a memory."""
+        story = tuple(replace(chunk, latents=chunk.latents[row : row + 1]) for chunk in self.story)
+        return replace(
+            self, identity=replace(self.identity, batch=1), memory=None, memory_before=None, story=story
+        )
+
     @property
     def seconds(self) -> float:
         return self.frames / self.identity.rules.fps

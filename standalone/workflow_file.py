@@ -26,11 +26,13 @@ LOADERS |= {"SanaVideoVAELoader": "vae_name"}
 def read_workflow(path: Path) -> dict[str, Any]:
     try:
         workflow = json.loads(Path(path).read_text(encoding="utf-8"))
-        if "nodes" in workflow or all("inputs" in node for node in workflow.values()):
+        if "nodes" in workflow or all(
+            isinstance(n["inputs"], dict) and n["class_type"] for n in workflow.values()
+        ):
             return workflow
     except OSError as error:
         raise FileError(f"The workflow “{path}” cannot be read: {error.strerror}.") from error
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         pass
     raise FileError(
         f"“{path}” is no workflow. Export one from ComfyUI (Save, or Export API), or take one of ours."
@@ -43,7 +45,14 @@ def to_prompt(workflow: dict[str, Any], info: dict[str, Any]) -> Prompt:
         return {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in workflow.items()}
     if workflow.get("definitions", {}).get("subgraphs"):
         raise InputError("This workflow has subgraphs. Unpack them in ComfyUI, or export it in API format.")
-    return _Drawing(workflow, info).prompt()
+    try:
+        return _Drawing(workflow, info).prompt()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise FileError(
+            f"This workflow's drawing is damaged ({error!r}). Export it again from ComfyUI."
+        ) from error
 
 
 def widgets(info: dict[str, Any], class_type: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:

@@ -128,12 +128,16 @@ def kept_frames_come_out_untouched(demo):
 def a_kept_frame_has_timestep_0_in_every_step(demo):
     latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1, demo.vae, image())
     module, seen = demo.clip_model.model.diffusion_model, []
-    embed = module.t_embedder.forward
+    embed, patches, frames = module.t_embedder.forward, module.x_embedder.forward, []
     module.t_embedder.forward = lambda t, dtype: (seen.append(t.clone()), embed(t, dtype))[1]
+    module.x_embedder.forward = lambda x: (frames.append(x[:, :, :1].clone()), patches(x))[1]
     try:
         demo.ksample(latent=latent, steps=2)
     finally:
-        del module.t_embedder.forward
+        del module.t_embedder.forward, module.x_embedder.forward
+    clean = pack("sana_video_core.wan_vae").to_model_space(latent["samples"][:, :, :1])
+    for frame in frames:  # clean in every step, not noised to its level
+        close(frame, clean.expand_as(frame), 1e-5)
     assert seen, "the module was not called"
     for timesteps in seen:
         assert timesteps.shape == (2, 3), timesteps.shape  # negative and positive, three latent frames

@@ -237,6 +237,39 @@ def cores_wan_vae_streams_as_its_own_whole_decode(demo):
 
 
 @check
+def a_vae_of_another_model_is_refused(demo):
+    """Sixteen channels do not make a Wan VAE: Flux's and HunyuanVideo's have as many."""
+    import comfy.sd
+    import torch
+    from safetensors.torch import load_file
+
+    other = comfy.sd.VAE(sd=load_file(pack("sana_video_core.demo_set").demo_set().vae))
+    other.first_stage_model = torch.nn.Identity()
+    latent, state, _ = demo.sample()
+    for call in (
+        lambda: run("SanaVideoDecode", other, latent),
+        lambda: run("SanaVideoDecodeStream", other, state, 0, 16.0, "h264", 0),
+        lambda: run("SanaVideoPrime", demo.causal, other, demo.positive, demo.start(), image=image()),
+    ):
+        refused(call, "Identity", "Wan 2.1 VAE")
+
+
+@check
+def a_text_that_another_node_changed_is_another_prompt(demo):
+    """Core's nodes copy our words and digest along with what they change."""
+    import nodes as core
+
+    joined = core.ConditioningConcat().concat(demo.positive, demo.negative)[0]
+    averaged = core.ConditioningAverage().addWeighted(demo.positive, demo.negative, 0.5)[0]
+    nothing = core.ConditioningZeroOut().zero_out(demo.positive)[0]
+    digests = [
+        demo.sample(positive=c)[1].state.story[-1].digest for c in (demo.positive, joined, averaged, nothing)
+    ]
+    assert len(set(digests)) == 4, digests
+    assert demo.sample(positive=joined)[1].state.story[-1].prompt == ""
+
+
+@check
 def sana_files_in_cores_loader_are_refused_by_ours(demo):
     """Core takes SANA's names for PixArt's: what comes of it must not be sampled."""
     import comfy.sd

@@ -101,12 +101,15 @@ class Server:
         ):
             async with session.post("/prompt", json={"prompt": prompt, "client_id": "test"}) as answer:
                 assert answer.status == 200, await answer.text()
+                prompt_id = (await answer.json())["prompt_id"]
             async for message in socket_:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     previews += 1
                     continue
                 event = message.json()
                 kind, data = event["type"], event["data"]
+                if data.get("prompt_id", prompt_id) != prompt_id:
+                    continue
                 await asyncio.to_thread(on_event, kind, data)
                 if kind == "execution_cached":
                     cached = set(data["nodes"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from artist import begun, demo, folders, node, output_of, refused, run, same_state, sample, start, story
+from comfyui_sana_video.nodes.files import saved_state, saved_states
 from PIL import Image
 
 
@@ -140,18 +141,27 @@ def test_a_prefix_stays_in_the_output_folder(base, prefix):
 
 def test_a_prefix_does_not_follow_links_out_of_the_output_folder(base):
     (base / "elsewhere").mkdir()
-    (base / "output").mkdir()
-    (base / "output" / "link").symlink_to(base / "elsewhere")
+    (base / "output" / "sana_states").mkdir(parents=True)
+    (base / "output" / "sana_states" / "link").symlink_to(base / "elsewhere")
     with refused("link/state"):
         run("SaveState", start(), "link/state")
     assert not list((base / "elsewhere").iterdir())
 
 
 def test_a_prefix_through_a_file_is_refused_in_words(base):
-    (base / "output").mkdir()
-    (base / "output" / "note").touch()
+    (base / "output" / "sana_states").mkdir(parents=True)
+    (base / "output" / "sana_states" / "note").touch()
     with refused("note/state", "cannot be written"):
         run("SaveState", start(), "note/state")
+
+
+@pytest.mark.parametrize("prefix", ["mine", "sana_states/mine", "sana_states", "film/mine"])
+def test_a_saved_state_is_in_the_list(base, prefix):
+    """Whatever the prefix, Load State finds it."""
+    run("SaveState", start(), prefix)
+    (name,) = saved_states()
+    assert name.startswith("sana_states/")
+    assert saved_state(name).is_file()
 
 
 @pytest.mark.parametrize(

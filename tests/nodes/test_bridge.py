@@ -1,0 +1,96 @@
+"""What the bridge tells ComfyUI and asks of it: memory, previews, masks, and that no half model is taken."""
+
+import latent_preview
+import pytest
+import torch
+from artist import demo, run, sample, start
+from comfy import model_management
+from comfyui_sana_video.bridge import hosted, native, vaes
+from comfyui_sana_video.sana_video_core.demo_set import demo_set
+from comfyui_sana_video.sana_video_core.errors import FileError
+from comfyui_sana_video.sana_video_core.host import Progress
+from comfyui_sana_video.sana_video_core.shapes import LatentGrid
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Bytes that ComfyUI is told to keep free, call by call."""
+    found = []
+    load = model_management.load_models_gpu
+
+    def watched(models, memory_required=0, **options):
+        found.append(memory_required)
+        return load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(model_management, "load_models_gpu", watched)
+    return found
+
+
+def test_room_is_asked_for_a_whole_chunk_of_the_batch(asked, monkeypatch):
+    """Measured at 480x832 in bf16: 1.9 GiB of activations for a first chunk, with flash attention's formula."""
+    model, shapes = hosted.HostedModel(demo().model), []
+    monkeypatch.setattr(demo().model, "memory_required", lambda shape: shapes.append(shape) or sum(shape))
+    model.load(3, LatentGrid(60, 104))
+    assert shapes == [[3, 16, 11, 60, 104]]
+    assert asked[-1] == sum(shapes[0])
+    assert 1.3 <= native.SanaVideoConfig.memory_usage_factor <= 2
+
+
+def test_room_is_asked_for_decoding_the_batch(asked):
+    vae = vaes.HostedVae.load(demo_set().vae)
+    vae.load_for(1, LatentGrid(60, 104))
+    vae.load_for(2, LatentGrid(60, 104))
+    size = vae.vae.conv2.weight.element_size()
+    assert asked[1] == 2 * asked[0]
+    assert 5.3 * 2**30 < asked[0] / size * 2 < 7 * 2**30  # bf16: 5.33 GiB were measured
+
+
+def test_the_preview_is_of_the_newest_latent_frame(monkeypatch):
+    shown = []
+
+    class Previewer:
+        def decode_latent_to_preview_image(self, kind, latents):
+            shown.append(latents)
+
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Previewer())
+    latents = torch.randn(1, 16, 5, 4, 6)
+    hosted.host(2, 3, demo().model).progress(Progress(1, 2, 1, 3, latents))
+    assert torch.equal(shown[0], latents[:, :, -1:])
+
+
+def test_what_was_appended_to_a_text_is_read_whole():
+    mask = torch.tensor([[1, 1, 0]])
+    assert native._mask_for(torch.zeros(1, 5, 2), mask).tolist() == [[1, 1, 0, 1, 1]]
+    assert native._mask_for(torch.zeros(1, 2, 2), mask).tolist() == [[1, 1]]
+    assert native._mask_for(torch.zeros(1, 5, 2), None) is None
+
+
+def test_a_soft_mask_gives_a_frame_its_mean_timestep():
+    mask = torch.ones(1, 16, 2, 2, 2)
+    mask[:, :, 0] = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    timesteps = demo().model.model.process_timestep(torch.tensor([800.0]), denoise_mask=mask)
+    assert timesteps.tolist() == [[200.0, 800.0]]
+
+
+def test_a_checkpoint_without_a_tensor_is_refused(tmp_path):
+    tensors = load_file(demo_set().transformer)
+    del tensors["blocks.1.mlp.t_conv.weight"]
+    save_file(tensors, tmp_path / "most.safetensors")
+    (tmp_path / "config.json").write_text('{"attention_head_dim": 28}')
+    with pytest.raises(FileError, match=r"blocks\.1\.mlp\.t_conv"):
+        native.load_patcher(tmp_path / "most.safetensors", "longsana_480p")
+
+
+def test_a_row_of_a_batch_is_decoded_alone(monkeypatch):
+    """Fifteen other rows must cost nothing."""
+    _, state, _ = sample(start(batch=2))
+    batch, seen = state.state.identity.batch, []
+    decode = type(demo().vae.vae).decode_frame
+    monkeypatch.setattr(
+        type(demo().vae.vae),
+        "decode_frame",
+        lambda self, z, cache: seen.append(len(z)) or decode(self, z, cache),
+    )
+    run("DecodeStream", demo().vae, state, 0, 16.0, "h264", batch - 1)
+    assert set(seen) == {1}
