@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import comfy.latent_formats
@@ -117,7 +116,8 @@ def _transformer_options(patcher: Any) -> dict[str, Any]:
     return options
 
 
-def _interrupted() -> bool:
+def interrupted() -> bool:
+    """Raises when the artist has stopped the run; never true."""
     comfy.model_management.throw_exception_if_processing_interrupted()  # ComfyUI's own exception ends the run
     return False
 
@@ -136,14 +136,12 @@ def host(chunks: int, steps: int, patcher: Any = None) -> Host:
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
         bar.update_absolute(done, chunks * steps, preview)
 
-    return Host(cancelled=_interrupted, progress=progress)
+    return Host(cancelled=interrupted, progress=progress)
 
 
-@contextmanager
-def device_of(patcher: Any) -> Iterator[None]:
+def device_of(patcher: Any) -> AbstractContextManager[Any]:
     """The patcher's device as the current one, where there are several GPUs."""
-    with comfy.model_management.cuda_device_context(patcher.load_device):
-        yield
+    return comfy.model_management.cuda_device_context(patcher.load_device)
 
 
 def parking_place() -> torch.device:

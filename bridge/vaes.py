@@ -19,6 +19,7 @@ from ..sana_video_core.errors import InputError
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.vae_tiling import Tiling
 from ..sana_video_core.wan_vae import WanVAE
+from .hosted import interrupted
 
 # Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's activations.
 # Measured on full-size weights, docs/log.md.
@@ -26,10 +27,6 @@ DECODE_BYTES = 480_000
 LATENT_CHANNELS = 16
 
 logger = logging.getLogger("sana_video")
-
-
-def _stop_if_asked() -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 class HostedVae:
@@ -82,7 +79,7 @@ class HostedVae:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32."""
-        return self.vae.encode(pixels.to(self.device), on_step=lambda *_: _stop_if_asked()).float()
+        return self.vae.encode(pixels.to(self.device), on_step=lambda *_: interrupted()).float()
 
 
 class CoreVae:

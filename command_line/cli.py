@@ -86,7 +86,9 @@ def _add_generate(commands) -> None:
     models.add_argument(
         "--model", type=Path, help="transformer file or folder, or a whole diffusers pipeline folder"
     )
-    models.add_argument("--text-encoder", type=Path, help="Gemma-2-2B-it folder")
+    models.add_argument(
+        "--text-encoder", type=Path, help="Gemma-2-2B-it: a folder, or one file as ComfyUI has it"
+    )
     models.add_argument("--vae", type=Path, help="Wan 2.1 VAE file or folder")
     models.add_argument(
         "--family", choices=FAMILIES, help="the weights cannot tell causal from bidirectional"
@@ -112,7 +114,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     )
     stream.add_argument("--state-in", type=Path, help="continue from this state")
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
-    stream.add_argument("--video", type=Path, help="go on from the end of this video")
+    stream.add_argument("--video", type=Path, help="go on from the last 10 seconds of this video")
     stream.add_argument("--on-prompt-change", choices=("recache", "keep", "cut"), default="recache")
     stream.add_argument("--window", type=int, help="earlier chunks to look back on (default: all)")
 

@@ -193,7 +193,7 @@ MISTAKES = {  # what is wrong: (the check that must see it, what to do to 02_thr
     "covered": (places, lambda w: of(w, "SanaVideoStart").update(pos=of(w, "SaveVideo")["pos"])),
     "out of its frame": (places, lambda w: w["groups"].pop()),
     "no note": (places, lambda w: of(w, "MarkdownNote").update(widgets_values=[""])),
-    "a path": (paths, values("SaveVideo", 0, "/root/video")),
+    "a path": (paths, values("SaveVideo", 0, "/srv/video")),
     "a path up": (paths, values("SaveVideo", 0, "../video")),
 }
 
