@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--dtype", choices=("bf16", "fp16", "fp32", "keep"), default="bf16")
     convert.set_defaults(run=_convert)
 
-    demo = commands.add_parser("make-demo", help="write the demo set (tiny, random weights, real formats)")
+    demo = commands.add_parser(
+        "make-demo", help="write random models of the demo's kind, in the real formats"
+    )
     demo.add_argument("folder", type=Path)
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_make_demo)

@@ -128,16 +128,16 @@ DEMO = replace(
     name="demo",
     title="demo, block-causal, tiny",
     height=128,
-    width=224,
+    width=128,
     config=TransformerConfig(
         channels=16,
         patch=2,
-        width=112,
-        depth=3,
+        width=168,
+        depth=6,
         head_dim=28,  # rotary split 12, 8, 8: unequal, like the 40, 36, 36 of the published models
         cross_head_dim=28,
-        ffn_hidden=336,
-        caption_channels=32,
+        ffn_hidden=504,
+        caption_channels=64,
     ),
 )
 

@@ -1,12 +1,12 @@
-"""The demo set: a tiny transformer, VAE and text encoder in the real file formats, from a seed.
+"""The demo set: a small transformer, VAE and text encoder in the real file formats, trained on scenes that we draw.
 
-It makes every command run on a bare machine. The weights are random, so the pictures are patterns and not scenes.
+It lies in the pack's folder demo/, so that every command runs on a bare machine. A set of the same kind but smaller and
+with random weights, which makes patterns and no scenes, can be written from a seed: for tests, and to try formats.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,26 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .checkpoint import save_transformer
-from .config import DEMO
+from .config import DEMO, TransformerConfig
 from .demo_text import build_demo_text_encoder
 from .errors import FileError
 from .model import SanaVideo
 from .tensor_file import write_tensors
 from .wan_vae import VAEConfig, WanVAE
 
-# counts up whenever other weights come out of `write_demo_set`, so that old sets are not taken for new
-REVISION = 2
+FOLDER = Path(__file__).parents[1] / "demo"
 VAE_CONFIG = VAEConfig(base_width=8)
+# the transformer of `write_demo_set`: the family is the demo's, the sizes are not
+TINY = TransformerConfig(
+    channels=DEMO.config.channels,
+    patch=DEMO.config.patch,
+    width=112,
+    depth=3,
+    head_dim=28,
+    cross_head_dim=28,
+    ffn_hidden=336,
+    caption_channels=32,
+)
 
 
 class DemoSet(NamedTuple):
@@ -41,16 +51,29 @@ class DemoSet(NamedTuple):
             folder / "demo_transformer.safetensors", folder / "demo_vae.safetensors", folder / "demo_text"
         )
 
+    def files(self) -> tuple[Path, ...]:
+        """Every file of a set; without one of them it is incomplete."""
+        text = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        return self.transformer, self.vae, *(self.text_encoder / name for name in text)
+
 
 def demo_set() -> DemoSet:
-    """The demo set in the user's cache folder; written on first use."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "comfyui_sana_video" / f"demo-{REVISION}"
-    return DemoSet.at(folder) if _exists(folder) else write_demo_set(folder)
+    """The trained set that comes with the pack. Raises FileError when a file of it is not there."""
+    found = DemoSet.at(FOLDER)
+    for path in found.files():
+        if not path.is_file():
+            raise FileError(
+                f"The demo's file “{path.relative_to(FOLDER.parent).as_posix()}” is not in this pack's folder "
+                f"“{FOLDER.parent}”, so the folder is incomplete. Get the pack again."
+            )
+    return found
 
 
 def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
-    """Write the set into a new folder, which appears complete or not at all. The same seed gives the same weights."""
+    """Write a `TINY` set with random weights into a new folder, which appears complete or not at all.
+
+    The same seed gives the same weights.
+    """
     folder = Path(folder)
     if _exists(folder):
         raise FileError(
@@ -87,15 +110,15 @@ def _exists(folder: Path) -> bool:
 
 def _write(paths: DemoSet, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):  # the constructors draw their own first weights
-        transformer, vae = SanaVideo(DEMO.config, DEMO), WanVAE(VAE_CONFIG)
+        transformer, vae = SanaVideo(TINY, DEMO), WanVAE(VAE_CONFIG)
     seeded(transformer, seed)
-    save_transformer(paths.transformer, transformer.state_dict(), DEMO.config, DEMO.name)
+    save_transformer(paths.transformer, transformer.state_dict(), TINY, DEMO.name)
     seeded(vae, seed + 1)
     tensors = vae.state_dict()
     # random weights overshoot: the last convolution is scaled until pictures stay within the range
     tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 0.5
     write_tensors(paths.vae, tensors, {"note": "random weights of the demo set"})
-    build_demo_text_encoder(paths.text_encoder, seed=seed + 2)
+    build_demo_text_encoder(paths.text_encoder, seed=seed + 2, width=TINY.caption_channels)
 
 
 def seeded(module: nn.Module, seed: int) -> nn.Module:

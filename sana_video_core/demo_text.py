@@ -16,15 +16,11 @@ import torch
 # Gemma's first ids, in order.
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 SPACE = "\u2581"
-LEARNED_MERGES = 100
 
-# What the demo scenes are described with, so that their words become few tokens.
-_SENTENCES = """
-a small red circle moves slowly to the right across a dark background and bounces off the wall
-a large blue square turns and moves up to the left while a green triangle stays in the middle
-a yellow star falls down, stops, and then rises again; the white circle grows and shrinks
-two shapes move towards each other, meet, and the purple one changes its colour to orange
-the background is light and the shape moves fast from the top to the bottom of the picture
+# The words that the demo scenes are told with; each becomes one token.
+_WORDS = """
+a an red orange yellow green blue purple white grey brown black ball square triangle star ring cross floor
+moves left right up down in circle bounces off the walls grows shrinks spins stops turns and over motion score
 """
 
 
@@ -44,25 +40,21 @@ def demo_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
-def build_demo_text_encoder(folder: Path, *, seed: int = 0) -> None:
+def build_demo_text_encoder(folder: Path, *, seed: int = 0, width: int = 32) -> None:
     """Write config.json, model.safetensors and the tokenizer into `folder`: same seed, same bytes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = demo_vocabulary()
     _write_tokenizer(folder, vocabulary, merges)
-    _random_gemma(len(vocabulary), seed).save_pretrained(folder)
+    _random_gemma(len(vocabulary), seed, width).save_pretrained(folder)
 
 
 def _learn_merges() -> list[tuple[str, str]]:
     """Byte-pair encoding on the words above, each with its space; the pieces themselves settle ties."""
-    words = Counter(SPACE + word for word in _SENTENCES.split())
-    split = {word: [word[:2], *word[2:]] for word in words}
+    split = {word: [word[:2], *word[2:]] for word in (SPACE + word for word in _WORDS.split())}
     merges = []
-    while len(merges) < LEARNED_MERGES:
-        pairs = Counter()
-        for word, count in words.items():
-            for pair in pairwise(split[word]):
-                pairs[pair] += count
+    while any(len(pieces) > 1 for pieces in split.values()):
+        pairs = Counter(pair for pieces in split.values() for pair in pairwise(pieces))
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         split = {word: _join(pieces, best) for word, pieces in split.items()}
@@ -108,20 +100,21 @@ def _write_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[tupl
     (folder / "tokenizer_config.json").write_bytes(text.encode("utf-8"))
 
 
-def _random_gemma(vocab_size: int, seed: int):
-    """A Gemma2Model of 2 layers and width 32 with seeded weights; the global random state is as before."""
+def _random_gemma(vocab_size: int, seed: int, width: int):
+    """A Gemma2Model of 2 layers with seeded weights; the global random state is as before."""
     from transformers import Gemma2Config, Gemma2Model
 
     config = Gemma2Config(
         vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,  # one with a sliding window, one without
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        num_attention_heads=width // 16,
+        num_key_value_heads=width // 32,
         head_dim=16,
         query_pre_attn_scalar=16,
         sliding_window=4096,  # as the real one: never shorter than a prompt with its instruction
+        sana_instruction="",  # it reads a prompt as it is: nothing is put before it
     )
     with torch.random.fork_rng(devices=[]):  # the constructor draws its own first weights
         model = Gemma2Model(config)

@@ -72,13 +72,15 @@ def embedding_digest(embeddings: Tensor, mask: Tensor | None) -> str:
 class TextEncoder:
     """A tokenizer and a Gemma-2 without its head. Holds no state between calls.
 
-    `instruction` is the original wording if somebody found it (see `find_instruction`); None if nobody did.
+    `instruction` is the original wording if somebody found it (see `find_instruction`); None if nobody did, and "" for
+    an encoder that reads prompts as they are.
     """
 
     def __init__(self, tokenizer, model, *, instruction: str | None = None):
         self.tokenizer = tokenizer
         self.model = model.eval()
-        self.instruction = instruction or None
+        own = getattr(model.config, "sana_instruction", None)  # anything but a text is somebody else's entry
+        self.instruction = own if isinstance(own, str) else instruction
         self._bos = _special_id(tokenizer, model, "bos_token_id")
         self._pad = _special_id(tokenizer, model, "pad_token_id")
 
@@ -95,7 +97,7 @@ class TextEncoder:
         if instruction is True:
             if self.instruction is None:
                 _warn_no_instruction()
-            return self.instruction
+            return self.instruction or None
         if instruction is False or instruction is None:
             return None
         if not isinstance(instruction, str):

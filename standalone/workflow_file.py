@@ -117,7 +117,8 @@ class _Drawing:
 
 
 def apply_demo(prompt: Prompt) -> None:
-    """Put the built-in demo set into every loader of ours, and make large videos small enough for it."""
+    """Put the built-in demo set into every loader of ours, and make large videos as small as those it was trained on."""
+    small = FAMILIES["demo"]
     for node in prompt.values():
         inputs = node["inputs"]
         if node["class_type"] in LOADERS:
@@ -125,7 +126,7 @@ def apply_demo(prompt: Prompt) -> None:
             family = FAMILIES.get(inputs.get("family"))
             inputs |= {"family": "auto"} if "family" in inputs and (family is None or family.causal) else {}
         if node["class_type"] in ("SanaVideoStart", "SanaVideoEmptyLatent"):
-            for name, most in (("width", 224), ("height", 128)):
+            for name, most in (("width", small.width), ("height", small.height)):
                 inputs[name] = (
                     min(inputs[name], most) if isinstance(inputs.get(name), int) else inputs.get(name, most)
                 )

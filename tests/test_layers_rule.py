@@ -1,6 +1,7 @@
 """The rules of the tree: import directions, the package map, requirements, and what importing costs."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,9 @@ ALLOWED = {
     "nodes": {"bridge", "sana_video_core"},
     "standalone": {"nodes", "sana_video_core"},
     "command_line": {"standalone", "sana_video_core"},
+    "training": {"sana_video_core"},
 }
+NOT_INSTALLED = {"training"}
 # what a layer may import from outside; the standard library is free
 OUTSIDE = {
     "kernels": {"torch"},
@@ -36,12 +39,18 @@ OUTSIDE = {
     "nodes": {"torch", "comfy_api", "folder_paths"},
     "standalone": {"torch", "numpy", "PIL", "av", "aiohttp", "tqdm", "comfy", "comfy_api", "folder_paths"},
     "command_line": {"torch", "tqdm", "transformers"},
+    "training": {"torch", "numpy", "PIL"},
 }
+SCRIPTS = {"training/run.py"}  # run by path: it imports the pack by its name, as tests do
 ONE_DOOR = "sana_video_core/ops.py"
 
 
-def _sources():
-    return [path for layer in ALLOWED for path in sorted((ROOT / layer).rglob("*.py"))]
+def _sources(layers=tuple(ALLOWED)):
+    return [path for layer in layers for path in sorted((ROOT / layer).rglob("*.py"))]
+
+
+def _name(path):
+    return path.relative_to(ROOT).as_posix()
 
 
 def _imports(path: Path):
@@ -57,7 +66,7 @@ def _imports(path: Path):
             yield (*above, *(node.module or "").split("."))[0], ""
 
 
-@pytest.mark.parametrize("path", _sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", [path for path in _sources() if _name(path) not in SCRIPTS], ids=_name)
 def test_imports_point_down(path):
     layer = path.relative_to(ROOT).parts[0]
     for inside, outside in _imports(path):
@@ -66,7 +75,7 @@ def test_imports_point_down(path):
         else:
             assert inside == layer or inside in ALLOWED[layer], f"{path} imports {inside}"
             if layer == "sana_video_core" and inside == "kernels":
-                assert path.relative_to(ROOT).as_posix() == ONE_DOOR
+                assert _name(path) == ONE_DOOR
 
 
 def test_the_rule_sees_a_forbidden_import(tmp_path, monkeypatch):
@@ -80,7 +89,7 @@ def test_the_rule_sees_a_forbidden_import(tmp_path, monkeypatch):
         test_imports_point_down(bad)
 
 
-@pytest.mark.parametrize("path", _sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", _sources(), ids=_name)
 def test_files_and_functions_are_small(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 300
@@ -94,9 +103,28 @@ def _project():
 
 
 def test_package_map_lists_every_folder():
-    on_disk = {path.parent.relative_to(ROOT) for path in [*_sources(), ROOT / "__init__.py"]}
+    installed = _sources([layer for layer in ALLOWED if layer not in NOT_INSTALLED])
+    on_disk = {path.parent.relative_to(ROOT) for path in [*installed, ROOT / "__init__.py"]}
     names = {".".join(("comfyui_sana_video", *folder.parts)) for folder in on_disk}
     assert set(_project()["tool"]["setuptools"]["packages"]) == names
+
+
+@pytest.mark.filterwarnings("ignore")  # setuptools has opinions about licences
+def test_what_is_no_code_is_installed_too(monkeypatch, tmp_path):
+    """As setuptools collects it: the demo set, the help pages and the workflows."""
+    dist = pytest.importorskip("setuptools").Distribution()
+    monkeypatch.chdir(ROOT)
+    dist.parse_config_files(["pyproject.toml"])
+    dist.include_package_data = False  # it would look for more by writing a list of files into the checkout
+    command = dist.get_command_obj("build_py")
+    command.build_lib = str(tmp_path)
+    command.ensure_finalized()
+    found = {os.path.relpath(name) for *_, names in command.data_files for name in names}
+    for pattern in ("demo/**/*", "web/docs/*.md", "workflows/*.json"):
+        wanted = {os.path.relpath(path) for path in ROOT.glob(pattern) if path.is_file()}
+        assert wanted
+        assert wanted <= found
+    assert not any(name.startswith(("tests", "training", "benchmarks")) for name in found)
 
 
 def test_requirements_repeat_the_dependencies_without_torch():

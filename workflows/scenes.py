@@ -19,7 +19,7 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
 }
 BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
 WIDE, MIDDLE, FILM = 360, 295, 430  # widths of nodes
-DEMO = "**Without downloads:** choose *demo (built in)* in the three loaders, and 224 x 128."
+DEMO = "**Without downloads:** choose *demo (built in)* in the three loaders, and 128 x 128."
 FOX = "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold air."
 RUN = "The red fox runs through the snowy birch forest, snow sprays up under its paws."
 LAKE = (

@@ -120,7 +120,7 @@ def test_an_interrupted_sampler_loses_nothing(server):
 
 def test_an_interrupted_video_is_kept_and_plays(server):
     graph = loaders() | {"text": prompt("a ball")}
-    graph["start"] = node("SanaVideoStart", model=["model", 0], width=224, height=128, batch_size=1)
+    graph["start"] = node("SanaVideoStart", model=["model", 0], width=128, height=128, batch_size=1)
     graph |= {
         "block1": sampler(["start", 0], chunks=8),
         "film": film(["block1", 1]),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,15 +20,12 @@ SMALL = ["--size", "64x32"]
 
 @pytest.fixture(scope="module", autouse=True)
 def demo(tmp_path_factory):
-    """The demo set in a cache folder of the tests' own."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    yield PACK.core("demo_set").demo_set()
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+    """A random set in place of the trained one: smaller, and the tests do not depend on what was learned."""
+    from comfyui_sana_video.command_line import models
+
+    found = PACK.core("demo_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
+    with patch.object(models, "demo_set", lambda: found):
+        yield found
 
 
 @pytest.fixture
@@ -127,7 +125,7 @@ def test_an_image_begins_a_stream(sana):
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 1), (False, 10)]
 
 
-def test_a_video_begins_a_stream(sana):
+def test_a_video_begins_a_stream(sana, demo):
     """Its last 4n + 1 frames are absorbed, shown, and continued; 43 frames make 41, in a chunk of 11 latent frames."""
     frames = torch.linspace(-1, 1, 43)[None, :, None, None].expand(3, -1, 40, 80)
     with PACK.core("video_file").VideoWriter("in.mp4", fps=16) as writer:
@@ -140,7 +138,7 @@ def test_a_video_begins_a_stream(sana):
     story = _state("s.safetensors").story
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 11), (False, 10)]
     again = PACK.core("wan_vae").to_model_space
-    vae = PACK.core("checkpoint").load_vae(PACK.core("demo_set").demo_set().vae)
+    vae = PACK.core("checkpoint").load_vae(demo.vae)
     pixels = PACK.core("video_reading").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
     assert same(story[0].latents, again(vae.encode(pixels)))
     Path("i.png").touch()
@@ -345,7 +343,7 @@ def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_in_a_real_process(tmp_path):
-    """A long run, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
+    """A long run with the trained demo, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import conftest;"
         "from comfyui_sana_video.command_line.cli import main; sys.exit(main(sys.argv[2:]))"
@@ -366,6 +364,9 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert "Traceback" not in err
     assert _frames(tmp_path / "v.mp4").shape[2] % 40 == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.safetensors", "v.mp4"]
+    trained = PACK.core("demo_set").demo_set().transformer
+    made_by = PACK.core("checkpoint").load_transformer(trained).fingerprint
+    assert _state(tmp_path / "s.safetensors").identity.fingerprint == made_by
 
 
 def test_what_the_model_reads(sana, demo):
@@ -396,6 +397,9 @@ def test_what_the_model_reads(sana, demo):
     assert same(negative.embeddings, encoder.encode("bad", instruction=False)[0])
     assert positive.words == "a Ball"
     assert positive.digest == text.prompt_digest("a Ball", instruction=said, motion_score=30)
+    options.instruction = None  # the demo reads prompts as they are, whatever was found
+    (plain,) = encode_prompts(choose_models(options), options, options.prompts)
+    assert plain.digest == text.prompt_digest("a Ball", instruction=None, motion_score=30)
 
 
 def test_tiles_also_encode(sana):

@@ -1,12 +1,17 @@
-"""The demo set: the same content from the same seed, complete or absent, and three models that fit each other."""
+"""The demo sets: the trained one is there and whole; a random one is the same from the same seed, complete or absent.
+
+In both the three models fit each other.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +20,7 @@ from checkpoint_files import refusal
 from comfyui_sana_video.sana_video_core import demo_set as module
 from comfyui_sana_video.sana_video_core.checkpoint import load_transformer, load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO
-from comfyui_sana_video.sana_video_core.demo_set import REVISION, DemoSet, demo_set, seeded, write_demo_set
+from comfyui_sana_video.sana_video_core.demo_set import TINY, DemoSet, demo_set, seeded, write_demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.model import SanaVideo
 from comfyui_sana_video.sana_video_core.tensor_file import read_tensors
@@ -66,9 +71,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def _size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def test_files_and_size(folder):
-    assert set(_contents(folder)) >= set(FILES)
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 8 * 2**20
+    assert (
+        set(_contents(folder))
+        == set(FILES)
+        == {p.relative_to(folder).as_posix() for p in DemoSet.at(folder).files()}
+    )
+    assert _size(folder) < 8 * 2**20
     assert [path.name for path in folder.parent.iterdir()] == ["set"]
 
 
@@ -91,15 +104,29 @@ def test_the_same_content_again_and_others_from_another_seed(folder, tmp_path):
         assert (other[name] != own[name]) == name.endswith(".safetensors"), name
 
 
-def test_the_three_fit_each_other(folder):
-    paths = DemoSet.at(folder)
+# --- what is in a set
+
+
+@pytest.fixture(params=["trained", "random"])
+def paths(request, folder):
+    return demo_set() if request.param == "trained" else DemoSet.at(folder)
+
+
+def test_sizes_are_read_off_the_file(folder):
+    """The family of a random set is the demo's, its sizes are its own."""
+    for paths, sizes in ((demo_set(), DEMO.config), (DemoSet.at(folder), TINY)):
+        transformer = load_transformer(paths.transformer)
+        assert transformer.config == sizes
+        assert transformer.family is DEMO
+    assert DEMO.config != TINY
+
+
+def test_the_three_fit_each_other(paths):
     transformer, vae = load_transformer(paths.transformer), load_vae(paths.vae)
     encoder = load_text_encoder(paths.text_encoder)
     embeddings, mask = encoder.encode("a small red circle", instruction=False)
     assert embeddings.shape[2] == transformer.config.caption_channels
-    assert vae.config.latent_channels == transformer.config.channels == DEMO.config.channels
-    assert transformer.config == DEMO.config
-    assert transformer.family is DEMO
+    assert vae.config.latent_channels == transformer.config.channels
     latents = torch.randn(1, vae.config.latent_channels, 1, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         velocity = transformer(latents, torch.tensor([500]), embeddings, mask)
@@ -107,12 +134,16 @@ def test_the_three_fit_each_other(folder):
         assert vae.encode(pixels).shape == latents.shape
     assert velocity.isfinite().all()
     assert pixels.shape == (1, 3, 1, 32, 48)
-    assert pixels.std() > 0.1, "grey pictures show nothing"
 
 
-def test_the_prompt_and_the_time_matter(folder):
+def test_random_pictures_are_not_grey(folder):
+    latents = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert load_vae(DemoSet.at(folder).vae).decode(latents).std() > 0.1
+
+
+def test_the_prompt_and_the_time_matter(paths):
     """A demo in which words do nothing would let a broken text path pass."""
-    paths = DemoSet.at(folder)
     transformer, encoder = load_transformer(paths.transformer), load_text_encoder(paths.text_encoder)
     latents = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -204,28 +235,6 @@ def test_a_place_where_no_folder_can_be(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# --- the cache
-
-
-def test_the_cache_folder_is_xdgs_and_written_once(tmp_path, monkeypatch):
-    written = []
-
-    def write(path):
-        written.append(path)
-        path.mkdir(parents=True)
-        return DemoSet.at(path)
-
-    monkeypatch.setattr(module, "write_demo_set", write)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    expected = tmp_path / "cache" / "comfyui_sana_video" / f"demo-{REVISION}"
-    assert demo_set() == demo_set() == DemoSet.at(expected)
-    assert written == [expected]
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    assert demo_set() == DemoSet.at(tmp_path / "home" / ".cache" / "comfyui_sana_video" / f"demo-{REVISION}")
-
-
 def test_the_set_is_made_beside_its_place(tmp_path, monkeypatch):
     """And not in the system's temporary folder: a rename works on one disk only."""
     elsewhere = tmp_path / "elsewhere"
@@ -239,3 +248,25 @@ def test_the_set_is_made_beside_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_write", write)
     write_demo_set(tmp_path / "set")
     assert (tmp_path / "set").is_dir()
+
+
+# --- the trained set
+
+
+def test_the_trained_set_lies_in_the_pack():
+    assert demo_set() == DemoSet.at(ROOT / "demo")
+    assert _size(ROOT / "demo") <= 16 * 2**20, "everybody downloads it with the pack"
+
+
+@pytest.mark.parametrize("name", [None, *FILES])
+def test_a_pack_that_lacks_a_file_of_the_demo_says_which(tmp_path, monkeypatch, name):
+    pack = tmp_path / "pack"
+    shutil.copytree(ROOT / "demo", pack / "demo", copy_function=lambda source, target: Path(target).touch())
+    monkeypatch.setattr(module, "FOLDER", pack / "demo")
+    if name is None:
+        assert demo_set() == DemoSet.at(pack / "demo")
+        return
+    (pack / "demo" / name).unlink()
+    message = refusal(demo_set, FileError)
+    assert f"“demo/{name}” is not in this pack's folder “{pack}”" in message
+    assert "Get the pack again" in message

@@ -14,8 +14,8 @@ import torch
 import yaml
 from comfyui_sana_video.sana_video_core import instruction as module
 from comfyui_sana_video.sana_video_core import text
-from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder
 from comfyui_sana_video.sana_video_core.instruction import ORIGINAL_SHA256, find_instruction
+from text_folders import build_instructed_encoder
 
 # Any wording will do where the original is not the point.
 RULE = "Describe the scene for a painter.\nPrompt: "
@@ -146,9 +146,7 @@ def test_a_stand_in_for_diffusers_gives_nothing(monkeypatch):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    build_demo_text_encoder(folder)
-    return text.load_text_encoder(folder, instruction=RULE)
+    return text.load_text_encoder(build_instructed_encoder(tmp_path_factory.mktemp("demo")), instruction=RULE)
 
 
 def read_ids(encoder, *args, **kwargs):
@@ -243,11 +241,11 @@ class TestWindow:
         start = len(encoder.tokenizer.encode(RULE)) - 1
         suffix = encoder.tokenizer.encode(" motion score: 9.", add_special_tokens=False)
         word = encoder.tokenizer.encode(" x", add_special_tokens=False)
-        for words in (293, 299, 400):  # the window has room for 299
+        for words in (294, 299, 400):  # the window has room for 299
             ids, mask = read_ids(encoder, "x " * words, motion_score=9)
             assert mask.all()
             assert ids[0, start:].tolist() == (word * words + suffix)[:299]
-        assert len(suffix) > 299 - 293
+        assert len(suffix) > 299 - 294
 
     @pytest.mark.parametrize("length", [1, 2])
     def test_the_shortest_windows(self, encoder, length):

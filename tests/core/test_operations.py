@@ -83,7 +83,7 @@ def test_a_host_may_compute_in_another_dtype_than_weights_are_kept_in():
     generator = torch.Generator().manual_seed(1)
     latents, text = (
         torch.randn(1, 16, 3, 4, 6, generator=generator),
-        torch.randn(1, 5, 32, generator=generator),
+        torch.randn(1, 5, config.DEMO.config.caption_channels, generator=generator),
     )
     made, expected = (m(latents, torch.full((1,), 700.0), text) for m in (stored, narrow))
     assert stored.dtype == torch.float32

@@ -4,13 +4,16 @@ import copy
 import hashlib
 import inspect
 import json
+import logging
 import shutil
 import struct
 from string import ascii_letters
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder
+from comfyui_sana_video.sana_video_core import text
+from comfyui_sana_video.sana_video_core.demo_set import demo_set
+from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder, demo_vocabulary
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.instruction import find_instruction
 from comfyui_sana_video.sana_video_core.text import (
@@ -20,19 +23,28 @@ from comfyui_sana_video.sana_video_core.text import (
     prompt_digest,
 )
 from safetensors.torch import load_file, save_file
+from text_folders import build_instructed_encoder
 from tokenizers import Tokenizer
 
 RULE = (
     "Describe the scene for a painter.\nPrompt: "  # any wording will do where diffusers' own is not the point
 )
 LONG = "a very long prompt " * 100
+WORDS = len(demo_vocabulary()[0])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The demo's encoder as it is written."""
+    folder = tmp_path_factory.mktemp("demo") / "written"
+    build_demo_text_encoder(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "gemma"
-    build_demo_text_encoder(folder)
-    return folder
+    """The same, but it takes an instruction."""
+    return build_instructed_encoder(tmp_path_factory.mktemp("demo") / "gemma")
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +342,7 @@ def set_config(**changes):
         (set_config(num_hidden_layers=1, layer_types=["full_attention"]), r"layers.1.* no place .*11 in all"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer in .* cannot be read"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "There is no tokenizer for the text encoder"),
-        (add_a_token, "knows 510 tokens, .* only 509: they do not belong together"),
+        (add_a_token, f"knows {WORDS + 1} tokens, .* only {WORDS}: they do not belong together"),
         (truncate, "weights in .* cannot be read .* incomplete"),
         (lose_a_tensor, r"layers.1.mlp.up_proj.weight is missing \(1 in all\)"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "model.bin"), "There are no weights"),
@@ -352,18 +364,18 @@ def test_a_path_of_another_kind_gets_a_sentence(tmp_path):
 
 
 class TestDemoEncoder:
-    def test_the_same_seed_writes_the_same_bytes_and_draws_nothing(self, demo, tmp_path):
+    def test_the_same_seed_writes_the_same_bytes_and_draws_nothing(self, written, tmp_path):
         torch.manual_seed(3)
         before = torch.get_rng_state()
         build_demo_text_encoder(tmp_path / "again", seed=0)
         build_demo_text_encoder(tmp_path / "other", seed=1)
         assert torch.equal(before, torch.get_rng_state())
-        names = sorted(path.name for path in demo.iterdir())
+        names = sorted(path.name for path in written.iterdir())
         assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
         for name in names:
-            written = (demo / name).read_bytes()
-            assert written == (tmp_path / "again" / name).read_bytes()
-            assert (written == (tmp_path / "other" / name).read_bytes()) == (name != "model.safetensors")
+            first = (written / name).read_bytes()
+            assert first == (tmp_path / "again" / name).read_bytes()
+            assert (first == (tmp_path / "other" / name).read_bytes()) == (name != "model.safetensors")
 
     def test_the_tokenizer_is_of_gemmas_kind(self, demo, encoder):
         tokenizer = encoder.tokenizer
@@ -384,6 +396,25 @@ class TestDemoEncoder:
     def test_any_letter_melts_with_the_space_before_it(self, encoder, rest):
         for letter in ascii_letters:
             assert "▁" not in encoder.tokenizer.tokenize("Prompt: " + letter + rest)
+
+    def test_a_word_of_the_scenes_is_one_token(self, encoder):
+        words = "a red ball moves right over a grey floor and bounces off the walls in a circle"
+        assert encoder.tokenizer.tokenize(" " + words) == ["▁" + word for word in words.split()]
+
+    @pytest.mark.parametrize("trained", [True, False], ids=["trained", "random"])
+    @pytest.mark.parametrize("found", [None, RULE], ids=["none was found", "one was found"])
+    def test_it_reads_prompts_as_they_are(self, written, monkeypatch, caplog, trained, found):
+        """Trained without an instruction, it takes none, whatever this machine has; and nobody is warned."""
+        text._warn_no_instruction.cache_clear()
+        monkeypatch.setattr(text, "find_instruction", lambda **_: found)
+        folder = demo_set().text_encoder if trained else written
+        with caplog.at_level(logging.DEBUG, logger="sana_video"):
+            for encoder in (load_text_encoder(folder), load_text_encoder(folder, instruction=found)):
+                assert encoder.resolve_instruction(True) is None
+                on, off = (encoder.encode("a ball", instruction=way, motion_score=9) for way in (True, False))
+                assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
+                assert encoder.resolve_instruction(RULE) == RULE  # asked for in words, it is put there
+        assert not caplog.records
 
 
 def test_the_original_wording_is_found_by_the_loader(demo):

@@ -14,6 +14,7 @@ from comfyui_sana_video.sana_video_core.demo_text import SPACE, _random_gemma, _
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.text import load_text_encoder
 from safetensors.torch import load_file, save_file
+from text_folders import forget_the_demo
 
 RULE = "Describe the scene for a painter.\nPrompt: "
 SIZES = {"head_dim": "16", "query_pre_attn_scalar": "16"}  # of the tiny model; the real file says nothing
@@ -75,7 +76,8 @@ def folder(spiece, tmp_path_factory):
     turn = {**table["added_tokens"][0], "id": vocabulary["<end_of_turn>"], "content": "<end_of_turn>"}
     table["added_tokens"].append(turn)
     (folder / "tokenizer.json").write_text(json.dumps(table))
-    _random_gemma(len(vocabulary), 0).save_pretrained(folder)
+    _random_gemma(len(vocabulary), seed=0, width=32).save_pretrained(folder)
+    forget_the_demo(folder)
     return folder
 
 

@@ -1,8 +1,7 @@
-"""An artist at the nodes, with the demo's models: small pictures, two steps, folders of the test's own."""
+"""An artist at the nodes, with random models of the demo's kind: small pictures, two steps, folders of the test's own."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from contextlib import contextmanager
 from functools import cache
@@ -14,6 +13,7 @@ import folder_paths
 import pytest
 import torch
 from comfyui_sana_video.nodes import NODES
+from comfyui_sana_video.sana_video_core import demo_set
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.sana_video_core.wan_vae import to_vae_space
 from pack import same
@@ -52,11 +52,9 @@ def folders(base: Path):
 
 @cache
 def demo() -> SimpleNamespace:
-    """What the loaders give: loaded once, as ComfyUI caches it. Nobody may write to it."""
-    with (
-        tempfile.TemporaryDirectory() as cache_folder,
-        patch.dict(os.environ, {"XDG_CACHE_HOME": cache_folder}),
-    ):
+    """What the loaders give for a random set: loaded once, as ComfyUI caches it. Nobody may write to it."""
+    with tempfile.TemporaryDirectory() as folder, patch.object(demo_set, "demo_set") as built_in:
+        built_in.return_value = demo_set.write_demo_set(Path(folder) / "set")
         encoder = run("TextEncoderLoader", DEMO)
         words = {"positive": "a red ball rolls", "other": "a blue cube falls"}
         return SimpleNamespace(

@@ -13,7 +13,7 @@ import torch
 from artist import folders, run
 from comfyui_sana_video.sana_video_core.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import DEMO
-from comfyui_sana_video.sana_video_core.demo_set import VAE_CONFIG, seeded
+from comfyui_sana_video.sana_video_core.demo_set import TINY, VAE_CONFIG, seeded
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.model import SanaVideo
 from comfyui_sana_video.sana_video_core.tensor_file import write_tensors
@@ -25,8 +25,8 @@ LIMIT = 40_000  # bytes; a state takes 100 kB, a film more
 def models(base: Path) -> None:
     for folder in ("diffusion_models", "vae"):
         (base / "models" / folder).mkdir(parents=True)
-    transformer = seeded(SanaVideo(DEMO.config, DEMO), 0).state_dict()
-    save_transformer(base / "models/diffusion_models/m.safetensors", transformer, DEMO.config, DEMO.name)
+    transformer = seeded(SanaVideo(TINY, DEMO), 0).state_dict()
+    save_transformer(base / "models/diffusion_models/m.safetensors", transformer, TINY, DEMO.name)
     write_tensors(base / "models/vae/v.safetensors", seeded(WanVAE(VAE_CONFIG), 1).state_dict(), {})
 
 
@@ -48,7 +48,7 @@ def main(base: Path) -> None:
     told = {}
     models(base)
     model, vae = run("ModelLoader", "m.safetensors", "auto"), run("VAELoader", "v.safetensors")
-    words = [[torch.ones(1, 5, DEMO.config.caption_channels), {}]]
+    words = [[torch.ones(1, 5, TINY.caption_channels), {}]]
     start = run("Start", model, 48, 32, 1)
     _, state, _ = run("BlockSampler", model, words, start, 2, 3, 2, "few_step", "recache")
     requests = {

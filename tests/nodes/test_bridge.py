@@ -3,7 +3,7 @@
 import latent_preview
 import pytest
 import torch
-from artist import demo, run, sample, start
+from artist import demo, folders, run, sample, start
 from comfy import model_management
 from comfyui_sana_video.bridge import hosted, native, vaes
 from comfyui_sana_video.sana_video_core.demo_set import demo_set
@@ -82,7 +82,7 @@ def test_a_checkpoint_without_a_tensor_is_refused(tmp_path):
         native.load_patcher(tmp_path / "most.safetensors", "longsana_480p")
 
 
-def test_a_row_of_a_batch_is_decoded_alone(monkeypatch):
+def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):
     """Fifteen other rows must cost nothing."""
     _, state, _ = sample(start(batch=2))
     batch, seen = state.state.identity.batch, []
@@ -92,5 +92,6 @@ def test_a_row_of_a_batch_is_decoded_alone(monkeypatch):
         "decode_frame",
         lambda self, z, cache: seen.append(len(z)) or decode(self, z, cache),
     )
-    run("DecodeStream", demo().vae, state, 0, 16.0, "h264", batch - 1)
+    with folders(tmp_path):
+        run("DecodeStream", demo().vae, state, 0, 16.0, "h264", batch - 1)
     assert set(seen) == {1}

@@ -142,6 +142,6 @@ def test_demo(family, becomes):
     assert prompt["1"]["inputs"] == {"model_name": DEMO, "family": becomes}
     assert prompt["2"]["inputs"] == {"encoder_name": DEMO}
     assert prompt["3"]["inputs"] == {"vae_name": DEMO}
-    assert prompt["4"]["inputs"] == {"width": 224, "height": 64}
+    assert prompt["4"]["inputs"] == {"width": 128, "height": 64}
     assert prompt["5"]["inputs"] == {"width": ["9", 0], "height": 128}
     assert prompt["6"]["inputs"] == {"width": 832, "vae_name": "c"}
