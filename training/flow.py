@@ -1,0 +1,137 @@
+"""Block-causal flow matching: a transformer and its text encoder learn to continue our scenes chunk by chunk.
+
+A chunk is denoised at its own noise level while the past comes from the real streaming memory, through which gradients
+flow. v = noise - clean is what the network predicts. Levels never fall from one chunk to the next (earlier chunks are
+cleaner or equal), as in the original's train_video_ivjoint_chunk.py; what a chunk leaves in the memory is the truth,
+or, the more often the longer the training lasts, the network's own estimate from its level: errors as sampling makes
+them, with the truth as target.
+
+B clips, K chunks, F latent frames, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..sana_video_core.memory import Memory
+from ..sana_video_core.model import PreparedText, SanaVideo
+from ..sana_video_core.schedule import few_step_sigmas, warp
+from ..sana_video_core.text import TextEncoder
+from .latents import Clips, chunk_place
+
+GRID = few_step_sigmas(4)[:-1]  # 1, 0.96, 0.889, 0.727
+RECACHED = 0.5  # of the changes of sentence; the others keep the memory as it is
+SMEAR = 0.08  # the largest noise level on what the memory reads as clean
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The two networks that learn together."""
+
+    model: SanaVideo
+    encoder: TextEncoder
+
+    def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """tokens and mask [B, K, L] -> embeddings [B, K, L, D], with gradients."""
+        flat = self.encoder.model(
+            input_ids=tokens.flatten(0, 1), attention_mask=mask.flatten(0, 1).long(), use_cache=False
+        )
+        return flat.last_hidden_state.unflatten(0, tokens.shape[:2])
+
+
+class Words:
+    """The sentences of a batch of clips, for every chunk."""
+
+    def __init__(self, learner: Learner, tokens: Tensor, mask: Tensor) -> None:
+        """tokens, mask [B, K, L]."""
+        self.learner, self.mask, self.tokens = learner, mask, tokens
+        self.embeddings = learner.embed(tokens, mask)
+
+    def of(self, chunk: int) -> PreparedText:
+        return self.learner.model.prepare_text(self.embeddings[:, chunk], self.mask[:, chunk])
+
+    def absorbing(self, chunk: int, generator: torch.Generator) -> PreparedText:
+        """The words under which a chunk is absorbed before the next: its own (keep), or the next one's (recache).
+
+        That is what a stream does; where the sentence stays the same, both are the same.
+        """
+        size, device = len(self.mask), self.mask.device
+        now = (torch.rand(size, generator=generator, device=device) < RECACHED)[:, None]
+        mask = torch.where(now, self.mask[:, chunk + 1], self.mask[:, chunk])
+        embeddings = torch.where(now[:, :, None], self.embeddings[:, chunk + 1], self.embeddings[:, chunk])
+        return self.learner.model.prepare_text(embeddings, mask)
+
+
+def draw_levels(batch: int, chunks: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Noise levels [B, K] in (0, 1], whole thousandths, never falling along K; half of the rows hold one level.
+
+    Half of all draws are on the grid of the four-step sampler, the others anywhere, more of them where noise is high.
+    """
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(size, generator=generator, device=device)
+
+    grid = torch.tensor(GRID, device=device)[(uniform(batch, chunks) * len(GRID)).long()]
+    u = uniform(batch, chunks) * 0.98 + 0.02
+    anywhere = warp(u, 4.0)
+    levels = torch.where(uniform(batch, chunks) < 0.5, grid, anywhere)
+    same = uniform(batch, 1) < 0.5
+    levels = torch.where(same, levels[:, :1].expand_as(levels), levels).sort(dim=1).values
+    return (levels * 1000).round() / 1000
+
+
+def noised(clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """clean [B, C, F, H, W] at the levels [B]."""
+    level = level.view(-1, 1, 1, 1, 1)
+    return (1 - level) * clean + level * noise
+
+
+def estimate(
+    learner: Learner, x: Tensor, level: Tensor, text: PreparedText, memory: Memory | None, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """The velocity at x [B, C, F, H, W] and the clean latents that it points to."""
+    first, _ = chunk_place(chunk)
+    velocity = learner.model(x, 1000 * level, text, memory=memory, first_frame=first)
+    return velocity, x - level.view(-1, 1, 1, 1, 1) * velocity
+
+
+def smeared(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Clean latents with a little noise, a different little for each clip."""
+    level = SMEAR * torch.rand(len(clean), generator=generator, device=clean.device)
+    return noised(clean, level, normal(clean, generator))
+
+
+def normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device)
+
+
+def flow_loss(
+    learner: Learner, clips: Clips, rows: Tensor, own: float, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """The mean loss of some clips over all their chunks; `own` is the share of estimates in the memory."""
+    words = Words(learner, clips.tokens[rows], clips.mask[rows])
+    levels = draw_levels(len(rows), clips.chunks, generator, rows.device)
+    memory: Memory | None = None
+    losses: list[Tensor] = []
+    seen = clips.chunk(rows, 0)  # what the memory reads of the chunk before
+    for chunk in range(clips.chunks):
+        clean = clips.chunk(rows, chunk)
+        if chunk:
+            first, _ = chunk_place(chunk - 1)
+            text = words.absorbing(chunk - 1, generator)
+            memory = learner.model.absorb(seen, text, memory=memory, first_frame=first)
+        noise = normal(clean, generator)
+        x = noised(clean, levels[:, chunk], noise)
+        velocity, guess = estimate(learner, x, levels[:, chunk], words.of(chunk), memory, chunk)
+        losses.append(F.mse_loss(velocity, noise - clean))
+        mine = torch.rand(len(rows), 1, 1, 1, 1, generator=generator, device=rows.device) < own
+        seen = torch.where(mine, guess.detach(), smeared(clean, generator))
+    told = {
+        "first": float(losses[0].detach()),
+        "later": float(sum(losses[1:]).detach()) / max(1, len(losses) - 1),
+    }
+    return torch.stack(losses).mean(), told

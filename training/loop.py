@@ -1,0 +1,68 @@
+"""What every stage of a training shares: steps until it is done or its time is up, a log, a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch.distributed as dist
+
+from .checkpoints import load_parts, save_parts
+from .optimiser import Optimiser
+
+SHOWN = 25  # steps between two lines of the log
+
+
+def train(
+    name: str,
+    optimiser: Optimiser,
+    step: Callable[[int], Mapping[str, float]],
+    *,
+    folder: Path,
+    until: float,
+) -> bool:
+    """Call `step(number)`, which leaves gradients, until all steps are done. Returns whether they are.
+
+    It goes on from the parts in `folder` if there are any. At the moment `until` (of time.monotonic) it stops; then
+    the parts hold all that is needed to go on. NAME.jsonl collects the means of what `step` tells.
+    """
+    before = load_parts(folder, name)
+    if before is not None:
+        optimiser.load(before)
+    sums: dict[str, float] = {}
+    began = time.monotonic()
+    while optimiser.done < optimiser.steps and not _over(until):
+        told = step(optimiser.done)
+        told = {**told, "gradient": optimiser.update()}
+        sums = {key: sums.get(key, 0.0) + value for key, value in told.items()}
+        if optimiser.done % SHOWN == 0:
+            line = {"step": optimiser.done} | {key: round(value / SHOWN, 5) for key, value in sums.items()}
+            _tell(folder / f"{name}.jsonl", line | {"seconds": round(time.monotonic() - began, 1)})
+            sums = {}
+    if _first():
+        save_parts(folder, name, optimiser.state())
+    return optimiser.done >= optimiser.steps
+
+
+def _first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _over(until: float) -> bool:
+    """Whether the first process says that time is up; all have to stop at the same step."""
+    over = time.monotonic() > until
+    if not dist.is_initialized():
+        return over
+    answer = [over]
+    dist.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+def _tell(path: Path, line: dict[str, float]) -> None:
+    if _first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)

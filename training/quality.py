@@ -1,0 +1,264 @@
+"""How good a demo set is, in numbers: each section samples what it needs and gives a flat table of measures.
+
+Shares are of clips, in [0, 1]; errors are in pixels of a picture of 128 x 128; None is what could not be measured.
+Its sentences are held out: training never saw them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+
+import torch
+from PIL import Image
+
+from ..sana_video_core.decode import decode_story
+from ..sana_video_core.state import StreamState
+from ..sana_video_core.stream import Sampling
+from .drawing import draw
+from .measures import (
+    Obeyed,
+    border_error,
+    clear_of_walls,
+    contact_sheet,
+    drift_of,
+    frames_of_chunk,
+    frames_of_shot,
+    obeyed,
+    sideways,
+)
+from .sampling import SIDE, Models, Watched, sample, watch, watch_state
+from .scenes import FIRST_CHUNK, STRAIGHT, TURNING, Story, border_frames, changed_shot, random_story, track
+from .tables import Table, border_table, known, mean, median, shares
+
+FIRST_SEED = 10**8  # of the stories; trainings count theirs from 0
+OTHER_SEED = 10**6  # added to a seed for noise that has nothing to do with the first
+SHOWN = 8  # clips on a contact sheet
+VAE_CLIPS = 8
+AT_CHANGE = 2  # frames after a change in which a shape still goes its old way
+
+
+def held_out_stories(count: int, chunks: int) -> list[Story]:
+    """Stories of one sentence that training never sees."""
+    return [random_story(FIRST_SEED + i, chunks, changes=0, held_out=True) for i in range(count)]
+
+
+def changed_stories(count: int) -> list[Story]:
+    """Stories of two chunks whose sentence changes between them; both sentences are held out."""
+    stories = []
+    for story in held_out_stories(count, 2):
+        chance = random.Random(f"change {story.seed}")
+        while not (after := changed_shot(story.shots[0], chance)).held_out or after in story.shots:
+            pass
+        stories.append(replace(story, shots=(*story.shots, after), begins=(0, 1)))
+    return stories
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures of one set of models. A section is a method without arguments that returns a table."""
+
+    models: Models
+    count: int = 64  # clips
+    chunks: int = 3
+    long: int = 24  # chunks of the long clips
+    long_count: int = 16
+    batch: int = 8
+
+    SECTIONS = ("prompts", "borders", "long", "vae", "changes", "steps", "seconds")
+
+    @cached_property
+    def stories(self) -> list[Story]:
+        return held_out_stories(self.count, self.chunks)
+
+    @cached_property
+    def clips(self) -> Watched:
+        """What most sections look at: `count` clips as everybody samples them."""
+        return self._sampled(self.stories, self.chunks)
+
+    @cached_property
+    def answers(self) -> list[Obeyed]:
+        return self._answers(self.clips)
+
+    def prompts(self) -> Table:
+        """Which words of the sentences came true, over all frames."""
+        return shares(self.answers)
+
+    def borders(self) -> Table:
+        """Whether motion goes on over the borders of chunks, with the state and without it."""
+        carried = border_table(self.stories, self.clips, border_frames(self.chunks))
+        first = border_table(self.stories, self.clips, border_frames(self.chunks)[:1])
+        dropped = border_table(self.stories, self._dropped(), [FIRST_CHUNK])
+        tables = {"state carried": carried, "carried, first border": first, "state dropped": dropped}
+        return {f"{name}: {key}": value for name, table in tables.items() for key, value in table.items()}
+
+    def vae(self) -> Table:
+        """How well drawn scenes survive the VAE, in dB per clip."""
+        ratios = []
+        for story in held_out_stories(VAE_CLIPS, 1):
+            frames = draw(track([story], 1), SIDE, SIDE, self.models.device)
+            with torch.no_grad():
+                error = self.models.vae.decode(self.models.vae.encode(frames)) - frames
+            ratios.append(10 * math.log10(4 / max(float(error.square().mean()), 1e-12)))
+        return {"PSNR mean (dB)": mean(ratios), "PSNR least (dB)": min(ratios)}
+
+    @cached_property
+    def long_clips(self) -> Watched:
+        return self._sampled(held_out_stories(self.long_count, self.long), self.long)
+
+    def long_streams(self) -> Table:
+        """What is left in the last chunk of long streams."""
+        stories, clips = held_out_stories(self.long_count, self.long), self.long_clips
+        last = frames_of_chunk(self.long - 1)
+        table = shares([obeyed(s.shots[0], clips.found.of(b), last) for b, s in enumerate(stories)])
+        table = {f"{key} in the last chunk": value for key, value in table.items()}
+        # who grows or shrinks has the right to change the picture's brightness
+        steady = [b for b, story in enumerate(stories) if story.shots[0].motion not in ("grow", "shrink")]
+        for name, values in (("brightness", clips.brightness), ("saturation", clips.saturation)):
+            ratios = [drift_of(values[b])[-1] for b in steady]
+            table[f"{name} of last to first chunk, median"] = median(ratios)
+            table[f"{name} of last to first chunk, least"] = min(ratios, default=None)
+            table[f"{name} of last to first chunk, greatest"] = max(ratios, default=None)
+        wandered = [sideways(clips.found.of(b), story.shots[0]) for b, story in enumerate(stories)]
+        table["straight movers, wandered sideways, median (px)"] = median(wandered)
+        table["straight movers measured"] = len(known(wandered))
+        table.update(border_table(stories, clips, border_frames(self.long)))
+        return table
+
+    def changes(self) -> Table:
+        """Whether a new sentence is heard at the border, by what is done with the memory there."""
+        stories, table = changed_stories(self.count), {}
+        for how in ("keep", "recache", "cut"):
+            found = self._changed(stories, how).found
+            first = FIRST_CHUNK + (0 if how == "cut" else TURNING)
+            new = range(first, found.there.shape[1])
+            answers = [obeyed(story.shots[1], found.of(b), new) for b, story in enumerate(stories)]
+            table.update({f"{how}: {key}": value for key, value in shares(answers).items()})
+            for word in ("colour", "motion"):
+                asked = [
+                    getattr(answer, word)
+                    for answer, story in zip(answers, stories, strict=True)
+                    if _word(story.shots[0], word) != _word(story.shots[1], word)
+                ]
+                table[f"{how}: new {word}"] = mean(asked)
+            if how != "cut":
+                errors = [
+                    border_error(found.of(b), FIRST_CHUNK, after=AT_CHANGE)
+                    for b, story in enumerate(stories)
+                    if story.shots[0].motion in STRAIGHT and clear_of_walls(found.of(b), FIRST_CHUNK)
+                ]
+                table[f"{how}: border error, straight and clear, median (px)"] = median(errors)
+        return table
+
+    def steps(self) -> Table:
+        """Whether sentences are obeyed with other samplers and numbers of steps."""
+        table = {f"4 steps few_step: {key}": value for key, value in shares(self.answers).items()}
+        for sampler in ("few_step", "euler"):
+            clips = self._sampled(self.stories, self.chunks, sampler=sampler, steps=20)
+            answers = self._answers(clips)
+            table.update({f"20 steps {sampler}: {key}": value for key, value in shares(answers).items()})
+        return table
+
+    def seconds(self) -> Table:
+        """Sentence to frames of 3 chunks, once the machine is warm."""
+        sentence = self.stories[0].shots[0].sentence
+        for _ in range(2):
+            began = time.perf_counter()
+            state = sample(self.models, [sentence], Sampling(seed=1), chunks=3)
+            for piece in decode_story(self.models.vae, state):
+                piece.cpu()
+            taken = time.perf_counter() - began
+        return {f"3 chunks at {SIDE} x {SIDE} (s)": taken}
+
+    def measure(self, section: str) -> Table:
+        """The table of one of SECTIONS; what is not a number is None."""
+        table = getattr(self, {"long": "long_streams"}.get(section, section))()
+        return {
+            key: value if value is not None and math.isfinite(value) else None for key, value in table.items()
+        }
+
+    def sheets(self) -> dict[str, Image.Image]:
+        """Contact sheets by name, of those clips that were sampled."""
+        sheets = {}
+        if "clips" in self.__dict__:
+            texts = [
+                f"{story.shots[0].sentence}   [{_verdict(answer)}]"
+                for story, answer in zip(self.stories, self.answers, strict=True)
+            ]
+            scores = [self._score(b) for b in range(len(texts))]
+            worst = sorted(range(len(texts)), key=scores.__getitem__)[:SHOWN]
+            for name, rows in (("clips", range(min(SHOWN, len(texts)))), ("worst", worst)):
+                sheets[name] = contact_sheet(
+                    [self.clips.stills[b] for b in rows], [texts[b] for b in rows], every=1
+                )
+        if "long_clips" in self.__dict__:
+            rows = self.long_clips.stills[:SHOWN]
+            stories = held_out_stories(len(rows), self.long)
+            sheets["long"] = contact_sheet(rows, [story.shots[0].sentence for story in stories], every=5)
+        return sheets
+
+    def _score(self, clip: int) -> float:
+        """Higher is better: words obeyed, and how little the first border shows."""
+        error = border_error(self.clips.found.of(clip), FIRST_CHUNK) if self.chunks > 1 else 0.0
+        return sum(self.answers[clip]) - (1.0 if math.isnan(error) else min(1.0, error / 20))
+
+    def _answers(self, clips: Watched) -> list[Obeyed]:
+        return [
+            obeyed(story.shots[0], clips.found.of(b), frames_of_shot(story, 0, self.chunks))
+            for b, story in enumerate(self.stories)
+        ]
+
+    def _sampled(self, stories: Sequence[Story], chunks: int, **options) -> Watched:
+        """Clips of stories of one sentence."""
+        parts = []
+        for seed, some in self._batches(stories):
+            state = sample(self.models, _sentences(some, 0), Sampling(seed=seed, **options), chunks=chunks)
+            parts.append(watch_state(self.models, state))
+        return Watched.joined(parts, dim=0)
+
+    def _dropped(self) -> Watched:
+        """Clips whose second chunk is the first one of another stream with the same sentence."""
+        parts = []
+        for seed, some in self._batches(self.stories):
+            states = [
+                sample(self.models, _sentences(some, 0), Sampling(seed=seed + other), chunks=1)
+                for other in (0, OTHER_SEED)
+            ]
+            parts.append(watch(chain.from_iterable(decode_story(self.models.vae, state) for state in states)))
+        return Watched.joined(parts, dim=0)
+
+    def _changed(self, stories: Sequence[Story], how: str) -> Watched:
+        """Clips of two chunks; the second one has heard the second sentence."""
+        parts = []
+        for seed, some in self._batches(stories):
+            state: StreamState | None = None
+            for chunk in (0, 1):
+                sampling = Sampling(seed=seed, on_prompt_change=how)
+                state = sample(self.models, _sentences(some, chunk), sampling, chunks=1, state=state)
+            assert state is not None
+            parts.append(watch_state(self.models, state))
+        return Watched.joined(parts, dim=0)
+
+    def _batches(self, stories: Sequence[Story]) -> Iterable[tuple[int, Sequence[Story]]]:
+        """(seed, stories): clip number i has the seed 1 + i, whatever the size of a batch."""
+        for first in range(0, len(stories), self.batch):
+            yield 1 + first, stories[first : first + self.batch]
+
+
+def _sentences(stories: Sequence[Story], chunk: int) -> list[str]:
+    return [story.shot_of(chunk).sentence for story in stories]
+
+
+def _word(shot, word: str) -> str:
+    return shot.final_colour if word == "colour" else shot.motion
+
+
+def _verdict(answer: Obeyed) -> str:
+    return (
+        "all right" if answer.all else "wrong: " + ", ".join(k for k, v in answer._asdict().items() if not v)
+    )

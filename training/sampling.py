@@ -1,0 +1,133 @@
+"""Streams of a demo set in batches, watched while they are decoded: their frames are never all there at once.
+
+B clips, T frames. Row r of a batch has the noise of a stream of its own, so a clip does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..sana_video_core.checkpoint import load_transformer, load_vae
+from ..sana_video_core.decode import decode_story
+from ..sana_video_core.demo_set import DemoSet
+from ..sana_video_core.model import SanaVideo
+from ..sana_video_core.state import StreamState
+from ..sana_video_core.stream import Prompt, Sampling, extend, start
+from ..sana_video_core.text import TextEncoder, load_text_encoder, prompt_digest
+from ..sana_video_core.wan_vae import WanVAE
+from .measures import frame_changes, light
+from .tracker import Found, find, join
+
+SIDE = 128  # pixels of a picture, both ways
+TOGETHER = 40  # frames that are looked at at a time
+EVERY = 8  # one frame in so many is kept to be shown
+
+
+class Models(NamedTuple):
+    """A demo set, loaded."""
+
+    transformer: SanaVideo
+    vae: WanVAE
+    encoder: TextEncoder
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is left of B clips of T frames; on the CPU."""
+
+    found: Found
+    changes: Tensor  # [B, T] mean absolute difference to the frame before
+    brightness: Tensor  # [B, T]
+    saturation: Tensor  # [B, T]
+    stills: Tensor  # [B, 3, T / EVERY, H, W] in [-1, 1], float16
+
+    @classmethod
+    def joined(cls, parts: Sequence[Watched], dim: int) -> Watched:
+        """One after another: along clips (0) or frames (1)."""
+        return cls(
+            join([part.found for part in parts], dim),
+            torch.cat([part.changes for part in parts], dim),
+            torch.cat([part.brightness for part in parts], dim),
+            torch.cat([part.saturation for part in parts], dim),
+            torch.cat([part.stills for part in parts], 2 * dim),
+        )
+
+
+def load(paths: DemoSet, device: torch.device | str) -> Models:
+    """The models of a set, in float32."""
+    return Models(
+        load_transformer(paths.transformer, device=device, dtype=torch.float32),
+        load_vae(paths.vae, device=device, dtype=torch.float32),
+        load_text_encoder(paths.text_encoder, device=device, dtype=torch.float32),
+        torch.device(device),
+    )
+
+
+def prompt_of(models: Models, sentences: Sequence[str]) -> Prompt:
+    """B sentences as one prompt for a stream of batch B."""
+    embeddings, mask = models.encoder.encode(list(sentences), instruction=False)
+    words = "\n".join(sentences)
+    digest = prompt_digest(words, instruction=None, motion_score=None)
+    return Prompt(embeddings=embeddings, mask=mask, digest=digest, words=words)
+
+
+def sample(
+    models: Models,
+    sentences: Sequence[str],
+    sampling: Sampling,
+    *,
+    chunks: int,
+    state: StreamState | None = None,
+) -> StreamState:
+    """The state after `chunks` more chunks of these sentences: of a new stream, or of the one that `state` ends."""
+    if state is None:
+        state = start(models.transformer, height=SIDE, width=SIDE, batch=len(sentences))
+    prompt = prompt_of(models, sentences)
+    for newer in extend(models.transformer, state, prompt, sampling, chunks=chunks, park=models.device):
+        state = newer
+    return state
+
+
+def watch_state(models: Models, state: StreamState) -> Watched:
+    """All frames of a stream, decoded and looked at."""
+    return watch(decode_story(models.vae, state))
+
+
+@torch.no_grad()
+def watch(pieces: Iterable[Tensor]) -> Watched:
+    """What is to be seen in frames that come in pieces [B, 3, any, H, W]."""
+    parts: list[Watched] = []
+    last: Tensor | None = None
+    for frames in _bundles(pieces):
+        before = frames[:, :, :1] if last is None else last
+        made = sum(part.changes.shape[1] for part in parts)
+        brightness, saturation = light(frames)
+        parts.append(
+            Watched(
+                find(frames),
+                frame_changes(torch.cat([before, frames], dim=2))[:, 1:].cpu(),
+                brightness.cpu(),
+                saturation.cpu(),
+                frames[:, :, -made % EVERY :: EVERY].half().cpu(),
+            )
+        )
+        last = frames[:, :, -1:]
+    return Watched.joined(parts, dim=1)
+
+
+def _bundles(pieces: Iterable[Tensor]) -> Iterable[Tensor]:
+    """The same frames, many at a time."""
+    waiting: list[Tensor] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(part.shape[2] for part in waiting) >= TOGETHER:
+            yield torch.cat(waiting, dim=2)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting, dim=2)

@@ -1,0 +1,128 @@
+"""The four-step student: the network rolled out over its own chunks, up to 24 of them, as the sampler does it.
+
+Streams run on from step to step, each with the memory that its own earlier chunks left. A chunk starts from pure noise
+(or, a first chunk and some others, from the truth at a level of the grid), takes the sampler's own steps down to a
+random one, and learns there where the truth is. In our scenes the past and the sentence decide what comes, so the
+truth is the target for a chunk from pure noise, too. Where they do not (a first chunk), every start is from the truth.
+
+Related: Self-Forcing (arXiv 2506.08009) and the long training of LongLive (arXiv 2509.22622); their score distillation is
+not needed where truth is to be had.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..sana_video_core.memory import BlockState, Memory
+from ..sana_video_core.model import PreparedText
+from .flow import GRID, Learner, Words, estimate, noised, normal, smeared
+from .latents import Clips, chunk_place
+
+WINDOW = 2  # chunks whose gradients flow through one another
+TRUE = 0.15  # of the chunks leave the truth in the memory
+FROM_NOISE = 0.6  # of the later chunks start from pure noise
+
+
+@dataclass
+class Stream:
+    """A batch of streams in the middle of training. Its tensors are replaced, never written to."""
+
+    clips: Clips
+    rows: Tensor  # [B]
+    length: int  # chunks at which it ends
+    chunk: int = 0  # the next one
+    memory: Memory | None = None  # before the last chunk
+    seen: Tensor | None = None  # what the memory is to read of the last chunk
+
+
+class Streams:
+    """Batches of streams at different places, taken in turns. Half of them are short."""
+
+    def __init__(self, short: Clips, long: Clips, *, count: int, batch: int, seed: int) -> None:
+        self.short, self.long, self.batch = short, long, batch
+        self.chance = random.Random(f"streams {seed}")
+        self.generator = torch.Generator().manual_seed(seed)
+        self.streams = [self._fresh() for _ in range(count)]
+        self.turn = -1
+
+    def next(self) -> Stream:
+        self.turn = (self.turn + 1) % len(self.streams)
+        if self.streams[self.turn].chunk >= self.streams[self.turn].length:
+            self.streams[self.turn] = self._fresh()
+        return self.streams[self.turn]
+
+    def _fresh(self) -> Stream:
+        short = self.chance.random() < 0.5
+        clips = self.short if short else self.long
+        length = clips.chunks if short else self.chance.randint(min(4, clips.chunks), clips.chunks)
+        rows = torch.randint(len(clips), (self.batch,), generator=self.generator)
+        return Stream(clips, rows.to(clips.latents.device), length)
+
+
+def student_loss(
+    learner: Learner, stream: Stream, generator: torch.Generator, chance: random.Random
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss over the next chunks of a stream, which moves on by them."""
+    last = min(stream.chunk + WINDOW, stream.length)
+    numbers = list(range(max(0, stream.chunk - 1), last))
+    rows = stream.rows
+    words = Words(learner, stream.clips.tokens[rows][:, numbers], stream.clips.mask[rows][:, numbers])
+    losses: list[Tensor] = []
+    memory = stream.memory
+    for chunk in range(stream.chunk, last):
+        if chunk:
+            first, _ = chunk_place(chunk - 1)
+            assert stream.seen is not None
+            text = words.absorbing(numbers.index(chunk - 1), generator)
+            memory = learner.model.absorb(stream.seen, text, memory=memory, first_frame=first)
+        clean = stream.clips.chunk(rows, chunk)
+        text = words.of(numbers.index(chunk))
+        loss, stream.seen = _chunk_loss(learner, clean, text, memory, chunk, generator, chance)
+        losses.append(loss)
+    stream.memory, stream.chunk = detached(memory), last
+    return torch.stack(losses).mean(), {"student": float(torch.stack(losses).mean().detach())}
+
+
+def _chunk_loss(
+    learner: Learner,
+    clean: Tensor,
+    text: PreparedText,
+    memory: Memory | None,
+    chunk: int,
+    generator: torch.Generator,
+    chance: random.Random,
+) -> tuple[Tensor, Tensor]:
+    """The loss of one chunk, and what the memory shall read of it."""
+    exit_ = chance.choices(range(len(GRID)), (1, 1, 1, 3))[0]
+    from_noise = chunk > 0 and chance.random() < FROM_NOISE
+    start = 0 if from_noise else max(2 if chunk == 0 and exit_ == 3 else 0, exit_ - chance.randint(0, 1))
+    if chunk == 0 and exit_ < 3:
+        start = exit_  # between pure noise and here, a first chunk goes its own way
+    level = torch.full((len(clean),), GRID[start], device=clean.device)
+    x = noised(clean, level, normal(clean, generator))
+    with torch.no_grad():
+        for following in range(start + 1, exit_ + 1):
+            _, guess = estimate(learner, x, level, text, memory, chunk)
+            level = torch.full_like(level, GRID[following])
+            x = noised(guess, level, normal(clean, generator))
+    velocity, guess = estimate(learner, x, level, text, memory, chunk)
+    # as a velocity: the noise in x is whatever leads from the truth to x
+    wanted = (x - clean) / GRID[exit_]
+    seen = guess.detach() if exit_ == len(GRID) - 1 and chance.random() > TRUE else smeared(clean, generator)
+    return F.mse_loss(velocity, wanted), seen
+
+
+def detached(memory: Memory | None) -> Memory | None:
+    """The same memory without its history; gradients end here."""
+    if memory is None:
+        return None
+    blocks = []
+    for block in memory:
+        assert isinstance(block, BlockState)
+        blocks.append(BlockState(*(tensor.detach() for tensor in block)))
+    return tuple(blocks)
