@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint types clean
 
 demo: $(READY)
-	$(VENV)/bin/sana-video run workflows/02_three_shots.json --demo --base out --output out --sheet out/demo.png
+	$(VENV)/bin/sana-video run workflows/00_without_downloads.json --base out --output out --sheet out/demo.png
 
 test: lint
 	$(RUN) -m pytest

@@ -19,7 +19,10 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
 }
 BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
 WIDE, MIDDLE, FILM = 360, 295, 430  # widths of nodes
-DEMO = "**Without downloads:** choose *demo (built in)* in the three loaders, and 128 x 128."
+BUILT_IN = "demo (built in)"
+DEMO = (
+    "**Without downloads:** the demo, *00_without_downloads*, runs on a small model that comes with the pack."
+)
 FOX = "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold air."
 RUN = "The red fox runs through the snowy birch forest, snow sprays up under its paws."
 LAKE = (
@@ -31,6 +34,11 @@ DRAWING = (
     "A child's drawing: a girl with yellow hair and a pink dress stands on a green hill under a blue sky."
 )
 WAVING = "The drawn girl waves with both arms, wind moves her yellow hair, the clouds drift by."
+STORY = (
+    ("a ball moves", "a red ball moves right over a blue floor"),
+    ("it turns yellow, in a circle", "a red ball turns yellow and moves in a circle over a blue floor"),
+    ("it grows", "a yellow ball grows over a blue floor"),
+)
 BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
 
 
@@ -64,6 +72,35 @@ def loaded(
         begun = sheet.add("SanaVideoStart", model=loaders[0]) if start else None
     sheet.between = 25
     return Loaded(*loaders, begun, frame["bottom"])
+
+
+def without_downloads(sheet: Any) -> None:
+    sheet.move(WIDE + 30, y=30)
+    sheet.note(
+        "## Three prompts, one film, on a small model\n\nPress Run. This model comes with the pack and knows one kind of scene: "
+        "*a red ball moves right over a blue floor*.\n\n- colours: red, orange, yellow, green, blue, purple, white\n- shapes: "
+        "ball, square, triangle, star, ring, cross\n- moves left, right, up or down, moves in a circle, bounces off the walls, "
+        "grows, shrinks, spins, stops; also *turns green and moves up*\n- floors: blue, green, grey, brown, purple, black\n\n"
+        "**Download** nothing; the other workflows do the same with the models of SANA-Video. This is the demo.",
+        255,
+    )
+    with sheet.group("Models and size", BLUE, WIDE, x=0, y=315, bottom=990) as frame:
+        sheet.between = 55
+        loaders = (
+            sheet.add("SanaVideoModelLoader", model_name=BUILT_IN),
+            sheet.add("SanaVideoTextEncoderLoader", encoder_name=BUILT_IN),
+            sheet.add("SanaVideoVAELoader", vae_name=BUILT_IN),
+        )
+        begun = sheet.add("SanaVideoStart", model=loaders[0], width=128, height=128)
+    sheet.between = 25
+    use = Loaded(*loaders, begun, frame["bottom"])
+    state = use.start
+    for number, (title, text) in enumerate(STORY, 1):
+        with sheet.group(f"Shot {number}: {title}", PURPLE, MIDDLE, bottom=use.bottom):
+            words = prompt(sheet, f"Prompt {number}", use, text)
+            state = sampler(sheet, f"Shot {number}", use, words, state)
+            sheet.add("SanaVideoStateInfo", f"After shot {number}", state=state)
+    film(sheet, "Video", "without_downloads", use, state, bottom=use.bottom)
 
 
 def film(sheet: Any, title: str, file: str, use: Loaded, state: Any, chunk: int = 0, **place: int) -> None:
@@ -250,6 +287,7 @@ def large_clip(sheet: Any) -> None:
 
 
 SCENES = {
+    "00_without_downloads": without_downloads,
     "01_first_long_video": first_long_video,
     "02_three_shots": three_shots,
     "03_two_endings": two_endings,

@@ -18,7 +18,7 @@ from PIL import Image
 
 pytestmark = needs_comfyui
 
-WORKFLOWS = ("01_first_long_video", "02_three_shots", "03_two_endings", "04_save_today", "04_continue_tomorrow", "05_from_an_image")  # fmt: skip
+WORKFLOWS = ("00_without_downloads", "01_first_long_video", "02_three_shots", "03_two_endings", "04_save_today", "04_continue_tomorrow", "05_from_an_image")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

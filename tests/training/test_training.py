@@ -1,0 +1,291 @@
+"""The training: losses that teach what sampling does, and checkpoints that go on."""
+
+import random
+
+import pytest
+import torch
+from comfyui_sana_video.sana_video_core.demo_set import DemoSet
+from comfyui_sana_video.sana_video_core.errors import FileError
+from comfyui_sana_video.sana_video_core.memory import memory_tensors
+from comfyui_sana_video.sana_video_core.wan_vae import to_model_space
+from comfyui_sana_video.training import flow, student, vae
+from comfyui_sana_video.training.checkpoints import LARGEST, load_parts, save_parts
+from comfyui_sana_video.training.export import export_set
+from comfyui_sana_video.training.latents import Clips, chunk_place, make_clips, sentence, tokens_of
+from comfyui_sana_video.training.loop import train
+from comfyui_sana_video.training.models import fresh_encoder, fresh_learner
+from comfyui_sana_video.training.optimiser import Optimiser
+from comfyui_sana_video.training.sampling import load
+from comfyui_sana_video.training.scenes import random_story
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def learner():
+    learner = fresh_learner(fresh_encoder(), CPU, torch.float32)
+    # out of the first weights' silence: a velocity that depends on everything
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in learner.model.named_parameters():
+            if name.endswith(("t_conv.weight", "cross_attn.proj.weight", "final_layer.linear.weight")):
+                parameter.copy_(0.03 * torch.randn(parameter.shape, generator=generator))
+    return learner
+
+
+@pytest.fixture(scope="module")
+def clips(learner):
+    """Three stories of noise at 32 x 32 pixels, with the sentences of real ones."""
+    stories = [random_story(seed, 3, changes=1.0) for seed in range(3)]
+    ids, mask = tokens_of(learner.encoder, [sentence(s, c) for s in stories for c in range(3)])
+    latents = torch.randn(3, 16, 31, 4, 4, generator=torch.Generator().manual_seed(1))
+    return Clips(latents.bfloat16(), ids.view(3, 3, -1), mask.view(3, 3, -1))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_tokens_are_what_the_encoder_reads(learner):
+    texts = ["a red ball moves right over a blue floor motion score: 10.", "an orange star spins"]
+    ids, mask = tokens_of(learner.encoder, texts)
+    with torch.no_grad():
+        mine = learner.embed(ids[None], mask[None])[0]
+    theirs, their_mask = learner.encoder.encode(texts, instruction=False)
+    assert torch.equal(mask.sum(1), their_mask.sum(1))
+    for row, length in enumerate(mask.sum(1)):
+        assert torch.allclose(mine[row, :length], theirs[row, :length], atol=1e-5)
+
+
+def test_levels_rise_and_meet_the_samplers_own():
+    levels = flow.draw_levels(4000, 3, generator(), CPU)
+    assert (levels.diff(dim=1) >= 0).all()
+    assert levels.min() > 0
+    assert levels.max() == 1
+    assert torch.allclose((levels * 1000).round() / 1000, levels)
+    same = (levels[:, 0] == levels[:, 2]).float().mean()
+    assert 0.45 < same < 0.7
+    on_grid = torch.isin(
+        (levels * 1000).round().int(), torch.tensor([1000, 960, 889, 727], dtype=torch.int32)
+    )
+    assert 0.4 < on_grid.float().mean() < 0.65
+
+
+def test_the_first_loss_is_that_of_a_velocity_of_zero(clips):
+    silent = fresh_learner(fresh_encoder(), CPU, torch.float32)
+    loss, told = flow.flow_loss(silent, clips, torch.tensor([0, 1, 2]), 0.0, generator())
+    expected = 1 + clips.latents.float().square().mean()
+    assert loss.item() == pytest.approx(float(expected), rel=0.1)
+    assert told["first"] == pytest.approx(told["later"], rel=0.1)
+
+
+def test_gradients_reach_back_through_the_memory(learner, clips, monkeypatch):
+    """What a chunk leaves in the memory is trained by the chunks after it."""
+    rows = torch.tensor([0])
+
+    def gradient():
+        loss, _ = flow.flow_loss(learner, clips, rows, 0.0, generator())
+        grads = torch.autograd.grad(loss, learner.model.blocks[2].attn.qkv.weight)
+        return grads[0]
+
+    whole = gradient()
+    absorb = learner.model.absorb
+    monkeypatch.setattr(learner.model, "absorb", lambda *a, **k: student.detached(absorb(*a, **k)))
+    cut = gradient()
+    assert (whole - cut).norm() > 1e-4 * whole.norm()
+
+
+def test_the_memory_matters_to_the_loss(learner, clips, monkeypatch):
+    rows = torch.tensor([0, 1])
+    with torch.no_grad():
+        _, whole = flow.flow_loss(learner, clips, rows, 0.0, generator())
+        forward = learner.model.forward
+        monkeypatch.setattr(
+            learner.model, "forward", lambda *a, memory=None, **k: forward(*a, memory=None, **k)
+        )
+        _, without = flow.flow_loss(learner, clips, rows, 0.0, generator())
+    assert whole["first"] == without["first"]
+    assert whole["later"] != without["later"]
+
+
+def test_recache_and_keep_differ_only_where_the_sentence_changes(learner, clips):
+    words = flow.Words(learner, clips.tokens[:2, :2], clips.mask[:2, :2])
+    kept, recached = words.of(0).caption, words.of(1).caption
+    seen = [words.absorbing(0, generator(seed)).caption for seed in range(12)]
+    for row in range(2):
+        same = torch.equal(clips.tokens[row, 0], clips.tokens[row, 1])
+        found = {("keep" if torch.allclose(s[row], kept[row], atol=1e-6) else "recache") for s in seen}
+        assert all(
+            torch.allclose(s[row], kept[row], atol=1e-6) or torch.allclose(s[row], recached[row], atol=1e-6)
+            for s in seen
+        )
+        assert found == ({"keep"} if same else {"keep", "recache"})
+
+
+def test_the_students_target_is_the_truth(learner, clips, monkeypatch):
+    """A network that predicts the target is told a loss of zero, wherever the chain of steps has led it."""
+    clean = clips.chunk(torch.tensor([0, 1]), 1)
+    text = flow.Words(learner, clips.tokens[:2], clips.mask[:2]).of(1)
+
+    def perfect(_, x, level, *rest):
+        velocity = (x - clean) / level.view(-1, 1, 1, 1, 1)
+        return velocity, clean
+
+    monkeypatch.setattr(student, "estimate", perfect)
+    for seed in range(12):
+        loss, seen = student._chunk_loss(learner, clean, text, None, 1, generator(seed), random.Random(seed))
+        assert float(loss) < 1e-10
+        assert (seen - clean).abs().mean() < 0.1
+
+
+def test_streams_run_on_and_begin_anew(learner, clips):
+    streams = student.Streams(clips, clips, count=2, batch=1, seed=0)
+    chance, places = random.Random(0), []
+    for number in range(8):
+        stream = streams.next()
+        places.append((number % 2, stream.chunk))
+        loss, _ = student.student_loss(learner, stream, generator(number), chance)
+        assert loss.isfinite()
+        assert loss.requires_grad
+        assert not any(tensor.requires_grad for tensor in memory_tensors(stream.memory))
+    learner.model.zero_grad()
+    for number in (0, 1):
+        assert [chunk for turn, chunk in places if turn == number] == [0, 2, 0, 2]
+
+
+def test_places_of_chunks():
+    assert [chunk_place(n) for n in range(3)] == [(0, 11), (11, 10), (21, 10)]
+
+
+@pytest.fixture(scope="module")
+def small_vae():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return vae.fresh_vae(8, CPU, torch.float32)
+
+
+def test_encoding_in_two_calls_is_the_vaes_own(small_vae):
+    windows = vae.Windows(0, 1, 16, 16, CPU)
+    pixels, starts = windows.next()
+    assert starts
+    assert pixels.shape == (1, 3, 17, 16, 16)
+    with torch.no_grad():
+        means, _, _ = vae.encode(small_vae, pixels)
+        assert torch.allclose(means, small_vae.encode(pixels), atol=1e-5)
+        seen, _ = vae.decode(small_vae, means)
+        assert torch.allclose(seen.clamp(-1, 1), small_vae.decode(means), atol=1e-5)
+
+
+def test_windows_go_on(small_vae):
+    """Window after window with the cache is one long clip."""
+    windows = vae.Windows(1, 2, 16, 32, CPU)
+    windows.windows = 3
+    parts = [windows.next() for _ in range(3)]
+    assert [starts for _, starts in parts] == [True, False, False]
+    clip = torch.cat([pixels for pixels, _ in parts], dim=2)
+    assert clip.shape == (2, 3, 49, 16, 16)
+    cache, means = None, []
+    with torch.no_grad():
+        for pixels, _ in parts:
+            m, _, cache = vae.encode(small_vae, pixels, cache)
+            means.append(m)
+        assert torch.allclose(torch.cat(means, dim=2), small_vae.encode(clip), atol=1e-5)
+
+
+def test_normalised_latents_are_wans(small_vae):
+    windows = vae.Windows(2, 2, 16, 16, CPU)
+    pixels, _ = vae.Windows(5, 1, 16, 16, CPU).next()
+    same = vae.normalised(small_vae, windows, 4)
+    with torch.no_grad():
+        means, _, _ = vae.encode(small_vae, pixels)
+        latents = same.encode(pixels)
+        seen, _ = vae.decode(small_vae, means)
+        assert torch.allclose(same.decode(latents), seen.clamp(-1, 1), atol=1e-4)
+        normal = to_model_space(same.encode(vae.Windows(2, 2, 16, 16, CPU).next()[0]))
+    assert 0.3 < normal.square().mean() < 3
+
+
+def _toy(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
+
+
+def _train_toy(folder, steps, until):
+    net = _toy()
+    optimiser = Optimiser({"toy": net}, rate=1e-2, steps=20, warmup=5)
+    calls = []
+
+    def step(number):
+        calls.append(number)
+        x = torch.randn(16, 4, generator=generator(number))
+        loss = (net(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        return {"loss": float(loss.detach())}
+
+    done = train("toy", optimiser, step, folder=folder, until=until(calls))
+    return done, optimiser, calls
+
+
+def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    from comfyui_sana_video.training import loop
+
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
+    done, once, calls = _train_toy(tmp_path / "once", 20, lambda _: 1e9)
+    assert done
+    assert calls == list(range(20))
+    now[0] = 0.0
+    done, _, first = _train_toy(tmp_path / "parts", 20, lambda _: 8.5)
+    assert not done
+    assert 0 < len(first) < 20
+    done, resumed, second = _train_toy(tmp_path / "parts", 20, lambda _: 1e9)
+    assert done
+    assert first + second == list(range(20))
+    for key, master in once.masters.items():
+        assert torch.allclose(resumed.masters[key], master, rtol=0.05, atol=2e-3)  # moments are kept in bf16
+
+
+def test_parts_are_small_and_complete(tmp_path):
+    tensors = {f"t{i}": torch.full((2**20,), float(i)) for i in range(9)}  # 4 MiB each
+    paths = save_parts(tmp_path, "big", tensors)
+    assert len(paths) == 3
+    assert all(path.stat().st_size < LARGEST + 10_000 for path in paths)
+    found = load_parts(tmp_path, "big")
+    assert found is not None
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+    assert load_parts(tmp_path, "other") is None
+    save_parts(tmp_path, "big", {"t0": tensors["t0"]})
+    assert [path.name for path in tmp_path.iterdir()] == ["big-1.safetensors"]
+    save_parts(tmp_path, "big", tensors)
+    paths[1].unlink()
+    with pytest.raises(FileError, match="has 2 parts of the training “big”"):
+        load_parts(tmp_path, "big")
+
+
+def test_an_exported_set_is_what_was_averaged(learner, small_vae, tmp_path):
+    optimiser = Optimiser({"model": learner.model, "encoder": learner.encoder.model}, rate=1e-3, steps=2)
+    vae.fresh_vae(8, CPU, torch.float32)
+    path = tmp_path / "vae.safetensors"
+    from comfyui_sana_video.training.export import write_vae
+
+    write_vae(path, small_vae, {"steps": "0"})
+    models = load(export_set(tmp_path / "set", path, optimiser, {"steps": "0 of 2"}), CPU)
+    assert sum(f.stat().st_size for f in (tmp_path / "set").rglob("*") if f.is_file()) < 16 * 2**20
+    for key, tensor in models.transformer.state_dict().items():
+        own = optimiser.average[f"model.{key}"]
+        assert torch.allclose(tensor, own, rtol=0.01, atol=1e-3), key
+    text = ["a red ball spins"]
+    assert torch.allclose(models.encoder.encode(text)[0], learner.encoder.encode(text)[0], atol=1e-5)
+    assert all(file.is_file() for file in DemoSet.at(tmp_path / "set").files())
+
+
+def test_clips_are_the_vaes_latents(learner, small_vae):
+    from comfyui_sana_video.training.drawing import draw
+    from comfyui_sana_video.training.scenes import track
+
+    clips = make_clips(small_vae, learner.encoder, seed=4, count=1, chunks=1, side=16, device=CPU)
+    assert (len(clips), clips.chunks) == (1, 1)
+    with torch.no_grad():
+        whole = small_vae.encode(draw(track([random_story(4, 1)], 1), 16, 16))
+    assert torch.allclose(clips.latents.float(), to_model_space(whole), atol=0.02)
