@@ -20,7 +20,7 @@ from .scenes import Story, Track, random_story, track
 FIRST, NEXT = 11, 10  # latent frames of a chunk
 TOKENS = 32  # the longest sentence has fewer
 MOTION_SCORES = (None, None, 10, 20, 30)  # what a text node may put behind a sentence
-BATCH = 32  # stories that are drawn and encoded at a time
+BATCH = 64  # stories that are drawn and encoded at a time
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def make_clips(
     stories = [random_story(seed + i, chunks) for i in range(count)]
     words = [sentence(story, chunk) for story in stories for chunk in range(chunks)]
     ids, mask = tokens_of(encoder, words)
-    latents = [
-        _encoded(vae, track(stories[i : i + BATCH], chunks), side, device) for i in range(0, count, BATCH)
-    ]
+    path = track(stories, chunks)
+    parts = (Track(*(x[i : i + BATCH] for x in path)) for i in range(0, count, BATCH))
+    latents = [_encoded(vae, part, side, device) for part in parts]
     shape = (count, chunks, TOKENS)
     return Clips(torch.cat(latents), ids.view(shape).to(device), mask.view(shape).to(device))
 

@@ -3,7 +3,10 @@
 Streams run on from step to step, each with the memory that its own earlier chunks left. A chunk starts from pure noise
 (or, a first chunk and some others, from the truth at a level of the grid), takes the sampler's own steps down to a
 random one, and learns there where the truth is. In our scenes the past and the sentence decide what comes, so the
-truth is the target for a chunk from pure noise, too. Where they do not (a first chunk), every start is from the truth.
+truth is the target for a chunk from pure noise, too.
+
+Where they do not (a first chunk), there is no truth for what four steps from pure noise arrive at: a shape somewhere, but
+a blunt one. There the target is what a teacher, the network before this training, makes of it in more and smaller steps.
 
 Related: Self-Forcing (arXiv 2506.08009) and the long training of LongLive (arXiv 2509.22622); their score distillation is
 not needed where truth is to be had.
@@ -23,6 +26,7 @@ from ..sana_video_core.model import PreparedText
 from .flow import GRID, Learner, Words, estimate, noised, normal, smeared
 from .latents import Clips, chunk_place
 
+FINER = (0.727, 0.6, 0.45, 0.3)  # levels at which the teacher looks again
 WINDOW = 2  # chunks whose gradients flow through one another
 TRUE = 0.15  # of the chunks leave the truth in the memory
 FROM_NOISE = 0.6  # of the later chunks start from pure noise
@@ -115,6 +119,42 @@ def _chunk_loss(
     wanted = (x - clean) / GRID[exit_]
     seen = guess.detach() if exit_ == len(GRID) - 1 and chance.random() > TRUE else smeared(clean, generator)
     return F.mse_loss(velocity, wanted), seen
+
+
+def first_chunk_loss(
+    learner: Learner,
+    teacher: Learner,
+    clips: Clips,
+    rows: Tensor,
+    generator: torch.Generator,
+    chance: random.Random,
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of first chunks that the student itself begins, from pure noise to a random one of its steps."""
+    tokens, mask = clips.tokens[rows, :1], clips.mask[rows, :1]
+    text = Words(learner, tokens, mask).of(0)
+    like = clips.chunk(rows, 0)  # only its shape: there is no truth for what comes of this noise
+    exit_ = chance.choices((1, 2, 3), (1, 2, 3))[0]
+    x, level = normal(like, generator), torch.ones(len(rows), device=rows.device)
+    with torch.no_grad():
+        for following in GRID[1 : exit_ + 1]:
+            _, guess = estimate(learner, x, level, text, None, 0)
+            level = torch.full_like(level, following)
+            x = noised(guess, level, normal(guess, generator))
+        wanted = refined(teacher, x, level, Words(teacher, tokens, mask).of(0), generator)
+    velocity, _ = estimate(learner, x, level, text, None, 0)
+    loss = F.mse_loss(velocity, (x - wanted) / GRID[exit_])
+    return loss, {"begun": float(loss.detach())}
+
+
+def refined(
+    teacher: Learner, x: Tensor, level: Tensor, text: PreparedText, generator: torch.Generator
+) -> Tensor:
+    """What a teacher makes of x [B, C, F, H, W] of first chunks: an estimate, noised a little less, another, …"""
+    _, guess = estimate(teacher, x, level, text, None, 0)
+    for finer in (finer for finer in FINER if finer < float(level[0])):
+        level = torch.full_like(level, finer)
+        _, guess = estimate(teacher, noised(guess, level, normal(guess, generator)), level, text, None, 0)
+    return guess
 
 
 def detached(memory: Memory | None) -> Memory | None:

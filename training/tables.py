@@ -14,6 +14,9 @@ from .scenes import STRAIGHT, Story
 Table = dict[str, "float | int | None"]
 
 
+LOST = 64.0  # pixels; the error of a shape that is not there any more is half a picture
+
+
 def shares(answers: Sequence[Obeyed]) -> Table:
     words = {word: [getattr(answer, word) for answer in answers] for word in (*Obeyed._fields, "all")}
     return {word: mean(values) for word, values in words.items()}
@@ -28,7 +31,7 @@ def border_table(stories: Sequence[Story], clips: Watched, borders: Sequence[int
             every.append(border_error(found, border))
             seams.append(seam_ratio_of(clips.changes[b], border))
             if story.shots[0].motion in STRAIGHT and clear_of_walls(found, border):
-                straight.append(every[-1])
+                straight.append(LOST if math.isnan(every[-1]) else every[-1])
     return {
         "border error, straight and clear, median (px)": median(straight),
         "straight and clear borders": len(straight),

@@ -1,0 +1,45 @@
+"""How much of everything a training does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; batches are for one process."""
+
+    side: int = 128  # pixels
+    vae_width: int = 8
+    vae_steps: int = 3600
+    vae_batch: int = 16  # windows of the whole picture
+    statistics: int = 32  # batches that tell the latents' mean and scale
+    vae_rate: float = 2e-3
+    short: int = 8192  # stories of three chunks
+    long: int = 640  # stories of 24 chunks
+    long_chunks: int = 24
+    batch: int = 96
+    flow_steps: int = 3500
+    flow_rate: float = 1.5e-3
+    own: float = (
+        0.5  # the share of the network's own estimates in the memory, once half of the steps are done
+    )
+    student_steps: int = 2200
+    student_rate: float = 5e-4
+    streams: int = 6  # batches of streams, in turns
+    kinds: tuple[str, ...] = ("stream", "begun", "stream", "flow")  # of the student's steps, in turns
+
+
+SMOKE = Plan(
+    side=32,
+    vae_steps=3,
+    vae_batch=1,
+    statistics=2,
+    short=2,
+    long=2,
+    long_chunks=4,
+    batch=1,
+    flow_steps=2,
+    student_steps=4,
+    streams=2,
+)

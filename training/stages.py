@@ -1,0 +1,232 @@
+"""The stages of a training, each of which goes on where it stopped: VAE, flow, student."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ..sana_video_core.checkpoint import load_transformer, load_vae
+from ..sana_video_core.demo_set import DemoSet
+from ..sana_video_core.text import TextEncoder, load_text_encoder
+from ..sana_video_core.wan_vae import WanVAE
+from .checkpoints import load_parts, save_parts
+from .export import export_set, write_vae
+from .flow import Learner, flow_loss
+from .latents import Clips, make_clips
+from .loop import train
+from .models import fresh_learner
+from .optimiser import Optimiser
+from .plan import Plan
+from .student import Streams, first_chunk_loss, student_loss
+from .vae import VAESteps, fresh_vae, normalised
+
+
+class Training:
+    """One call of this command: the stages in their order, as far as the time allows."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        encoder: TextEncoder,
+        folder: Path,
+        *,
+        until: float,
+        seed: int = 0,
+        start: Path | None = None,
+    ) -> None:
+        """`until` is a moment of time.monotonic; a training that has nothing in `folder` begins with the set `start`."""
+        self.plan, self.encoder, self.folder, self.until, self.start = plan, encoder, folder, until, start
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        on_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self.dtype = torch.bfloat16 if on_gpu else torch.float32
+        self.seed = seed + 1000 * self.rank
+
+    def generator(self, stage: int, step: int) -> torch.Generator:
+        """A generator for one step, the same whether a training was interrupted or not."""
+        return torch.Generator(self.device).manual_seed((self.seed * 10 + stage) * 10**7 + step)
+
+    def run(self) -> bool:
+        """Whether everything is done."""
+        if self.start is not None and not (self.folder / "vae.safetensors").is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(DemoSet.at(self.start).vae, self.folder / "vae.safetensors")
+        if not (self.folder / "vae.safetensors").is_file() and not self.vae():
+            return False
+        vae = load_vae(self.folder / "vae.safetensors").to(self.device, self.half)
+        learner = fresh_learner(self.encoder, self.device, self.dtype)
+        if self.start is not None:
+            _begin_with(learner, DemoSet.at(self.start))
+        if self.device.type == "cuda":
+            _compile(learner)
+        short = self.clips(vae, learner, seed=0, count=self.plan.short, chunks=3)
+        if load_parts(self.folder, "student") is None and not self.flow(learner, short):
+            return False
+        long = self.clips(vae, learner, seed=10**7, count=self.plan.long, chunks=self.plan.long_chunks)
+        return self.student(learner, short, long)
+
+    @property
+    def half(self) -> torch.dtype:
+        """What encoding computes in: convolutions of this size are fastest in float16."""
+        return torch.float16 if self.device.type == "cuda" else torch.float32
+
+    def clips(self, vae: WanVAE, learner: Learner, *, seed: int, count: int, chunks: int) -> Clips:
+        began = time.monotonic()
+        first = seed + self.rank * count
+        clips = make_clips(
+            vae,
+            learner.encoder,
+            seed=first,
+            count=count,
+            chunks=chunks,
+            side=self.plan.side,
+            device=self.device,
+        )
+        print(f"{count} stories of {chunks} chunks in {time.monotonic() - began:.0f} s", flush=True)
+        return clips
+
+    def vae(self) -> bool:
+        plan = self.plan
+        vae = fresh_vae(plan.vae_width, self.device, self.dtype)
+        optimiser = Optimiser({"vae": vae}, rate=plan.vae_rate, steps=plan.vae_steps, warmup=200)
+        crops = plan.vae_steps * 4 // 5
+        steps = VAESteps(
+            vae, seed=self.seed, batch=plan.vae_batch, side=plan.side, crop=plan.side // 2, crops=crops
+        )
+        done = train("vae", optimiser, steps, folder=self.folder, until=self.until)
+        if done and self.rank == 0:
+            full = fresh_vae(plan.vae_width, self.device, torch.float32)
+            full.load_state_dict({name: t.to(self.device) for name, t in optimiser.averaged("vae").items()})
+            write_vae(
+                self.folder / "vae.safetensors",
+                normalised(full, steps.full, plan.statistics),
+                self.told(optimiser),
+            )
+            for path in self.folder.glob("vae-*.safetensors"):
+                path.unlink()  # only needed to go on
+        self.wait()
+        return done
+
+    def flow(self, learner: Learner, clips: Clips) -> bool:
+        plan = self.plan
+        optimiser = _optimiser(learner, plan.flow_rate, plan.flow_steps)
+
+        def step(number: int) -> dict[str, float]:
+            generator = self.generator(1, number)
+            rows = torch.randint(len(clips), (plan.batch,), device=self.device, generator=generator)
+            own = plan.own * min(1.0, 2 * number / plan.flow_steps)
+            loss, told = flow_loss(learner, clips, rows, own, generator)
+            loss.backward()
+            return told
+
+        done = train("flow", optimiser, step, folder=self.folder, until=self.until)
+        self.export(optimiser, "flow")
+        if done:
+            optimiser.use_average()
+            if self.rank == 0:
+                save_parts(self.folder, "teacher", _weights(learner))
+        self.wait()
+        return done
+
+    def student(self, learner: Learner, short: Clips, long: Clips) -> bool:
+        plan = self.plan
+        optimiser = _optimiser(learner, plan.student_rate, plan.student_steps)
+        teacher = self.teacher(learner)
+        streams = Streams(short, long, count=plan.streams, batch=plan.batch, seed=self.seed)
+
+        def step(number: int) -> dict[str, float]:
+            chance = random.Random(
+                f"exit {number}"
+            )  # the same in all processes, which then take equally long
+            generator = self.generator(2, number)
+            rows = torch.randint(len(short), (plan.batch,), device=self.device, generator=generator)
+            kind = plan.kinds[number % len(plan.kinds)]
+            if kind == "stream":
+                loss, told = student_loss(learner, streams.next(), generator, chance)
+            elif kind == "begun":
+                loss, told = first_chunk_loss(learner, teacher, short, rows, generator, chance)
+            else:  # it stays a flow: other samplers and step counts go on to work
+                loss, told = flow_loss(learner, short, rows, plan.own, generator)
+            loss.backward()
+            return {key: value * len(plan.kinds) / plan.kinds.count(kind) for key, value in told.items()}
+
+        done = train("student", optimiser, step, folder=self.folder, until=self.until)
+        if self.rank == 0:
+            for path in self.folder.glob("flow-*.safetensors"):
+                path.unlink()  # the student's parts hold all that is needed to go on
+        self.export(optimiser, "student")
+        return done
+
+    def teacher(self, learner: Learner) -> Learner:
+        """The networks as they were before the student's training."""
+        teacher = copy.deepcopy(learner)
+        kept = load_parts(self.folder, "teacher")
+        assert kept is not None, "a student begins where a flow is done, which leaves its teacher"
+        for name, parameter in _parameters(teacher).items():
+            parameter.data.copy_(kept[name])
+            parameter.requires_grad_(False)
+        if self.device.type == "cuda":
+            _compile(teacher)
+        return teacher
+
+    def export(self, optimiser: Optimiser, stage: str) -> None:
+        """A demo set of the weights so far."""
+        if self.rank == 0:
+            export_set(
+                self.folder / "set",
+                self.folder / "vae.safetensors",
+                optimiser,
+                {"stage": stage} | self.told(optimiser),
+            )
+        self.wait()
+
+    def told(self, optimiser: Optimiser) -> dict[str, str]:
+        """What a file tells about its training."""
+        where = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+        told = {
+            "steps": f"{optimiser.done} of {optimiser.steps}",
+            "plan": str(self.plan),
+            "seed": str(self.seed),
+        }
+        return told | {"hardware": f"{processes} x {where}", "torch": torch.__version__}
+
+    def wait(self) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+
+
+def _compile(learner: Learner) -> None:
+    """Blocks as fused kernels: twice as fast. There are more kinds of calls than torch expects of one function."""
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.config.recompile_limit = 64
+    for block in learner.model.blocks:
+        block.compile(dynamic=False)
+
+
+def _begin_with(learner: Learner, given: DemoSet) -> None:
+    """The weights of a set, for a training whose checkpoints are gone."""
+    model, encoder = load_transformer(given.transformer), load_text_encoder(given.text_encoder)
+    learner.model.load_state_dict(model.state_dict())
+    learner.encoder.model.load_state_dict(encoder.model.state_dict())
+
+
+def _parameters(learner: Learner) -> dict[str, torch.nn.Parameter]:
+    networks = {"model": learner.model, "encoder": learner.encoder.model}
+    return {f"{name}.{key}": p for name, network in networks.items() for key, p in network.named_parameters()}
+
+
+def _weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {
+        name: p.detach().to("cpu", torch.bfloat16).contiguous() for name, p in _parameters(learner).items()
+    }
+
+
+def _optimiser(learner: Learner, rate: float, steps: int) -> Optimiser:
+    return Optimiser({"model": learner.model, "encoder": learner.encoder.model}, rate=rate, steps=steps)
