@@ -111,7 +111,7 @@ def normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def flow_loss(
     learner: Learner, clips: Clips, rows: Tensor, own: float, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean loss of some clips over all their chunks; `own` is the share of estimates in the memory."""
     words = Words(learner, clips.tokens[rows], clips.mask[rows])
     levels = draw_levels(len(rows), clips.chunks, generator, rows.device)
@@ -130,8 +130,6 @@ def flow_loss(
         losses.append(F.mse_loss(velocity, noise - clean))
         mine = torch.rand(len(rows), 1, 1, 1, 1, generator=generator, device=rows.device) < own
         seen = torch.where(mine, guess.detach(), smeared(clean, generator))
-    told = {
-        "first": float(losses[0].detach()),
-        "later": float(sum(losses[1:]).detach()) / max(1, len(losses) - 1),
-    }
-    return torch.stack(losses).mean(), told
+    every = torch.stack(losses)
+    told = {"first": every[0].detach(), "later": every[1:].detach().mean()}
+    return every.mean(), told

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import Tensor
 
 from .checkpoints import load_parts, save_parts
 from .optimiser import Optimiser
 
 SHOWN = 25  # steps between two lines of the log
+ASKED = 10  # steps between two questions of many processes whether time is up
 
 
 def train(
     name: str,
     optimiser: Optimiser,
-    step: Callable[[int], Mapping[str, float]],
+    step: Callable[[int], Mapping[str, Tensor | float]],
     *,
     folder: Path,
     until: float,
@@ -26,19 +28,22 @@ def train(
     """Call `step(number)`, which leaves gradients, until all steps are done. Returns whether they are.
 
     It goes on from the parts in `folder` if there are any. At the moment `until` (of time.monotonic) it stops; then
-    the parts hold all that is needed to go on. NAME.jsonl collects the means of what `step` tells.
+    the parts hold all that is needed to go on. NAME.jsonl collects the means of what `step` tells, in tensors that nobody
+    waits for before a line is due.
     """
     before = load_parts(folder, name)
     if before is not None:
         optimiser.load(before)
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor | float] = {}
     began = time.monotonic()
-    while optimiser.done < optimiser.steps and not _over(until):
+    while optimiser.done < optimiser.steps and not _over(until, optimiser.done):
         told = step(optimiser.done)
         told = {**told, "gradient": optimiser.update()}
         sums = {key: sums.get(key, 0.0) + value for key, value in told.items()}
         if optimiser.done % SHOWN == 0:
-            line = {"step": optimiser.done} | {key: round(value / SHOWN, 5) for key, value in sums.items()}
+            line = {"step": optimiser.done} | {
+                key: round(float(value) / SHOWN, 5) for key, value in sums.items()
+            }
             _tell(folder / f"{name}.jsonl", line | {"seconds": round(time.monotonic() - began, 1)})
             sums = {}
     if _first():
@@ -50,11 +55,13 @@ def _first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _over(until: float) -> bool:
-    """Whether the first process says that time is up; all have to stop at the same step."""
+def _over(until: float, step: int) -> bool:
+    """Whether the first process says that time is up; all have to stop at the same step. It is asked now and then."""
     over = time.monotonic() > until
     if not dist.is_initialized():
         return over
+    if step % ASKED:
+        return False
     answer = [over]
     dist.broadcast_object_list(answer, src=0)
     return answer[0]

@@ -38,7 +38,7 @@ class Optimiser:
             list(self.masters.values()), lr=rate, betas=BETAS, weight_decay=0.0, fused=on_gpu
         )
 
-    def update(self) -> float:
+    def update(self) -> Tensor:
         """One step from the gradients that a backward pass left. Returns their norm."""
         masters = list(self.masters.values())
         for master, parameter in zip(masters, self.parameters.values(), strict=True):
@@ -55,7 +55,7 @@ class Optimiser:
         torch._foreach_lerp_(list(self.average.values()), masters, 1 - keep)
         with torch.no_grad():
             torch._foreach_copy_(list(self.parameters.values()), masters)
-        return float(norm)
+        return norm
 
     def _schedule(self) -> float:
         rise = min(1.0, (self.done + 1) / self.warmup)

@@ -69,12 +69,13 @@ class Quality:
     long: int = 24  # chunks of the long clips
     long_count: int = 16
     batch: int = 8
+    given: tuple[Story, ...] = ()  # stories of one sentence to look at, in place of `count` random ones
 
     SECTIONS = ("prompts", "borders", "long", "vae", "changes", "steps", "seconds")
 
     @cached_property
     def stories(self) -> list[Story]:
-        return held_out_stories(self.count, self.chunks)
+        return list(self.given) or held_out_stories(self.count, self.chunks)
 
     @cached_property
     def clips(self) -> Watched:

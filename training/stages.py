@@ -117,7 +117,7 @@ class Training:
         plan = self.plan
         optimiser = _optimiser(learner, plan.flow_rate, plan.flow_steps)
 
-        def step(number: int) -> dict[str, float]:
+        def step(number: int) -> dict[str, torch.Tensor]:
             generator = self.generator(1, number)
             rows = torch.randint(len(clips), (plan.batch,), device=self.device, generator=generator)
             own = plan.own * min(1.0, 2 * number / plan.flow_steps)
@@ -140,7 +140,7 @@ class Training:
         teacher = self.teacher(learner)
         streams = Streams(short, long, count=plan.streams, batch=plan.batch, seed=self.seed)
 
-        def step(number: int) -> dict[str, float]:
+        def step(number: int) -> dict[str, torch.Tensor]:
             chance = random.Random(
                 f"exit {number}"
             )  # the same in all processes, which then take equally long

@@ -70,7 +70,7 @@ class Streams:
 
 def student_loss(
     learner: Learner, stream: Stream, generator: torch.Generator, chance: random.Random
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss over the next chunks of a stream, which moves on by them."""
     last = min(stream.chunk + WINDOW, stream.length)
     numbers = list(range(max(0, stream.chunk - 1), last))
@@ -89,7 +89,8 @@ def student_loss(
         loss, stream.seen = _chunk_loss(learner, clean, text, memory, chunk, generator, chance)
         losses.append(loss)
     stream.memory, stream.chunk = detached(memory), last
-    return torch.stack(losses).mean(), {"student": float(torch.stack(losses).mean().detach())}
+    loss = torch.stack(losses).mean()
+    return loss, {"student": loss.detach()}
 
 
 def _chunk_loss(
@@ -128,7 +129,7 @@ def first_chunk_loss(
     rows: Tensor,
     generator: torch.Generator,
     chance: random.Random,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of first chunks that the student itself begins, from pure noise to a random one of its steps."""
     tokens, mask = clips.tokens[rows, :1], clips.mask[rows, :1]
     text = Words(learner, tokens, mask).of(0)
@@ -140,20 +141,21 @@ def first_chunk_loss(
             _, guess = estimate(learner, x, level, text, None, 0)
             level = torch.full_like(level, following)
             x = noised(guess, level, normal(guess, generator))
-        wanted = refined(teacher, x, level, Words(teacher, tokens, mask).of(0), generator)
+        wanted = refined(teacher, x, GRID[exit_], Words(teacher, tokens, mask).of(0), generator)
     velocity, _ = estimate(learner, x, level, text, None, 0)
     loss = F.mse_loss(velocity, (x - wanted) / GRID[exit_])
-    return loss, {"begun": float(loss.detach())}
+    return loss, {"begun": loss.detach()}
 
 
 def refined(
-    teacher: Learner, x: Tensor, level: Tensor, text: PreparedText, generator: torch.Generator
+    teacher: Learner, x: Tensor, level: float, text: PreparedText, generator: torch.Generator
 ) -> Tensor:
     """What a teacher makes of x [B, C, F, H, W] of first chunks: an estimate, noised a little less, another, …"""
-    _, guess = estimate(teacher, x, level, text, None, 0)
-    for finer in (finer for finer in FINER if finer < float(level[0])):
-        level = torch.full_like(level, finer)
-        _, guess = estimate(teacher, noised(guess, level, normal(guess, generator)), level, text, None, 0)
+    levels = torch.full((len(x),), level, device=x.device)
+    _, guess = estimate(teacher, x, levels, text, None, 0)
+    for finer in (finer for finer in FINER if finer < level):
+        levels = torch.full_like(levels, finer)
+        _, guess = estimate(teacher, noised(guess, levels, normal(guess, generator)), levels, text, None, 0)
     return guess
 
 
