@@ -54,6 +54,7 @@ MOTIONS = {
 }
 HELD_OUT = 8  # one sentence in so many is never trained on
 
+PLACES = (0.28, 0.72)  # of the picture, where a story begins
 SPEEDS = (0.0095, 0.0115)  # a frame; a picture of 128 pixels is crossed in 5 to 7 s
 RADII = (0.115, 0.15)
 AT_FIRST = {"grow": 0.75, "shrink": 1.6}  # times its radius, where a story begins so
@@ -187,7 +188,7 @@ class _World:
             return torch.tensor([chance.uniform(low, high) for chance in draws], dtype=torch.float64)
 
         self.walls = torch.tensor([aspect, 1.0], dtype=torch.float64)
-        self.centre = torch.stack([drawn(0.2, 0.8), drawn(0.2, 0.8)], dim=1) * self.walls
+        self.centre = torch.stack([drawn(*PLACES), drawn(*PLACES)], dim=1) * self.walls
         self.radius, self.speed = drawn(*RADII), drawn(*SPEEDS)
         self.angle = drawn(-0.3, 0.3)
         self.way = torch.stack([drawn(-1, 1).sign(), drawn(-1, 1).sign()], dim=1)
