@@ -54,7 +54,7 @@ MOTIONS = {
 }
 HELD_OUT = 8  # one sentence in so many is never trained on
 
-PLACES = (0.28, 0.72)  # of the picture, where a story begins
+PLACES = (0.2, 0.8)  # of the picture, where a story begins
 SPEEDS = (0.0095, 0.0115)  # a frame; a picture of 128 pixels is crossed in 5 to 7 s
 RADII = (0.115, 0.15)
 AT_FIRST = {"grow": 0.75, "shrink": 1.6}  # times its radius, where a story begins so
