@@ -14,6 +14,7 @@ from torch import Tensor
 from .scenes import SHAPES, Track
 
 LIGHT = (-0.5, -0.7)  # where the light comes from
+FLOOR_ROWS = (0.72, 1.28)  # the floor's brightness in its first and its last row
 SHADOW = (0.025, 0.045)  # where the shadow falls, in heights of the picture
 
 
@@ -26,9 +27,9 @@ def draw(track: Track, height: int, width: int, device: torch.device | str = "cp
     x, y = _offsets(centre, height, width)
     edge = 1.0 / height
     picture = _floor(floor, height, width)
-    shadow = _coverage(x - SHADOW[0], y - SHADOW[1], radius, angle, shape, 6 * edge)
+    shadow = coverage(x - SHADOW[0], y - SHADOW[1], radius, angle, shape, 6 * edge)
     picture = picture * (1 - 0.45 * shadow[:, None])
-    body = _coverage(x, y, radius, angle, shape, edge)[:, None]
+    body = coverage(x, y, radius, angle, shape, edge)[:, None]
     shade = 1 + 0.22 * (LIGHT[0] * x + LIGHT[1] * y) / radius[:, None, None]
     lit = (colour[:, :, None, None] * shade[:, None]).clamp(0, 1)
     picture = picture + (lit - picture) * body
@@ -47,11 +48,11 @@ def _offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 def _floor(colour: Tensor, height: int, width: int) -> Tensor:
     """A floor [N, 3, H, W], lighter towards the viewer."""
-    rows = torch.linspace(0.72, 1.28, height, device=colour.device)
+    rows = torch.linspace(*FLOOR_ROWS, height, device=colour.device)
     return (colour[:, :, None, None] * rows[:, None]).expand(-1, -1, -1, width).clamp(0, 1)
 
 
-def _coverage(x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, shape: Tensor, soft: float) -> Tensor:
+def coverage(x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, shape: Tensor, soft: float) -> Tensor:
     """How much of each pixel [N, H, W] the shape covers; its edge is `soft` wide."""
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
     size = radius[:, None, None]

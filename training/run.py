@@ -38,9 +38,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
-    encoder = (
-        fresh_encoder()
-    )  # before the processes know of each other: transformers lets only the first one write
+    # before the processes know of each other: transformers lets only the first one write
+    encoder = fresh_encoder()
     if "LOCAL_RANK" in os.environ:  # under torchrun
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl")

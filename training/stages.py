@@ -141,9 +141,8 @@ class Training:
         streams = Streams(short, long, count=plan.streams, batch=plan.batch, seed=self.seed)
 
         def step(number: int) -> dict[str, torch.Tensor]:
-            chance = random.Random(
-                f"exit {number}"
-            )  # the same in all processes, which then take equally long
+            # the same in all processes, which then take equally long
+            chance = random.Random(f"exit {number}")
             generator = self.generator(2, number)
             rows = torch.randint(len(short), (plan.batch,), device=self.device, generator=generator)
             kind = plan.kinds[number % len(plan.kinds)]

@@ -104,10 +104,12 @@ def _chunk_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss of one chunk, and what the memory shall read of it."""
     exit_ = chance.choices(range(len(GRID)), (1, 1, 1, 3))[0]
-    from_noise = chunk > 0 and chance.random() < FROM_NOISE
-    start = 0 if from_noise else max(2 if chunk == 0 and exit_ == 3 else 0, exit_ - chance.randint(0, 1))
-    if chunk == 0 and exit_ < 3:
-        start = exit_  # between pure noise and here, a first chunk goes its own way
+    if chunk and chance.random() < FROM_NOISE:
+        start = 0
+    elif chunk or exit_ == len(GRID) - 1:
+        start = max(0, exit_ - chance.randint(0, 1))
+    else:
+        start = exit_  # between noisier levels, a first chunk would go its own way
     level = torch.full((len(clean),), GRID[start], device=clean.device)
     x = noised(clean, level, normal(clean, generator))
     with torch.no_grad():

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .drawing import _coverage
+from .drawing import FLOOR_ROWS, coverage
 from .scenes import COLOURS, LARGEST, SHAPES, SMALLEST
 
 FRAMES = 64  # at a time: what a cache holds
@@ -38,7 +38,6 @@ OUTERMOST = {
     "cross": 1.08,
 }  # radii
 ROTATIONS = 24  # templates of a shape that can be seen to turn
-FLOOR_ROWS = (0.72, 1.28)  # the floor's brightness from the top row to the bottom row
 
 
 class Found(NamedTuple):
@@ -229,7 +228,7 @@ def _templates(device: torch.device) -> Tensor:
     step = 2 * REACH / PATCH
     places = ((torch.arange(PATCH) + 0.5 - PATCH / 2) * step).expand(len(rotations), PATCH, PATCH)
     radius = unit_areas()[shape].rsqrt()
-    return _coverage(places, places.transpose(1, 2), radius, angle, shape, 2 * step).flatten(1).to(device)
+    return coverage(places, places.transpose(1, 2), radius, angle, shape, 2 * step).flatten(1).to(device)
 
 
 def reach(shape: int, area: float) -> float:
@@ -243,5 +242,5 @@ def unit_areas() -> Tensor:
     side, step = 512, 2.6 / 512
     places = ((torch.arange(side) + 0.5 - side / 2) * step).expand(len(SHAPES), side, side)
     one = torch.ones(len(SHAPES))
-    drawn = _coverage(places, places.transpose(1, 2), one, 0 * one, torch.arange(len(SHAPES)), step)
+    drawn = coverage(places, places.transpose(1, 2), one, 0 * one, torch.arange(len(SHAPES)), step)
     return drawn.sum((1, 2)) * step**2

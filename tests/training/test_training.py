@@ -1,18 +1,15 @@
-"""The training: losses that teach what sampling does, and checkpoints that go on."""
+"""The training: losses that teach what sampling does, and a VAE whose latents are Wan's."""
 
 import random
 
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.demo_set import DemoSet
-from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.memory import memory_tensors
 from comfyui_sana_video.sana_video_core.wan_vae import to_model_space
 from comfyui_sana_video.training import flow, student, vae
-from comfyui_sana_video.training.checkpoints import LARGEST, load_parts, save_parts
 from comfyui_sana_video.training.export import export_set
 from comfyui_sana_video.training.latents import Clips, chunk_place, make_clips, sentence, tokens_of
-from comfyui_sana_video.training.loop import train
 from comfyui_sana_video.training.models import fresh_encoder, fresh_learner
 from comfyui_sana_video.training.optimiser import Optimiser
 from comfyui_sana_video.training.sampling import load
@@ -203,64 +200,6 @@ def test_normalised_latents_are_wans(small_vae):
         assert torch.allclose(same.decode(latents), seen.clamp(-1, 1), atol=1e-4)
         normal = to_model_space(same.encode(vae.Windows(2, 2, 16, 16, CPU).next()[0]))
     assert 0.3 < normal.square().mean() < 3
-
-
-def _toy(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
-
-
-def _train_toy(folder, steps, until):
-    net = _toy()
-    optimiser = Optimiser({"toy": net}, rate=1e-2, steps=20, warmup=5)
-    calls = []
-
-    def step(number):
-        calls.append(number)
-        x = torch.randn(16, 4, generator=generator(number))
-        loss = (net(x) - x.sum(1, keepdim=True)).square().mean()
-        loss.backward()
-        return {"loss": float(loss.detach())}
-
-    done = train("toy", optimiser, step, folder=folder, until=until(calls))
-    return done, optimiser, calls
-
-
-def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    from comfyui_sana_video.training import loop
-
-    now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
-    done, once, calls = _train_toy(tmp_path / "once", 20, lambda _: 1e9)
-    assert done
-    assert calls == list(range(20))
-    now[0] = 0.0
-    done, _, first = _train_toy(tmp_path / "parts", 20, lambda _: 8.5)
-    assert not done
-    assert 0 < len(first) < 20
-    done, resumed, second = _train_toy(tmp_path / "parts", 20, lambda _: 1e9)
-    assert done
-    assert first + second == list(range(20))
-    for key, master in once.masters.items():
-        assert torch.allclose(resumed.masters[key], master, rtol=0.05, atol=2e-3)  # moments are kept in bf16
-
-
-def test_parts_are_small_and_complete(tmp_path):
-    tensors = {f"t{i}": torch.full((2**20,), float(i)) for i in range(9)}  # 4 MiB each
-    paths = save_parts(tmp_path, "big", tensors)
-    assert len(paths) == 3
-    assert all(path.stat().st_size < LARGEST + 10_000 for path in paths)
-    found = load_parts(tmp_path, "big")
-    assert found is not None
-    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
-    assert load_parts(tmp_path, "other") is None
-    save_parts(tmp_path, "big", {"t0": tensors["t0"]})
-    assert [path.name for path in tmp_path.iterdir()] == ["big-1.safetensors"]
-    save_parts(tmp_path, "big", tensors)
-    paths[1].unlink()
-    with pytest.raises(FileError, match="has 2 parts of the training “big”"):
-        load_parts(tmp_path, "big")
 
 
 def test_an_exported_set_is_what_was_averaged(learner, small_vae, tmp_path):
