@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..sana_video_core.memory import Memory
@@ -24,6 +23,8 @@ from ..sana_video_core.text import TextEncoder
 from .latents import Clips, chunk_place
 
 GRID = few_step_sigmas(4)[:-1]  # 1, 0.96, 0.889, 0.727
+OPENING = 4.0  # how much the first latent frame of a stream counts: the decoder makes a picture of it alone
+WORDLESS = 0.1  # of the clips are learned without their sentence: then guidance works
 RECACHED = 0.5  # of the changes of sentence; the others keep the memory as it is
 SMEAR = 0.08  # the largest noise level on what the memory reads as clean
 
@@ -105,6 +106,21 @@ def smeared(clean: Tensor, generator: torch.Generator) -> Tensor:
     return noised(clean, level, normal(clean, generator))
 
 
+def mean_error(velocity: Tensor, wanted: Tensor, chunk: int) -> Tensor:
+    """The mean square of the difference [B, C, F, H, W]; in a first chunk, frame 0 counts OPENING times."""
+    errors = (velocity - wanted).square().mean((0, 1, 3, 4))
+    weights = torch.ones_like(errors)
+    if chunk == 0:
+        weights[0] = OPENING
+    return (errors * weights).sum() / weights.sum()
+
+
+def _sometimes_wordless(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """The masks [B, K, L], of some clips only with the first token: that is what an encoder makes of no words."""
+    wordless = torch.rand(len(mask), 1, 1, generator=generator, device=mask.device) < WORDLESS
+    return mask & ~(wordless & (torch.arange(mask.shape[2], device=mask.device) > 0))
+
+
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device)
 
@@ -113,7 +129,7 @@ def flow_loss(
     learner: Learner, clips: Clips, rows: Tensor, own: float, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean loss of some clips over all their chunks; `own` is the share of estimates in the memory."""
-    words = Words(learner, clips.tokens[rows], clips.mask[rows])
+    words = Words(learner, clips.tokens[rows], _sometimes_wordless(clips.mask[rows], generator))
     levels = draw_levels(len(rows), clips.chunks, generator, rows.device)
     memory: Memory | None = None
     losses: list[Tensor] = []
@@ -127,7 +143,7 @@ def flow_loss(
         noise = normal(clean, generator)
         x = noised(clean, levels[:, chunk], noise)
         velocity, guess = estimate(learner, x, levels[:, chunk], words.of(chunk), memory, chunk)
-        losses.append(F.mse_loss(velocity, noise - clean))
+        losses.append(mean_error(velocity, noise - clean, chunk))
         mine = torch.rand(len(rows), 1, 1, 1, 1, generator=generator, device=rows.device) < own
         seen = torch.where(mine, guess.detach(), smeared(clean, generator))
     every = torch.stack(losses)

@@ -1,4 +1,7 @@
-"""AdamW on float32 masters of modules that compute in a smaller type, with a moving average of the weights."""
+"""Muon and AdamW on float32 masters of modules that compute in a smaller type, with a moving average of the weights.
+
+Muon (torch.optim.Muon) takes the matrices inside the blocks, as its authors advise; AdamW takes everything else.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 BETAS = (0.9, 0.99)
 LARGEST_GRADIENT = 1.0
 AVERAGE = 0.999  # at most; a young average forgets faster
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 HALF = torch.bfloat16  # of what a checkpoint keeps in full only as long as it is in memory
 
 
@@ -23,8 +27,15 @@ class Optimiser:
     """
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], *, rate: float, steps: int, warmup: int = 100
+        self,
+        modules: Mapping[str, nn.Module],
+        *,
+        rate: float,
+        steps: int,
+        warmup: int = 100,
+        muon: tuple[str, ...] = (),
     ) -> None:
+        """`muon` begins the names of the parameters whose matrices are Muon's."""
         self.rate, self.steps, self.warmup, self.done = rate, steps, warmup, 0
         self.parameters = {
             f"{name}.{key}": parameter
@@ -33,10 +44,15 @@ class Optimiser:
         }
         self.masters = {key: parameter.detach().float().clone() for key, parameter in self.parameters.items()}
         self.average = {key: master.clone() for key, master in self.masters.items()}
-        on_gpu = next(iter(self.masters.values())).is_cuda
-        self.adam = torch.optim.AdamW(
-            list(self.masters.values()), lr=rate, betas=BETAS, weight_decay=0.0, fused=on_gpu
-        )
+        # the same memory as rows: for Muon, the kernels of a convolution are a matrix, too
+        self.rows = {k: m.flatten(1) for k, m in self.masters.items() if k.startswith(muon) and _is_matrix(m)}
+        others = [master for key, master in self.masters.items() if key not in self.rows]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, betas=BETAS, weight_decay=0.0, fused=others[0].is_cuda)
+        ]
+        if self.rows:  # with rates that are comparable with AdamW's
+            rows = list(self.rows.values())
+            self.optimisers.append(torch.optim.Muon(rows, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
 
     def update(self) -> Tensor:
         """One step from the gradients that a backward pass left. Returns their norm."""
@@ -47,9 +63,12 @@ class Optimiser:
             parameter.grad = None
         _share([master.grad for master in masters])
         norm = nn.utils.clip_grad_norm_(masters, LARGEST_GRADIENT)
-        for group in self.adam.param_groups:
-            group["lr"] = self.rate * self._schedule()
-        self.adam.step()
+        for key, rows in self.rows.items():
+            rows.grad = self.masters[key].grad.flatten(1)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * self._schedule()
+            optimiser.step()
         self.done += 1
         keep = min(AVERAGE, self.done / (self.done + 9))
         torch._foreach_lerp_(list(self.average.values()), masters, 1 - keep)
@@ -77,12 +96,12 @@ class Optimiser:
     def state(self) -> dict[str, Tensor]:
         tensors = {"done": torch.tensor(self.done)}
         for key, master in self.masters.items():
-            moments = self.adam.state.get(master, {})
             tensors[f"master/{key}"] = master
             tensors[f"average/{key}"] = self.average[key].to(HALF)
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in moments:
-                    tensors[f"{moment}/{key}"] = moments[moment].to(HALF)
+            kept, optimiser = self._optimised(key)
+            for moment, tensor in optimiser.state.get(kept, {}).items():
+                if moment in MOMENTS:
+                    tensors[f"{moment}/{key}"] = tensor.to(HALF)
         return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -91,14 +110,22 @@ class Optimiser:
         for key, master in self.masters.items():
             master.copy_(tensors[f"master/{key}"])
             self.average[key].copy_(tensors[f"average/{key}"])
-            if f"exp_avg/{key}" in tensors:
-                moments = {m: tensors[f"{m}/{key}"].to(master) for m in ("exp_avg", "exp_avg_sq")}
-                self.adam.state[master] = {
-                    "step": torch.tensor(float(self.done), device=master.device),
-                    **moments,
-                }
+            kept, optimiser = self._optimised(key)
+            moments = {m: tensors[f"{m}/{key}"].to(kept) for m in MOMENTS if f"{m}/{key}" in tensors}
+            if moments:
+                step = torch.tensor(float(self.done), device=master.device)
+                optimiser.state[kept] = moments if key in self.rows else {"step": step, **moments}
         with torch.no_grad():
             torch._foreach_copy_(list(self.parameters.values()), list(self.masters.values()))
+
+    def _optimised(self, key: str) -> tuple[Tensor, torch.optim.Optimizer]:
+        """A master as its optimiser sees it, and that optimiser."""
+        return self.rows.get(key, self.masters[key]), self.optimisers[-1 if key in self.rows else 0]
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Whether it maps channels to channels; a table of vectors or a kernel for each channel does not."""
+    return tensor.ndim >= 2 and min(tensor.shape[:2]) > 6
 
 
 def _share(gradients: list[Tensor]) -> None:

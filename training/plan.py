@@ -15,19 +15,27 @@ class Plan:
     vae_batch: int = 16  # windows of the whole picture
     statistics: int = 32  # batches that tell the latents' mean and scale
     vae_rate: float = 2e-3
-    short: int = 8192  # stories of three chunks
-    long: int = 640  # stories of 24 chunks
+    decoder_steps: int = 4000
+    decoder_rate: float = 2e-3
+    short: int = 4096  # stories of three chunks
+    long: int = 320  # stories of 24 chunks
     long_chunks: int = 24
     batch: int = 96
-    flow_steps: int = 3500
-    flow_rate: float = 1.5e-3
+    flow_steps: int = 4000
+    flow_rate: float = 4e-3
     own: float = (
         0.5  # the share of the network's own estimates in the memory, once half of the steps are done
     )
-    student_steps: int = 2200
-    student_rate: float = 5e-4
+    student_steps: int = 3100
+    student_rate: float = 1.5e-3
     streams: int = 6  # batches of streams, in turns
-    kinds: tuple[str, ...] = ("stream", "begun", "stream", "flow")  # of the student's steps, in turns
+    kinds: tuple[str, ...] = (
+        "stream",
+        "begun",
+        "stream",
+        "begun",
+        "flow",
+    )  # of the student's steps, in turns
 
 
 SMOKE = Plan(
@@ -35,6 +43,7 @@ SMOKE = Plan(
     vae_steps=3,
     vae_batch=1,
     statistics=2,
+    decoder_steps=2,
     short=2,
     long=2,
     long_chunks=4,

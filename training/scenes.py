@@ -58,7 +58,7 @@ PLACES = (0.2, 0.8)  # of the picture, where a story begins
 SPEEDS = (0.0095, 0.0115)  # a frame; a picture of 128 pixels is crossed in 5 to 7 s
 RADII = (0.115, 0.15)
 AT_FIRST = {"grow": 0.75, "shrink": 1.6}  # times its radius, where a story begins so
-LARGEST, SMALLEST = 0.25, 0.06
+LARGEST, SMALLEST = 0.25, 0.1  # a smaller star is not to be told from a ball, at 8 pixels a latent
 GROWTH = 0.0016  # a frame
 SLANT = math.radians(40)  # of a bouncer
 ORBIT, ORBIT_SPEED = 0.22, 2 * math.pi / 72
@@ -207,7 +207,8 @@ class _World:
         changed = torch.tensor([first or a != b for a, b in zip(shots, self.sentences or shots, strict=True)])
         if first:
             self.colour = _colours(COLOURS, [shot.colour for shot in shots])
-            self.radius = self.radius * torch.tensor([AT_FIRST.get(shot.motion, 1.0) for shot in shots])
+            times = torch.tensor([AT_FIRST.get(shot.motion, 1.0) for shot in shots])
+            self.radius = (self.radius * times).clamp(SMALLEST, LARGEST)
         self.goal = _colours(COLOURS, [shot.final_colour for shot in shots])
         self.floor = _colours(FLOORS, [shot.floor for shot in shots])
         is_a = {m: torch.tensor([shot.motion == m for shot in shots]) for m in MOTIONS}

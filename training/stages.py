@@ -24,7 +24,9 @@ from .models import fresh_learner
 from .optimiser import Optimiser
 from .plan import Plan
 from .student import Streams, first_chunk_loss, student_loss
-from .vae import VAESteps, fresh_vae, normalised
+from .vae import VAESteps, fresh_vae, normalised, settle_latents
+
+MUON = ("model.blocks.", "encoder.layers.", "vae.decoder.")  # whose matrices are Muon's
 
 
 class Training:
@@ -92,26 +94,43 @@ class Training:
         return clips
 
     def vae(self) -> bool:
-        plan = self.plan
-        vae = fresh_vae(plan.vae_width, self.device, self.dtype)
-        optimiser = Optimiser({"vae": vae}, rate=plan.vae_rate, steps=plan.vae_steps, warmup=200)
-        crops = plan.vae_steps * 4 // 5
-        steps = VAESteps(
-            vae, seed=self.seed, batch=plan.vae_batch, side=plan.side, crop=plan.side // 2, crops=crops
-        )
-        done = train("vae", optimiser, steps, folder=self.folder, until=self.until)
+        """Both networks of the VAE, and then the decoder alone."""
+        plan, autoencoder = self.plan, self.folder / "autoencoder.safetensors"
+        if not autoencoder.is_file():
+            vae = fresh_vae(plan.vae_width, self.device, self.dtype)
+            optimiser = Optimiser({"vae": vae}, rate=plan.vae_rate, steps=plan.vae_steps, warmup=200)
+            steps = self.vae_steps(vae, plan.vae_steps)
+            if not train("vae", optimiser, steps, folder=self.folder, until=self.until):
+                return False
+            if self.rank == 0:
+                full = normalised(_averaged(vae, optimiser), steps.full, plan.statistics)
+                write_vae(autoencoder, full, self.told(optimiser))
+            self.wait()
+        vae = load_vae(autoencoder).to(self.device, self.dtype)
+        settle_latents(vae)
+        optimiser = Optimiser({"vae": vae}, rate=plan.decoder_rate, steps=plan.decoder_steps, muon=MUON)
+        steps = self.vae_steps(vae, plan.decoder_steps)
+        done = train("decoder", optimiser, steps, folder=self.folder, until=self.until)
         if done and self.rank == 0:
-            full = fresh_vae(plan.vae_width, self.device, torch.float32)
-            full.load_state_dict({name: t.to(self.device) for name, t in optimiser.averaged("vae").items()})
-            write_vae(
-                self.folder / "vae.safetensors",
-                normalised(full, steps.full, plan.statistics),
-                self.told(optimiser),
+            write_vae(self.folder / "vae.safetensors", _averaged(vae, optimiser), self.told(optimiser))
+            parts = (
+                path for stage in ("vae", "decoder") for path in self.folder.glob(f"{stage}-*.safetensors")
             )
-            for path in self.folder.glob("vae-*.safetensors"):
+            for path in (autoencoder, *parts):
                 path.unlink()  # only needed to go on
         self.wait()
         return done
+
+    def vae_steps(self, vae: WanVAE, steps: int) -> VAESteps:
+        side = self.plan.side
+        return VAESteps(
+            vae,
+            seed=self.seed,
+            batch=self.plan.vae_batch,
+            side=side,
+            crop=side // 2,
+            crops=steps * 4 // 5,
+        )
 
     def flow(self, learner: Learner, clips: Clips) -> bool:
         plan = self.plan
@@ -209,6 +228,13 @@ def _compile(learner: Learner) -> None:
         block.compile(dynamic=False)
 
 
+def _averaged(vae: WanVAE, optimiser: Optimiser) -> WanVAE:
+    """A VAE of its own in float32 with the averaged weights of a training."""
+    full = copy.deepcopy(vae).float()
+    full.load_state_dict(optimiser.averaged("vae"))
+    return full
+
+
 def _begin_with(learner: Learner, given: DemoSet) -> None:
     """The weights of a set, for a training whose checkpoints are gone."""
     model, encoder = load_transformer(given.transformer), load_text_encoder(given.text_encoder)
@@ -228,4 +254,5 @@ def _weights(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def _optimiser(learner: Learner, rate: float, steps: int) -> Optimiser:
-    return Optimiser({"model": learner.model, "encoder": learner.encoder.model}, rate=rate, steps=steps)
+    modules = {"model": learner.model, "encoder": learner.encoder.model}
+    return Optimiser(modules, rate=rate, steps=steps, muon=MUON)

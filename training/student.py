@@ -6,7 +6,9 @@ random one, and learns there where the truth is. In our scenes the past and the 
 truth is the target for a chunk from pure noise, too.
 
 Where they do not (a first chunk), there is no truth for what four steps from pure noise arrive at: a shape somewhere, but
-a blunt one. There the target is what a teacher, the network before this training, makes of it in more and smaller steps.
+a blunt one. There the target is where a teacher, the network before this training, arrives from the same point in more
+and smaller steps, guided by the sentence (classifier-free guidance, arXiv 2207.12598). Those steps add no noise: the
+mean of many answers would be blunt again.
 
 Related: Self-Forcing (arXiv 2506.08009) and the long training of LongLive (arXiv 2509.22622); their score distillation is
 not needed where truth is to be had.
@@ -18,15 +20,18 @@ import random
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..sana_video_core.memory import BlockState, Memory
 from ..sana_video_core.model import PreparedText
-from .flow import GRID, Learner, Words, estimate, noised, normal, smeared
+from ..sana_video_core.sampler import sample_dpm
+from ..sana_video_core.schedule import warp
+from .flow import GRID, Learner, Words, estimate, mean_error, noised, normal, smeared
 from .latents import Clips, chunk_place
 
-FINER = (0.727, 0.6, 0.45, 0.3)  # levels at which the teacher looks again
+GUIDANCE = 3.0  # of the teacher
+TAUGHT = (12, 12, 10, 6)  # the teacher's steps, from each level of the grid down to 0
+TEACHER_SHIFT = 4.0  # of their grid
 WINDOW = 2  # chunks whose gradients flow through one another
 TRUE = 0.15  # of the chunks leave the truth in the memory
 FROM_NOISE = 0.6  # of the later chunks start from pure noise
@@ -45,7 +50,7 @@ class Stream:
 
 
 class Streams:
-    """Batches of streams at different places, taken in turns. Half of them are short."""
+    """Batches of streams at different places, taken in turns. A third of them are short."""
 
     def __init__(self, short: Clips, long: Clips, *, count: int, batch: int, seed: int) -> None:
         self.short, self.long, self.batch = short, long, batch
@@ -61,7 +66,7 @@ class Streams:
         return self.streams[self.turn]
 
     def _fresh(self) -> Stream:
-        short = self.chance.random() < 0.5
+        short = self.chance.random() < 1 / 3
         clips = self.short if short else self.long
         length = clips.chunks if short else self.chance.randint(min(4, clips.chunks), clips.chunks)
         rows = torch.randint(len(clips), (self.batch,), generator=self.generator)
@@ -103,7 +108,7 @@ def _chunk_loss(
     chance: random.Random,
 ) -> tuple[Tensor, Tensor]:
     """The loss of one chunk, and what the memory shall read of it."""
-    exit_ = chance.choices(range(len(GRID)), (1, 1, 1, 3))[0]
+    exit_ = chance.choices(range(len(GRID)), (1, 1, 1, 5))[0]
     if chunk and chance.random() < FROM_NOISE:
         start = 0
     elif chunk or exit_ == len(GRID) - 1:
@@ -121,7 +126,7 @@ def _chunk_loss(
     # as a velocity: the noise in x is whatever leads from the truth to x
     wanted = (x - clean) / GRID[exit_]
     seen = guess.detach() if exit_ == len(GRID) - 1 and chance.random() > TRUE else smeared(clean, generator)
-    return F.mse_loss(velocity, wanted), seen
+    return mean_error(velocity, wanted, chunk), seen
 
 
 def first_chunk_loss(
@@ -136,29 +141,33 @@ def first_chunk_loss(
     tokens, mask = clips.tokens[rows, :1], clips.mask[rows, :1]
     text = Words(learner, tokens, mask).of(0)
     like = clips.chunk(rows, 0)  # only its shape: there is no truth for what comes of this noise
-    exit_ = chance.choices((1, 2, 3), (1, 2, 3))[0]
+    exit_ = chance.choices(range(len(GRID)), (1, 1, 2, 3))[0]
     x, level = normal(like, generator), torch.ones(len(rows), device=rows.device)
     with torch.no_grad():
         for following in GRID[1 : exit_ + 1]:
             _, guess = estimate(learner, x, level, text, None, 0)
             level = torch.full_like(level, following)
             x = noised(guess, level, normal(guess, generator))
-        wanted = refined(teacher, x, GRID[exit_], Words(teacher, tokens, mask).of(0), generator)
+        wanted = taught(teacher, x, exit_, tokens, mask)
     velocity, _ = estimate(learner, x, level, text, None, 0)
-    loss = F.mse_loss(velocity, (x - wanted) / GRID[exit_])
+    loss = mean_error(velocity, (x - wanted) / GRID[exit_], 0)
     return loss, {"begun": loss.detach()}
 
 
-def refined(
-    teacher: Learner, x: Tensor, level: float, text: PreparedText, generator: torch.Generator
-) -> Tensor:
-    """What a teacher makes of x [B, C, F, H, W] of first chunks: an estimate, noised a little less, another, …"""
-    levels = torch.full((len(x),), level, device=x.device)
-    _, guess = estimate(teacher, x, levels, text, None, 0)
-    for finer in (finer for finer in FINER if finer < level):
-        levels = torch.full_like(levels, finer)
-        _, guess = estimate(teacher, noised(guess, levels, normal(guess, generator)), levels, text, None, 0)
-    return guess
+def taught(teacher: Learner, x: Tensor, exit_: int, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Where a guided teacher arrives from x [B, C, F, H, W] of first chunks at GRID[exit_]; tokens, mask [B, 1, L]."""
+    wordless = mask & (torch.arange(mask.shape[2], device=mask.device) == 0)
+    text = Words(teacher, tokens.repeat(2, 1, 1), torch.cat([mask, wordless])).of(0)
+
+    def velocity(x: Tensor, level: float) -> Tensor:
+        levels = torch.full((2 * len(x),), level, device=x.device)
+        both, _ = estimate(teacher, x.repeat(2, 1, 1, 1, 1), levels, text, None, 0)
+        said, unsaid = both.chunk(2)
+        return unsaid + GUIDANCE * (said - unsaid)
+
+    start = warp(min(GRID[exit_], 0.999), 1 / TEACHER_SHIFT)  # the solver has no place for 1 itself
+    steps = TAUGHT[exit_]
+    return sample_dpm(velocity, x, [warp(start * (1 - i / steps), TEACHER_SHIFT) for i in range(steps + 1)])
 
 
 def detached(memory: Memory | None) -> Memory | None:

@@ -24,6 +24,9 @@ from .scenes import Track, random_story, track
 STEP = 16  # frames of a window: four latent frames
 LENGTHS = (1, 1, 2, 2, 4, 7, 10)  # windows that a story is followed for
 DIVERGENCE = 2e-4
+OPENING = (
+    0.3  # how much a story's first frame counts beside its window: the decoder makes it of one latent frame
+)
 CHUNKS = 4  # of the stories that windows are cut from
 BATCHES = 64  # batches of stories that are made up at a time
 
@@ -96,13 +99,30 @@ def vae_pass(
     vae: WanVAE, pixels: Tensor, noise: Tensor, encoder: Cache | None = None, decoder: Cache | None = None
 ) -> Pass:
     """The loss of a window [B, 3, T, H, W]; `noise` [B, 16, F, H / 8, W / 8] spreads the latents."""
+    starts = encoder is None
     means, spread, encoder = encode(vae, pixels, encoder)
     seen, decoder = decode(vae, means + torch.exp(0.5 * spread) * noise, decoder)
-    squared, absolute = F.mse_loss(seen, pixels), F.l1_loss(seen, pixels)
-    edges = sum(F.l1_loss(seen.diff(dim=axis), pixels.diff(dim=axis)) for axis in (2, 3, 4))
     divergence = 0.5 * (means.square() + spread.exp() - 1 - spread).mean()
-    loss = 2 * squared + absolute + edges + DIVERGENCE * divergence
-    return Pass(loss, squared.detach(), *(tuple(t.detach() for t in c) for c in (encoder, decoder)))
+    loss = picture_error(seen, pixels) + DIVERGENCE * divergence
+    if starts:
+        loss = loss + OPENING * picture_error(seen[:, :, :1], pixels[:, :, :1])
+    squared = F.mse_loss(seen, pixels).detach()
+    return Pass(loss, squared, *(tuple(t.detach() for t in c) for c in (encoder, decoder)))
+
+
+def picture_error(seen: Tensor, pixels: Tensor) -> Tensor:
+    """How far pictures [B, 3, T, H, W] are off, and their edges in space and time."""
+    axes = (2, 3, 4) if seen.shape[2] > 1 else (3, 4)
+    edges = sum(F.l1_loss(seen.diff(dim=axis), pixels.diff(dim=axis)) for axis in axes)
+    return 2 * F.mse_loss(seen, pixels) + F.l1_loss(seen, pixels) + edges
+
+
+def settle_latents(vae: WanVAE) -> None:
+    """Only what follows on the latents goes on learning."""
+    for part in (vae.encoder, vae.conv1):
+        part.requires_grad_(False)
+    for part in (vae.conv2, vae.decoder):
+        part.requires_grad_(True)
 
 
 def encode(vae: WanVAE, pixels: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor, Cache]:

@@ -12,17 +12,17 @@ from comfyui_sana_video.training.optimiser import Optimiser
 def _toy(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
+        return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
 
 
-def _train_toy(folder, steps, until):
+def _train_toy(folder, steps, until, muon=()):
     net = _toy()
-    optimiser = Optimiser({"toy": net}, rate=1e-2, steps=20, warmup=5)
+    optimiser = Optimiser({"toy": net}, rate=1e-2, steps=20, warmup=5, muon=muon)
     calls = []
 
     def step(number):
         calls.append(number)
-        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(number))
+        x = torch.randn(16, 8, generator=torch.Generator().manual_seed(number))
         loss = (net(x) - x.sum(1, keepdim=True)).square().mean()
         loss.backward()
         return {"loss": float(loss.detach())}
@@ -31,21 +31,39 @@ def _train_toy(folder, steps, until):
     return done, optimiser, calls
 
 
-def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("muon", [(), ("toy.0",)])
+def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch, muon):
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
-    done, once, calls = _train_toy(tmp_path / "once", 20, lambda _: 1e9)
+    done, once, calls = _train_toy(tmp_path / "once", 20, lambda _: 1e9, muon)
     assert done
     assert calls == list(range(20))
     now[0] = 0.0
-    done, _, first = _train_toy(tmp_path / "parts", 20, lambda _: 8.5)
+    done, _, first = _train_toy(tmp_path / "parts", 20, lambda _: 8.5, muon)
     assert not done
     assert 0 < len(first) < 20
-    done, resumed, second = _train_toy(tmp_path / "parts", 20, lambda _: 1e9)
+    done, resumed, second = _train_toy(tmp_path / "parts", 20, lambda _: 1e9, muon)
     assert done
     assert first + second == list(range(20))
     for key, master in once.masters.items():
         assert torch.allclose(resumed.masters[key], master, rtol=0.05, atol=2e-3)  # moments are kept in bf16
+
+
+def test_matrices_are_muons_and_everything_else_adamws():
+    """Muon's steps have the same size in every direction that a gradient has, in a kernel's rows, too."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 16, 3, groups=16))
+    optimiser = Optimiser({"net": net}, rate=1.0, steps=100, warmup=1, muon=("net.",))
+    assert list(optimiser.rows) == ["net.0.weight"]
+    before = optimiser.masters["net.0.weight"].clone()
+    for parameter in net.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-3
+    optimiser.update()
+    step = (optimiser.masters["net.0.weight"] - before).flatten(1)
+    sizes = torch.linalg.svdvals(step) / (0.2 * 72**0.5)
+    assert 0.6 < sizes.min() <= sizes.max() < 1.3
+    moved = optimiser.masters["net.1.weight"] - net[1].weight.detach()
+    assert torch.equal(moved, torch.zeros_like(moved))  # the module has what the master has
+    assert set(optimiser.state()) >= {"momentum_buffer/net.0.weight", "exp_avg_sq/net.1.weight"}
 
 
 def test_parts_are_small_and_complete(tmp_path):

@@ -1,6 +1,8 @@
 """The training: losses that teach what sampling does, and a VAE whose latents are Wan's."""
 
+import copy
 import random
+import types
 
 import pytest
 import torch
@@ -230,27 +232,87 @@ def test_clips_are_the_vaes_latents(learner, small_vae):
     assert torch.allclose(clips.latents.float(), to_model_space(whole), atol=0.02)
 
 
-def test_a_teacher_looks_again_at_finer_levels_only(learner, clips, monkeypatch):
-    seen = []
+def test_a_teacher_goes_down_to_clean_latents_guided_by_the_sentence(learner, clips, monkeypatch):
+    """Each of its steps asks with and without words; where both agree on where to, it arrives there."""
+    levels, masks = [], []
 
-    def estimates(_, x, level, *rest):
-        seen.append(round(float(level[0]), 3))
-        return x, torch.zeros_like(x)
+    def estimates(_, x, level, text, memory, chunk):
+        said, unsaid = x.chunk(2)
+        assert torch.equal(said, unsaid)
+        levels.append(round(float(level[0]), 3))
+        # to 2 with the sentence and to 1 without: guided, to 1 + GUIDANCE
+        goals = torch.cat([torch.full_like(said, 2.0), torch.full_like(said, 1.0)])
+        return (x - goals) / level.view(-1, 1, 1, 1, 1), goals
+
+    def words(_, tokens, mask):
+        masks.append(mask)
+        return types.SimpleNamespace(of=lambda _: None)
 
     monkeypatch.setattr(student, "estimate", estimates)
-    text = flow.Words(learner, clips.tokens[:1], clips.mask[:1]).of(0)
-    x = clips.chunk(torch.tensor([0]), 0)
-    student.refined(learner, x, 0.889, text, generator())
-    assert seen == [0.889, 0.727, 0.6, 0.45, 0.3]
-    seen.clear()
-    student.refined(learner, x, 0.727, text, generator())
-    assert seen == [0.727, 0.6, 0.45, 0.3]
+    monkeypatch.setattr(student, "Words", words)
+    x = clips.chunk(torch.tensor([0, 1]), 0)
+    for exit_, level in enumerate((0.999, 0.96, 0.889, 0.727)):
+        levels.clear()
+        found = student.taught(learner, x, exit_, clips.tokens[:2, :1], clips.mask[:2, :1])
+        assert torch.allclose(found, torch.full_like(x, 1 + student.GUIDANCE), atol=1e-4)
+        assert len(levels) == student.TAUGHT[exit_]
+        assert levels[0] == pytest.approx(level, abs=1e-3)
+        assert levels == sorted(levels, reverse=True)
+    said, unsaid = masks[0].chunk(2)
+    assert torch.equal(said, clips.mask[:2, :1])
+    assert unsaid.sum(-1).eq(1).all()
+    assert unsaid[..., 0].all()
+
+
+def test_no_words_are_what_the_encoder_makes_of_an_empty_sentence(learner):
+    tokens, mask = tokens_of(learner.encoder, ["a red ball spins", ""])
+    wordless = torch.arange(mask.shape[1]) == 0
+    assert torch.equal(mask[1], wordless)
+    assert torch.equal(tokens[0, :1], tokens[1, :1])
+
+
+def test_one_clip_in_ten_is_learned_without_its_sentence():
+    mask = torch.ones(4000, 2, 5, dtype=torch.bool)
+    mask[:, :, 4] = False
+    seen = flow._sometimes_wordless(mask, generator())
+    lengths = seen.sum(-1)
+    assert set(lengths.unique().tolist()) == {1, 4}
+    assert torch.equal(lengths[:, 0], lengths[:, 1])
+    assert (lengths[:, 0] == 1).float().mean() == pytest.approx(flow.WORDLESS, abs=0.02)
+    assert seen[..., 0].all()
+
+
+def test_the_first_frame_of_a_stream_counts_more():
+    wanted = torch.zeros(2, 3, 4, 2, 2)
+    velocity = wanted.clone()
+    velocity[:, :, 0] = 1.0
+    assert float(flow.mean_error(velocity, wanted, 0)) == pytest.approx(flow.OPENING / (flow.OPENING + 3))
+    assert float(flow.mean_error(velocity, wanted, 1)) == pytest.approx(0.25)
+
+
+def test_a_decoder_that_learns_on_leaves_the_latents_as_they_are(small_vae):
+    """Only what follows on the latents gets gradients, and a story's first picture counts beside its window."""
+    tuned = copy.deepcopy(small_vae)
+    vae.settle_latents(tuned)
+    pixels, starts = vae.Windows(5, 1, 16, 16, CPU).next()
+    assert starts
+    noise = torch.randn(1, 16, 5, 2, 2, generator=generator())
+    begun = vae.vae_pass(tuned, pixels, noise)
+    begun.loss.backward()
+    for name, parameter in tuned.named_parameters():
+        assert (parameter.grad is not None) == name.startswith(("conv2.", "decoder.")), name
+    with torch.no_grad():
+        means, spread, _ = vae.encode(tuned, pixels)
+        seen, _ = vae.decode(tuned, means + torch.exp(0.5 * spread) * noise)
+    whole, first = (vae.picture_error(seen[:, :, :n], pixels[:, :, :n]) for n in (17, 1))
+    divergence = 0.5 * (means.square() + spread.exp() - 1 - spread).mean()
+    assert torch.allclose(begun.loss, whole + vae.DIVERGENCE * divergence + vae.OPENING * first)
 
 
 def test_first_chunks_begin_from_noise_and_learn_from_the_teacher(learner, clips, monkeypatch):
     """The target is the teacher's alone, and no gradient reaches it or the steps before the last."""
     teacher = fresh_learner(fresh_encoder(), CPU, torch.float32, seed=1)
-    monkeypatch.setattr(student, "refined", lambda _, x, *rest: torch.zeros_like(x))
+    monkeypatch.setattr(student, "taught", lambda _, x, *rest: torch.zeros_like(x))
     for seed in range(3):
         chance = random.Random(seed)
         loss, _ = student.first_chunk_loss(
