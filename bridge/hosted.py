@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-import comfy.latent_formats
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.utils
@@ -22,6 +21,7 @@ from ..sana_video_core.report import filmstrip
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.state import StreamState
 from .native import SanaVideoModel
+from .previews import latent_format
 
 # Step caches of ComfyUI. They count on its own sampling loop; a distilled stream of four steps has nothing to skip.
 STEP_CACHES = ("easycache", "lazycache")
@@ -151,7 +151,7 @@ def parking_place() -> torch.device:
 
 def filmstrip_of(state: StreamState) -> Tensor:
     """One picture [1, H, W, 3] in [0, 1] with words and a cell a chunk, by ComfyUI's quick estimate of colours."""
-    known = comfy.latent_formats.Wan21()
+    known = latent_format(state.identity.rules)
     previewer = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias)
     sheet = filmstrip(state, previewer.decode_latent_to_preview)
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]

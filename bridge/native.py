@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.conds
-import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -25,6 +24,7 @@ from ..sana_video_core.config import Family, TransformerConfig
 from ..sana_video_core.fingerprint import weights_fingerprint
 from ..sana_video_core.memory import Memory
 from ..sana_video_core.model import SanaVideo
+from .previews import latent_format
 
 NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by
 
@@ -46,8 +46,7 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
             "fingerprint": weights_fingerprint(found.tensors),
         }
         super().__init__({**self.unet_config, **told})
-        wan = found.family.config.channels == 16
-        self.latent_format = comfy.latent_formats.Wan21() if wan else comfy.latent_formats.LTXV()
+        self.latent_format = latent_format(found.family)
 
 
 class SanaVideoModule(SanaVideo):

@@ -39,7 +39,8 @@ def train(
     while optimiser.done < optimiser.steps and not _over(until, optimiser.done):
         told = step(optimiser.done)
         told = {**told, "gradient": optimiser.update()}
-        sums = {key: sums.get(key, 0.0) + value for key, value in told.items()}
+        # steps of different kinds tell different things
+        sums |= {key: sums.get(key, 0.0) + value for key, value in told.items()}
         if optimiser.done % SHOWN == 0:
             line = {"step": optimiser.done} | {
                 key: round(float(value) / SHOWN, 5) for key, value in sums.items()

@@ -39,7 +39,6 @@ from .tables import Table, border_table, known, mean, median, shares
 FIRST_SEED = 10**8  # of the stories; trainings count theirs from 0
 OTHER_SEED = 10**6  # added to a seed for noise that has nothing to do with the first
 SHOWN = 8  # clips on a contact sheet
-VAE_CLIPS = 8
 AT_CHANGE = 2  # frames after a change in which a shape still goes its old way
 
 
@@ -69,6 +68,7 @@ class Quality:
     long: int = 24  # chunks of the long clips
     long_count: int = 16
     batch: int = 8
+    vae_clips: int = 8
     given: tuple[Story, ...] = ()  # stories of one sentence to look at, in place of `count` random ones
 
     SECTIONS = ("prompts", "borders", "long", "vae", "changes", "steps", "seconds")
@@ -101,7 +101,7 @@ class Quality:
     def vae(self) -> Table:
         """How well drawn scenes survive the VAE, in dB per clip."""
         ratios = []
-        for story in held_out_stories(VAE_CLIPS, 1):
+        for story in held_out_stories(self.vae_clips, 1):
             frames = draw(track([story], 1), SIDE, SIDE, self.models.device)
             with torch.no_grad():
                 error = self.models.vae.decode(self.models.vae.encode(frames)) - frames
@@ -125,16 +125,29 @@ class Quality:
             table[f"{name} of last to first chunk, median"] = median(ratios)
             table[f"{name} of last to first chunk, least"] = min(ratios, default=None)
             table[f"{name} of last to first chunk, greatest"] = max(ratios, default=None)
+            table[f"{name} of last to first chunk, within 10 %"] = mean([abs(r - 1) <= 0.1 for r in ratios])
         wandered = [sideways(clips.found.of(b), story.shots[0]) for b, story in enumerate(stories)]
         table["straight movers, wandered sideways, median (px)"] = median(wandered)
         table["straight movers measured"] = len(known(wandered))
         table.update(border_table(stories, clips, border_frames(self.long)))
+        return table | self._drift(stories, clips, steady)
+
+    def _drift(self, stories: Sequence[Story], clips: Watched, steady: Sequence[int]) -> Table:
+        """How words and light hold out: at every quarter of the long clips."""
+        table: Table = {}
+        for chunk in sorted({max(1, self.long * quarter // 4 - 1) for quarter in (1, 2, 3, 4)}):
+            frames, name = frames_of_chunk(chunk), f"chunk {chunk + 1}"
+            answers = [obeyed(s.shots[0], clips.found.of(b), frames) for b, s in enumerate(stories)]
+            table[f"{name}: shape"] = mean([answer.shape for answer in answers])
+            table[f"{name}: colour"] = mean([answer.colour for answer in answers])
+            for light, values in (("brightness", clips.brightness), ("saturation", clips.saturation)):
+                table[f"{name}: {light}, median"] = median([drift_of(values[b])[chunk] for b in steady])
         return table
 
-    def changes(self) -> Table:
+    def changes(self, ways: Sequence[str] = ("keep", "recache", "cut")) -> Table:
         """Whether a new sentence is heard at the border, by what is done with the memory there."""
         stories, table = changed_stories(self.count), {}
-        for how in ("keep", "recache", "cut"):
+        for how in ways:
             found = self._changed(stories, how).found
             first = FIRST_CHUNK + (0 if how == "cut" else TURNING)
             new = range(first, found.there.shape[1])

@@ -2,12 +2,20 @@
 
 import logging
 
+import latent_preview
+import numpy as np
 import pytest
+import torch
 from artist import DEMO, run
 from comfyui_sana_video.bridge import text_encoders
+from comfyui_sana_video.bridge.previews import latent_format
 from comfyui_sana_video.sana_video_core import text
+from comfyui_sana_video.sana_video_core.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO as FAMILY
+from comfyui_sana_video.sana_video_core.config import family_named
+from comfyui_sana_video.sana_video_core.demo_set import demo_set
 from comfyui_sana_video.sana_video_core.text import prompt_digest
+from comfyui_sana_video.sana_video_core.wan_vae import to_model_space
 from pack import same
 
 
@@ -38,3 +46,23 @@ def test_the_instruction_changes_nothing(monkeypatch, caplog, found):
     assert same(on[1]["attention_mask"], off[1]["attention_mask"])
     plain = prompt_digest("a ball", instruction=None, motion_score=10)
     assert on[1]["sana_digest"] == off[1]["sana_digest"] == plain
+
+
+def test_quick_previews_show_its_colours():
+    """A red shape in the middle of a blue floor, as ComfyUI's previewer sees the demo's latents of it."""
+    pixels = torch.tensor([0.12, 0.20, 0.42]).view(1, 3, 1, 1, 1).expand(1, 3, 9, 64, 64).clone()
+    pixels[..., 16:48, 16:48] = torch.tensor([0.90, 0.16, 0.16]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        latents = to_model_space(load_vae(demo_set().vae, dtype=torch.float32).encode(2 * pixels - 1))
+    known = latent_format(FAMILY)
+    previewer = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias)
+    seen = np.asarray(previewer.decode_latent_to_preview(latents[:, :, -1:]), dtype=float) / 255
+    assert np.abs(seen[3:5, 3:5].mean((0, 1)) - (0.90, 0.16, 0.16)).max() < 0.25
+    assert np.abs(seen[0, 0] - (0.12, 0.20, 0.42)).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("longsana_480p", "Wan21"), ("sana_video_720p", "LTXV"), ("demo", "DemoLatents")]
+)
+def test_every_family_has_the_previews_of_its_vae(family, kind):
+    assert type(latent_format(family_named(family))).__name__ == kind

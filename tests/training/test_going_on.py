@@ -1,5 +1,7 @@
 """A training that was stopped goes on where it was, from files that stay small."""
 
+import json
+
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError
@@ -47,6 +49,20 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch, muon):
     assert first + second == list(range(20))
     for key, master in once.masters.items():
         assert torch.allclose(resumed.masters[key], master, rtol=0.05, atol=2e-3)  # moments are kept in bf16
+
+
+def test_the_log_holds_the_means_of_all_kinds_of_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SHOWN", 4)
+    net = _toy()
+
+    def step(number):
+        net(torch.ones(1, 8)).sum().backward()
+        return {"odd": 2.0 * number} if number % 2 else {"even": 1.0}
+
+    optimiser = Optimiser({"toy": net}, rate=1e-3, steps=8)
+    train("toy", optimiser, step, folder=tmp_path, until=float("inf"))
+    lines = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["odd"], line["even"]) for line in lines] == [(4, 2.0, 0.5), (8, 6.0, 0.5)]
 
 
 def test_matrices_are_muons_and_everything_else_adamws():
