@@ -114,7 +114,7 @@ def _random_gemma(vocab_size: int, seed: int, width: int):
         head_dim=16,
         query_pre_attn_scalar=16,
         sliding_window=4096,  # as the real one: never shorter than a prompt with its instruction
-        sana_instruction="",  # it reads a prompt as it is: nothing is put before it
+        sana_instruction="",  # pyright: ignore[reportCallIssue]  ours: no words are put before a prompt
     )
     with torch.random.fork_rng(devices=[]):  # the constructor draws its own first weights
         model = Gemma2Model(config)

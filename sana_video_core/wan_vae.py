@@ -40,7 +40,7 @@ DEVIATIONS = (
 # fmt: on
 
 Pieces: TypeAlias = Iterable[Tensor] | Tensor  # of latents, or all of them as one
-OnStep: TypeAlias = Callable[[int, int], None]
+OnStep: TypeAlias = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
