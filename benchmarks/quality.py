@@ -19,6 +19,7 @@ from conftest import PACKAGE  # registers the checkout as this package
 
 assert PACKAGE == "comfyui_sana_video"
 from comfyui_sana_video.sana_video_core.demo_set import DemoSet, demo_set
+from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.training.quality import Quality
 from comfyui_sana_video.training.sampling import load
 
@@ -31,7 +32,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=64, help="clips (64)")
     parser.add_argument("--chunks", type=int, default=3, help="chunks of a clip (3)")
     parser.add_argument("--long", type=int, default=24, help="chunks of a long clip (24)")
-    parser.add_argument("--long-count", type=int, default=16, help="long clips (16)")
+    parser.add_argument("--long-count", type=int, default=32, help="long clips (32)")
     parser.add_argument("--batch", type=int, help="clips at a time (8 on a CPU, 32 elsewhere)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="folder for quality.json and the contact sheets")
@@ -40,18 +41,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--date", default=date.today().isoformat(), help="what the JSON says (today)")
     options = parser.parse_args(arguments)
-    options.only = options.only.split(",")
+    options.only = [name for part in options.only.split(",") if (name := part.strip())]
+    if not options.only:
+        parser.error(f"Name a section; there are {', '.join(Quality.SECTIONS)}.")
     if unknown := set(options.only) - set(Quality.SECTIONS):
         parser.error(
             f"There is no section {', '.join(sorted(unknown))}; there are {', '.join(Quality.SECTIONS)}."
         )
     if (
-        min(options.count, options.long_count, options.batch or 1) < 1
+        min(options.count, options.long_count, 1 if options.batch is None else options.batch) < 1
         or min(options.chunks, options.long) < 2
     ):
         parser.error(
             "Counts have to be at least 1, and chunks at least 2: the measures are about their borders."
         )
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"There is no device {options.device} here: {str(error).splitlines()[0]}")
     return options
 
 
@@ -95,6 +102,8 @@ def _number(value: float | int | None) -> str:
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     options.batch = options.batch or (8 if options.device == "cpu" else 32)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)  # now: not after an hour
     models = load(DemoSet.at(options.set) if options.set else demo_set(), options.device)
     quality = Quality(
         models,
@@ -107,7 +116,6 @@ def main(arguments: list[str]) -> None:
     tables = measured(quality, options.only)
     print(markdown(tables))
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         content = json.dumps({**circumstances(options), **tables}, indent=2) + "\n"
         (options.out / "quality.json").write_text(content, encoding="utf-8")
         for name, sheet in quality.sheets().items():
@@ -115,4 +123,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (SanaVideoError, OSError) as error:  # a file that is not there or not what it should be
+        sys.exit(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 from torch import Tensor
 
@@ -25,19 +26,21 @@ def save_parts(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> list[P
         parts[-1][key] = tensors[key]
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}-{number}.safetensors" for number, _ in enumerate(parts, 1)]
+    metadata = {"parts": str(len(parts)), "save": uuid4().hex}
     for path, part in zip(paths, parts, strict=True):
-        write_tensors(path, part, {"parts": str(len(parts))})
+        write_tensors(path, part, metadata)
     for path in set(folder.glob(f"{name}-*.safetensors")) - set(paths):
         path.unlink()
     return paths
 
 
 def load_parts(folder: Path, name: str) -> dict[str, Tensor] | None:
-    """The tensors of `save_parts`; None where there are none. Raises FileError when a part is missing."""
+    """The tensors of `save_parts`; None where there are none. Raises FileError when parts are not all of one save."""
     paths = sorted(folder.glob(f"{name}-*.safetensors"))
     if not paths:
         return None
     tensors: dict[str, Tensor] = {}
+    saves: set[str | None] = set()
     for path in paths:
         part, metadata = read_tensors(path)
         if metadata.get("parts") != str(len(paths)):
@@ -45,5 +48,11 @@ def load_parts(folder: Path, name: str) -> dict[str, Tensor] | None:
                 f"“{folder}” has {len(paths)} parts of the training “{name}”, but {path.name} belongs to a set of "
                 f"{metadata.get('parts')}. Bring all parts of one set, or remove them to begin anew."
             )
+        saves.add(metadata.get("save"))
         tensors.update(part)
+    if len(saves) > 1:
+        raise FileError(
+            f"The parts of the training “{name}” in “{folder}” were not saved together. Bring all parts of one save, "
+            "or remove them to begin anew."
+        )
     return tensors

@@ -1,6 +1,6 @@
 """Fits how a latent pixel of the demo's VAE looks, for quick previews: python training/previews.py
 
-Prints the three weights of each channel and their bias, colours in [-1, 1], as `sana_video_core/demo_set.py` holds them.
+Prints the three weights of each channel and their bias, colours in [-1, 1], as `bridge/previews.py` holds them.
 """
 
 from __future__ import annotations

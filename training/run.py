@@ -22,12 +22,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 from conftest import PACKAGE  # noqa: F401  registers the checkout under its package name
 
 # isort: split
+from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.training.models import fresh_encoder
 from comfyui_sana_video.training.plan import SMOKE, Plan
 from comfyui_sana_video.training.stages import Training
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,11 +46,27 @@ def main() -> None:
         dist.init_process_group("nccl")
     torch.backends.cudnn.benchmark = True
     plan = SMOKE if options.smoke else Plan()
-    done = Training(plan, encoder, options.folder, until=until, seed=options.seed, start=options.start).run()
+    options.folder.mkdir(parents=True, exist_ok=True)  # now: not after the first stage
+    training = Training(plan, encoder, options.folder, until=until, seed=options.seed, start=options.start)
+    try:
+        done = training.run()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", flush=True)
+        return 130
     print("done" if done else "time is up; the same command goes on", flush=True)
     if dist.is_initialized():
         dist.destroy_process_group()
+    return 0
+
+
+def told() -> int:
+    """`main`, with what went wrong as a sentence."""
+    try:
+        return main()
+    except (SanaVideoError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told())

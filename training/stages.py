@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from ..sana_video_core.checkpoint import load_transformer, load_vae
 from ..sana_video_core.demo_set import DemoSet
+from ..sana_video_core.errors import FileError
 from ..sana_video_core.text import TextEncoder, load_text_encoder
 from ..sana_video_core.wan_vae import WanVAE
 from .checkpoints import load_parts, save_parts
@@ -56,9 +57,8 @@ class Training:
 
     def run(self) -> bool:
         """Whether everything is done."""
-        if self.start is not None and not (self.folder / "vae.safetensors").is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(DemoSet.at(self.start).vae, self.folder / "vae.safetensors")
+        if self.start is not None:
+            begin_folder(self.folder, self.start)
         if not (self.folder / "vae.safetensors").is_file() and not self.vae():
             return False
         vae = load_vae(self.folder / "vae.safetensors").to(self.device, self.half)
@@ -185,7 +185,11 @@ class Training:
         """The networks as they were before the student's training."""
         teacher = copy.deepcopy(learner)
         kept = load_parts(self.folder, "teacher")
-        assert kept is not None, "a student begins where a flow is done, which leaves its teacher"
+        if kept is None:
+            raise FileError(
+                f"“{self.folder}” has no teacher-1.safetensors, which a flow leaves for its student. Bring it back, or "
+                "remove student-*.safetensors to train the flow again."
+            )
         for name, parameter in _parameters(teacher).items():
             parameter.data.copy_(kept[name])
             parameter.requires_grad_(False)
@@ -218,6 +222,24 @@ class Training:
     def wait(self) -> None:
         if dist.is_initialized():
             dist.barrier()
+
+
+def begin_folder(folder: Path, start: Path) -> None:
+    """Put the VAE of the set `start` into a training's folder. Raises FileError for half a set, or where another VAE is."""
+    given, own = DemoSet.at(start), folder / "vae.safetensors"
+    if missing := [path.name for path in given.files() if not path.is_file()]:
+        raise FileError(
+            f"“{start}” is no demo set: there is no {', '.join(missing)}. Give the folder of a whole set."
+        )
+    for part in (load_vae(given.vae), load_transformer(given.transformer)):
+        del part  # whole, or refused before anything is written
+    if own.is_file() and own.read_bytes() != given.vae.read_bytes():
+        raise FileError(
+            f"“{folder}” holds a training on another VAE than that of “{start}”. Give another folder, or leave out --start."
+        )
+    if not own.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(given.vae, own)
 
 
 def _compile(learner: Learner) -> None:

@@ -98,7 +98,7 @@ def without_downloads(sheet: Any) -> None:
     for number, (title, text) in enumerate(STORY, 1):
         with sheet.group(f"Shot {number}: {title}", PURPLE, MIDDLE, bottom=use.bottom):
             words = prompt(sheet, f"Prompt {number}", use, text)
-            state = sampler(sheet, f"Shot {number}", use, words, state)
+            state = sampler(sheet, f"Shot {number}", use, words, state, seed=5)
             sheet.add("SanaVideoStateInfo", f"After shot {number}", state=state)
     film(sheet, "Video", "without_downloads", use, state, bottom=use.bottom)
 
@@ -118,7 +118,7 @@ def sampler(
     sheet: Any, title: str, use: Loaded, words: Any, state: Any, chunks: int = 2, **options: Any
 ) -> Any:
     given = {"model": use.model, "positive": words, "state": state, "chunks": chunks, "seed": 7}
-    return sheet.add("SanaVideoBlockSampler", title, **given, **options)
+    return sheet.add("SanaVideoBlockSampler", title, **given | options)
 
 
 def first_long_video(sheet: Any) -> None:

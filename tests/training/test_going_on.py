@@ -1,6 +1,7 @@
 """A training that was stopped goes on where it was, from files that stay small."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -97,3 +98,94 @@ def test_parts_are_small_and_complete(tmp_path):
     paths[1].unlink()
     with pytest.raises(FileError, match="has 2 parts of the training “big”"):
         load_parts(tmp_path, "big")
+
+
+def test_parts_of_two_saves_are_told_apart(tmp_path):
+    tensors = {f"t{i}": torch.full((2**20,), float(i)) for i in range(9)}
+    first = [path.read_bytes() for path in save_parts(tmp_path, "big", tensors)]
+    paths = save_parts(tmp_path, "big", tensors)
+    paths[0].write_bytes(first[0])
+    with pytest.raises(FileError, match=r"“big” in .* were not saved together"):
+        load_parts(tmp_path, "big")
+
+
+def test_a_stopped_training_writes_true_means(tmp_path, monkeypatch):
+    """Between two lines there may be fewer steps than usual, where a training was taken up again."""
+    monkeypatch.setattr(loop, "SHOWN", 10)
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
+    _constant(tmp_path, until=7.5)
+    now[0] = 0.0
+    _constant(tmp_path, until=1e9)
+    lines = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20]
+    assert [line["loss"] for line in lines] == [1.0, 1.0]
+
+
+def _constant(folder, until, after=None):
+    net = _toy()
+
+    def step(number):
+        if number == after:
+            signal.raise_signal(signal.SIGINT)
+        net(torch.ones(1, 8)).sum().backward()
+        return {"loss": 1.0}
+
+    optimiser = Optimiser({"toy": net}, rate=1e-3, steps=20)
+    return train("toy", optimiser, step, folder=folder, until=until), optimiser
+
+
+def test_ctrl_c_ends_the_step_and_keeps_everything(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        _constant(tmp_path, until=float("inf"), after=6)
+    assert signal.getsignal(signal.SIGINT) is before
+    kept = load_parts(tmp_path, "toy")
+    assert kept is not None
+    assert int(kept["done"]) == 7
+    done, optimiser = _constant(tmp_path, until=float("inf"))
+    assert done
+    assert optimiser.done == 20
+
+
+def test_a_training_is_kept_now_and_then(tmp_path, monkeypatch):
+    """So that a machine that dies takes little with it."""
+    monkeypatch.setattr(loop, "KEPT", 5)
+    kept = []
+    monkeypatch.setattr(loop, "save_parts", lambda folder, name, state: kept.append(int(state["done"])))
+    _constant(tmp_path, until=float("inf"))
+    assert kept == [5, 10, 15, 20, 20]
+
+
+def test_averages_and_rates():
+    """The average lags behind a weight that moves, is what goes on after a load, and what `use_average` gives."""
+    net = torch.nn.Linear(4, 4)
+    optimiser = Optimiser({"net": net}, rate=0.1, steps=40, warmup=4)
+    first = net.weight.detach().clone()
+    steps = []
+    for _ in range(40):
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, 100.0)
+        before = optimiser.masters["net.weight"].clone()
+        optimiser.update()
+        steps.append(float((before - optimiser.masters["net.weight"]).mean()))
+    assert steps[0] == pytest.approx(0.025, rel=0.01)  # a quarter of the rate: the warm-up
+    assert max(steps) == pytest.approx(0.1, rel=0.05)
+    assert steps[-1] < 0.01  # the cosine's end
+    last, average = optimiser.masters["net.weight"], optimiser.average["net.weight"]
+    assert bool(((last < average) & (average < first)).all())
+    assert float((average - last).mean()) < 0.5 * float((first - last).mean())
+    other = Optimiser({"net": torch.nn.Linear(4, 4)}, rate=0.1, steps=40)
+    other.load(optimiser.state())
+    assert torch.allclose(other.average["net.weight"], average, rtol=0.01, atol=0.02)
+    optimiser.use_average()
+    assert torch.equal(net.weight.detach(), average)
+
+
+def test_a_large_gradient_is_cut():
+    net = torch.nn.Linear(1, 1)
+    optimiser = Optimiser({"net": net}, rate=0.1, steps=4)
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 300.0)
+    assert float(optimiser.update()) == pytest.approx(300 * 2**0.5, rel=1e-4)
+    assert float(optimiser.masters["net.weight"].grad) == pytest.approx(0.5**0.5, rel=1e-3)
