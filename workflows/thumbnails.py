@@ -54,7 +54,7 @@ PICTURES: dict[str, tuple[str, list[list[Shot]]]] = {
     ),
     "01_first_long_video": (
         "One prompt, 15 seconds",
-        [[Shot("a blue cross moves down over a grey floor", 6)]],
+        [[Shot("a white star moves down over a purple floor", 6)]],
     ),
     "02_three_shots": (
         "Three prompts, one film",
