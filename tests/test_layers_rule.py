@@ -41,10 +41,8 @@ OUTSIDE = {
     "command_line": {"torch", "tqdm", "transformers"},
     "training": {"torch", "numpy", "PIL"},
 }
-SCRIPTS = {
-    "training/run.py",
-    "training/previews.py",
-}  # run by path: they import the pack by its name, as tests do
+# run by path: they import the pack by its name, as tests do
+SCRIPTS = {"training/run.py", "training/previews.py"}
 ONE_DOOR = "sana_video_core/ops.py"
 
 

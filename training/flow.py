@@ -116,9 +116,14 @@ def mean_error(velocity: Tensor, wanted: Tensor, chunk: int) -> Tensor:
 
 
 def _sometimes_wordless(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """The masks [B, K, L], of some clips only with the first token: that is what an encoder makes of no words."""
-    wordless = torch.rand(len(mask), 1, 1, generator=generator, device=mask.device) < WORDLESS
-    return mask & ~(wordless & (torch.arange(mask.shape[2], device=mask.device) > 0))
+    """The masks [B, K, L], of some clips `wordless`."""
+    chosen = torch.rand(len(mask), 1, 1, generator=generator, device=mask.device) < WORDLESS
+    return torch.where(chosen, wordless(mask), mask)
+
+
+def wordless(mask: Tensor) -> Tensor:
+    """Only the first of the tokens [B, K, L]: that is what an encoder makes of an empty sentence."""
+    return mask & (torch.arange(mask.shape[2], device=mask.device) == 0)
 
 
 def normal(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -54,7 +54,7 @@ def train(
                 line = {"step": optimiser.done, **means, "seconds": round(time.monotonic() - began, 1)}
                 _tell(folder / f"{name}.jsonl", line)
                 sums, shown = {}, optimiser.done
-            if optimiser.done % KEPT == 0:
+            if optimiser.done % KEPT == 0 and optimiser.done < optimiser.steps:
                 _keep(folder, name, optimiser)
         _keep(folder, name, optimiser)
     if stop:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 BETAS = (0.9, 0.99)
 LARGEST_GRADIENT = 1.0
 AVERAGE = 0.999  # at most; a young average forgets faster
+FEWEST = 8  # channels of a matrix; the tables have up to six rows
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 HALF = torch.bfloat16  # of what a checkpoint keeps in full only as long as it is in memory
 
@@ -124,8 +125,8 @@ class Optimiser:
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """Whether it maps channels to channels; a table of vectors or a kernel for each channel does not."""
-    return tensor.ndim >= 2 and min(tensor.shape[:2]) > 6
+    """Whether it maps channels to channels; a table of a few vectors or a kernel for each channel does not."""
+    return tensor.ndim >= 2 and min(tensor.shape[:2]) >= FEWEST
 
 
 def _share(gradients: list[Tensor]) -> None:

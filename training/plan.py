@@ -29,13 +29,8 @@ class Plan:
     student_steps: int = 3100
     student_rate: float = 1.5e-3
     streams: int = 6  # batches of streams, in turns
-    kinds: tuple[str, ...] = (
-        "stream",
-        "begun",
-        "stream",
-        "begun",
-        "flow",
-    )  # of the student's steps, in turns
+    # of the student's steps, in turns
+    kinds: tuple[str, ...] = ("stream", "begun", "stream", "begun", "flow")
 
 
 SMOKE = Plan(

@@ -28,7 +28,7 @@ from comfyui_sana_video.training.plan import SMOKE, Plan
 from comfyui_sana_video.training.stages import Training
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,26 +47,17 @@ def main() -> int:
     torch.backends.cudnn.benchmark = True
     plan = SMOKE if options.smoke else Plan()
     options.folder.mkdir(parents=True, exist_ok=True)  # now: not after the first stage
-    training = Training(plan, encoder, options.folder, until=until, seed=options.seed, start=options.start)
-    try:
-        done = training.run()
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", flush=True)
-        return 130
+    done = Training(plan, encoder, options.folder, until=until, seed=options.seed, start=options.start).run()
     print("done" if done else "time is up; the same command goes on", flush=True)
     if dist.is_initialized():
         dist.destroy_process_group()
-    return 0
-
-
-def told() -> int:
-    """`main`, with what went wrong as a sentence."""
-    try:
-        return main()
-    except (SanaVideoError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":
-    sys.exit(told())
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", flush=True)
+        sys.exit(130)
+    except (SanaVideoError, OSError) as error:  # a file that is not there or not what it should be
+        sys.exit(str(error))

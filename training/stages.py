@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..sana_video_core.checkpoint import load_transformer, load_vae
+from ..sana_video_core.atomic import atomic_path
+from ..sana_video_core.checkpoint import load_vae
 from ..sana_video_core.demo_set import DemoSet
 from ..sana_video_core.errors import FileError
-from ..sana_video_core.text import TextEncoder, load_text_encoder
+from ..sana_video_core.text import TextEncoder
 from ..sana_video_core.wan_vae import WanVAE
 from .checkpoints import load_parts, save_parts
 from .export import export_set, write_vae
@@ -24,6 +25,7 @@ from .loop import train
 from .models import fresh_learner
 from .optimiser import Optimiser
 from .plan import Plan
+from .sampling import Models, load
 from .student import Streams, first_chunk_loss, student_loss
 from .vae import VAESteps, fresh_vae, normalised, settle_latents
 
@@ -57,14 +59,16 @@ class Training:
 
     def run(self) -> bool:
         """Whether everything is done."""
-        if self.start is not None:
-            begin_folder(self.folder, self.start)
+        given = load(DemoSet.at(self.start), "cpu") if self.start is not None else None
+        if self.start is not None and self.rank == 0:
+            begin_folder(self.folder, DemoSet.at(self.start).vae)
+        self.wait()
         if not (self.folder / "vae.safetensors").is_file() and not self.vae():
             return False
         vae = load_vae(self.folder / "vae.safetensors").to(self.device, self.half)
         learner = fresh_learner(self.encoder, self.device, self.dtype)
-        if self.start is not None:
-            _begin_with(learner, DemoSet.at(self.start))
+        if given is not None:
+            _begin_with(learner, given)
         if self.device.type == "cuda":
             _compile(learner)
         short = self.clips(vae, learner, seed=0, count=self.plan.short, chunks=3)
@@ -224,22 +228,17 @@ class Training:
             dist.barrier()
 
 
-def begin_folder(folder: Path, start: Path) -> None:
-    """Put the VAE of the set `start` into a training's folder. Raises FileError for half a set, or where another VAE is."""
-    given, own = DemoSet.at(start), folder / "vae.safetensors"
-    if missing := [path.name for path in given.files() if not path.is_file()]:
-        raise FileError(
-            f"“{start}” is no demo set: there is no {', '.join(missing)}. Give the folder of a whole set."
-        )
-    for part in (load_vae(given.vae), load_transformer(given.transformer)):
-        del part  # whole, or refused before anything is written
-    if own.is_file() and own.read_bytes() != given.vae.read_bytes():
-        raise FileError(
-            f"“{folder}” holds a training on another VAE than that of “{start}”. Give another folder, or leave out --start."
-        )
+def begin_folder(folder: Path, vae: Path) -> None:
+    """Put the VAE of a set into a training's folder. Raises FileError where the training has another one."""
+    own = folder / "vae.safetensors"
     if not own.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(given.vae, own)
+        with atomic_path(own) as new:
+            shutil.copyfile(vae, new)
+    elif own.read_bytes() != vae.read_bytes():
+        raise FileError(
+            f"“{folder}” holds a training on another VAE than “{vae}”. Give another folder, or leave out --start."
+        )
 
 
 def _compile(learner: Learner) -> None:
@@ -257,11 +256,10 @@ def _averaged(vae: WanVAE, optimiser: Optimiser) -> WanVAE:
     return full
 
 
-def _begin_with(learner: Learner, given: DemoSet) -> None:
+def _begin_with(learner: Learner, given: Models) -> None:
     """The weights of a set, for a training whose checkpoints are gone."""
-    model, encoder = load_transformer(given.transformer), load_text_encoder(given.text_encoder)
-    learner.model.load_state_dict(model.state_dict())
-    learner.encoder.model.load_state_dict(encoder.model.state_dict())
+    learner.model.load_state_dict(given.transformer.state_dict())
+    learner.encoder.model.load_state_dict(given.encoder.model.state_dict())
 
 
 def _parameters(learner: Learner) -> dict[str, torch.nn.Parameter]:

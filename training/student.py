@@ -26,7 +26,7 @@ from ..sana_video_core.memory import BlockState, Memory
 from ..sana_video_core.model import PreparedText
 from ..sana_video_core.sampler import sample_dpm
 from ..sana_video_core.schedule import warp
-from .flow import GRID, Learner, Words, estimate, mean_error, noised, normal, smeared
+from .flow import GRID, Learner, Words, estimate, mean_error, noised, normal, smeared, wordless
 from .latents import Clips, chunk_place
 
 GUIDANCE = 3.0  # of the teacher
@@ -156,8 +156,7 @@ def first_chunk_loss(
 
 def taught(teacher: Learner, x: Tensor, exit_: int, tokens: Tensor, mask: Tensor) -> Tensor:
     """Where a guided teacher arrives from x [B, C, F, H, W] of first chunks at GRID[exit_]; tokens, mask [B, 1, L]."""
-    wordless = mask & (torch.arange(mask.shape[2], device=mask.device) == 0)
-    text = Words(teacher, tokens.repeat(2, 1, 1), torch.cat([mask, wordless])).of(0)
+    text = Words(teacher, tokens.repeat(2, 1, 1), torch.cat([mask, wordless(mask)])).of(0)
 
     def velocity(x: Tensor, level: float) -> Tensor:
         levels = torch.full((2 * len(x),), level, device=x.device)

@@ -24,9 +24,7 @@ from .scenes import Track, random_story, track
 STEP = 16  # frames of a window: four latent frames
 LENGTHS = (1, 1, 2, 2, 4, 7, 10)  # windows that a story is followed for
 DIVERGENCE = 2e-4
-OPENING = (
-    0.3  # how much a story's first frame counts beside its window: the decoder makes it of one latent frame
-)
+OPENING = 0.3  # of a window's loss once more for a story's first frame, made of one latent frame alone
 CHUNKS = 4  # of the stories that windows are cut from
 BATCHES = 64  # batches of stories that are made up at a time
 

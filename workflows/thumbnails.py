@@ -1,6 +1,7 @@
 """Draws the pictures that ComfyUI's page shows beside the workflows: python workflows/thumbnails.py [NAME …]
 
-Each is a title over eight frames of stories that the built-in demo tells the way that workflow does. It takes minutes.
+Each is a title over eight frames of stories that the built-in demo tells the way that workflow does (08 has a size that
+the demo does not know, and a picture of its own). It takes minutes.
 """
 
 from __future__ import annotations

@@ -90,12 +90,12 @@ def test_the_film_that_everybody_sees_first_tells_what_its_prompts_say(quality):
     """Workflow 00, which `make demo` runs; its six chunks take less than twice what three may take."""
     began = time.perf_counter()
     nodes = json.loads((ROOT / "workflows" / "api" / "00_without_downloads.json").read_text("utf-8")).values()
-    texts = [n["inputs"]["text"] for n in nodes if n["class_type"] == "SanaVideoTextEncode"]
+    prompts = [n["inputs"] for n in nodes if n["class_type"] == "SanaVideoTextEncode"]
     samplers = [n["inputs"] for n in nodes if n["class_type"] == "SanaVideoBlockSampler"]
     state = None
-    for text, told in zip(texts, samplers, strict=True):
+    for prompt, told in zip(prompts, samplers, strict=True):
         sampling = Sampling(seed=told["seed"], on_prompt_change=told["on_prompt_change"])
-        words = [text + motion_suffix(10)]
+        words = [prompt["text"] + motion_suffix(prompt["motion_score"])]
         state = sample(quality.models, words, sampling, chunks=told["chunks"], state=state)
     assert state is not None
     found = watch_state(quality.models, state).found.of(0)
@@ -105,7 +105,7 @@ def test_the_film_that_everybody_sees_first_tells_what_its_prompts_say(quality):
         Shot("red", "ball", "circle", "blue", turns="yellow"),
         Shot("yellow", "ball", "grow", "blue"),
     ]
-    assert [shot.sentence for shot in shots] == texts
+    assert [shot.sentence for shot in shots] == [prompt["text"] for prompt in prompts]
     for number, shot in enumerate(shots):
         first = frames_of_chunk(2 * number).start + (TURNING if number else 0)
         assert obeyed(shot, found, range(first, frames_of_chunk(2 * number + 1).stop)).all, shot.sentence

@@ -154,7 +154,7 @@ def test_a_training_is_kept_now_and_then(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(loop, "save_parts", lambda folder, name, state: kept.append(int(state["done"])))
     _constant(tmp_path, until=float("inf"))
-    assert kept == [5, 10, 15, 20, 20]
+    assert kept == [5, 10, 15, 20]
 
 
 def test_averages_and_rates():

@@ -109,7 +109,7 @@ def test_levels_are_more_often_high():
     assert 0.7 < float(anywhere.median()) < 0.9
 
 
-def run_streams(clips, oracle, seeds, off=0.0):
+def run_streams(clips, oracle, seeds):
     for seed in seeds:
         stream = Stream(clips, ROWS, CHUNKS)
         chance, noise = random.Random(seed), generator(seed)
