@@ -1,4 +1,4 @@
-"""The command line: `sana-video run | generate | info | convert | make-demo`."""
+"""The command line: `sana-video run | studio | generate | info | convert | make-demo`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from ..sana_video_core.config import FAMILIES
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from ..standalone import run as workflow
+from ..standalone import studio
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     workflow.add_arguments(run)
     run.set_defaults(run=workflow.run)
+    page = commands.add_parser(
+        "studio", help="ComfyUI's page in a browser, with these nodes alone", formatter_class=_Formatter
+    )
+    studio.add_arguments(page)
+    page.set_defaults(run=studio.run)
     _add_generate(commands)
 
     info = commands.add_parser("info", help="tell what a checkpoint, state or video file is")

@@ -62,11 +62,19 @@ def fits(given: str, wanted: str) -> bool:
     return bool(given_types & wanted_types) or "*" in given_types | wanted_types
 
 
+class RefusedError(InputError):
+    """A graph of which nothing can run; `problems`: sentences by node id."""
+
+    def __init__(self, message: str, problems: dict[str, list[str]]) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
 class Validation:
     """`outputs`: the output nodes that can run; `problems`: sentences by node id.
 
     An output with a problem upstream is left out and the others still run, as in ComfyUI. Values are converted in
-    place. Raises InputError when a node is unknown, or nothing is left.
+    place. Raises InputError when a node is unknown, RefusedError when nothing is left.
     """
 
     def __init__(self, prompt: Prompt, classes: dict[str, Any]) -> None:
@@ -81,9 +89,8 @@ class Validation:
             n for n, schema in self._schemas.items() if schema.is_output_node and self._check(n, ())
         ]
         if not self.outputs:
-            raise InputError(
-                self.report() or "Nothing in this graph saves or shows a result; add a Save Video node."
-            )
+            words = self.report() or "Nothing in this graph saves or shows a result; add a Save Video node."
+            raise RefusedError(words, self.problems)
 
     def report(self) -> str:
         """All problems, a line for each."""

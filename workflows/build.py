@@ -1,6 +1,6 @@
 """Draws the workflow files, and writes each of them as a prompt under api/, too: python workflows/build.py
 
-Widgets and sockets come from the node classes, and those of ComfyUI's own nodes from a table in tests/workflows, so
+Widgets and sockets come from the node classes, and those of ComfyUI's own nodes from a table in standalone/, so
 after a change of a node running this again brings all files up to date. What is drawn is in scenes.py.
 """
 
@@ -18,7 +18,7 @@ from comfyui_sana_video.standalone.graph import fits, load_nodes
 
 HERE = Path(__file__).resolve().parent
 HUB = "https://huggingface.co/"
-TABLE = json.loads((HERE.parent / "tests" / "workflows" / "core_nodes.json").read_text(encoding="utf-8"))
+TABLE = json.loads((HERE.parent / "standalone" / "core_nodes.json").read_text(encoding="utf-8"))
 CORE = {"cnr_id": "comfy-core", "ver": TABLE["comfyui"]}
 PACK = {"cnr_id": "comfyui-sana-video", "ver": "0.2.0"}
 NOTE = {

@@ -15,7 +15,7 @@ _roots: dict[str, str] = {}
 def set_base_directory(folder):
     """The double's own: what --base-directory is to ComfyUI."""
     _roots.update(
-        {name: str(Path(folder).absolute() / name) for name in ("models", "input", "output", "temp")}
+        {name: str(Path(folder).absolute() / name) for name in ("models", "input", "output", "temp", "user")}
     )
 
 
@@ -32,6 +32,8 @@ get_temp_directory, set_temp_directory = (
     partial(_roots.__getitem__, "temp"),
     partial(_roots.__setitem__, "temp"),
 )
+
+get_user_directory = partial(_roots.__getitem__, "user")
 
 
 def get_folder_paths(folder_name):

@@ -54,7 +54,7 @@ def test_core_nodes_have_the_real_sockets(server, classes):
 def test_table_of_core_nodes_is_true(server):
     """What workflows/build.py and its tests know of ComfyUI's own nodes."""
     real = server.ask("/object_info")[1]
-    table = json.loads((ROOT / "tests" / "workflows" / "core_nodes.json").read_text(encoding="utf-8"))
+    table = json.loads((ROOT / "standalone" / "core_nodes.json").read_text(encoding="utf-8"))
 
     def told(entry):
         kind, options = entry[0], entry[1] if len(entry) > 1 else {}

@@ -1,0 +1,248 @@
+"""ComfyUI's real page over the standalone executor: what its frontend asks, answered over HTTP and one web socket."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import platform
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import torch
+from aiohttp import web
+
+from ..sana_video_core.errors import InputError
+from .graph import RefusedError, Validation
+from .jobs import Job, Jobs, needed
+from .page_files import UPLOAD_LIMIT, refuse
+from .page_files import routes as file_routes
+from .page_socket import Sockets
+from .page_templates import routes as template_routes
+
+ROOT = Path(__file__).parents[1]
+# Nodes of ComfyUI that our workflows hold and only it runs: shown, so that those files can be read here.
+FOREIGN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]
+# What ComfyUI sends without its paid nodes, and videos: the page speaks to nobody but this server.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; worker-src 'self' blob:; font-src 'self' data:; "
+    "connect-src 'self' data: blob:; object-src 'self'"
+)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Page:
+    """`frontend`: the folder of the page's own files; `local`: answer only to names of this machine."""
+
+    def __init__(self, classes: dict[str, Any], frontend: Path, local: bool = True) -> None:
+        self._classes, self._frontend, self._local = classes, frontend, local
+        self._sockets, self._numbers = Sockets(), 0
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=UPLOAD_LIMIT, middlewares=[self._guard])
+        own = [r for r in (*file_routes, *template_routes) if isinstance(r, web.RouteDef)]
+        for method, path, handler in (*self._routes(), *((r.method, r.path, r.handler) for r in own)):
+            for prefix in ("", "/api"):
+                app.router.add_route(method, prefix + path, handler)
+        app.router.add_get("/", self._index)
+        app.router.add_static(
+            f"/extensions/{ROOT.name}", ROOT / import_module("..", __package__).WEB_DIRECTORY
+        )
+        app.router.add_static("/", self._frontend)
+        app.cleanup_ctx.append(self._life)
+        return app
+
+    def _routes(self) -> list[tuple[str, str, Handler]]:
+        constant = {
+            "/users": {"storage": "server", "migrated": True},
+            "/extensions": [],  # no script of ours
+            "/i18n": {},
+            "/features": {"supports_preview_metadata": True, "max_upload_size": UPLOAD_LIMIT},
+            "/system_stats": {"system": _system(), "devices": []},
+            "/workflow_templates": {},
+            "/global_subgraphs": {},
+            "/node_replacements": {},
+            "/experiment/models": [],
+            "/internal/folder_paths": {},
+        }
+        answers = [("GET", path, _constant(value)) for path, value in constant.items()]
+        return [
+            *answers,
+            ("GET", "/object_info", self._object_info),
+            ("GET", "/ws", self._socket),
+            ("POST", "/prompt", self._prompt),
+            ("POST", "/interrupt", self._interrupt),
+            ("POST", "/queue", self._queue),
+            ("POST", "/history", self._history),
+            ("GET", "/jobs", self._list_jobs),
+            ("GET", "/jobs/{id}", self._job),
+            ("POST", "/jobs/{id}/cancel", self._cancel),
+        ]
+
+    async def _life(self, app: web.Application) -> AsyncIterator[None]:
+        """The thread that runs prompts lives as long as the server."""
+        hand_over = partial(asyncio.get_running_loop().call_soon_threadsafe, self._sockets.deliver)
+        self._jobs = Jobs(self._classes, hand_over)
+        yield
+        await asyncio.to_thread(self._jobs.close)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn away other sites that a browser has open: they could queue prompts and read results."""
+        host, origin = urlsplit(f"//{request.host}"), urlsplit(request.headers.get("Origin", ""))
+        foreign = origin.netloc and origin.netloc.lower() != host.netloc.lower()
+        if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/":
+            foreign = True
+        if foreign or (self._local and not _is_local(host.hostname)):
+            raise refuse(web.HTTPForbidden, "This studio answers only to its own page, on this machine.")
+        try:
+            answer = await handler(request)
+        except json.JSONDecodeError as error:
+            raise refuse(web.HTTPBadRequest, f"This is no JSON ({error}).") from error
+        if not answer.prepared:
+            answer.headers["Content-Security-Policy"] = POLICY
+            answer.headers["X-Content-Type-Options"] = "nosniff"
+        return answer
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(self._frontend / "index.html", headers={"Cache-Control": "no-store"})
+
+    async def _object_info(self, request: web.Request) -> web.Response:
+        """What each node is; asked again for every page, so that new files are in the lists."""
+        own = {name: node.GET_NODE_INFO_V1() for name, node in self._classes.items()}
+        return web.json_response({**{name: _foreign(name) for name in FOREIGN if name not in own}, **own})
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        return await self._sockets.serve(request, self._jobs)
+
+    # ------------------------------------------------------------ the queue
+
+    async def _prompt(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        prompt = body.get("prompt") if isinstance(body, dict) else None
+        if not isinstance(prompt, dict) or not all(
+            isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in prompt.values()
+        ):
+            return _problem("no_prompt", "This is no workflow: it has no nodes with inputs.")
+        prompt = (
+            needed(prompt, body["partial_execution_targets"])
+            if body.get("partial_execution_targets")
+            else prompt
+        )
+        if missing := {str(node.get("class_type")) for node in prompt.values()} - set(self._classes):
+            return self._missing(prompt, missing)
+        try:
+            found = Validation(prompt, self._classes)
+        except RefusedError as refusal:
+            return _problem(
+                "prompt_outputs_failed_validation", str(refusal), _node_errors(prompt, refusal.problems)
+            )
+        except InputError as error:
+            return _problem("invalid_prompt", str(error))
+        self._numbers += 1
+        number = body.get("number", -self._numbers if body.get("front") else self._numbers)
+        extra = (body.get("extra_data") or {}).get("extra_pnginfo") or {}
+        job = Job(str(uuid4()), number, prompt, extra, body.get("client_id"))
+        self._jobs.add(job)
+        errors = _node_errors(prompt, found.problems)
+        return web.json_response({"prompt_id": job.id, "number": number, "node_errors": errors})
+
+    def _missing(self, prompt: dict[str, Any], missing: set[str]) -> web.Response:
+        """Nodes of ComfyUI that are only shown here are marked; other packs' nodes the page marks itself."""
+        names = ", ".join(sorted(missing))
+        words = f"Only a real ComfyUI runs {names}. Start one with this pack, and open the workflow there."
+        found = {i: [words] for i, node in prompt.items() if node.get("class_type") in missing & set(FOREIGN)}
+        if unknown := missing - set(FOREIGN):
+            words = f"There is no node {', '.join(sorted(unknown))} here: the studio has the nodes of SANA-Video alone."
+        return _problem("missing_node_type", words, _node_errors(prompt, found))
+
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.can_read_body else {}
+        self._jobs.stop(body.get("prompt_id"))
+        return web.Response()
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        return web.json_response({"cancelled": self._jobs.stop(request.match_info["id"])})
+
+    async def _queue(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self._jobs.forget(None if body.get("clear") else body.get("delete", []), "pending")
+        return web.Response()
+
+    async def _history(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        done = ("completed", "failed", "cancelled")
+        self._jobs.forget(None if body.get("clear") else body.get("delete", []), *done)
+        return web.Response()
+
+    async def _list_jobs(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("status", "")
+        found = [
+            job.summary() for job in self._jobs.listed() if not wanted or job.status in wanted.split(",")
+        ]
+        offset, limit = (
+            int(request.query.get(name, text)) for name, text in (("offset", "0"), ("limit", "1000"))
+        )
+        shown = found[offset : offset + limit]
+        more = offset + len(shown) < len(found)
+        pages = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
+        return web.json_response({"jobs": shown, "pagination": pages})
+
+    async def _job(self, request: web.Request) -> web.Response:
+        job = self._jobs.find(request.match_info["id"])
+        return web.json_response(
+            job.whole() if job else {"error": "Job not found"}, status=200 if job else 404
+        )
+
+
+def _constant(value: Any) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(value)
+
+    return answer
+
+
+def _is_local(name: str | None) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(name or "").is_loopback
+    return name == "localhost"
+
+
+def _system() -> dict[str, Any]:
+    versions = {"python_version": platform.python_version(), "pytorch_version": torch.__version__}
+    known = {"os": platform.system(), "comfyui_version": "sana-video studio", "embedded_python": False}
+    return {**known, **versions, "argv": ["--disable-api-nodes"], "ram_total": 0, "ram_free": 0}
+
+
+def _foreign(name: str) -> dict[str, Any]:
+    node = FOREIGN[name]
+    order = {place: list(entries) for place, entries in node["input"].items()}
+    given = {"name": name, "category": "only in ComfyUI", "python_module": "nodes", "description": ""}
+    lists = {"input_order": order, "output_is_list": [False] * len(node["output"]), "is_input_list": False}
+    return {**given, **lists, "output_node": False, **node}
+
+
+def _node_errors(prompt: dict[str, Any], problems: dict[str, list[str]]) -> dict[str, Any]:
+    """Problems by node as the page paints them."""
+    return {
+        node_id: {
+            "class_type": prompt[node_id]["class_type"],
+            "dependent_outputs": [],
+            "errors": [
+                {"type": "refused", "message": text, "details": "", "extra_info": {}} for text in texts
+            ],
+        }
+        for node_id, texts in problems.items()
+    }
+
+
+def _problem(kind: str, words: str, node_errors: dict[str, Any] | None = None) -> web.Response:
+    error = {"type": kind, "message": words, "details": "", "extra_info": {}}
+    return web.json_response({"error": error, "node_errors": node_errors or {}}, status=400)

@@ -1,0 +1,62 @@
+"""The web sockets of open pages: messages in order, and what a page missed told again when it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from uuid import uuid4
+
+from aiohttp import WSCloseCode, web
+
+from .jobs import Jobs, Message, retold
+
+HEARTBEAT = 10  # seconds, after which a dead connection is noticed
+BACKLOG = 200  # messages that wait for a slow page; beyond, live pictures are left out
+NEVER = float("inf")
+
+
+class Sockets:
+    def __init__(self) -> None:
+        self._boxes: dict[str, asyncio.Queue[Message]] = {}
+        self._seen: dict[str, float] = {}  # when a page that left was surely there last; seconds
+
+    def deliver(self, client: str | None, message: Message) -> None:
+        """To one page, or to all. Call it in the loop's thread."""
+        for name, box in self._boxes.items():
+            if client in (None, name) and (isinstance(message, dict) or box.qsize() < BACKLOG):
+                box.put_nowait(message)
+
+    async def serve(self, request: web.Request, jobs: Jobs) -> web.WebSocketResponse:
+        """One connection, to its end. A page keeps its `clientId` when it connects again."""
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=2**20)
+        await socket.prepare(request)
+        client = request.query.get("clientId") or uuid4().hex
+        box = self._boxes[client] = asyncio.Queue()
+        box.put_nowait({"type": "status", "data": {"status": jobs.status(), "sid": client}})
+        for message in self._missed(client, jobs):
+            box.put_nowait(message)
+        writer = asyncio.create_task(_write(socket, box))
+        try:
+            async for _ in socket:  # the page only tells what it can do
+                pass
+        finally:
+            writer.cancel()
+            clean = socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY) and box.empty()
+            self._seen[client] = time.time() - (0 if clean else 2 * HEARTBEAT)
+            if self._boxes.get(client) is box:
+                del self._boxes[client]
+        return socket
+
+    def _missed(self, client: str, jobs: Jobs) -> list[Message]:
+        """All of the last job, if it was still running when the page left: hearing something twice does no harm."""
+        left, job = self._seen.pop(client, NEVER), jobs.last_of(client)
+        ended = job.times.get("execution_end", NEVER) / 1000 if job else 0
+        return retold(job) if job and (ended > left or ended == NEVER) else []
+
+
+async def _write(socket: web.WebSocketResponse, box: asyncio.Queue[Message]) -> None:
+    with suppress(ConnectionError):  # the reader notices, too
+        while True:
+            message = await box.get()
+            await (socket.send_bytes(message) if isinstance(message, bytes) else socket.send_json(message))
