@@ -1,7 +1,9 @@
 """The few nodes of ComfyUI itself that our workflow files use, with its names and orders, so that one file fits both."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import numpy as np
@@ -9,6 +11,8 @@ import torch
 from comfy_api.latest import Types, io, ui
 from PIL import Image, ImageOps
 
+# Others that our workflows hold and only ComfyUI runs: the page shows them, so that those files can be read here.
+SHOWN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -67,3 +71,15 @@ class SaveVideo(io.ComfyNode):
 
 
 NODES = [LoadImage, SaveVideo]
+
+
+def shown_info(name: str) -> dict[str, Any]:
+    """What /object_info tells of a node in SHOWN; the choices of a loader are the files that are there."""
+    node = SHOWN[name]
+    inputs = {place: dict(entries) for place, entries in node["input"].items()}
+    if "vae_name" in inputs["required"]:
+        inputs["required"]["vae_name"] = [folder_paths.get_filename_list("vae")]
+    order = {place: list(entries) for place, entries in inputs.items()}
+    given = {"name": name, "category": "only in ComfyUI", "python_module": "nodes", "description": ""}
+    lists = {"output_is_list": [False] * len(node["output"]), "is_input_list": False, "output_node": False}
+    return {**node, **given, **lists, "input": inputs, "input_order": order}

@@ -19,6 +19,7 @@ import torch
 from aiohttp import web
 
 from ..sana_video_core.errors import InputError
+from .core_nodes import SHOWN, shown_info
 from .graph import RefusedError, Validation
 from .jobs import Job, Jobs, needed
 from .page_files import UPLOAD_LIMIT, refuse
@@ -27,8 +28,6 @@ from .page_socket import Sockets
 from .page_templates import routes as template_routes
 
 ROOT = Path(__file__).parents[1]
-# Nodes of ComfyUI that our workflows hold and only it runs: shown, so that those files can be read here.
-FOREIGN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]
 # What ComfyUI sends without its paid nodes, and videos: the page speaks to nobody but this server.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -117,7 +116,7 @@ class Page:
     async def _object_info(self, request: web.Request) -> web.Response:
         """What each node is; asked again for every page, so that new files are in the lists."""
         own = {name: node.GET_NODE_INFO_V1() for name, node in self._classes.items()}
-        return web.json_response({**{name: _foreign(name) for name in FOREIGN if name not in own}, **own})
+        return web.json_response({**{name: shown_info(name) for name in SHOWN if name not in own}, **own})
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         return await self._sockets.serve(request, self._jobs)
@@ -158,8 +157,8 @@ class Page:
         """Nodes of ComfyUI that are only shown here are marked; other packs' nodes the page marks itself."""
         names = ", ".join(sorted(missing))
         words = f"Only a real ComfyUI runs {names}. Start one with this pack, and open the workflow there."
-        found = {i: [words] for i, node in prompt.items() if node.get("class_type") in missing & set(FOREIGN)}
-        if unknown := missing - set(FOREIGN):
+        found = {i: [words] for i, node in prompt.items() if node.get("class_type") in missing & set(SHOWN)}
+        if unknown := missing - set(SHOWN):
             words = f"There is no node {', '.join(sorted(unknown))} here: the studio has the nodes of SANA-Video alone."
         return _problem("missing_node_type", words, _node_errors(prompt, found))
 
@@ -219,14 +218,6 @@ def _system() -> dict[str, Any]:
     versions = {"python_version": platform.python_version(), "pytorch_version": torch.__version__}
     known = {"os": platform.system(), "comfyui_version": "sana-video studio", "embedded_python": False}
     return {**known, **versions, "argv": ["--disable-api-nodes"], "ram_total": 0, "ram_free": 0}
-
-
-def _foreign(name: str) -> dict[str, Any]:
-    node = FOREIGN[name]
-    order = {place: list(entries) for place, entries in node["input"].items()}
-    given = {"name": name, "category": "only in ComfyUI", "python_module": "nodes", "description": ""}
-    lists = {"input_order": order, "output_is_list": [False] * len(node["output"]), "is_input_list": False}
-    return {**given, **lists, "output_node": False, **node}
 
 
 def _node_errors(prompt: dict[str, Any], problems: dict[str, list[str]]) -> dict[str, Any]:

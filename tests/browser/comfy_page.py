@@ -1,0 +1,179 @@
+"""ComfyUI's page as an artist uses it: mouse, keyboard, and what can be seen; a few questions to its graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, Response, expect
+
+SHOTS = Path(__file__).parents[2] / "out" / "browser"
+READY = "() => window.app?.vueAppReady && window.app?.graph && !document.querySelector('#splash-loader')"
+# what the page knows of a node's widgets; "$$…" are previews that it adds after a run
+WIDGETS = """() => app.graph.nodes.map(node => ({id: node.id, type: node.type,
+    known: node.type in LiteGraph.registered_node_types,
+    widgets: (node.widgets ?? []).filter(w => !w.name.startsWith('$$')).map(w => ({
+        name: w.name, type: w.type, value: w.value, min: w.options?.min, max: w.options?.max,
+        values: typeof w.options?.values === 'function' ? w.options.values() : w.options?.values}))}))"""
+# in CSS pixels of the window
+PLACE = """([x, y]) => { const {scale, offset} = app.canvas.ds, box = app.canvas.canvas.getBoundingClientRect();
+    return [(x + offset[0]) * scale + box.left, (y + offset[1]) * scale + box.top] }"""
+
+
+class ComfyPage:
+    def __init__(self, page: Page, url: str, vue: bool = False) -> None:
+        self.page, self.url, self.vue = page, url, vue
+        self.messages: list[dict[str, Any]] = []  # of the web socket
+        self.previews = 0
+        self.outside: list[str] = []  # requests to anybody but the server
+        self.errors: list[str] = []
+        page.on("websocket", lambda socket: socket.on("framereceived", self._hear))
+        page.on("request", self._watch)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _hear(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            self.previews += 1
+        else:
+            self.messages.append(json.loads(frame))
+
+    def _watch(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def open(self) -> ComfyPage:
+        """The page with an empty graph."""
+        self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="false")  # as if for the first time
+        self.page.goto(self.url)
+        self.page.wait_for_function(READY)
+        self.page.wait_for_selector("[role=dialog]")  # Templates, on a first visit
+        self.page.keyboard.press("Escape")
+        self.page.wait_for_selector("[role=dialog]", state="hidden")
+        self.set("Comfy.Minimap.Visible", False)
+        self.set("Comfy.VueNodes.Enabled", self.vue)
+        return self
+
+    def set(self, name: str, value: Any) -> None:
+        self.page.evaluate("([id, v]) => app.extensionManager.setting.set(id, v)", [name, value])
+
+    def shot(self, name: str) -> Path:
+        """A picture of the window, kept for people to look at."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        path = SHOTS / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+    # ------------------------------------------------------------ files
+
+    def load(self, workflow: Any, name: str = "test") -> None:
+        self.page.evaluate("([w, n]) => app.loadGraphData(w, true, true, n)", [workflow, name])
+        self.page.wait_for_timeout(300)
+
+    def fit(self) -> None:
+        self.page.locator("#graph-canvas").focus()
+        self.page.keyboard.press(".")
+        self.page.wait_for_timeout(400)
+
+    def serialized(self) -> dict[str, Any]:
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def widgets(self) -> list[dict[str, Any]]:
+        return self.page.evaluate(WIDGETS)
+
+    def prompt(self) -> dict[str, Any]:
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    # ------------------------------------------------------------ by hand
+
+    def add(self, title: str, x: int, y: int) -> str:
+        """A node from the search box, put down with its title's middle at (x, y) of the window; its id."""
+        before = set(self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))"))
+        self.page.mouse.dblclick(x, y)
+        box = self.page.get_by_role("dialog").locator("input")
+        box.fill(title)
+        self.page.get_by_text(title, exact=True).first.wait_for()
+        self.page.keyboard.press("Enter")
+        box.wait_for(state="hidden")
+        self.page.mouse.move(x, y + 1)
+        self.page.mouse.click(x, y)
+        after = self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))")
+        (new,) = set(after) - before
+        return new
+
+    def connect(self, source: str, output: str, target: str, entry: str) -> None:
+        """Drag a link from an output to an input, both by name."""
+        self.page.mouse.move(*self._slot(source, "outputs", output))
+        self.page.mouse.down()
+        self.page.mouse.move(*self._slot(target, "inputs", entry), steps=6)
+        self.page.mouse.up()
+
+    def _slot(self, node: str, side: str, name: str) -> list[float]:
+        index = self.page.evaluate(
+            "([id, side, name]) => app.graph.getNodeById(id)[side].findIndex(slot => slot.name === name)",
+            [node, side, name],
+        )
+        assert index >= 0, f"node {node} has no {name} among its {side}"
+        if self.vue:
+            dot = self.page.locator(f"[data-slot-key='{node}-{side[:-3]}-{index}']").bounding_box()
+            return [dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2]
+        way = "getInputPos" if side == "inputs" else "getOutputPos"
+        where = f"([id, i]) => [...app.graph.getNodeById(id).{way}(i)]"
+        return self.page.evaluate(PLACE, self.page.evaluate(where, [node, index]))
+
+    def type_number(self, node: str, name: str, value: int) -> None:
+        if self.vue:
+            field = (
+                self.page.locator(f"[data-node-id='{node}']").get_by_label(name).locator("visible=true").first
+            )
+            field.click()
+            field.fill(str(value))
+            field.press("Enter")
+            return
+        self.page.mouse.dblclick(*self._widget(node, name))
+        self.page.locator(".graphdialog input").fill(str(value))
+        self.page.keyboard.press("Enter")
+
+    def _widget(self, node: str, name: str) -> list[float]:
+        """The middle of a widget that the canvas draws."""
+        where = """([id, name]) => { const node = app.graph.getNodeById(id);
+            const widget = node.widgets.find(w => w.name === name);
+            return [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10] }"""
+        return self.page.evaluate(PLACE, self.page.evaluate(where, [node, name]))
+
+    def type_text(self, number: int, text: str) -> None:
+        """Into the text box that was added as the number-th."""
+        box = self.page.locator("textarea").nth(number)
+        box.click()
+        box.press("Control+a")
+        self.page.keyboard.type(text)
+
+    # ------------------------------------------------------------ runs
+
+    def run(self) -> Response:
+        """Click Run; the server's answer."""
+        self.messages.clear()
+        with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as answer:
+            self.page.get_by_test_id("queue-button").click()
+        return answer.value
+
+    def wait_for(self, kind: str, seconds: float = 90, **data: Any) -> dict[str, Any]:
+        """Until the server sends this message (with these values); its data."""
+        for _ in range(int(seconds * 10)):
+            for message in self.messages:
+                given = message.get("data", {})
+                if message["type"] == kind and all(given.get(name) == value for name, value in data.items()):
+                    return given
+                assert kind == message["type"] or message["type"] != "execution_error", given
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"no {kind} {data} within {seconds} s; got {[m['type'] for m in self.messages]}")
+
+    def playing(self) -> dict[str, Any]:
+        """The video on the page, when it has begun to play."""
+        video = self.page.locator("video").last
+        expect(video).to_be_visible(timeout=10_000)
+        video.evaluate("async video => { video.muted = true; await video.play() }")
+        self.page.wait_for_timeout(500)
+        return video.evaluate(
+            "v => ({state: v.readyState, width: v.videoWidth, height: v.videoHeight, time: v.currentTime, length: v.duration})"
+        )

@@ -1,0 +1,246 @@
+"""Every workflow file in the real page: what it builds from a file is what the file says.
+
+The page corrects, drops and swaps values in silence, so all of it is asked for; each question is shown to be able to fail.
+"""
+
+import json
+import urllib.request
+from copy import deepcopy
+from functools import cache
+
+import pytest
+from comfyui_sana_video.standalone.graph import fits
+from sites import ROOT
+
+FOLDER = ROOT / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+CONTROL = "control_after_generate"
+KINDS = {
+    "INT": "number",
+    "FLOAT": "number",
+    "BOOLEAN": "toggle",
+    "COMBO": "combo",
+    "STRING": ("customtext", "string", "text"),
+}
+
+
+@cache
+def read(name):
+    return (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def info(site):
+    with urllib.request.urlopen(f"{site.url}/object_info") as answer:
+        return json.load(answer)
+
+
+def entries(node, info):
+    """(name, type, options, needed) of a node's inputs, in order."""
+    for place in ("required", "optional"):
+        for name, (kind, *rest) in info[node]["input"].get(place, {}).items():
+            options = rest[0] if rest else {}
+            if isinstance(kind, list):
+                kind, options = "COMBO", {**options, "options": kind}
+            yield name, kind, options, place == "required"
+
+
+def wrong_types(loaded, info):
+    return [f"missing type {node['type']}" for node in loaded["widgets"] if not node["known"]]
+
+
+def wrong_values(loaded, info):
+    """What the page would save is what the file holds."""
+    saved = {str(node["id"]): node for node in loaded["saved"]["nodes"]}
+    for node in loaded["file"]["nodes"]:
+        given, kept = node.get("widgets_values"), saved[str(node["id"])].get("widgets_values")
+        if given != kept and (given or kept):
+            yield f"values of {node['type']}: {given} became {kept}"
+    links = {tuple(map(str, link)) for link in loaded["file"]["links"]}
+    if links != {tuple(map(str, link)) for link in loaded["saved"]["links"]}:
+        yield "values of links"
+
+
+def wrong_widgets(loaded, info):
+    """Names, order, kinds, ranges and choices are those of the node's inputs."""
+    for node in loaded["widgets"]:
+        if node["type"] not in info:
+            continue
+        expected = {}
+        for name, kind, options, _ in entries(node["type"], info):
+            if kind in KINDS and not options.get("forceInput"):
+                expected[name] = (kind, options)
+                if options.get(CONTROL):
+                    expected[CONTROL] = (
+                        "COMBO",
+                        {"options": ["fixed", "increment", "decrement", "randomize"]},
+                    )
+                if options.get("image_upload"):
+                    expected["upload"] = ("BUTTON", {})
+        if [widget["name"] for widget in node["widgets"]] != list(expected):
+            yield f"widgets of {node['type']}: {[w['name'] for w in node['widgets']]}, not {list(expected)}"
+            continue
+        for widget, (kind, options) in zip(node["widgets"], expected.values(), strict=True):
+            yield from _wrong_widget(f"widget {widget['name']} of {node['type']}", widget, kind, options)
+
+
+def _wrong_widget(what, widget, kind, options):
+    value = widget["value"]
+    if kind == "BUTTON":
+        return
+    if widget["type"] not in KINDS[kind]:
+        yield f"{what} is a {widget['type']}"
+    python = {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool, "COMBO": str, "STRING": str}[kind]
+    if not isinstance(value, python) or (kind != "BOOLEAN" and isinstance(value, bool)):
+        yield f"{what} holds {value!r}"
+    elif kind in ("INT", "FLOAT"):
+        for end, sign in (("min", 1), ("max", -1)):
+            wanted = options.get(end)
+            if wanted is not None and abs(wanted) < 2**53 and widget[end] != wanted:
+                yield f"{what} has {end} {widget[end]}, not {wanted}"
+            if wanted is not None and sign * (value - wanted) < 0:
+                yield f"{what} is out of range: {value}"
+    elif kind == "COMBO":
+        if not set(options["options"]) <= set(widget["values"] or []):
+            yield f"{what} offers {widget['values']}"
+        if value not in options["options"]:
+            yield f"{what} is no choice: {value}"
+
+
+def wrong_prompt(loaded, info):
+    """What would be run is the checked-in twin."""
+    if loaded["prompt"] != loaded["twin"]:
+        nodes = set(loaded["prompt"]) ^ set(loaded["twin"])
+        nodes |= {i for i, node in loaded["prompt"].items() if node != loaded["twin"].get(i)}
+        yield f"prompt differs at {sorted(nodes)}"
+    for node_id, node in loaded["prompt"].items():
+        for name, _, _, needed in entries(node["class_type"], info) if node["class_type"] in info else ():
+            if needed and name not in node["inputs"]:
+                yield f"prompt lacks {name} of node {node_id}"
+
+
+def wrong_inputs(loaded, info):
+    """Every input that the file names exists, and every link brings what its input takes."""
+    nodes = {node["id"]: node for node in loaded["file"]["nodes"]}
+    for node in nodes.values():
+        if node["type"] not in info:
+            continue
+        known = {name: kind for name, kind, _, _ in entries(node["type"], info)} | {"upload": ""}
+        for entry in node["inputs"]:
+            if entry["name"] not in known:
+                yield f"input {entry['name']} of {node['type']} is unknown"
+    for _, source, slot, target, entry, kind in loaded["file"]["links"]:
+        given = info[nodes[source]["type"]]["output"][slot] if nodes[source]["type"] in info else kind
+        name = nodes[target]["inputs"][entry]["name"] if nodes[target]["type"] in info else None
+        taken = (
+            next((k for n, k, _, _ in entries(nodes[target]["type"], info) if n == name), kind)
+            if name
+            else kind
+        )
+        if not fits(given, kind) or not fits(given, taken):
+            yield f"input {name} of {nodes[target]['type']} takes {taken}, the link brings {given} as {kind}"
+
+
+CHECKS = (wrong_types, wrong_values, wrong_widgets, wrong_prompt, wrong_inputs)
+
+
+@pytest.fixture(scope="module", params=["canvas", "vue"])
+def window(request, browser, site):
+    from comfy_page import ComfyPage
+
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    yield ComfyPage(context.new_page(), site.url, request.param == "vue").open()
+    context.close()
+
+
+def load(window, workflow, twin):
+    window.load(workflow)
+    found = {"file": workflow, "twin": twin, "saved": window.serialized(), "widgets": window.widgets()}
+    try:
+        found["prompt"] = window.prompt()
+    except Exception as error:  # a link to nowhere: some versions of the page raise, others drop it
+        found["prompt"] = {"error": {"class_type": str(error), "inputs": {}}}
+    return found
+
+
+def problems(window, workflow, twin, info):
+    loaded = load(window, workflow, twin)
+    return [problem for check in CHECKS for problem in check(loaded, info)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file(name, window, info):
+    workflow, twin = json.loads(read(name)), json.loads(read(f"api/{name}"))
+    assert problems(window, deepcopy(workflow), twin, info) == []
+    window.fit()
+    window.shot(f"{name}-{'vue' if window.vue else 'canvas'}")
+    assert window.outside == []
+    assert window.errors == []
+
+
+def of(workflow, kind):
+    return next(node for node in workflow["nodes"] if node["type"] == kind)
+
+
+def values(kind, position, value):
+    return lambda w: of(w, kind)["widgets_values"].__setitem__(position, value)
+
+
+MISTAKES = {  # what is wrong: (a word of the problem that must be reported, what to do to 02_three_shots)
+    "a node of nobody": ("missing type", lambda w: of(w, "SanaVideoStart").update(type="SomebodyElsesNode")),
+    "a value too few": ("values of", lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].pop()),
+    "a value too many": ("values of", lambda w: of(w, "SanaVideoStart")["widgets_values"].append(1)),
+    "no values": ("values of", lambda w: of(w, "SanaVideoStart").pop("widgets_values")),
+    "values by name": ("values of", lambda w: of(w, "SanaVideoStart").update(widgets_values={"width": 832})),
+    "swapped": ("holds", lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].reverse()),
+    "shifted, but valid": ("prompt differs", values("SanaVideoStart", 0, 480)),
+    "out of range": ("out of range", values("SanaVideoBlockSampler", 0, 100_000)),
+    "no such choice": ("no choice", values("SanaVideoBlockSampler", 4, "few")),
+    "an unknown input": (
+        "is unknown",
+        lambda w: of(w, "SanaVideoBlockSampler")["inputs"][3].update(name="blocks"),
+    ),
+    "a link of another type": ("the link brings", lambda w: w["links"][0].__setitem__(5, "LATENT")),
+    "an open socket": ("prompt lacks", lambda w: _cut(w, "SanaVideoBlockSampler", "state")),
+}
+
+
+def _cut(workflow, kind, name):
+    entry = next(entry for entry in of(workflow, kind)["inputs"] if entry["name"] == name)
+    workflow["links"] = [link for link in workflow["links"] if link[0] != entry["link"]]
+    for node in workflow["nodes"]:
+        for output in node["outputs"]:
+            output["links"] = [i for i in output["links"] or [] if i != entry["link"]]
+    entry["link"] = None
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_seen(name, window, info):
+    word, spoil = MISTAKES[name]
+    workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
+    spoil(workflow)
+    found = problems(window, deepcopy(workflow), twin, info)
+    assert any(word in problem for problem in found), found
+
+
+def test_a_widget_that_the_page_builds_otherwise_is_seen(window, info):
+    """Kinds, ranges and choices: the server says another thing than the page has built."""
+    workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
+    told = deepcopy(info)
+    start = told["SanaVideoStart"]["input"]["required"]
+    start["width"][1]["max"] += 16
+    start["height"][0] = "STRING"
+    told["SanaVideoModelLoader"]["input"]["required"]["family"][1]["options"].append("other")
+    found = problems(window, workflow, twin, told)
+    assert [sum(word in problem for problem in found) for word in ("has max", "is a number", "offers")] == [
+        1,
+        1,
+        1,
+    ]
+
+
+def test_a_link_to_nowhere_is_seen(window, info):
+    workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
+    workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] != "SanaVideoStart"]
+    loaded = load(window, deepcopy(workflow), twin)
+    assert list(wrong_prompt(loaded, info))
