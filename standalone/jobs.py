@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy import model_management
+from PIL import Image, ImageOps
 
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from .executor import Executor
@@ -268,11 +269,10 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _picture(job: Job, node: str, kind: str, image: Any, most: int) -> bytes:
-    """A live preview with its node: two numbers, JSON of this length, the picture no larger than `most` pixels."""
-    small, file = image.copy(), io.BytesIO()
-    small.thumbnail((most, most))
-    small.save(file, format=kind, quality=90)
+def _picture(job: Job, node: str, kind: str, image: Image.Image, most: int) -> bytes:
+    """A live preview with its node: two numbers, JSON of this length, the picture, enlarged to `most` pixels."""
+    file = io.BytesIO()
+    ImageOps.contain(image, (most, most), Image.Resampling.BILINEAR).save(file, format=kind, quality=90)
     about = {**_names(node), "prompt_id": job.id, "image_type": f"image/{kind.lower()}"}
     text = json.dumps(about).encode()
     return struct.pack(">II", PREVIEW_IMAGE, len(text)) + text + file.getvalue()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, TimeoutError, expect
 
 SHOTS = Path(__file__).parents[2] / "out" / "browser"
 READY = "() => window.app?.vueAppReady && window.app?.graph && !document.querySelector('#splash-loader')"
@@ -44,7 +45,9 @@ class ComfyPage:
 
     def open(self) -> ComfyPage:
         """The page with an empty graph."""
-        self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="false")  # as if for the first time
+        self.page.request.post(
+            f"{self.url}/settings/Comfy.TutorialCompleted", data="false"
+        )  # as if for the first time
         self.page.goto(self.url)
         self.page.wait_for_function(READY)
         self.page.wait_for_selector("[role=dialog]")  # Templates, on a first visit
@@ -86,17 +89,30 @@ class ComfyPage:
 
     # ------------------------------------------------------------ by hand
 
+    def zoom(self, scale: float) -> None:
+        """Out, with the wheel."""
+        self.page.mouse.move(900, 600)
+        while self.page.evaluate("() => app.canvas.ds.scale") > scale:
+            self.page.mouse.wheel(0, 100)
+            self.page.wait_for_timeout(50)
+
     def add(self, title: str, x: int, y: int) -> str:
         """A node from the search box, put down with its title's middle at (x, y) of the window; its id."""
         before = set(self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))"))
-        self.page.mouse.dblclick(x, y)
-        box = self.page.get_by_role("dialog").locator("input")
+        box = self.page.get_by_role("dialog").locator("input[role=combobox]")
+        for _ in range(3):  # as a person does: a busy page takes two clicks for two, not for one double click
+            self.page.wait_for_timeout(400)  # or the click before would be half of it
+            self.page.mouse.dblclick(x, y)
+            with suppress(TimeoutError):
+                box.wait_for(timeout=2_000)
+                break
         box.fill(title)
         self.page.get_by_text(title, exact=True).first.wait_for()
         self.page.keyboard.press("Enter")
         box.wait_for(state="hidden")
         self.page.mouse.move(x, y + 1)
         self.page.mouse.click(x, y)
+        self.page.wait_for_function("() => !app.graph.nodes.some(node => node.flags.ghost)")
         after = self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))")
         (new,) = set(after) - before
         return new
@@ -115,7 +131,9 @@ class ComfyPage:
         )
         assert index >= 0, f"node {node} has no {name} among its {side}"
         if self.vue:
-            dot = self.page.locator(f"[data-slot-key='{node}-{side[:-3]}-{index}']").bounding_box()
+            dot = self.page.locator(
+                f"[data-slot-key='{node}-{side.removesuffix('puts')}-{index}']"
+            ).bounding_box()
             return [dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2]
         way = "getInputPos" if side == "inputs" else "getOutputPos"
         where = f"([id, i]) => [...app.graph.getNodeById(id).{way}(i)]"
@@ -123,10 +141,7 @@ class ComfyPage:
 
     def type_number(self, node: str, name: str, value: int) -> None:
         if self.vue:
-            field = (
-                self.page.locator(f"[data-node-id='{node}']").get_by_label(name).locator("visible=true").first
-            )
-            field.click()
+            field = self.page.locator(f"[data-node-id='{node}']").get_by_label(name).get_by_role("spinbutton")
             field.fill(str(value))
             field.press("Enter")
             return
@@ -141,11 +156,13 @@ class ComfyPage:
             return [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10] }"""
         return self.page.evaluate(PLACE, self.page.evaluate(where, [node, name]))
 
-    def type_text(self, number: int, text: str) -> None:
-        """Into the text box that was added as the number-th."""
-        box = self.page.locator("textarea").nth(number)
-        box.click()
-        box.press("Control+a")
+    def type_text(self, node: str, text: str) -> None:
+        """Into the node's text box."""
+        if self.vue:
+            self.page.locator(f"[data-node-id='{node}'] textarea").click()
+        else:
+            self.page.mouse.click(*self._widget(node, "text"))
+        self.page.keyboard.press("Control+a")
         self.page.keyboard.type(text)
 
     # ------------------------------------------------------------ runs

@@ -1,18 +1,16 @@
 """A browser, and the servers that it is sent to."""
 
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "comfy"))
 from comfy_page import ComfyPage
 from comfyui import missing as comfyui_missing
-from sites import ROOT, comfyui, studio
+from sites import comfyui, studio
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 NO_COMFYUI = comfyui_missing()
@@ -36,38 +34,27 @@ def browser():
         browser.close()
 
 
-def _furnish(base: Path) -> None:
-    """The files that our workflows name, as a person has them; only their names matter here."""
-    for path in (ROOT / "workflows").glob("*.json"):
-        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
-            for model in node["properties"].get("models", []):
-                place = base / "models" / model["directory"] / model["name"]
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.touch()
-    states = base / "output" / "sana_states"
-    states.mkdir(parents=True, exist_ok=True)
-    (states / "today_00001_.safetensors").touch()
-    (base / "input").mkdir(exist_ok=True)
-    Image.radial_gradient("L").convert("RGB").save(base / "input" / "example.png")
-
-
 @pytest.fixture(scope="package", params=SITES)
 def site(request, tmp_path_factory):
+    """A server on a bare base directory: the built-in demo is its only model."""
     base = tmp_path_factory.mktemp(request.param)
-    _furnish(base)
     with {"studio": studio, "comfyui": comfyui}[request.param](base) as site:
         yield site
 
 
 @pytest.fixture
-def open_page(browser, site):
-    """Opens windows of their own, each with an empty graph."""
-    windows = []
+def open_page(request, browser, site):
+    """Opens windows of their own, each with an empty graph; what they showed is kept when a test fails."""
+    windows, failed, pages = [], request.session.testsfailed, []
 
     def open_page(vue=False, width=1600, height=1000):
         windows.append(browser.new_context(viewport={"width": width, "height": height}))
-        return ComfyPage(windows[-1].new_page(), site.url, vue).open()
+        pages.append(ComfyPage(windows[-1].new_page(), site.url, vue))
+        return pages[-1].open()
 
     yield open_page
+    if request.session.testsfailed > failed:
+        for number, page in enumerate(pages):
+            page.shot(f"failed-{request.node.name}-{number}")
     for window in windows:
         window.close()

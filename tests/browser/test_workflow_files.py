@@ -9,7 +9,9 @@ from copy import deepcopy
 from functools import cache
 
 import pytest
+from comfy_page import ComfyPage
 from comfyui_sana_video.standalone.graph import fits
+from PIL import Image
 from sites import ROOT
 
 FOLDER = ROOT / "workflows"
@@ -30,8 +32,28 @@ def read(name):
 
 
 @pytest.fixture(scope="module")
-def info(site):
-    with urllib.request.urlopen(f"{site.url}/object_info") as answer:
+def furnished(site):
+    """The files that our workflows name, as a person has them; only their names matter here."""
+    for name in NAMES:
+        for node in json.loads(read(name))["nodes"]:
+            for model in node["properties"].get("models", []):
+                place = site.base / "models" / model["directory"] / model["name"]
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.touch()
+    state = site.base / "output" / "sana_states" / "today_00001_.safetensors"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.touch()
+    (site.base / "input").mkdir(exist_ok=True)
+    Image.radial_gradient("L").convert("RGB").save(site.base / "input" / "example.png")
+    yield site
+    state.unlink()
+    for place in (site.base / "models").glob("*/*"):
+        place.unlink()
+
+
+@pytest.fixture(scope="module")
+def info(furnished):
+    with urllib.request.urlopen(f"{furnished.url}/object_info") as answer:
         return json.load(answer)
 
 
@@ -145,11 +167,9 @@ CHECKS = (wrong_types, wrong_values, wrong_widgets, wrong_prompt, wrong_inputs)
 
 
 @pytest.fixture(scope="module", params=["canvas", "vue"])
-def window(request, browser, site):
-    from comfy_page import ComfyPage
-
+def window(request, browser, furnished):
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    yield ComfyPage(context.new_page(), site.url, request.param == "vue").open()
+    yield ComfyPage(context.new_page(), furnished.url, request.param == "vue").open()
     context.close()
 
 
