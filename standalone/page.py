@@ -18,12 +18,11 @@ from uuid import uuid4
 import torch
 from aiohttp import web
 
-from ..sana_video_core.errors import InputError
 from .core_nodes import SHOWN, shown_info
-from .graph import RefusedError, Validation
-from .jobs import Job, Jobs, needed
+from .jobs import Job, Jobs
 from .page_files import UPLOAD_LIMIT, refuse
 from .page_files import routes as file_routes
+from .page_prompt import read_asked
 from .page_socket import Sockets
 from .page_templates import routes as template_routes
 
@@ -95,8 +94,8 @@ class Page:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn away other sites that a browser has open: they could queue prompts and read results."""
-        host, origin = urlsplit(f"//{request.host}"), urlsplit(request.headers.get("Origin", ""))
-        foreign = origin.netloc and origin.netloc.lower() != host.netloc.lower()
+        host, origin = urlsplit(f"//{request.host}"), request.headers.get("Origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.netloc.lower()
         if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/":
             foreign = True
         if foreign or (self._local and not _is_local(host.hostname)):
@@ -124,46 +123,16 @@ class Page:
     # ------------------------------------------------------------ the queue
 
     async def _prompt(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        prompt = body.get("prompt") if isinstance(body, dict) else None
-        if not isinstance(prompt, dict) or not all(
-            isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in prompt.values()
-        ):
-            return _problem("no_prompt", "This is no workflow: it has no nodes with inputs.")
-        prompt = (
-            needed(prompt, body["partial_execution_targets"])
-            if body.get("partial_execution_targets")
-            else prompt
-        )
-        if missing := {str(node.get("class_type")) for node in prompt.values()} - set(self._classes):
-            return self._missing(prompt, missing)
-        try:
-            found = Validation(prompt, self._classes)
-        except RefusedError as refusal:
-            return _problem(
-                "prompt_outputs_failed_validation", str(refusal), _node_errors(prompt, refusal.problems)
-            )
-        except InputError as error:
-            return _problem("invalid_prompt", str(error))
+        body = await _body(request)
+        prompt, extra, errors = read_asked(body, self._classes)
         self._numbers += 1
         number = body.get("number", -self._numbers if body.get("front") else self._numbers)
-        extra = (body.get("extra_data") or {}).get("extra_pnginfo") or {}
         job = Job(str(uuid4()), number, prompt, extra, body.get("client_id"))
         self._jobs.add(job)
-        errors = _node_errors(prompt, found.problems)
         return web.json_response({"prompt_id": job.id, "number": number, "node_errors": errors})
 
-    def _missing(self, prompt: dict[str, Any], missing: set[str]) -> web.Response:
-        """Nodes of ComfyUI that are only shown here are marked; other packs' nodes the page marks itself."""
-        names = ", ".join(sorted(missing))
-        words = f"Only a real ComfyUI runs {names}. Start one with this pack, and open the workflow there."
-        found = {i: [words] for i, node in prompt.items() if node.get("class_type") in missing & set(SHOWN)}
-        if unknown := missing - set(SHOWN):
-            words = f"There is no node {', '.join(sorted(unknown))} here: the studio has the nodes of SANA-Video alone."
-        return _problem("missing_node_type", words, _node_errors(prompt, found))
-
     async def _interrupt(self, request: web.Request) -> web.Response:
-        body = await request.json() if request.can_read_body else {}
+        body = await _body(request)
         self._jobs.stop(body.get("prompt_id"))
         return web.Response()
 
@@ -171,12 +140,12 @@ class Page:
         return web.json_response({"cancelled": self._jobs.stop(request.match_info["id"])})
 
     async def _queue(self, request: web.Request) -> web.Response:
-        body = await request.json()
+        body = await _body(request)
         self._jobs.forget(None if body.get("clear") else body.get("delete", []), "pending")
         return web.Response()
 
     async def _history(self, request: web.Request) -> web.Response:
-        body = await request.json()
+        body = await _body(request)
         done = ("completed", "failed", "cancelled")
         self._jobs.forget(None if body.get("clear") else body.get("delete", []), *done)
         return web.Response()
@@ -186,9 +155,10 @@ class Page:
         found = [
             job.summary() for job in self._jobs.listed() if not wanted or job.status in wanted.split(",")
         ]
-        offset, limit = (
-            int(request.query.get(name, text)) for name, text in (("offset", "0"), ("limit", "1000"))
-        )
+        given = [request.query.get(name, text) for name, text in (("offset", "0"), ("limit", "1000"))]
+        if not all(text.isdecimal() for text in given):
+            raise refuse(web.HTTPBadRequest, "offset and limit are whole numbers.")
+        offset, limit = map(int, given)
         shown = found[offset : offset + limit]
         more = offset + len(shown) < len(found)
         pages = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
@@ -199,6 +169,13 @@ class Page:
         return web.json_response(
             job.whole() if job else {"error": "Job not found"}, status=200 if job else 404
         )
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    body = await request.json() if request.can_read_body else {}
+    if isinstance(body, dict):
+        return body
+    raise refuse(web.HTTPBadRequest, f"An object with names is needed here, not {json.dumps(body)[:40]}.")
 
 
 def _constant(value: Any) -> Handler:
@@ -218,22 +195,3 @@ def _system() -> dict[str, Any]:
     versions = {"python_version": platform.python_version(), "pytorch_version": torch.__version__}
     known = {"os": platform.system(), "comfyui_version": "sana-video studio", "embedded_python": False}
     return {**known, **versions, "argv": ["--disable-api-nodes"], "ram_total": 0, "ram_free": 0}
-
-
-def _node_errors(prompt: dict[str, Any], problems: dict[str, list[str]]) -> dict[str, Any]:
-    """Problems by node as the page paints them."""
-    return {
-        node_id: {
-            "class_type": prompt[node_id]["class_type"],
-            "dependent_outputs": [],
-            "errors": [
-                {"type": "refused", "message": text, "details": "", "extra_info": {}} for text in texts
-            ],
-        }
-        for node_id, texts in problems.items()
-    }
-
-
-def _problem(kind: str, words: str, node_errors: dict[str, Any] | None = None) -> web.Response:
-    error = {"type": kind, "message": words, "details": "", "extra_info": {}}
-    return web.json_response({"error": error, "node_errors": node_errors or {}}, status=400)

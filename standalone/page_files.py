@@ -27,8 +27,9 @@ routes = web.RouteTableDef()
 
 
 def refuse(status: type[web.HTTPError], words: str) -> web.HTTPError:
-    """The page shows the reason phrase, and a person may read the body."""
-    return status(reason=words.encode("ascii", "replace").decode().replace("\n", " "), text=words)
+    """The page shows the reason phrase, which is plain ASCII on one line; a person may read the body."""
+    reason = "".join(letter if " " <= letter <= "~" else "?" for letter in words.replace("\n", " "))
+    return status(reason=reason, text=words)
 
 
 def inside(root: Path | str, *parts: str) -> Path:

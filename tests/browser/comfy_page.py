@@ -45,17 +45,22 @@ class ComfyPage:
 
     def open(self) -> ComfyPage:
         """The page with an empty graph."""
-        self.page.request.post(
-            f"{self.url}/settings/Comfy.TutorialCompleted", data="false"
-        )  # as if for the first time
-        self.page.goto(self.url)
-        self.page.wait_for_function(READY)
-        self.page.wait_for_selector("[role=dialog]")  # Templates, on a first visit
+        self.first_visit()
         self.page.keyboard.press("Escape")
         self.page.wait_for_selector("[role=dialog]", state="hidden")
         self.set("Comfy.Minimap.Visible", False)
         self.set("Comfy.VueNodes.Enabled", self.vue)
         return self
+
+    def first_visit(self) -> None:
+        """The page as it opens for the first time: with Templates."""
+        self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="false")
+        self.page.goto(self.url)
+        self.wait_until_ready()
+        self.page.wait_for_selector("[role=dialog]")
+
+    def wait_until_ready(self) -> None:
+        self.page.wait_for_function(READY)
 
     def set(self, name: str, value: Any) -> None:
         self.page.evaluate("([id, v]) => app.extensionManager.setting.set(id, v)", [name, value])
@@ -107,8 +112,7 @@ class ComfyPage:
                 box.wait_for(timeout=2_000)
                 break
         box.fill(title)
-        self.page.get_by_text(title, exact=True).first.wait_for()
-        self.page.keyboard.press("Enter")
+        self.page.get_by_role("dialog").get_by_text(title, exact=True).first.click()
         box.wait_for(state="hidden")
         self.page.mouse.move(x, y + 1)
         self.page.mouse.click(x, y)
@@ -145,11 +149,17 @@ class ComfyPage:
             field.fill(str(value))
             field.press("Enter")
             return
-        self.page.mouse.dblclick(*self._widget(node, name))
+        self.page.mouse.dblclick(*self.widget(node, name))
         self.page.locator(".graphdialog input").fill(str(value))
         self.page.keyboard.press("Enter")
 
-    def _widget(self, node: str, name: str) -> list[float]:
+    def title_of(self, node: str) -> list[float]:
+        where = (
+            "id => { const n = app.graph.getNodeById(id); return [n.pos[0] + n.size[0] / 2, n.pos[1] - 15] }"
+        )
+        return self.page.evaluate(PLACE, self.page.evaluate(where, node))
+
+    def widget(self, node: str, name: str) -> list[float]:
         """The middle of a widget that the canvas draws."""
         where = """([id, name]) => { const node = app.graph.getNodeById(id);
             const widget = node.widgets.find(w => w.name === name);
@@ -161,7 +171,7 @@ class ComfyPage:
         if self.vue:
             self.page.locator(f"[data-node-id='{node}'] textarea").click()
         else:
-            self.page.mouse.click(*self._widget(node, "text"))
+            self.page.mouse.click(*self.widget(node, "text"))
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(text)
 

@@ -1,0 +1,120 @@
+"""Around a run: opening, Templates, help, saved workflows, pictures from the artist's disk."""
+
+import json
+import re
+import time
+
+import pytest
+from comfy_page import ComfyPage
+from PIL import Image
+from playwright.sync_api import expect
+from sites import ROOT
+
+
+def drawing(name):
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_ready_within_five_seconds(browser, site):
+    context = browser.new_context()
+    window = ComfyPage(context.new_page(), site.url)
+    begun = time.perf_counter()
+    window.page.goto(site.url)
+    window.wait_until_ready()
+    assert time.perf_counter() - begun < 5
+    context.close()
+
+
+def test_templates_open_with_our_workflows(browser, site):
+    """In the studio they are what a newcomer sees first; in ComfyUI they are the pack's own page of Templates."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    window = ComfyPage(context.new_page(), site.url)
+    window.first_visit()
+    dialog = window.page.get_by_role("dialog")
+    if site.kind == "comfyui":
+        dialog.get_by_text("ComfyUI-SANA-Video").click()
+        dialog.get_by_text("00_without_downloads").first.click()
+    else:
+        window.page.wait_for_timeout(1000)
+        assert dialog.get_by_text("SANA-Video", exact=True).count() >= 8  # what fits without scrolling
+        window.shot("templates")
+        dialog.get_by_text("Three prompts, one film, on a small model").click()
+    dialog.wait_for(state="hidden")
+    window.page.wait_for_timeout(500)
+    kinds = [node["type"] for node in window.widgets()]
+    assert sorted(kinds) == sorted(node["type"] for node in drawing("00_without_downloads")["nodes"])
+    assert window.errors == []
+    context.close()
+
+
+def test_help_of_a_node(open_page):
+    window = open_page()
+    window.load(drawing("00_without_downloads"))
+    window.fit()
+    window.page.mouse.click(*window.title_of("2"))
+    window.page.get_by_test_id("info-button").click()
+    text = (ROOT / "web" / "docs" / "SanaVideoModelLoader.md").read_text(encoding="utf-8")
+    heading = re.search(r"^## (Good to know)$", text, re.M)[1]
+    expect(window.page.get_by_role("heading", name=heading)).to_be_visible()
+    expect(window.page.get_by_text(text.split("\n\n")[1].strip()).last).to_be_visible()
+    window.shot("help")
+
+
+def test_every_node_has_its_help_page(open_page):
+    window = open_page()
+    found = window.page.evaluate("""async () => { const found = {};
+        for (const [name, type] of Object.entries(LiteGraph.registered_node_types)) {
+            const pack = type.nodeData?.python_module?.split('.')[1];
+            if (name.startsWith('SanaVideo')) found[name] = await (await fetch(`/extensions/${pack}/docs/${name}.md`)).text();
+        } return found }""")
+    assert found == {
+        path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "web" / "docs").glob("*.md")
+    }
+
+
+def test_a_workflow_is_saved_and_opened_again(site, open_page):
+    window = open_page()
+    window.load(drawing("00_without_downloads"), "draft")
+    kept = window.prompt()
+    window.page.keyboard.press("Control+s")
+    window.page.get_by_role("dialog").get_by_role("textbox").fill("my film")
+    window.page.keyboard.press("Enter")
+    place = site.base / "user" / "default" / "workflows" / "my film.json"
+    for _ in range(50):
+        if place.is_file():
+            break
+        window.page.wait_for_timeout(100)
+    assert len(json.loads(place.read_text(encoding="utf-8"))["nodes"]) == 16
+    other = open_page()
+    other.page.keyboard.press("w")
+    other.page.get_by_text("my film", exact=True).click()
+    other.page.wait_for_function("() => app.graph.nodes.length === 16")
+    assert other.prompt() == kept
+    place.unlink()
+
+
+def test_a_picture_is_uploaded_and_begins_a_stream(site, open_page, tmp_path):
+    Image.linear_gradient("L").convert("RGB").resize((128, 128)).save(tmp_path / "sunset.png")
+    window = open_page()
+    node = window.add("Load Image", 800, 300)
+    with window.page.expect_file_chooser() as chooser:
+        window.page.mouse.click(*window.widget(node, "upload"))
+    chooser.value.set_files(tmp_path / "sunset.png")
+    window.page.wait_for_function("() => app.graph.nodes[0].imgs?.[0]?.naturalWidth === 128")
+    assert (site.base / "input" / "sunset.png").is_file()
+    assert window.prompt()[node]["inputs"]["image"] == "sunset.png"
+
+
+def test_nodes_that_only_comfyui_runs(site, open_page):
+    if site.kind == "comfyui":
+        pytest.skip("there they run")
+    window = open_page()
+    workflow = drawing("06_text_to_video_50_steps")
+    window.load(workflow)
+    answer = window.run()
+    assert answer.status == 400
+    sampler = next(str(node["id"]) for node in workflow["nodes"] if node["type"] == "KSampler")
+    assert "Only a real ComfyUI runs CreateVideo, KSampler" in answer.text()
+    assert sampler in answer.json()["node_errors"]
+    window.page.wait_for_timeout(500)
+    window.shot("only-in-comfyui")

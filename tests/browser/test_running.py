@@ -1,0 +1,190 @@
+"""What an artist sees of a run: steps, live pictures, results, errors on the node; and what a bad moment leaves."""
+
+import json
+import re
+
+from playwright.sync_api import expect
+from sites import ROOT
+
+PACK = "SanaVideo"
+
+
+def drawing(name="00_without_downloads", **changes):
+    """A workflow file; `changes`: widget values by class, position and value."""
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:
+        for position, value in changes.get(node["type"].removeprefix(PACK), {}).items():
+            node["widgets_values"][position] = value
+    return workflow
+
+
+def one_block(**sampler):
+    """Models, prompt, start, one block sampler and what its state holds: the first part of a film."""
+    workflow = drawing(BlockSampler=sampler.pop("values", {}))
+    keep = {"ModelLoader", "TextEncoderLoader", "Start", "TextEncode", "BlockSampler", "StateInfo"}
+    first = {}
+    for node in workflow["nodes"]:
+        if node["type"].removeprefix(PACK) in keep:
+            first.setdefault(node["type"], node)
+    workflow["nodes"] = list(first.values())
+    ids = {node["id"] for node in workflow["nodes"]}
+    workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= ids]
+    known = {link[0] for link in workflow["links"]}
+    for node in workflow["nodes"]:
+        for output in node["outputs"]:
+            output["links"] = [link for link in output["links"] or [] if link in known]
+    workflow["groups"] = []
+    return workflow
+
+
+def node_id(workflow, kind):
+    return str(next(node["id"] for node in workflow["nodes"] if node["type"] == PACK + kind))
+
+
+LONG = {"values": {0: 40}}  # chunks: far more than any test waits for
+
+
+def test_steps_pictures_and_the_filmstrip(open_page):
+    window, workflow = open_page(), one_block(values={0: 2, 1: 101})
+    window.load(workflow)
+    window.fit()
+    assert window.run().status == 200
+    shot, info = node_id(workflow, "BlockSampler"), node_id(workflow, "StateInfo")
+    window.wait_for("progress", 60, node=shot, value=1)
+    window.wait_for("execution_success")
+    steps = [m["data"] for m in window.messages if m["type"] == "progress" and m["data"]["node"] == shot]
+    assert [step["value"] for step in steps] == list(range(1, 11))  # 2 chunks x (4 steps + absorbing)
+    assert {step["max"] for step in steps} == {10}
+    assert window.previews >= 10
+    width = "id => app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0"
+    window.page.wait_for_function(f"id => ({width})(id) > 0", arg=info)
+    assert window.page.evaluate(width, shot) == 512  # a live picture stays
+    window.shot("filmstrip")
+
+
+def test_stop_and_go_on(site, open_page):
+    window, workflow = open_page(), one_block(**LONG)
+    window.load(workflow)
+    shot = node_id(workflow, "BlockSampler")
+    window.run()
+    window.wait_for("progress", 60, node=shot, value=6)
+    window.page.get_by_role("button", name=re.compile("interrupt|cancel|stop", re.I)).locator(
+        "visible=true"
+    ).first.click()
+    window.wait_for("execution_interrupted", 20)
+    last = max(m["data"]["value"] for m in window.messages if m["type"] == "progress")
+    assert last < 100  # of 200
+    workflow = one_block(values={0: 3})
+    window.load(workflow)
+    assert window.run().status == 200
+    window.wait_for("execution_success")
+    left = {
+        m["data"]["max"] for m in window.messages if m["type"] == "progress" and m["data"]["node"] == shot
+    }
+    assert left != {15}, "the finished chunk was made again"
+
+
+def test_an_error_is_shown_on_its_node(open_page):
+    window, workflow = open_page(), drawing(Start={0: 120})  # no multiple of 16
+    window.load(workflow)
+    window.fit()
+    window.run()
+    start = node_id(workflow, "Start")
+    for _ in range(300):
+        told = [m["data"] for m in window.messages if m["type"] == "execution_error"]
+        if told:
+            break
+        window.page.wait_for_timeout(100)
+    assert told[0]["node_id"] == start
+    assert "120" in told[0]["exception_message"]
+    expect(window.page.get_by_test_id("error-overlay")).to_be_visible()
+    window.page.wait_for_timeout(500)
+    window.shot("error-on-node")
+    assert window.errors == []
+
+
+def test_a_missing_link_is_told_before_anything_runs(open_page):
+    window, workflow = open_page(), one_block()
+    window.load(workflow)
+    window.page.evaluate(
+        "id => app.graph.getNodeById(id).disconnectInput(0)", node_id(workflow, "BlockSampler")
+    )
+    answer = window.run()
+    assert answer.status == 400
+    assert node_id(workflow, "BlockSampler") in answer.json()["node_errors"]
+    assert window.page.evaluate("() => Object.keys(app.lastNodeErrors)") == [
+        node_id(workflow, "BlockSampler")
+    ]
+
+
+def test_a_workflow_of_another_pack(open_page):
+    window, workflow = open_page(), drawing()
+    next(n for n in workflow["nodes"] if n["type"] == "SaveVideo")["type"] = "SomebodyElsesSaver"
+    window.load(workflow)
+    expect(
+        window.page.get_by_text("SomebodyElsesSaver").first
+    ).to_be_visible()  # the page says what is missing
+    window.shot("missing-node")
+    answer = window.run()
+    assert answer.status == 400
+    assert re.search("SomebodyElsesSaver|#16", answer.text())  # ComfyUI tells the number alone
+
+
+def test_a_file_that_is_no_workflow(open_page, tmp_path):
+    window = open_page()
+    for name, text in (("list.json", "[1, 2]"), ("text.json", "no JSON")):
+        (tmp_path / name).write_text(text)
+        window.page.locator("#comfy-file-input").set_input_files(tmp_path / name)
+        expect(window.page.get_by_text(f"Unable to find workflow in {name}").first).to_be_visible()
+    window.shot("no-workflow")
+    window.load(one_block(values={0: 1, 1: 101}))
+    assert window.run().status == 200  # the page lives
+    window.wait_for("execution_success")
+
+
+def test_two_windows_at_once(open_page):
+    """Each sees its own results; the second waits for the first."""
+    one, two = open_page(), open_page()
+    for window, seed in ((one, 201), (two, 202)):
+        window.load(one_block(values={0: 2, 1: seed}))
+        assert window.run().status == 200
+    one.wait_for("execution_success")
+    two.wait_for("execution_success")
+    for window in (one, two):
+        jobs = {m["data"]["prompt_id"] for m in window.messages if "prompt_id" in m.get("data", {})}
+        assert len(jobs) == 1
+    assert any(
+        m["data"]["status"]["exec_info"]["queue_remaining"] == 2
+        for m in two.messages
+        if m["type"] == "status"
+    )
+
+
+def test_a_cut_socket(open_page, browser, site):
+    """The connection is lost in the middle of a run; the page comes back, and shows what became of it."""
+    window, gate, sockets = open_page(), {"open": True}, []
+
+    def through(socket):
+        if not gate["open"]:
+            socket.close()
+            return
+        sockets.append(socket)
+        socket.connect_to_server()
+
+    window.page.route_web_socket(re.compile(r"/ws"), through)
+    window.page.reload()
+    window.wait_until_ready()
+    workflow = one_block(values={0: 2, 1: 301})
+    window.load(workflow)
+    window.run()
+    window.page.wait_for_timeout(3000)
+    gate["open"] = False
+    sockets[-1].close()
+    window.page.wait_for_timeout(9000)  # the run ends while nobody listens
+    gate["open"] = True
+    info = node_id(workflow, "StateInfo")
+    window.page.wait_for_function(
+        "id => (app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0) > 0", arg=info, timeout=20_000
+    )
+    expect(window.page.get_by_test_id("queue-button")).to_be_enabled()
+    window.shot("after-a-cut")

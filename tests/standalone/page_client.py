@@ -1,0 +1,97 @@
+"""A page with toy nodes, asked over HTTP and a web socket without a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import threading
+from contextlib import asynccontextmanager
+
+import folder_paths
+import pytest
+from comfy import model_management, utils
+from comfy_api.latest import io, ui
+from comfyui_sana_video.standalone.graph import by_id
+from comfyui_sana_video.standalone.page import Page
+from PIL import Image
+
+test_utils = pytest.importorskip("aiohttp.test_utils")
+
+
+class Slow(io.ComfyNode):
+    """Says that it has begun, and waits until it is let go or interrupted; shows a picture on the way."""
+
+    BEGUN, GO = threading.Event(), threading.Event()
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Int.Input("seed", default=0)]
+        return io.Schema(node_id="Slow", inputs=inputs, outputs=[io.Int.Output()], is_output_node=True)
+
+    @classmethod
+    def execute(cls, seed):
+        bar = utils.ProgressBar(4)
+        bar.update_absolute(1, preview=("JPEG", Image.new("RGB", (8, 4), "red"), 64))
+        Slow.BEGUN.set()
+        while not Slow.GO.wait(0.01):
+            model_management.throw_exception_if_processing_interrupted()
+        return io.NodeOutput(seed, ui=ui.PreviewText(f"seed {seed}"))
+
+
+class Client(test_utils.TestClient):
+    async def queue(self, prompt, client=None, **more):
+        answer = await self.post("/api/prompt", json={"prompt": prompt, "client_id": client, **more})
+        return answer.status, await answer.json()
+
+    async def socket(self, client=""):
+        return Socket(await self.ws_connect(f"/ws?clientId={client}"))
+
+    async def until(self, job, *statuses):
+        """The job as /api/jobs tells of it, once it has one of these statuses."""
+        for _ in range(500):
+            answer = await (await self.get(f"/api/jobs/{job}")).json()
+            if answer.get("status") in statuses:
+                return answer
+            await asyncio.sleep(0.01)
+        raise AssertionError(answer)
+
+
+class Socket:
+    def __init__(self, socket):
+        self.socket, self.heard, self.pictures = socket, [], []
+
+    async def until(self, *kinds):
+        """The data of the first message of one of these kinds; all before it are in `heard`."""
+        while True:
+            message = await asyncio.wait_for(self.socket.receive(), 10)
+            if isinstance(message.data, bytes):
+                kind, length = struct.unpack(">II", message.data[:8])
+                self.pictures.append((kind, message.data[8 : 8 + length], message.data[8 + length :]))
+                continue
+            assert isinstance(message.data, str), message
+            self.heard.append(message.json())
+            if self.heard[-1]["type"] in kinds:
+                return self.heard[-1]["data"]
+
+    def kinds(self):
+        return [message["type"] for message in self.heard if message["type"] != "status"]
+
+    async def leave(self):
+        await self.socket.close()
+
+
+@asynccontextmanager
+async def client(toy_classes, base, **options):
+    """A client of a page on `base`; a job that still runs is let go at the end."""
+    (base / "page").mkdir(exist_ok=True)
+    (base / "page" / "index.html").write_text("<p>the page")
+    folder_paths.set_base_directory(str(base))
+    Slow.BEGUN.clear()
+    Slow.GO.clear()
+    app = Page(toy_classes | by_id([Slow], "custom_nodes.toy"), base / "page", **options).app()
+    try:
+        async with Client(test_utils.TestServer(app)) as asked:
+            yield asked
+            Slow.GO.set()
+    finally:
+        folder_paths.set_base_directory(".")

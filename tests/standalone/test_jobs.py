@@ -1,0 +1,278 @@
+"""The queue behind the page: order, messages, interrupts, and a page that was away."""
+
+import asyncio
+import io
+import json
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("aiohttp")
+from page_client import Slow, client
+from prompts import TWO_OUTPUTS, chain, node, start
+
+
+@pytest.fixture
+def ask(toy_classes, tmp_path):
+    """ask(check): run `check(client)`."""
+
+    def ask(check):
+        async def run():
+            async with client(toy_classes, tmp_path) as asked:
+                await check(asked)
+
+        asyncio.run(run())
+
+    return ask
+
+
+def slow(seed=0):
+    return {"s": node("Slow", seed=seed)}
+
+
+async def begun():
+    assert await asyncio.to_thread(Slow.BEGUN.wait, 10)
+    Slow.BEGUN.clear()
+
+
+def test_the_messages_of_a_run_are_comfyuis(ask):
+    async def check(asked):
+        socket = await asked.socket("me")
+        _, answer = await asked.queue(chain(5), "me", extra_data={"extra_pnginfo": {"workflow": {"id": "w"}}})
+        await socket.until("execution_success")
+        assert [k for k in socket.kinds() if k != "progress_state"] == [
+            "execution_start", "execution_cached", "executing", "executing", "executing", "executed", "execution_success",
+        ]  # fmt: skip
+        assert (await socket.until("executing"))["node"] is None
+        assert {m["data"]["prompt_id"] for m in socket.heard if m["type"] != "status"} == {
+            answer["prompt_id"]
+        }
+        (done,) = [m["data"] for m in socket.heard if m["type"] == "executed"]
+        assert (done["node"], done["output"]) == ("show", {"text": ["[1, 5]"]})
+        states = [m["data"]["nodes"] for m in socket.heard if m["type"] == "progress_state"]
+        assert {name: entry["state"] for name, entry in states[-1].items()} == {
+            "1": "finished", "2": "finished", "show": "running",
+        }  # fmt: skip
+        job = await asked.until(answer["prompt_id"], "completed")
+        assert (job["workflow_id"], job["outputs"], job["outputs_count"]) == (
+            "w",
+            {"show": {"text": ["[1, 5]"]}},
+            0,
+        )
+        assert job["create_time"] <= job["execution_start_time"] <= job["execution_end_time"]
+        again = await asked.queue(chain(5), "me")
+        await asked.until(again[1]["prompt_id"], "completed")
+        cached = [m for m in socket.heard if m["type"] == "execution_cached"]
+        await socket.until("execution_success")
+        cached = [m["data"]["nodes"] for m in socket.heard if m["type"] == "execution_cached"]
+        assert cached == [[], ["1", "2", "show"]]
+
+    ask(check)
+
+
+def test_a_live_picture_says_which_node_it_is_of(ask):
+    async def check(asked):
+        socket = await asked.socket("me")
+        await asked.queue(slow(), "me")
+        await begun()
+        Slow.GO.set()
+        await socket.until("execution_success")
+        ((kind, about, picture),) = socket.pictures
+        about = json.loads(about)
+        assert (kind, about["node_id"], about["image_type"]) == (4, "s", "image/jpeg")
+        assert Image.open(io.BytesIO(picture)).size == (64, 32)
+        (step,) = [m["data"] for m in socket.heard if m["type"] == "progress"]
+        assert (step["node"], step["value"], step["max"]) == ("s", 1, 4)
+
+    ask(check)
+
+
+def test_one_after_the_other_in_front_and_taken_away(ask):
+    async def check(asked):
+        jobs = [(await asked.queue(slow(seed)))[1]["prompt_id"] for seed in (1, 2, 3)]
+        jobs.append((await asked.queue(slow(4), front=True))[1]["prompt_id"])
+        await begun()
+        listed = await (await asked.get("/api/jobs?status=pending")).json()
+        assert {job["id"] for job in listed["jobs"]} == set(jobs[1:])
+        assert (await (await asked.get("/api/jobs?status=in_progress,pending&limit=2&offset=1")).json())["pagination"] == {
+            "offset": 1, "limit": 2, "total": 4, "has_more": True,
+        }  # fmt: skip
+        answer = await asked.post(f"/api/jobs/{jobs[1]}/cancel")
+        assert await answer.json() == {"cancelled": True}
+        assert await (await asked.post(f"/api/jobs/{jobs[1]}/cancel")).json() == {"cancelled": False}
+        Slow.GO.set()
+        done = [await asked.until(job, "completed") for job in (jobs[0], jobs[3], jobs[2])]
+        ends = [job["execution_end_time"] for job in done]
+        assert ends == sorted(ends)
+        assert done[1]["execution_start_time"] <= done[2]["execution_start_time"]
+        assert (await asked.get(f"/api/jobs/{jobs[1]}")).status == 404
+        await asked.post("/api/history", json={"delete": [jobs[0]]})
+        assert (await asked.get(f"/api/jobs/{jobs[0]}")).status == 404
+        await asked.post("/api/history", json={"clear": True})
+        assert (await (await asked.get("/api/jobs")).json())["jobs"] == []
+
+    ask(check)
+
+
+def test_the_queue_is_cleared_and_what_runs_goes_on(ask):
+    async def check(asked):
+        running = (await asked.queue(slow(1)))[1]["prompt_id"]
+        waiting = [(await asked.queue(slow(seed)))[1]["prompt_id"] for seed in (2, 3, 4)]
+        await begun()
+        await asked.post("/api/queue", json={"delete": [waiting[0]]})
+        assert (await asked.get(f"/api/jobs/{waiting[0]}")).status == 404
+        await asked.post("/api/queue", json={"clear": True})
+        Slow.GO.set()
+        await asked.until(running, "completed")
+        assert [job["id"] for job in (await (await asked.get("/api/jobs")).json())["jobs"]] == [running]
+
+    ask(check)
+
+
+def test_interrupts_hit_what_runs_and_only_that(ask):
+    async def check(asked):
+        socket = await asked.socket("me")
+        first = (await asked.queue(slow(1), "me"))[1]["prompt_id"]
+        second = (await asked.queue(slow(2), "me"))[1]["prompt_id"]
+        await begun()
+        await asked.post("/api/interrupt", json={"prompt_id": "another"})
+        await asyncio.sleep(0.1)
+        assert (await asked.until(first, "in_progress"))["status"] == "in_progress"
+        await asked.post("/api/interrupt")
+        stopped = await socket.until("execution_interrupted")
+        assert (stopped["prompt_id"], stopped["node_id"], stopped["node_type"]) == (first, "s", "Slow")
+        assert (await asked.until(first, "cancelled"))["status"] == "cancelled"
+        await begun()
+        Slow.GO.set()
+        await asked.until(second, "completed")
+        await asked.post("/api/interrupt", json={})  # nothing runs: nothing happens to the next one
+        third = (await asked.queue(slow(3)))[1]["prompt_id"]
+        await asked.until(third, "completed")
+
+    ask(check)
+
+
+def test_an_error_names_its_node_and_the_queue_goes_on(ask):
+    async def check(asked):
+        socket = await asked.socket("me")
+        prompt = {
+            "1": start(),
+            "f": node("ToyFails", state=["1", 0], how="raise"),
+            "show": node("ToyShow", value=["f", 0]),
+        }
+        job = (await asked.queue(prompt, "me"))[1]["prompt_id"]
+        told = await socket.until("execution_error")
+        assert (told["node_id"], told["node_type"], told["exception_message"]) == (
+            "f",
+            "ToyFails",
+            "the toy broke",
+        )
+        assert told["exception_type"] == "RuntimeError"
+        assert "the toy broke" in "".join(told["traceback"])
+        assert (await asked.until(job, "failed"))["execution_error"]["node_id"] == "f"
+        await asked.until((await asked.queue(chain(1)))[1]["prompt_id"], "completed")
+
+    ask(check)
+
+
+def test_an_output_that_cannot_run_is_marked_and_the_others_run(ask):
+    async def check(asked):
+        status, answer = await asked.queue(TWO_OUTPUTS)
+        assert (status, list(answer["node_errors"])) == (200, ["bad"])
+        job = await asked.until(answer["prompt_id"], "completed")
+        assert list(job["outputs"]) == ["show"]
+
+    ask(check)
+
+
+def test_one_output_by_its_own_button(ask):
+    async def check(asked):
+        prompt = chain(5) | {"other": node("ToyShow", value=["1", 0])}
+        _, answer = await asked.queue(prompt, partial_execution_targets=["other"])
+        job = await asked.until(answer["prompt_id"], "completed")
+        assert (list(job["outputs"]), list(job["workflow"]["prompt"])) == (["other"], ["1", "other"])
+
+    ask(check)
+
+
+def test_pages_hear_of_their_own_jobs_and_of_the_whole_queue(ask):
+    async def check(asked):
+        mine, yours = await asked.socket("me"), await asked.socket("you")
+        await asked.queue(slow(1), "me")
+        await asked.queue(slow(2), "you")
+        await begun()
+        Slow.GO.set()
+        await mine.until("execution_success")
+        await yours.until("execution_success")
+        for socket in (mine, yours):
+            jobs = {m["data"]["prompt_id"] for m in socket.heard if m["type"] != "status"}
+            assert len(jobs) == 1
+            left = [
+                m["data"]["status"]["exec_info"]["queue_remaining"]
+                for m in socket.heard
+                if m["type"] == "status"
+            ]
+            assert max(left) == 2
+        assert mine.heard[0]["data"]["sid"] == "me"
+        assert (await (await asked.socket()).until("status"))["sid"]  # a page that has no name gets one
+
+    ask(check)
+
+
+def test_a_page_that_was_away_hears_what_it_missed(ask):
+    async def check(asked):
+        away = await asked.socket("me")
+        first = (await asked.queue(slow(1) | chain(5), "me"))[1]["prompt_id"]
+        await begun()
+        await away.leave()
+        back = await asked.socket("me")  # still running
+        assert (await back.until("executing"))["node"] == "s"
+        assert "execution_start" in back.kinds()
+        await back.leave()
+        Slow.GO.set()
+        await asked.until(first, "completed")
+        later = await asked.socket("me")  # over by now
+        await later.until("execution_success")
+        assert {m["data"]["node"] for m in later.heard if m["type"] == "executed"} == {"s", "show"}
+        await later.leave()
+        again = await asked.socket("me")  # knows all: nothing is told twice
+        await asked.queue(chain(6), "me")
+        assert "executed" not in again.kinds()
+        start_of = await again.until("execution_start")
+        assert start_of["prompt_id"] != first
+        stranger = await asked.socket("other")
+        await asyncio.sleep(0.1)
+        await asked.until((await asked.queue(chain(7), "other"))[1]["prompt_id"], "completed")
+        await stranger.until("execution_success")
+        assert first not in {m["data"].get("prompt_id") for m in stranger.heard}
+
+    ask(check)
+
+
+def test_old_jobs_are_forgotten(ask, monkeypatch):
+    monkeypatch.setattr("comfyui_sana_video.standalone.jobs.KEPT", 2)
+
+    async def check(asked):
+        jobs = []
+        for seed in range(4):
+            jobs.append((await asked.queue(chain(seed)))[1]["prompt_id"])
+            await asked.until(jobs[-1], "completed")
+        for _ in range(100):
+            listed = [job["id"] for job in (await (await asked.get("/api/jobs")).json())["jobs"]]
+            if len(listed) == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert listed == jobs[:1:-1]
+
+    ask(check)
+
+
+def test_the_server_ends_while_a_job_runs(ask):
+    async def check(asked):
+        await asked.queue(slow(1))
+        await begun()
+        await asked.close()  # stops the job, or it would wait ten seconds for it
+
+    began = asyncio.new_event_loop().time()
+    ask(check)
+    assert asyncio.new_event_loop().time() - began < 5

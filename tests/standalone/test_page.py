@@ -1,0 +1,267 @@
+"""What the page asks of the server, and what it must never get."""
+
+import asyncio
+import io
+import json
+from functools import partial
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("aiohttp")
+from comfyui_sana_video.standalone import page_files
+from page_client import client
+from prompts import chain, node
+
+
+@pytest.fixture
+def ask(toy_classes, tmp_path):
+    """ask(check, **options): run `check(client, base)`."""
+
+    def ask(check, **options):
+        async def run():
+            async with client(toy_classes, tmp_path, **options) as asked:
+                await check(asked, tmp_path)
+
+        asyncio.run(run())
+
+    return ask
+
+
+def picture(color="red", kind="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), color).save(file, kind)
+    return file.getvalue()
+
+
+async def _upload(asked, content, name="a.png", **fields):
+    from aiohttp import FormData
+
+    form = FormData(quote_fields=False)
+    form.add_field("image", content, filename=name)
+    for field, value in fields.items():
+        form.add_field(field, value)
+    answer = await asked.post("/api/upload/image", data=form)
+    return answer.status, await (answer.json() if answer.status == 200 else answer.text())
+
+
+# ---------------------------------------------------------------- who may ask
+
+
+def test_only_its_own_page_on_this_machine(ask):
+    async def check(asked, base):
+        own = f"http://127.0.0.1:{asked.port}"
+        for headers, status in (
+            ({}, 200),
+            ({"Origin": own}, 200),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "http://127.0.0.1:1"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Host": "evil.example"}, 403),  # a name of somebody else's that leads here
+            ({"Host": "localhost"}, 200),
+            ({"Host": "[::1]:8189"}, 200),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ):
+            answer = await asked.get("/api/jobs", headers=headers)
+            assert answer.status == status, headers
+        assert "on this machine" in await (await asked.get("/", headers={"Host": "evil.example"})).text()
+        answer = await asked.get("/")
+        assert await answer.text() == "<p>the page"
+        assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
+
+    ask(check)
+
+
+def test_told_to_listen_it_answers_by_any_name_but_to_its_own_page_only(ask):
+    async def check(asked, base):
+        assert (await asked.get("/api/jobs", headers={"Host": "studio.example"})).status == 200
+        other = {"Host": "studio.example", "Origin": "https://evil.example"}
+        assert (await asked.get("/api/jobs", headers=other)).status == 403
+
+    ask(check, local=False)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_files_are_seen_in_their_own_folders_only(ask, tmp_path):
+    async def check(asked, base):
+        (base / "secret.png").write_bytes(picture())
+        for folder in ("input", "output", "temp"):
+            (base / folder / "deep").mkdir(parents=True)
+            (base / folder / "deep" / "a.png").write_bytes(picture())
+        (base / "output" / "link.png").symlink_to(base / "secret.png")
+        (base / "output" / "page.html").write_text("<script>")
+        see = partial(asked.get, "/api/view")
+        for kind in ("input", "output", "temp"):
+            answer = await see(params={"filename": "a.png", "subfolder": "deep", "type": kind, "rand": "1"})
+            assert (answer.status, answer.content_type) == (200, "image/png")
+        for bad, status in (
+            ({"filename": "../secret.png"}, 403),
+            ({"filename": "secret.png", "subfolder": ".."}, 403),
+            ({"filename": str(base / "secret.png")}, 403),
+            ({"filename": "link.png"}, 403),
+            ({"filename": "a\0.png"}, 403),
+            ({"filename": "a.png", "type": "models"}, 400),
+            ({"subfolder": "deep"}, 400),
+            ({"filename": "gone.png"}, 404),
+            ({"filename": "deep"}, 404),
+        ):
+            assert (await see(params=bad)).status == status, bad
+        answer = await see(params={"filename": "page.html"})
+        assert (answer.content_type, answer.headers["Content-Disposition"]) == (
+            "application/octet-stream",
+            "attachment",
+        )
+
+    ask(check)
+
+
+def test_pictures_are_uploaded_under_free_names(ask, monkeypatch):
+    monkeypatch.setattr(page_files, "UPLOAD_LIMIT", 10_000)
+    monkeypatch.setattr("comfyui_sana_video.standalone.page.UPLOAD_LIMIT", 10_000)
+
+    async def check(asked, base):
+        red, blue = picture("red"), picture("blue")
+        names = [await _upload(asked, content) for content in (red, blue, red)]
+        assert [answer["name"] for _, answer in names] == ["a.png", "a (1).png", "a.png"]
+        status, answer = await _upload(asked, blue, "a.png", overwrite="true", subfolder="my/own")
+        assert (status, answer) == (200, {"name": "a.png", "subfolder": "my/own", "type": "input"})
+        assert await _upload(asked, blue, "a.png", overwrite="true") == (
+            200,
+            {"name": "a.png", "subfolder": "", "type": "input"},
+        )
+        assert (base / "input" / "a.png").read_bytes() == blue
+        for content, name, fields, status in (
+            (b"<svg>", "a.svg", {}, 400),
+            (b"no picture", "b.png", {}, 400),
+            (red[: len(red) // 2], "c.png", {}, 400),
+            (red, "d.png", {"subfolder": "../.."}, 403),
+            (red + bytes(20_000), "e.png", {}, 413),
+        ):
+            assert (await _upload(asked, content, name, **fields))[0] == status, name
+        assert await _upload(asked, red, "../../f.png") == (
+            200,
+            {"name": "f.png", "subfolder": "", "type": "input"},
+        )
+        assert sorted(path.name for path in (base / "input").rglob("*.*")) == [
+            "a (1).png",
+            "a.png",
+            "a.png",
+            "f.png",
+        ]
+        assert [path.name for path in base.iterdir()].count("f.png") == 0
+
+    ask(check)
+
+
+def test_workflows_are_saved_listed_moved_and_deleted(ask):
+    async def check(asked, base):
+        user = base / "user" / "default"
+        path = "/api/userdata/workflows%2Fmy%20film.json"
+        answer = await asked.post(path + "?overwrite=false&full_info=true", data=b'{"nodes": []}')
+        assert (await answer.json())["path"] == "workflows/my film.json"
+        assert (user / "workflows" / "my film.json").read_text() == '{"nodes": []}'
+        assert (await asked.post(path + "?overwrite=false", data=b"{}")).status == 409
+        assert await (await asked.post(path, data=b"{}")).json() == "workflows/my film.json"
+        assert await (await asked.get(path)).text() == "{}"
+        moved = await asked.post(path + "/move/workflows%2Fdeep%2Fother.json?overwrite=false")
+        assert await moved.json() == "workflows/deep/other.json"
+        see = partial(asked.get, "/api/userdata")
+        assert await (await see(params={"dir": "workflows"})).json() == []
+        assert await (await see(params={"dir": "workflows", "recurse": "true"})).json() == ["deep/other.json"]
+        split = await see(params={"dir": "workflows", "recurse": "true", "split": "true"})
+        assert await split.json() == [["deep/other.json", "deep", "other.json"]]
+        full = await (await see(params={"dir": "workflows", "recurse": "true", "full_info": "true"})).json()
+        assert [(entry["path"], entry["size"]) for entry in full] == [("deep/other.json", 2)]
+        assert (await asked.get(path)).status == 404
+        assert (await asked.delete("/api/userdata/workflows%2Fdeep%2Fother.json")).status == 204
+        for outside in ("..%2F..%2Fa.json", "%2Fetc%2Fpasswd"):
+            assert (await asked.get(f"/api/userdata/{outside}")).status == 403
+            assert (await asked.post(f"/api/userdata/{outside}", data=b"x")).status == 403
+        assert await (await see(params={"dir": "nothing"})).json() == []
+        (user / "a file").touch()
+        answer = await asked.post(
+            "/api/userdata/a%20file%2Fb.json", data=b"x"
+        )  # a file where a folder is needed
+        assert answer.status == 507
+        assert not list(user.rglob(".*"))
+
+    ask(check)
+
+
+def test_settings_are_kept_and_the_tutorial_is_never_over(ask):
+    async def check(asked, base):
+        await asked.post("/api/settings/A.b", json=[1, 2])
+        await asked.post("/api/settings", json={"C": True, "Comfy.TutorialCompleted": True})
+        assert await (await asked.get("/api/settings")).json() == {"A.b": [1, 2], "C": True}
+        assert await (await asked.get("/api/settings/C")).json() is True
+        for damaged in ("{", "[]"):
+            (base / "user" / "default" / "comfy.settings.json").write_text(damaged)
+            assert await (await asked.get("/api/settings")).json() == {}
+
+    ask(check)
+
+
+# ---------------------------------------------------------------- nodes and refusals
+
+
+def test_nodes_are_told_as_they_are_and_those_of_comfyui_beside_them(ask, toy_classes):
+    async def check(asked, base):
+        (base / "models" / "vae").mkdir(parents=True)
+        (base / "models" / "vae" / "some.safetensors").touch()
+        info = await (await asked.get("/object_info")).json()
+        assert info["ToyBlock"] == json.loads(json.dumps(toy_classes["ToyBlock"].GET_NODE_INFO_V1()))
+        assert info["VAELoader"]["input"]["required"]["vae_name"] == [["some.safetensors"]]
+        assert info["KSampler"]["input_order"]["required"][:2] == ["model", "seed"]
+
+    ask(check)
+
+
+def test_what_cannot_run_is_refused_in_sentences(ask):
+    async def check(asked, base):
+        for body, word in (
+            ([1], "An object with names"),
+            ({"a": 1}, "no workflow"),
+            ({"prompt": []}, "no workflow"),
+            ({"prompt": {"1": 5}}, "no workflow"),
+            ({"prompt": {"1": {"class_type": "ToyStart"}}}, "no workflow"),
+            ({"prompt": {}}, "Nothing in this graph saves"),
+            ({"prompt": {"1": node("Elsewhere")}}, "There is no node Elsewhere here"),
+            ({"prompt": {"1": node("KSampler")}}, "Only a real ComfyUI runs KSampler"),
+        ):
+            answer = await asked.post("/api/prompt", json=body)
+            assert answer.status == 400
+            assert word in await answer.text(), body
+        answer = await asked.post("/api/prompt", data=b"{no")
+        assert (answer.status, "no JSON" in await answer.text()) == (400, True)
+        drawn = {"extra_pnginfo": {"workflow": {"nodes": [{"id": 7, "type": "FarAway"}]}}}
+        body = {"prompt": {"7": {"inputs": {}}}, "extra_data": drawn}
+        assert "There is no node FarAway here" in await (await asked.post("/api/prompt", json=body)).text()
+        prompt = chain(1, 500)
+        status, answer = await asked.queue(prompt)
+        assert status == 400
+        assert "500" in answer["node_errors"]["3"]["errors"][0]["message"]
+        prompt = {"1": node("KSampler"), "2": node("Elsewhere")}
+        status, answer = await asked.queue(prompt)
+        assert (list(answer["node_errors"]), "Elsewhere" in answer["error"]["message"]) == (["1"], True)
+        for path in ("/api/queue", "/api/history", "/api/interrupt"):
+            assert (await asked.post(path, json=[1])).status == 400
+        assert (await asked.get("/api/jobs?limit=x")).status == 400
+
+    ask(check)
+
+
+def test_our_workflows_are_the_templates(ask):
+    async def check(asked, base):
+        (group,) = await (await asked.get("/templates/index.json")).json()
+        assert len(group["templates"]) == 10
+        for card in group["templates"]:
+            assert "nodes" in json.loads(await (await asked.get(f"/templates/{card['name']}.json")).read())
+            shown = await asked.get(f"/templates/{card['name']}-1.jpg")
+            assert (shown.status, shown.content_type) == (200, "image/jpeg")
+            assert 0 < len(card["title"]) < 60 < len(card["description"])
+        assert (await asked.get("/templates/..%2FREADME.json")).status == 404
+
+    ask(check)
