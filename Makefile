@@ -1,16 +1,27 @@
 # make demo: a video on a bare machine. make test: everything CI runs. Both install what they need into .venv.
+# make studio: the same nodes in ComfyUI's page, in your browser.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types clean
+.PHONY: demo studio test newest lint types clean
 
 demo: $(READY)
 	$(VENV)/bin/sana-video run workflows/00_without_downloads.json --base out --output out --sheet out/demo.png
 
-test: lint
-	$(RUN) -m pytest
+studio: $(READY)
+	mkdir -p out
+	$(VENV)/bin/sana-video studio --base out
+
+test: lint $(VENV)/.browser
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+
+# The tests of the page once more, on the newest frontend: it may be ahead of us.
+newest: $(READY) $(VENV)/.browser
+	$(RUN) -m pip install --quiet --upgrade --no-deps --target $(VENV)/newest comfyui-frontend-package
+	SANA_VIDEO_FRONTEND=$(VENV)/newest/comfyui_frontend_package/static \
+		$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not comfy" tests/browser
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -23,6 +34,12 @@ $(READY): pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Debian's Chromium, where root may install it; elsewhere the tests of the page are skipped, and say so.
+$(VENV)/.browser: $(READY)
+	command -v chromium || test -n "$$CHROMIUM" || test "$$(id -u)" != 0 || ! command -v apt-get || \
+		(apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium > /dev/null)
 	touch $@
 
 clean:

@@ -11,6 +11,7 @@ import pytest
 # The models of the tests are tiny: more threads only wait for each other, and on a busy machine for long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["browser.windows"]  # a second conftest would hide this one from `import conftest`
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"
 

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "comfy"))
+from comfyui import missing, running  # noqa: E402
+
 CODE = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest;"
     "from comfyui_sana_video.command_line.cli import main; sys.exit(main())"
 )
 FRONTEND = os.environ.get("SANA_VIDEO_FRONTEND")  # another version of the page's files
+
+
+NO_COMFYUI = missing()
 
 
 class Site(NamedTuple):
@@ -50,7 +56,5 @@ def studio(base: Path) -> Iterator[Site]:
 
 @contextmanager
 def comfyui(base: Path) -> Iterator[Site]:
-    from comfyui import running
-
     with running(base, "--preview-method", "latent2rgb") as server:
         yield Site("comfyui", server.url, base)

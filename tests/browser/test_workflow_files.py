@@ -9,10 +9,10 @@ from copy import deepcopy
 from functools import cache
 
 import pytest
-from comfy_page import ComfyPage
+from browser.comfy_page import ComfyPage
+from browser.sites import ROOT
 from comfyui_sana_video.standalone.graph import fits
 from PIL import Image
-from sites import ROOT
 
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

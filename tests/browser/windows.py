@@ -2,18 +2,14 @@
 
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "comfy"))
-from comfy_page import ComfyPage
-from comfyui import missing as comfyui_missing
-from sites import comfyui, studio
+from .comfy_page import ComfyPage
+from .sites import NO_COMFYUI, comfyui, studio
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-NO_COMFYUI = comfyui_missing()
 SITES = [
     "studio",
     pytest.param(
@@ -22,19 +18,18 @@ SITES = [
 ]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # not longer: while it is open, no other test can have an event loop
 def browser():
     if CHROMIUM is None and os.environ.get("BROWSER_TESTS") != "required":
         pytest.skip("no Chromium; install Debian's package chromium, or set CHROMIUM to its program")
     assert CHROMIUM, "BROWSER_TESTS=required, but there is no Chromium"
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
-@pytest.fixture(scope="package", params=SITES)
+@pytest.fixture(scope="session", params=SITES)
 def site(request, tmp_path_factory):
     """A server on a bare base directory: the built-in demo is its only model."""
     base = tmp_path_factory.mktemp(request.param)
