@@ -54,7 +54,8 @@ class ComfyPage:
 
     def first_visit(self) -> None:
         """The page as it opens for the first time: with Templates."""
-        self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="false")
+        for name in ("Comfy.TutorialCompleted", "Comfy.RightSidePanel.IsOpen"):  # settings are the server's
+            self.page.request.post(f"{self.url}/settings/{name}", data="false")
         self.page.goto(self.url)
         self.wait_until_ready()
         self.page.wait_for_selector("[role=dialog]")
