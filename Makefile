@@ -19,7 +19,8 @@ test: lint $(VENV)/.browser
 
 # The tests of the page once more, on the newest frontend: it may be ahead of us.
 newest: $(READY) $(VENV)/.browser
-	$(RUN) -m pip install --quiet --upgrade --no-deps --target $(VENV)/newest comfyui-frontend-package
+	rm -rf $(VENV)/newest
+	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/newest comfyui-frontend-package
 	SANA_VIDEO_FRONTEND=$(VENV)/newest/comfyui_frontend_package/static \
 		$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not comfy" tests/browser
 

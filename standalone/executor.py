@@ -86,7 +86,8 @@ class Executor:
 
     def _sources(self, node_id: str) -> list[str]:
         links = sorted(self._prompt[node_id]["inputs"].items())
-        return list(dict.fromkeys(value[0] for _, value in links if is_link(value)))
+        # an input that the node does not know may be linked to nothing
+        return list(dict.fromkeys(v[0] for _, v in links if is_link(v) and v[0] in self._prompt))
 
     def _fingerprint(self, node_id: str) -> Any:
         try:
@@ -109,7 +110,7 @@ class Executor:
             schema = self._schemas[member]
             by_id = schema.not_idempotent or io.Hidden.unique_id in schema.hidden
             given = self._prompt[member]["inputs"].items()
-            inputs = {name: (order[v[0]], v[1]) if is_link(v) else [v] for name, v in given}
+            inputs = {name: (order.get(v[0]), v[1]) if is_link(v) else [v] for name, v in given}
             return schema.node_id, prints[member], member if by_id else None, inputs
 
         number(node_id)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from ..sana_video_core.errors import InputError
 from . import use_double
 
 Prompt = dict[str, dict[str, Any]]
+PACK = "ComfyUI-SANA-Video"  # our folder in ComfyUI's custom_nodes; the page shows it on every node
 CONVERTERS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
@@ -24,7 +24,7 @@ def load_nodes() -> dict[str, Any]:
     root = import_module("..", __package__)
     core = import_module(".core_nodes", __package__).NODES
     own = asyncio.run(_listed(root.comfy_entrypoint))
-    return by_id(core, "nodes") | by_id(own, f"custom_nodes.{Path(inspect.getfile(root)).parent.name}")
+    return by_id(core, "nodes") | by_id(own, f"custom_nodes.{PACK}")
 
 
 async def _listed(entrypoint: Any) -> list[Any]:

@@ -52,13 +52,14 @@ class Job:
             if isinstance(file, dict)
         ]
         saved = [file for file in files if file["type"] == "output"]
+        drawn = (self.extra.get("workflow") or {}).get("id")
         found = {
             "id": self.id,
             "status": self.status,
             "priority": self.number,
             "outputs_count": len(files),
             "preview_output": next(iter([*saved, *files]), None),
-            "workflow_id": (self.extra.get("workflow") or {}).get("id"),
+            "workflow_id": drawn if isinstance(drawn, str) else None,
             "execution_error": self.error,
             **{f"{name}_time": moment for name, moment in self.times.items()},
         }
@@ -132,9 +133,10 @@ class Jobs:
 
     def forget(self, job_ids: list[str] | None, *statuses: str) -> None:
         """Take jobs of these statuses off the list; None takes all of them."""
-        for job in self.listed():
-            if job.status in statuses and (job_ids is None or job.id in job_ids):
-                self._jobs.pop(job.id, None)
+        with self._changed:
+            for job in list(self._jobs.values()):
+                if job.status in statuses and (job_ids is None or job.id in job_ids):
+                    del self._jobs[job.id]
         self._tell_queue()
 
     def close(self, seconds: float = 10) -> None:

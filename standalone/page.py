@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
+import math
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -19,14 +21,16 @@ import torch
 from aiohttp import web
 
 from .core_nodes import SHOWN, shown_info
+from .graph import PACK
 from .jobs import Job, Jobs
-from .page_files import UPLOAD_LIMIT, refuse
+from .page_files import UPLOAD_LIMIT, WRITING, read_json, refuse
 from .page_files import routes as file_routes
 from .page_prompt import read_asked
 from .page_socket import Sockets
 from .page_templates import routes as template_routes
 
 ROOT = Path(__file__).parents[1]
+QUEUE_LIMIT = 1000  # jobs
 # What ComfyUI sends without its paid nodes, and videos: the page speaks to nobody but this server.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -45,14 +49,13 @@ class Page:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=UPLOAD_LIMIT, middlewares=[self._guard])
+        app[WRITING] = asyncio.Lock()
         own = [r for r in (*file_routes, *template_routes) if isinstance(r, web.RouteDef)]
         for method, path, handler in (*self._routes(), *((r.method, r.path, r.handler) for r in own)):
             for prefix in ("", "/api"):
                 app.router.add_route(method, prefix + path, handler)
         app.router.add_get("/", self._index)
-        app.router.add_static(
-            f"/extensions/{ROOT.name}", ROOT / import_module("..", __package__).WEB_DIRECTORY
-        )
+        app.router.add_static(f"/extensions/{PACK}", ROOT / import_module("..", __package__).WEB_DIRECTORY)
         app.router.add_static("/", self._frontend)
         app.cleanup_ctx.append(self._life)
         return app
@@ -94,20 +97,35 @@ class Page:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn away other sites that a browser has open: they could queue prompts and read results."""
-        host, origin = urlsplit(f"//{request.host}"), request.headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.netloc.lower()
-        if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/":
-            foreign = True
-        if foreign or (self._local and not _is_local(host.hostname)):
+        if self._is_foreign(request):
             raise refuse(web.HTTPForbidden, "This studio answers only to its own page, on this machine.")
         try:
             answer = await handler(request)
-        except json.JSONDecodeError as error:
-            raise refuse(web.HTTPBadRequest, f"This is no JSON ({error}).") from error
+        except web.HTTPException:
+            raise
+        except OSError as error:  # a name that is too long, a folder where a file should be
+            raise refuse(web.HTTPBadRequest, f"The file cannot be used: {error.strerror}.") from error
+        except Exception as error:
+            logging.getLogger("sana_video").exception("The studio could not answer %s.", request.path)
+            words = f"The studio could not answer ({type(error).__name__}); its terminal tells more."
+            raise refuse(web.HTTPInternalServerError, words) from error
         if not answer.prepared:
             answer.headers["Content-Security-Policy"] = POLICY
             answer.headers["X-Content-Type-Options"] = "nosniff"
         return answer
+
+    def _is_foreign(self, request: web.Request) -> bool:
+        try:
+            host, origin = urlsplit(f"//{request.host}"), request.headers.get("Origin")
+            if origin is not None and urlsplit(origin).netloc.lower() != host.netloc.lower():
+                return True
+            name = host.hostname
+        except ValueError:  # no address at all
+            return True
+        cross = (
+            request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/"
+        )  # a link to us is fine
+        return cross or (self._local and not _is_local(name))
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
         return web.FileResponse(self._frontend / "index.html", headers={"Cache-Control": "no-store"})
@@ -125,15 +143,27 @@ class Page:
     async def _prompt(self, request: web.Request) -> web.Response:
         body = await _body(request)
         prompt, extra, errors = read_asked(body, self._classes)
+        if self._jobs.remaining() >= QUEUE_LIMIT:
+            raise refuse(
+                web.HTTPTooManyRequests, f"{QUEUE_LIMIT} jobs wait already; let some of them end first."
+            )
         self._numbers += 1
-        number = body.get("number", -self._numbers if body.get("front") else self._numbers)
-        job = Job(str(uuid4()), number, prompt, extra, body.get("client_id"))
+        number = body.get("number", -self._numbers if body.get("front") is True else self._numbers)
+        if not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise refuse(
+                web.HTTPBadRequest, "A job's number is what the queue is sorted by; it must be a number."
+            )
+        client = body.get("client_id")
+        job = Job(str(uuid4()), number, prompt, extra, client if isinstance(client, str) else None)
         self._jobs.add(job)
         return web.json_response({"prompt_id": job.id, "number": number, "node_errors": errors})
 
     async def _interrupt(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        self._jobs.stop(body.get("prompt_id"))
+        job = body.get("prompt_id")
+        if job is not None and not isinstance(job, str):
+            raise refuse(web.HTTPBadRequest, "A job's id is a text.")
+        self._jobs.stop(job)
         return web.Response()
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -141,13 +171,13 @@ class Page:
 
     async def _queue(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        self._jobs.forget(None if body.get("clear") else body.get("delete", []), "pending")
+        self._jobs.forget(_listed(body), "pending")
         return web.Response()
 
     async def _history(self, request: web.Request) -> web.Response:
         body = await _body(request)
         done = ("completed", "failed", "cancelled")
-        self._jobs.forget(None if body.get("clear") else body.get("delete", []), *done)
+        self._jobs.forget(_listed(body), *done)
         return web.Response()
 
     async def _list_jobs(self, request: web.Request) -> web.Response:
@@ -156,7 +186,7 @@ class Page:
             job.summary() for job in self._jobs.listed() if not wanted or job.status in wanted.split(",")
         ]
         given = [request.query.get(name, text) for name, text in (("offset", "0"), ("limit", "1000"))]
-        if not all(text.isdecimal() for text in given):
+        if not all(text.isdecimal() and len(text) < 10 for text in given):
             raise refuse(web.HTTPBadRequest, "offset and limit are whole numbers.")
         offset, limit = map(int, given)
         shown = found[offset : offset + limit]
@@ -172,10 +202,20 @@ class Page:
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
-    body = await request.json() if request.can_read_body else {}
+    body = await read_json(request) if request.can_read_body else {}
     if isinstance(body, dict):
         return body
     raise refuse(web.HTTPBadRequest, f"An object with names is needed here, not {json.dumps(body)[:40]}.")
+
+
+def _listed(body: dict[str, Any]) -> list[str] | None:
+    """The ids to take away, or None for all."""
+    if body.get("clear") is True:
+        return None
+    ids = body.get("delete", [])
+    if isinstance(ids, list):
+        return ids
+    raise refuse(web.HTTPBadRequest, "What to delete is no list of ids.")
 
 
 def _constant(value: Any) -> Handler:

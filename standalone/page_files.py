@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import mimetypes
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ..sana_video_core.errors import FileError
 from .core_nodes import PICTURES
 
 UPLOAD_LIMIT = 100 * 2**20  # bytes; as ComfyUI's own
+# between looking whether a file is there and writing it, nobody else writes
+WRITING = web.AppKey("writing", asyncio.Lock)
 SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "video/", "audio/")
 ROOTS = {
     "input": folder_paths.get_input_directory,
@@ -30,6 +33,13 @@ def refuse(status: type[web.HTTPError], words: str) -> web.HTTPError:
     """The page shows the reason phrase, which is plain ASCII on one line; a person may read the body."""
     reason = "".join(letter if " " <= letter <= "~" else "?" for letter in words.replace("\n", " "))
     return status(reason=reason, text=words)
+
+
+async def read_json(request: web.Request) -> Any:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError, LookupError, web.RequestPayloadError) as error:
+        raise refuse(web.HTTPBadRequest, f"This is no JSON ({error}).") from error
 
 
 def inside(root: Path | str, *parts: str) -> Path:
@@ -68,25 +78,42 @@ async def view(request: web.Request) -> web.StreamResponse:
 @routes.post("/upload/image")
 async def upload(request: web.Request) -> web.Response:
     """A picture into input/, under a free name unless it is there already or may be overwritten."""
-    form = await request.post()
-    given = form.get("image")
+    try:
+        form = await request.post()
+    except (ValueError, AssertionError, web.RequestPayloadError) as error:
+        raise refuse(web.HTTPBadRequest, f"The upload is damaged ({error}).") from error
+    given, subfolder = form.get("image"), form.get("subfolder", "")
     if not isinstance(given, web.FileField) or Path(given.filename).suffix.lower() not in PICTURES:
         raise refuse(web.HTTPBadRequest, f"Only pictures can be uploaded: {', '.join(sorted(PICTURES))}.")
-    subfolder, content = str(form.get("subfolder", "")), await asyncio.to_thread(given.file.read)
+    if not isinstance(subfolder, str):
+        raise refuse(web.HTTPBadRequest, "The subfolder of an upload is a text.")
     path = inside(folder_paths.get_input_directory(), subfolder, Path(given.filename).name)
+    content = await asyncio.to_thread(_checked, given, path.name)
+    async with request.app[WRITING]:
+        if str(form.get("overwrite")).lower() not in ("true", "1"):
+            path = _free(path, content)
+        await _write(path, content)
+    return web.json_response({"name": path.name, "subfolder": subfolder, "type": "input"})
+
+
+def _checked(given: web.FileField, name: str) -> bytes:
+    """The bytes of a picture that can be read to its end."""
+    content = given.file.read()
     try:
-        with Image.open(given.file) as picture:
-            picture.verify()
+        with Image.open(BytesIO(content)) as picture:
+            picture.load()
     except Exception as error:  # Pillow has no common class for what a damaged file does to it
-        raise refuse(web.HTTPBadRequest, f"“{path.name}” is no picture that can be read.") from error
+        raise refuse(web.HTTPBadRequest, f"“{name}” is no picture that can be read.") from error
+    return content
+
+
+def _free(path: Path, content: bytes) -> Path:
+    """This path, or one with a number, where nothing lies yet, or the same already."""
     stem, number = path.stem, 0
-    while str(form.get("overwrite")).lower() not in ("true", "1") and path.exists():
-        if path.read_bytes() == content:
-            break
+    while path.exists() and path.read_bytes() != content:
         number += 1
         path = path.with_name(f"{stem} ({number}){path.suffix}")
-    await _write(path, content)
-    return web.json_response({"name": path.name, "subfolder": subfolder, "type": "input"})
+    return path
 
 
 async def _write(path: Path, content: bytes) -> None:
@@ -151,8 +178,10 @@ async def read_saved(request: web.Request) -> web.StreamResponse:
 
 @routes.post("/userdata/{file}")
 async def save(request: web.Request) -> web.Response:
-    path = _target(request, request.match_info["file"])
-    await _write(path, await request.read())
+    content = await request.read()
+    async with request.app[WRITING]:
+        path = _target(request, request.match_info["file"])
+        await _write(path, content)
     return _answer(request, path)
 
 
@@ -165,6 +194,8 @@ async def delete_saved(request: web.Request) -> web.Response:
 @routes.post("/userdata/{file}/move/{target}")
 async def move_saved(request: web.Request) -> web.Response:
     source, path = _existing(request.match_info["file"]), _target(request, request.match_info["target"])
+    if path.is_dir():
+        raise refuse(web.HTTPConflict, f"“{request.match_info['target']}” is a folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
     source.replace(path)
     return _answer(request, path)
@@ -199,8 +230,10 @@ async def read_setting(request: web.Request) -> web.Response:
 @routes.post("/settings")
 @routes.post("/settings/{name}")
 async def write_settings(request: web.Request) -> web.Response:
-    given = await request.json()
-    name = request.match_info.get("name")
-    changed = settings() | ({name: given} if name else given)
-    await _write(user_folder() / "comfy.settings.json", json.dumps(changed, indent=2).encode())
+    given, name = await read_json(request), request.match_info.get("name")
+    if not name and not isinstance(given, dict):
+        raise refuse(web.HTTPBadRequest, "Settings are an object with names.")
+    async with request.app[WRITING]:
+        changed = settings() | ({name: given} if name else given)
+        await _write(user_folder() / "comfy.settings.json", json.dumps(changed, indent=2).encode())
     return web.Response()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -19,16 +20,13 @@ class Asked(NamedTuple):
     node_errors: dict[str, Any]  # of outputs that are left out
 
 
-def read_asked(body: Any, classes: dict[str, Any]) -> Asked:
+def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
     """Raises web.HTTPBadRequest, with ComfyUI's description of what is wrong as its text."""
-    prompt = body.get("prompt") if isinstance(body, dict) else None
-    if not isinstance(prompt, dict) or not all(
-        isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in prompt.values()
-    ):
-        raise _refusal("no_prompt", "This is no workflow: it has no nodes with inputs.")
+    prompt, extra = _nodes(body.get("prompt")), _extra(body.get("extra_data"))
     if targets := body.get("partial_execution_targets"):
+        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+            raise _refusal("no_prompt", "The nodes to run are no list of ids.")
         prompt = needed(prompt, targets)
-    extra = (body.get("extra_data") or {}).get("extra_pnginfo") or {}
     strange = [node_id for node_id, node in prompt.items() if node.get("class_type") not in classes]
     if strange:
         raise _missing(prompt, strange, extra.get("workflow") or {})
@@ -36,9 +34,35 @@ def read_asked(body: Any, classes: dict[str, Any]) -> Asked:
         return Asked(prompt, extra, _node_errors(prompt, Validation(prompt, classes).problems))
     except RefusedError as error:
         marks = _node_errors(prompt, error.problems)
-        raise _refusal("prompt_outputs_failed_validation", str(error), marks) from error
-    except InputError as error:
-        raise _refusal("invalid_prompt", str(error)) from error
+        kind = (
+            "prompt_outputs_failed_validation" if marks else "prompt_no_outputs"
+        )  # the page has words for both
+        raise _refusal(kind, str(error), marks) from error
+    except (InputError, RecursionError, OverflowError, TypeError) as error:
+        raise _refusal("invalid_prompt", f"This graph cannot be checked: {error}.") from error
+
+
+def _nodes(prompt: Any) -> Prompt:
+    good = isinstance(prompt, dict) and all(
+        isinstance(node, dict)
+        and isinstance(node.get("inputs"), dict)
+        and isinstance(node.get("class_type", ""), str)
+        and isinstance(node.get("_meta", {}), dict)
+        for node in prompt.values()
+    )
+    if good:
+        return prompt
+    raise _refusal("no_prompt", "This is no workflow: it has no nodes with a class and inputs.")
+
+
+def _extra(given: Any) -> dict[str, Any]:
+    """extra_pnginfo, with a drawing that has nodes or none at all."""
+    extra = given.get("extra_pnginfo") if isinstance(given, dict) else given
+    drawing = extra.get("workflow") if isinstance(extra, dict) else extra
+    nodes = drawing.get("nodes", []) if isinstance(drawing, dict) else drawing
+    if nodes is None or (isinstance(nodes, list) and all(isinstance(node, dict) for node in nodes)):
+        return extra if isinstance(extra, dict) else {}
+    raise _refusal("no_prompt", "What comes with this prompt (extra_data) is no workflow.")
 
 
 def _missing(prompt: Prompt, strange: list[str], drawing: dict[str, Any]) -> web.HTTPBadRequest:
@@ -64,12 +88,17 @@ def _node_errors(prompt: Prompt, problems: dict[str, list[str]]) -> dict[str, An
         node_id: {
             "class_type": prompt[node_id]["class_type"],
             "dependent_outputs": [],
-            "errors": [
-                {"type": "refused", "message": text, "details": "", "extra_info": {}} for text in texts
-            ],
+            "errors": [_error(text) for text in texts],
         }
         for node_id, texts in problems.items()
     }
+
+
+def _error(text: str) -> dict[str, Any]:
+    """Of all kinds that the page knows, it shows the details of this one as they are, beside the input's name."""
+    text, named = text.rstrip(".") + ".", re.match("“(.+?)”", text)
+    extra = {"input_name": named[1]} if named else {}
+    return {"type": "custom_validation_failed", "message": text, "details": text, "extra_info": extra}
 
 
 def _refusal(kind: str, words: str, marks: dict[str, Any] | None = None) -> web.HTTPBadRequest:

@@ -13,6 +13,7 @@ from .jobs import Jobs, Message, retold
 
 HEARTBEAT = 10  # seconds, after which a dead connection is noticed
 BACKLOG = 200  # messages that wait for a slow page; beyond, live pictures are left out
+PAGES_REMEMBERED = 100  # that left, and may come back
 NEVER = float("inf")
 
 
@@ -44,6 +45,8 @@ class Sockets:
             writer.cancel()
             clean = socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY) and box.empty()
             self._seen[client] = time.time() - (0 if clean else 2 * HEARTBEAT)
+            for old in list(self._seen)[:-PAGES_REMEMBERED]:
+                del self._seen[old]
             if self._boxes.get(client) is box:
                 del self._boxes[client]
         return socket

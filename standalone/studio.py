@@ -8,6 +8,7 @@ import webbrowser
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 # Nothing heavy is imported here: the command line asks this module for its options each time it starts.
@@ -86,7 +87,9 @@ async def _serve(app: Any, options: Namespace) -> None:
         url = f"http://{host}:{runner.addresses[0][1]}"
         print(f"SANA-Video studio: {url} (Ctrl-C ends it)", flush=True)
         if not options.no_browser:
-            await asyncio.to_thread(webbrowser.open, url)
+            Thread(
+                target=webbrowser.open, args=(url,), daemon=True
+            ).start()  # some browsers keep it until they end
         await stop.wait()
     except OSError as error:
         raise InputError(

@@ -185,6 +185,12 @@ class ComfyPage:
             self.page.get_by_test_id("queue-button").click()
         return answer.value
 
+    def details_of_errors(self) -> str:
+        """What the page says of errors when an artist asks."""
+        self.page.get_by_text("View details").first.click()
+        self.page.get_by_role("button", name="Info").first.click()
+        return self.page.get_by_test_id("error-group-execution").inner_text()
+
     def wait_for(self, kind: str, seconds: float = 90, **data: Any) -> dict[str, Any]:
         """Until the server sends this message (with these values); its data."""
         for _ in range(int(seconds * 10)):

@@ -103,11 +103,12 @@ def test_an_error_is_shown_on_its_node(open_page):
     assert window.errors == []
 
 
-def test_a_missing_link_is_told_before_anything_runs(open_page):
+def test_a_missing_link_is_told_before_anything_runs(site, open_page):
     window, workflow = open_page(), one_block()
     window.load(workflow)
     window.page.evaluate(
-        "id => app.graph.getNodeById(id).disconnectInput(0)", node_id(workflow, "BlockSampler")
+        "id => app.graph.getNodeById(id).disconnectInput(app.graph.getNodeById(id).findInputSlot('state'))",
+        node_id(workflow, "BlockSampler"),
     )
     answer = window.run()
     assert answer.status == 400
@@ -115,6 +116,9 @@ def test_a_missing_link_is_told_before_anything_runs(open_page):
     assert window.page.evaluate("() => Object.keys(app.lastNodeErrors)") == [
         node_id(workflow, "BlockSampler")
     ]
+    if site.kind == "studio":
+        assert "“state” is missing; connect or fill it." in window.details_of_errors()
+    window.shot("refused")
 
 
 def test_a_workflow_of_another_pack(open_page):

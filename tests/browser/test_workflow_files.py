@@ -151,7 +151,10 @@ def wrong_inputs(loaded, info):
         for entry in node["inputs"]:
             if entry["name"] not in known:
                 yield f"input {entry['name']} of {node['type']} is unknown"
-    for _, source, slot, target, entry, kind in loaded["file"]["links"]:
+    for link, source, slot, target, entry, kind in loaded["file"]["links"]:
+        if not {source, target} <= set(nodes):
+            yield f"link {link} leads nowhere"
+            continue
         given = info[nodes[source]["type"]]["output"][slot] if nodes[source]["type"] in info else kind
         name = nodes[target]["inputs"][entry]["name"] if nodes[target]["type"] in info else None
         taken = (
@@ -215,6 +218,12 @@ MISTAKES = {  # what is wrong: (a word of the problem that must be reported, wha
     "swapped": ("holds", lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].reverse()),
     "shifted, but valid": ("prompt differs", values("SanaVideoStart", 0, 480)),
     "out of range": ("out of range", values("SanaVideoBlockSampler", 0, 100_000)),
+    "below the range": ("out of range", values("SanaVideoBlockSampler", 0, 0)),
+    "a link from nowhere": ("leads nowhere", lambda w: w["links"].append([99, 77, 0, 15, 1, "SANA_STATE"])),
+    "a link into another type": (
+        "takes CONDITIONING, the link brings",
+        lambda w: _swap(w, "positive", "state"),
+    ),
     "no such choice": ("no choice", values("SanaVideoBlockSampler", 4, "few")),
     "an unknown input": (
         "is unknown",
@@ -223,6 +232,16 @@ MISTAKES = {  # what is wrong: (a word of the problem that must be reported, wha
     "a link of another type": ("the link brings", lambda w: w["links"][0].__setitem__(5, "LATENT")),
     "an open socket": ("prompt lacks", lambda w: _cut(w, "SanaVideoBlockSampler", "state")),
 }
+
+
+def _swap(workflow, one, other):
+    """Let the first sampler's links end in each other's inputs, with types that tell nothing of it."""
+    sampler = of(workflow, "SanaVideoBlockSampler")
+    places = {entry["name"]: number for number, entry in enumerate(sampler["inputs"])}
+    for link in workflow["links"]:
+        if link[3] == sampler["id"] and link[4] in (places[one], places[other]):
+            link[4] = places[one] + places[other] - link[4]
+            link[5] = "*"
 
 
 def _cut(workflow, kind, name):
@@ -251,12 +270,34 @@ def test_a_widget_that_the_page_builds_otherwise_is_seen(window, info):
     start["width"][1]["max"] += 16
     start["height"][0] = "STRING"
     told["SanaVideoModelLoader"]["input"]["required"]["family"][1]["options"].append("other")
+    vae = told["SanaVideoVAELoader"]["input"]["required"]
+    vae["another"] = vae["vae_name"]
+    told["SanaVideoTextEncode"]["input"]["required"]["motion_score"][1]["min"] += 1
     found = problems(window, workflow, twin, told)
-    assert [sum(word in problem for problem in found) for word in ("has max", "is a number", "offers")] == [
-        1,
-        1,
-        1,
-    ]
+    words = {"has max": 1, "is a number": 1, "offers": 1, "widgets of SanaVideoVAELoader": 1, "has min": 3}
+    assert {word: sum(word in problem for problem in found) for word in words} == words
+
+
+def test_links_that_the_page_changes_are_seen(window, info):
+    workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
+    loaded = load(window, workflow, twin)
+    loaded["saved"]["links"].pop()
+    assert list(wrong_values(loaded, info)) == ["values of links"]
+
+
+def test_requests_to_others_and_errors_of_scripts_are_seen(browser, furnished):
+    context = browser.new_context()
+    window = ComfyPage(context.new_page(), furnished.url).open()
+    page = window.page
+    page.evaluate(
+        "() => { new Image().src = 'https://example.org/a.png'; setTimeout(() => { throw Error('x') }) }"
+    )
+    page.wait_for_timeout(500)
+    assert window.errors == ["x"]
+    assert window.outside in ([], ["https://example.org/a.png"])  # or refused by the server's policy before
+    window._watch(type("Request", (), {"url": "https://example.org/"}))
+    assert "https://example.org/" in window.outside
+    context.close()
 
 
 def test_a_link_to_nowhere_is_seen(window, info):

@@ -91,20 +91,22 @@ def test_one_after_the_other_in_front_and_taken_away(ask):
     async def check(asked):
         jobs = [(await asked.queue(slow(seed)))[1]["prompt_id"] for seed in (1, 2, 3)]
         jobs.append((await asked.queue(slow(4), front=True))[1]["prompt_id"])
+        jobs.append((await asked.queue(slow(5), number=-7.5))[1]["prompt_id"])  # before that one
         await begun()
         listed = await (await asked.get("/api/jobs?status=pending")).json()
         assert {job["id"] for job in listed["jobs"]} == set(jobs[1:])
         assert (await (await asked.get("/api/jobs?status=in_progress,pending&limit=2&offset=1")).json())["pagination"] == {
-            "offset": 1, "limit": 2, "total": 4, "has_more": True,
+            "offset": 1, "limit": 2, "total": 5, "has_more": True,
         }  # fmt: skip
         answer = await asked.post(f"/api/jobs/{jobs[1]}/cancel")
         assert await answer.json() == {"cancelled": True}
         assert await (await asked.post(f"/api/jobs/{jobs[1]}/cancel")).json() == {"cancelled": False}
         Slow.GO.set()
-        done = [await asked.until(job, "completed") for job in (jobs[0], jobs[3], jobs[2])]
+        done = [await asked.until(job, "completed") for job in (jobs[0], jobs[4], jobs[3], jobs[2])]
         ends = [job["execution_end_time"] for job in done]
         assert ends == sorted(ends)
-        assert done[1]["execution_start_time"] <= done[2]["execution_start_time"]
+        rest = await (await asked.get("/api/jobs?limit=9&offset=3")).json()
+        assert (len(rest["jobs"]), rest["pagination"]["has_more"]) == (1, False)
         assert (await asked.get(f"/api/jobs/{jobs[1]}")).status == 404
         await asked.post("/api/history", json={"delete": [jobs[0]]})
         assert (await asked.get(f"/api/jobs/{jobs[0]}")).status == 404
@@ -121,6 +123,9 @@ def test_the_queue_is_cleared_and_what_runs_goes_on(ask):
         await begun()
         await asked.post("/api/queue", json={"delete": [waiting[0]]})
         assert (await asked.get(f"/api/jobs/{waiting[0]}")).status == 404
+        await asked.post("/api/queue", json={"clear": "no"})
+        await asked.post("/api/history", json={"clear": True})  # takes away neither what waits nor what runs
+        assert len((await (await asked.get("/api/jobs")).json())["jobs"]) == 3
         await asked.post("/api/queue", json={"clear": True})
         Slow.GO.set()
         await asked.until(running, "completed")
@@ -204,9 +209,15 @@ def test_pages_hear_of_their_own_jobs_and_of_the_whole_queue(ask):
         Slow.GO.set()
         await mine.until("execution_success")
         await yours.until("execution_success")
+        await asyncio.sleep(0.1)
+        last = (await asked.queue(chain(8), "me"))[1]["prompt_id"]
+        await mine.until("execution_success")
+        await asked.until(last, "completed")
+        await asked.post("/api/queue", json={"clear": True})
+        await yours.until("status")  # all that was sent before it is heard by now
         for socket in (mine, yours):
             jobs = {m["data"]["prompt_id"] for m in socket.heard if m["type"] != "status"}
-            assert len(jobs) == 1
+            assert len(jobs) == (2 if socket is mine else 1)
             left = [
                 m["data"]["status"]["exec_info"]["queue_remaining"]
                 for m in socket.heard
@@ -245,6 +256,30 @@ def test_a_page_that_was_away_hears_what_it_missed(ask):
         await asked.until((await asked.queue(chain(7), "other"))[1]["prompt_id"], "completed")
         await stranger.until("execution_success")
         assert first not in {m["data"].get("prompt_id") for m in stranger.heard}
+
+    ask(check)
+
+
+def test_a_full_queue_says_so(ask, monkeypatch):
+    monkeypatch.setattr("comfyui_sana_video.standalone.page.QUEUE_LIMIT", 2)
+
+    async def check(asked):
+        for seed in (1, 2):
+            await asked.queue(slow(seed))
+        answer = await asked.post("/api/prompt", json={"prompt": slow(3)})
+        assert (answer.status, "2 jobs wait already" in await answer.text()) == (429, True)
+        Slow.GO.set()
+
+    ask(check)
+
+
+def test_odd_drawings_do_not_spoil_the_list_of_jobs(ask):
+    async def check(asked):
+        extra = {"extra_pnginfo": {"workflow": {"id": 5, "nodes": []}}}
+        job = (await asked.queue(chain(1), extra_data=extra))[1]["prompt_id"]
+        await asked.until(job, "completed")
+        (listed,) = (await (await asked.get("/api/jobs")).json())["jobs"]
+        assert "workflow_id" not in listed  # the page takes texts alone
 
     ask(check)
 

@@ -34,6 +34,13 @@ def picture(color="red", kind="PNG"):
     return file.getvalue()
 
 
+def _without_rows():
+    """A picture whose header and checksums are right, and half of its pixels are missing."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "JPEG")
+    return file.getvalue()[:1000]
+
+
 async def _upload(asked, content, name="a.png", **fields):
     from aiohttp import FormData
 
@@ -60,11 +67,16 @@ def test_only_its_own_page_on_this_machine(ask):
             ({"Host": "evil.example"}, 403),  # a name of somebody else's that leads here
             ({"Host": "localhost"}, 200),
             ({"Host": "[::1]:8189"}, 200),
+            ({"Host": "[::1"}, 403),
+            ({"Origin": "http://["}, 403),
             ({"Sec-Fetch-Site": "cross-site"}, 403),
             ({"Sec-Fetch-Site": "same-origin"}, 200),
         ):
             answer = await asked.get("/api/jobs", headers=headers)
             assert answer.status == status, headers
+        assert (
+            await asked.get("/", headers={"Sec-Fetch-Site": "cross-site"})
+        ).status == 200  # a link to the studio
         assert "on this machine" in await (await asked.get("/", headers={"Host": "evil.example"})).text()
         answer = await asked.get("/")
         assert await answer.text() == "<p>the page"
@@ -92,7 +104,8 @@ def test_files_are_seen_in_their_own_folders_only(ask, tmp_path):
             (base / folder / "deep").mkdir(parents=True)
             (base / folder / "deep" / "a.png").write_bytes(picture())
         (base / "output" / "link.png").symlink_to(base / "secret.png")
-        (base / "output" / "page.html").write_text("<script>")
+        for name in ("page.html", "drawing.svg"):
+            (base / "output" / name).write_text("<script>")
         see = partial(asked.get, "/api/view")
         for kind in ("input", "output", "temp"):
             answer = await see(params={"filename": "a.png", "subfolder": "deep", "type": kind, "rand": "1"})
@@ -109,11 +122,12 @@ def test_files_are_seen_in_their_own_folders_only(ask, tmp_path):
             ({"filename": "deep"}, 404),
         ):
             assert (await see(params=bad)).status == status, bad
-        answer = await see(params={"filename": "page.html"})
-        assert (answer.content_type, answer.headers["Content-Disposition"]) == (
-            "application/octet-stream",
-            "attachment",
-        )
+        assert (await see(params={"filename": "a.png", "subfolder": "x" * 5000})).status == 400
+        for name in ("page.html", "drawing.svg"):  # could run scripts as if they were the page's own
+            answer = await see(params={"filename": name})
+            told = (answer.content_type, answer.headers["Content-Disposition"])
+            assert told == ("application/octet-stream", "attachment")
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
     ask(check)
 
@@ -137,6 +151,8 @@ def test_pictures_are_uploaded_under_free_names(ask, monkeypatch):
             (b"<svg>", "a.svg", {}, 400),
             (b"no picture", "b.png", {}, 400),
             (red[: len(red) // 2], "c.png", {}, 400),
+            (_without_rows(), "c.png", {}, 400),
+            (red, "n" * 300 + ".png", {}, 400),
             (red, "d.png", {"subfolder": "../.."}, 403),
             (red + bytes(20_000), "e.png", {}, 413),
         ):
@@ -177,8 +193,16 @@ def test_workflows_are_saved_listed_moved_and_deleted(ask):
         assert [(entry["path"], entry["size"]) for entry in full] == [("deep/other.json", 2)]
         assert (await asked.get(path)).status == 404
         assert (await asked.delete("/api/userdata/workflows%2Fdeep%2Fother.json")).status == 204
+        answer = await asked.post(path, data=b"<script>")
+        answer = await asked.get(path)
+        told = (answer.content_type, answer.headers["Content-Disposition"])
+        assert told == ("application/octet-stream", "attachment")
+        (base / "a.json").write_text("not the page's")
         for outside in ("..%2F..%2Fa.json", "%2Fetc%2Fpasswd"):
             assert (await asked.get(f"/api/userdata/{outside}")).status == 403
+            assert (await asked.delete(f"/api/userdata/{outside}")).status == 403
+            assert (await asked.post(f"{path}/move/{outside}")).status == 403
+            assert (await see(params={"dir": outside.replace("%2F", "/")})).status == 403
             assert (await asked.post(f"/api/userdata/{outside}", data=b"x")).status == 403
         assert await (await see(params={"dir": "nothing"})).json() == []
         (user / "a file").touch()
@@ -186,7 +210,41 @@ def test_workflows_are_saved_listed_moved_and_deleted(ask):
             "/api/userdata/a%20file%2Fb.json", data=b"x"
         )  # a file where a folder is needed
         assert answer.status == 507
+        (user / "workflows" / "folder").mkdir()
+        assert (await asked.post(f"{path}/move/workflows%2Ffolder")).status == 409
+        for name in ("n" * 300, "workflows"):
+            assert (await asked.delete(f"/api/userdata/{name}")).status in (400, 404)
         assert not list(user.rglob(".*"))
+        assert (base / "a.json").read_text() == "not the page's"
+
+    ask(check)
+
+
+def test_writes_at_once_do_not_lose_each_other(ask):
+    async def check(asked, base):
+        await asyncio.gather(*(asked.post(f"/api/settings/k{i}", json=i) for i in range(40)))
+        assert await (await asked.get("/api/settings")).json() == {f"k{i}": i for i in range(40)}
+        found = await asyncio.gather(*(_upload(asked, picture((i, 0, 0)), "same.png") for i in range(20)))
+        assert len({answer["name"] for _, answer in found}) == 20
+        path = "/api/userdata/one.json?overwrite=false"
+        saved = await asyncio.gather(*(asked.post(path, data=str(i).encode()) for i in range(10)))
+        assert sorted(answer.status for answer in saved) == [200] + [409] * 9
+
+    ask(check)
+
+
+def test_a_full_disk_leaves_the_older_file(ask, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    async def check(asked, base):
+        path = "/api/userdata/a.json"
+        assert (await asked.post(path, data=b"old")).status == 200
+        monkeypatch.setattr("pathlib.Path.write_bytes", full)
+        answer = await asked.post(path, data=b"new")
+        assert (answer.status, "No space left" in await answer.text()) == (507, True)
+        assert await (await asked.get(path)).text() == "old"
+        assert [path.name for path in (base / "user" / "default").iterdir()] == ["a.json"]
 
     ask(check)
 
@@ -197,6 +255,8 @@ def test_settings_are_kept_and_the_tutorial_is_never_over(ask):
         await asked.post("/api/settings", json={"C": True, "Comfy.TutorialCompleted": True})
         assert await (await asked.get("/api/settings")).json() == {"A.b": [1, 2], "C": True}
         assert await (await asked.get("/api/settings/C")).json() is True
+        for wrong in ([1], 5, "text", None):
+            assert (await asked.post("/api/settings", json=wrong)).status == 400
         for damaged in ("{", "[]"):
             (base / "user" / "default" / "comfy.settings.json").write_text(damaged)
             assert await (await asked.get("/api/settings")).json() == {}
@@ -227,6 +287,20 @@ def test_what_cannot_run_is_refused_in_sentences(ask):
             ({"prompt": []}, "no workflow"),
             ({"prompt": {"1": 5}}, "no workflow"),
             ({"prompt": {"1": {"class_type": "ToyStart"}}}, "no workflow"),
+            ({"prompt": {"1": {"class_type": ["ToyStart"], "inputs": {}}}}, "no workflow"),
+            ({"prompt": {"1": {**node("ToyStart"), "_meta": None}}}, "no workflow"),
+            ({"prompt": chain(1), "extra_data": [1]}, "extra_data"),
+            ({"prompt": chain(1), "extra_data": {"extra_pnginfo": "a"}}, "extra_data"),
+            ({"prompt": chain(1), "extra_data": {"extra_pnginfo": {"workflow": [1]}}}, "extra_data"),
+            (
+                {"prompt": chain(1), "extra_data": {"extra_pnginfo": {"workflow": {"nodes": [5]}}}},
+                "extra_data",
+            ),
+            ({"prompt": chain(1), "partial_execution_targets": 5}, "list of ids"),
+            ({"prompt": chain(1), "partial_execution_targets": [["1"]]}, "list of ids"),
+            ({"prompt": chain(1), "number": "x"}, "must be a number"),
+            ({"prompt": chain(1), "number": float("nan")}, "must be a number"),
+            ({"prompt": chain(*range(2000))}, "cannot be checked"),
             ({"prompt": {}}, "Nothing in this graph saves"),
             ({"prompt": {"1": node("Elsewhere")}}, "There is no node Elsewhere here"),
             ({"prompt": {"1": node("KSampler")}}, "Only a real ComfyUI runs KSampler"),
@@ -234,21 +308,32 @@ def test_what_cannot_run_is_refused_in_sentences(ask):
             answer = await asked.post("/api/prompt", json=body)
             assert answer.status == 400
             assert word in await answer.text(), body
-        answer = await asked.post("/api/prompt", data=b"{no")
-        assert (answer.status, "no JSON" in await answer.text()) == (400, True)
+        for body in (b"{no", b"[" * 100_000, b"\xff\xfe{}"):
+            answer = await asked.post("/api/prompt", data=body)
+            assert (answer.status, "no JSON" in await answer.text()) == (400, True)
         drawn = {"extra_pnginfo": {"workflow": {"nodes": [{"id": 7, "type": "FarAway"}]}}}
         body = {"prompt": {"7": {"inputs": {}}}, "extra_data": drawn}
         assert "There is no node FarAway here" in await (await asked.post("/api/prompt", json=body)).text()
         prompt = chain(1, 500)
         status, answer = await asked.queue(prompt)
         assert status == 400
-        assert "500" in answer["node_errors"]["3"]["errors"][0]["message"]
+        (error,) = answer["node_errors"]["3"]["errors"]
+        assert error["type"] == "custom_validation_failed"  # of other kinds the page shows words of its own
+        assert "500" in error["details"]
+        assert error["details"].count(".") == 1
         prompt = {"1": node("KSampler"), "2": node("Elsewhere")}
         status, answer = await asked.queue(prompt)
         assert (list(answer["node_errors"]), "Elsewhere" in answer["error"]["message"]) == (["1"], True)
         for path in ("/api/queue", "/api/history", "/api/interrupt"):
             assert (await asked.post(path, json=[1])).status == 400
         assert (await asked.get("/api/jobs?limit=x")).status == 400
+        for path, body in (
+            ("queue", {"delete": None}),
+            ("history", {"delete": 5}),
+            ("interrupt", {"prompt_id": [1]}),
+        ):
+            assert (await asked.post(f"/api/{path}", json=body)).status == 400
+        assert (await (await asked.get("/api/jobs")).json())["jobs"] == []
 
     ask(check)
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -91,6 +92,28 @@ def test_a_workflow_runs_on_it_from_outside_and_ctrl_c_ends_it(studio, root):
     other.join(20)
     assert len(words) == 1
     assert re.search(r"stopped|closed the connection|No ComfyUI answers", words[0])
+
+
+def test_the_command_answers_to_names_of_this_machine_only(studio, root):
+    address, _ = studio
+    asked = urllib.request.Request(f"{address}/api/jobs", headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(asked)
+
+
+def test_told_to_listen_it_answers_to_any_name(root):
+    options = ("--port", 0, "--front-end-root", root / "page", "--listen", "0.0.0.0")
+    process = subprocess.Popen(command(root, *options), stdout=subprocess.PIPE, text=True)
+    try:
+        port = re.search(r":(\d+) ", process.stdout.readline())[1]
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/jobs", headers={"Host": "studio.example"}
+        )
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.status == 200
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def test_a_second_one_on_the_same_port_says_so(studio, root):
