@@ -166,7 +166,7 @@ def test_two_windows_at_once(open_page):
 
 def test_a_cut_socket(open_page, browser, site):
     """The connection is lost in the middle of a run; the page comes back, and shows what became of it."""
-    window, gate, sockets = open_page(), {"open": True}, []
+    gate, sockets = {"open": True}, []
 
     def through(socket):
         if not gate["open"]:
@@ -175,9 +175,7 @@ def test_a_cut_socket(open_page, browser, site):
         sockets.append(socket)
         socket.connect_to_server()
 
-    window.page.route_web_socket(re.compile(r"/ws"), through)
-    window.page.reload()
-    window.wait_until_ready()
+    window = open_page(before=lambda page: page.route_web_socket(re.compile(r"/ws"), through))
     workflow = one_block(values={0: 2, 1: 301})
     window.load(workflow)
     window.run()

@@ -131,14 +131,19 @@ def _wrong_widget(what, widget, kind, options):
 
 def wrong_prompt(loaded, info):
     """What would be run is the checked-in twin."""
-    if loaded["prompt"] != loaded["twin"]:
-        nodes = set(loaded["prompt"]) ^ set(loaded["twin"])
-        nodes |= {i for i, node in loaded["prompt"].items() if node != loaded["twin"].get(i)}
+    given, wanted = ({i: _told(node) for i, node in loaded[name].items()} for name in ("prompt", "twin"))
+    if given != wanted:
+        nodes = {i for i in given | wanted if given.get(i) != wanted.get(i)}
         yield f"prompt differs at {sorted(nodes)}"
     for node_id, node in loaded["prompt"].items():
         for name, _, _, needed in entries(node["class_type"], info) if node["class_type"] in info else ():
             if needed and name not in node["inputs"]:
                 yield f"prompt lacks {name} of node {node_id}"
+
+
+def _told(node):
+    """Without what newer versions of the page add to a node's title."""
+    return node["class_type"], node["inputs"], node.get("_meta", {}).get("title")
 
 
 def wrong_inputs(loaded, info):

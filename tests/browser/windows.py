@@ -42,9 +42,10 @@ def open_page(request, browser, site):
     """Opens windows of their own, each with an empty graph; what they showed is kept when a test fails."""
     windows, failed, pages = [], request.session.testsfailed, []
 
-    def open_page(vue=False, width=1600, height=1000):
+    def open_page(vue=False, width=1600, height=1000, before=lambda page: None):
         windows.append(browser.new_context(viewport={"width": width, "height": height}))
         pages.append(ComfyPage(windows[-1].new_page(), site.url, vue))
+        before(pages[-1].page)
         return pages[-1].open()
 
     yield open_page
