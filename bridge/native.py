@@ -6,6 +6,8 @@ share one inner module, so nobody may keep that module between two runs (hosted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import comfy.conds
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..sana_video_core.checkpoint import Checkpoint, check_complete, read_checkpoint
 from ..sana_video_core.config import Family, TransformerConfig
@@ -27,6 +30,16 @@ from ..sana_video_core.model import SanaVideo
 from .previews import latent_format
 
 NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by
+
+
+@contextmanager
+def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, while they are used."""
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+    try:
+        yield weight, bias
+    finally:
+        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
 
 
 class SanaVideoConfig(comfy.supported_models_base.BASE):
@@ -64,7 +77,7 @@ class SanaVideoModule(SanaVideo):
         **_: Any,
     ) -> None:
         super().__init__(sizes, family, operations=operations, device=device, dtype=dtype)
-        self.fingerprint = fingerprint
+        self.fingerprint, self.weights_of = fingerprint, hosted_weights
         self.place: tuple[torch.device, torch.dtype] | None = None
 
     @property
@@ -161,8 +174,8 @@ def _keep_frames(executor: Any, noise: Tensor, latent_image: Tensor, sampler: An
     return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
 
 
-def load_patcher(path: Path, family: str | None, disable_dynamic: bool = False) -> Any:
-    """A MODEL of the transformer in a file; dtype and place are ComfyUI's choice.
+def load_patcher(path: Path, family: str | None, kernels: str = "auto", disable_dynamic: bool = False) -> Any:
+    """A MODEL of the transformer in a file; dtype and place are ComfyUI's choice, `kernels` a name in ops.BACKENDS.
 
     `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a patcher that moves it whole.
     """
@@ -178,7 +191,8 @@ def load_patcher(path: Path, family: str | None, disable_dynamic: bool = False) 
     cast = management.unet_manual_cast(dtype, device, supported)
     config.unet_config["dtype"], config.manual_cast_dtype = dtype, cast
     model = SanaVideoModel(config)
-    model.diffusion_model.place = (device, cast or dtype)
+    model.diffusion_model.place, model.diffusion_model.kernels = (device, cast or dtype), kernels
+    model.diffusion_model.kernel_choice(device, cast or dtype)  # a refusal comes before the work
     check_complete(model.diffusion_model, found.tensors, path, "SANA-Video transformer")
     patchers = comfy.model_patcher
     patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(
@@ -186,6 +200,6 @@ def load_patcher(path: Path, family: str | None, disable_dynamic: bool = False) 
     )
     model.load_model_weights(dict(found.tensors), "", assign=patcher.is_dynamic())
     model.diffusion_model.requires_grad_(False)
-    patcher.cached_patcher_init = (load_patcher, (path, family))
+    patcher.cached_patcher_init = (load_patcher, (path, family, kernels))
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, NAME, _keep_frames)
     return patcher

@@ -9,6 +9,7 @@ from .files import LORA, TEXT_ENCODER, TRANSFORMER, VAE, check, choices, path_of
 from .help import schema
 from .sockets import TextEncoder, Vae
 
+KERNELS = ["auto", "triton", "reference"]  # kernels/dispatch.py tells what they mean
 PUBLISHED = [name for name in FAMILIES if name != "demo"]
 
 
@@ -21,6 +22,7 @@ class SanaVideoModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input("model_name", options=choices(TRANSFORMER)),
                 io.Combo.Input("family", options=["auto", *PUBLISHED], default="auto"),
+                io.Combo.Input("kernels", options=KERNELS, default="auto", optional=True, advanced=True),
             ],
             outputs=[io.Model.Output(display_name="model")],
             search_aliases=["sana", "longsana", "longlive", "load diffusion model", "unet loader"],
@@ -31,12 +33,11 @@ class SanaVideoModelLoader(io.ComfyNode):
         return check(TRANSFORMER, model_name)
 
     @classmethod
-    def execute(cls, model_name, family) -> io.NodeOutput:
+    def execute(cls, model_name, family, kernels="auto") -> io.NodeOutput:
         from ..bridge.native import load_patcher
 
-        return io.NodeOutput(
-            load_patcher(path_of(TRANSFORMER, model_name), None if family == "auto" else family)
-        )
+        family = None if family == "auto" else family
+        return io.NodeOutput(load_patcher(path_of(TRANSFORMER, model_name), family, kernels))
 
 
 class SanaVideoTextEncoderLoader(io.ComfyNode):

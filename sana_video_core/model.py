@@ -6,7 +6,8 @@ Source: SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the ori
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from .config import Family, TransformerConfig
 from .errors import InputError, StateError
+from .fused import WeightsOf, fused_block, own_weights
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
 from .memory import Memory, check_window, first_block_state, memory_window
+from .ops import Choice, choose
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
 from .shapes import LatentGrid
 
@@ -91,6 +94,10 @@ class SanaVideo(nn.Module):
         place = {"device": device, "dtype": dtype}
         self.config, self.family = config, family
         self.fingerprint: str | None = None
+        self.kernels = "auto"  # which version of the blocks runs: a name in ops.BACKENDS
+        self.weights_of: WeightsOf = (
+            own_weights  # a host whose layers cast or patch their weights hands them out itself
+        )
         self.x_embedder = PatchEmbedder(config, operations, **place)
         self.t_embedder = TimestepEmbedder(config, operations, **place)
         self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(config.width, 6 * config.width, **place))
@@ -150,9 +157,10 @@ class SanaVideo(nn.Module):
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
         x, time, modulation = self._embed(latents, timesteps)
+        run = self._block_runner(x)
         for index, block in enumerate(self.blocks):
             past = None if memory is None else memory[index]
-            x, _, _ = block(x, modulation, prepared.blocks[index], prepared.bias, context, past)
+            x, _, _ = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
         x = self.final_layer(x, time, context.frames)
         return self._unpatchify(x, context).to(latents.dtype)
 
@@ -176,15 +184,29 @@ class SanaVideo(nn.Module):
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
         x, _, modulation = self._embed(latents, torch.zeros(latents.shape[0], device=latents.device))
-        after = []
+        run, after = self._block_runner(x), []
         for index, block in enumerate(self.blocks):
             past = None if memory is None else memory[index]
-            x, own, last = block(x, modulation, prepared.blocks[index], prepared.bias, context, past)
+            x, own, last = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
             tail = last.clone()  # owns its memory: the view would keep the whole chunk alive
             after.append(
                 first_block_state(own, tail, window) if past is None else past.followed_by(own, tail)
             )
         return tuple(after)
+
+    def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
+        """Whether the fused kernels run there, and why not. Raises InputError when they were asked for and cannot."""
+        try:
+            return choose(self.kernels, device, dtype, self.config.head_dim)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def _block_runner(self, x: Tensor) -> Callable[..., tuple[Tensor, Any, Tensor]]:
+        """A block as it is written in layers.py, or fused where the kernels run; they have no gradients."""
+        fused = self.kernel_choice(x.device, x.dtype).triton
+        if not fused or (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling():
+            return Block.__call__
+        return partial(fused_block, weights_of=self.weights_of)
 
     def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""

@@ -1,5 +1,18 @@
 """The one door to the kernels: the core imports operations from here and nowhere else."""
 
-from ..kernels.linear_attention import KeyValueSum, linear_attention
+from ..kernels.dispatch import BACKENDS, Choice, choose
+from ..kernels.gated_depthwise import gated_depthwise
+from ..kernels.linear_attention import KeyValueSum, linear_attention, linear_self_attention
+from ..kernels.residual_norm import gated_residual, residual_norm
 
-__all__ = ["KeyValueSum", "linear_attention"]
+__all__ = [
+    "BACKENDS",
+    "Choice",
+    "KeyValueSum",
+    "choose",
+    "gated_depthwise",
+    "gated_residual",
+    "linear_attention",
+    "linear_self_attention",
+    "residual_norm",
+]

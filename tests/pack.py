@@ -25,8 +25,11 @@ class Pack:
     def __init__(self, name: str = PACKAGE) -> None:
         self.name = name
 
+    def module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{self.name}.{name}")
+
     def core(self, module: str) -> ModuleType:
-        return importlib.import_module(f"{self.name}.sana_video_core.{module}")
+        return self.module(f"sana_video_core.{module}")
 
     @cached_property
     def golden_model(self):

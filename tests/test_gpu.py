@@ -57,3 +57,126 @@ def test_decode_on_the_device():
     pieces = torch.cat(list(vae.decode_stream(latents.cuda().split((1, 3, 1), dim=2))), dim=2)
     assert same(whole, pieces)
     assert_close(whole.cpu(), expected, 1e-3)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def _kernels(name):
+    return tuple(PACK.module(f"kernels.{name}.{part}") for part in ("reference", "triton_kernel"))
+
+
+def _relative(found, truth):
+    assert found.isfinite().all()
+    return float((found.double() - truth.double()).norm() / truth.double().norm())
+
+
+def _close(fast, plain, given, dtype, floor=0.0):
+    """Within float32's or bfloat16's reach of float64, not behind the plain version, and the same bits twice."""
+    double = [x.double() if isinstance(x, torch.Tensor) else x for x in given]
+    truth, found, again, other = plain(*double), fast(*given), fast(*given), plain(*given)
+    for t, f, a, o in zip(
+        *(x if isinstance(x, tuple) else (x,) for x in (truth, found, again, other)), strict=True
+    ):
+        assert same(f, a), "two runs differ"
+        assert _relative(f, t) <= max(1.1 * _relative(o, t), 2e-6 if dtype is torch.float32 else floor)
+
+
+def _draw(*shapes, dtype):
+    return [torch.randn(shape, device="cuda").to(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_residual_norm(dtype):
+    plain, fast = _kernels("residual_norm")
+    for batch, tokens, groups, width in ((1, 1, 1, 16), (2, 6, 3, 2240), (3, 65, 1, 112)):
+        rows, table = (batch, tokens, width), (batch, groups, width)
+        x, branch, gate, shift, scale = _draw(rows, rows, table, table, table, dtype=dtype)
+        for given in ((x, None, None), (x, branch, None), (x, branch, gate)):
+            _close(fast.residual_norm, plain.residual_norm, (*given, shift, scale, 1e-6), dtype)
+        _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_depthwise(dtype):
+    plain, fast = _kernels("gated_depthwise")
+    for images, rows, columns, hidden in (
+        (1, 1, 1, 8),
+        (2, 5, 7, 66),
+        (1, 1, 9, 130),
+        (2, 22, 40, 256),
+        (1, 30, 52, 64),
+    ):
+        wide = 2 * hidden
+        given = _draw((images, rows * columns, wide), (wide,), (wide, 1, 3, 3), (wide,), dtype=dtype)
+        _close(fast.gated_depthwise, plain.gated_depthwise, (*given, rows, columns), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("carried", [False, True])
+def test_linear_attention(dtype, carried):
+    plain, fast = _kernels("linear_attention")
+    for batch, tokens, heads, size in (
+        (1, 1, 1, 48),
+        (2, 63, 2, 112),
+        (3, 1560, 1, 20),
+        (1, 3001, 20, 112),
+        (1, 70, 1, 128),
+    ):
+        width, angles = heads * size, torch.randn(tokens, size // 2, device="cuda")
+        sums = (batch, heads, size, size), (batch, heads, size)
+        past = None
+        if carried:
+            vk, ksum = _draw(*sums, dtype=torch.float32)
+            past = plain.KeyValueSum(vk * tokens**0.5, ksum.abs() * tokens)
+        given = _draw((batch, tokens, 3 * width), (width,), (width,), dtype=dtype)
+
+        def run(version, given=given, angles=angles, past=past, heads=heads):
+            def call(qkv, q, k):
+                out, own = version(qkv, q, k, (angles.cos(), angles.sin()), past, heads, 1e-5, 1e-8)
+                return out, *own
+
+            return call
+
+        # one token alone is its own value, which plain rounding hits by chance
+        floor = 2**-7 if tokens == 1 else 0.0
+        _close(run(fast.linear_self_attention), run(plain.linear_self_attention), given, dtype, floor)
+
+
+def test_offsets_beyond_32_bits():
+    """1.3 billion rows times columns: the last image must be what it is alone."""
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GiB of free GPU memory")
+    _, fast = _kernels("gated_depthwise")
+    u = torch.empty(104, 1560, 13440, device="cuda", dtype=torch.bfloat16).normal_()
+    bias_up, weight, bias = _draw((13440,), (13440, 1, 3, 3), (13440,), dtype=torch.bfloat16)
+    found = fast.gated_depthwise(u, bias_up, weight, bias, 30, 52)
+    assert u.numel() > 2**31
+    assert same(found[-1:], fast.gated_depthwise(u[-1:].clone(), bias_up, weight, bias, 30, 52))
+
+
+@pytest.mark.parametrize("head", [20, 112])
+@torch.no_grad()
+def test_fused_network_is_the_plain_one(head):
+    model = PACK.tiny_model(head=head, heads=4).to("cuda")
+    x = torch.randn(2, 16, 5, 8, 12, device="cuda")
+    text, t = (
+        torch.randn(2, 7, 24, device="cuda"),
+        torch.tensor([[0, 1, 2, 3, 4], [9, 9, 9, 9, 9]], device="cuda") * 90,
+    )
+    found = {}
+    for model.kernels in ("reference", "triton"):
+        memory = model.absorb(x, text)
+        found[model.kernels] = [model(x, t, text), model(x, t, text, memory=memory, first_frame=5)]
+        found[model.kernels] += [tensor for block in memory for tensor in (*block.past, block.tail)]
+    for plain, fast in zip(*found.values(), strict=True):
+        assert _relative(fast, plain) < 1e-5
+
+
+@torch.no_grad()
+def test_other_devices_and_types_take_the_plain_version():
+    model = PACK.tiny_model()
+    x, text = torch.randn(1, 16, 2, 4, 4), torch.randn(1, 3, 24)
+    assert model(x, torch.tensor([500]), text).isfinite().all()
+    model.to("cuda", torch.float64)
+    assert model(x.cuda().double(), torch.tensor([500]), text.cuda().double()).isfinite().all()

@@ -30,7 +30,7 @@ ALLOWED = {
 NOT_INSTALLED = {"training"}
 # what a layer may import from outside; the standard library is free
 OUTSIDE = {
-    "kernels": {"torch"},
+    "kernels": {"torch", "triton"},
     "sana_video_core": {
         *("torch", "safetensors", "transformers", "tokenizers", "sentencepiece"),
         *("av", "numpy", "PIL", "yaml"),

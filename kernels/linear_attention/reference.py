@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,6 +26,38 @@ class KeyValueSum(NamedTuple):
     def __add__(self, other: KeyValueSum) -> KeyValueSum:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The sum of two runs; a new value (a named tuple would otherwise concatenate)."""
         return KeyValueSum(self.vk + other.vk, self.ksum + other.ksum)
+
+
+def linear_self_attention(
+    qkv: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    past: KeyValueSum | None,
+    heads: int,
+    norm_eps: float,
+    eps: float,
+) -> tuple[Tensor, KeyValueSum]:
+    """From the product qkv [B, N, 3D] to the attended rows [B, N, D], and the sum over these tokens alone.
+
+    q and k are normalised over whole rows (all heads) with weights [D], cut to their positive part, and for the numerator
+    turned by `rotary`: cosines and sines [N, d / 2] of the pairs (2i, 2i + 1).
+    """
+    q, k, v = qkv.chunk(3, dim=-1)
+    width = q.shape[-1:]
+    q = F.relu(F.rms_norm(q, width, q_weight.to(q.dtype), norm_eps))
+    k = F.relu(F.rms_norm(k, width, k_weight.to(k.dtype), norm_eps))
+    q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, k, v))
+    out, own = linear_attention(q, k, rotate_pairs(q, rotary), rotate_pairs(k, rotary), v, past, eps)
+    return out.transpose(1, 2).flatten(2), own
+
+
+def rotate_pairs(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """x [B, A, N, d] with each pair (2i, 2i + 1) of dimensions turned by its angle; float32 inside, x's dtype out."""
+    cosines, sines = table
+    even, odd = x.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1)
+    return turned.flatten(-2).to(x.dtype)
 
 
 def linear_attention(

@@ -1,0 +1,37 @@
+"""The plain version, written to be read.
+
+B batch, N tokens, G groups of N / G tokens with one modulation each (a latent frame, or the whole clip), D width:
+
+    x' = x + gate * branch                      (without a gate, x + branch; without a branch, x)
+    h  = LayerNorm(x') * (1 + scale) + shift    (no affine weights)
+
+Source: the AdaLN-single block of SANA-Video (arXiv 2509.24695); t2i_modulate in diffusion/model/nets/sana_blocks.py of the
+original.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def residual_norm(
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x and branch [B, N, D]; gate, shift and scale [B, G, D]. Returns x' (x itself without a branch) and h, both [B, N, D]."""
+    if branch is not None:
+        x = gated_residual(x, branch, gate)
+    h = F.layer_norm(x.to(torch.float32), x.shape[-1:], eps=eps)
+    groups = shift.shape[1]
+    h = h.unflatten(1, (groups, -1)) * (1 + scale.float().unsqueeze(2)) + shift.float().unsqueeze(2)
+    return x, h.flatten(1, 2).to(x.dtype)
+
+
+def gated_residual(x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None) -> Tensor:
+    """x + gate * (branch + extra), all [B, N, D] but the gate [B, G, D]; without a gate or an extra these are left out."""
+    branch = branch if extra is None else branch + extra
+    if gate is None:
+        return x + branch
+    grouped = branch.to(torch.float32).unflatten(1, (gate.shape[1], -1)) * gate.float().unsqueeze(2)
+    return (x.to(torch.float32) + grouped.flatten(1, 2)).to(x.dtype)
