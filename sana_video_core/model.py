@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Family, TransformerConfig
-from .errors import InputError, StateError
+from .errors import InputError
 from .fused import WeightsOf, fused_block, own_weights
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
 from .memory import Memory, check_window, first_block_state, memory_window
+from .model_inputs import check_memory, check_text, without_padding
 from .ops import Choice, choose
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
 from .shapes import LatentGrid
@@ -127,7 +128,8 @@ class SanaVideo(nn.Module):
 
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
         """Project embeddings [B, L, caption channels] with a mask [B, L] (true or 1 = text) once per prompt."""
-        _check_text(text, text_mask, self.config.caption_channels)
+        check_text(text, text_mask, self.config.caption_channels)
+        text, text_mask = without_padding(text, text_mask)
         caption = self.attention_y_norm(
             self.y_embedder.y_proj(text.to(self.compute_device, self.compute_dtype))
         )
@@ -257,32 +259,6 @@ class SanaVideo(nn.Module):
             raise InputError(f"The first latent frame is {first_frame}; positions start at 0.")
         self.family.chunks.check_room(first_frame, (frames,))
         if memory is not None:
-            _check_memory(memory, self.config, latents.shape[0], grid)
+            check_memory(memory, self.config, latents.shape[0], grid)
         rotary = rotary_table(frames, grid, self.config.rotary_split, first_frame, self.compute_device)
         return BlockContext(frames, grid, rotary)
-
-
-def _check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
-    if text.ndim != 3 or text.shape[2] != channels:
-        raise InputError(
-            f"Text embeddings of shape {list(text.shape)} were given; this model takes [batch, tokens, {channels}]. "
-            "Use the text encoder that belongs to it (Gemma-2-2B for SANA-Video)."
-        )
-    if mask is not None and mask.shape != text.shape[:2]:
-        raise InputError(
-            f"The text mask has shape {list(mask.shape)}, but the embeddings are {list(text.shape[:2])} "
-            "(batch, tokens). Give one mask entry for each token."
-        )
-
-
-def _check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: LatentGrid) -> None:
-    """A memory of another model, size or batch would fail deep inside, or not at all."""
-    heads, head = config.heads, config.head_dim
-    expected = (config.depth, [batch, heads, head, head], [batch, config.width, 1, grid.area])
-    sums, tail = (list(memory[0].past.vk.shape), list(memory[0].tail.shape)) if memory else ([], [])
-    given = (len(memory), sums, tail)
-    if given != expected:
-        raise StateError(
-            f"This memory has {given[0]} blocks, sums {given[1]} and tails {given[2]}; the model with these latents "
-            f"needs {expected[0]}, {expected[1]} and {expected[2]}. It was made by another model, size or batch."
-        )

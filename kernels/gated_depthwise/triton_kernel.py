@@ -1,6 +1,6 @@
-"""A program walks down a strip of an image: each row is read once with its two neighbours, and feeds three rows of sums.
+"""A program walks along a few rows of an image, column by column: a value that is read and activated once serves nine sums.
 
-So a value is activated three times (once for each horizontal shift) instead of nine, and nothing of width 2M is written.
+Only the rows above and below its own are activated again by the neighbours (7 for 5), and nothing of width 2M is written.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+CHANNELS, ROWS, WARPS = 128, 5, 2  # of one program; docs/log.md tells what was tried
 
 
 @triton.jit
@@ -24,77 +26,85 @@ def _silu(h, FAST: tl.constexpr):
 
 
 @triton.jit
+def _zeros(CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+    sums = ()
+    for _ in tl.static_range(ROWS):
+        sums += (tl.zeros((CHANNELS,), tl.float32),)
+    return sums
+
+
+@triton.jit
 def _weights(w_ptr, channels, mask):
-    """The nine weights of each channel, [1, channels] each, float32."""
+    """The nine weights of each channel, row by row, float32."""
     w = ()
     for tap in tl.static_range(9):
-        w += (tl.load(w_ptr + channels * 9 + tap, mask=mask, other=0.0).to(tl.float32)[None, :],)
+        w += (tl.load(w_ptr + channels * 9 + tap, mask=mask, other=0.0).to(tl.float32),)
     return w
 
 
 @triton.jit
-def _row(u_ptr, place, y, rows, width, left, middle, right):
-    """A row of the image as its pixels' left neighbours, themselves and their right neighbours.
+def _column(u_ptr, x, top, rows, columns, width, channels, mask, ROWS: tl.constexpr):
+    """Column x of the image from one row above `top` to one below the last.
 
     Outside of the image a very negative number is read: its silu is exactly zero.
     """
-    there = (place * 0 + y >= 0) & (place * 0 + y < rows)
-    a = tl.load(u_ptr + (place - width), mask=left & there, other=-30000.0)
-    b = tl.load(u_ptr + place, mask=middle & there, other=-30000.0)
-    c = tl.load(u_ptr + (place + width), mask=right & there, other=-30000.0)
-    return a, b, c
+    inside = mask & (channels * 0 + x < columns)
+    found = ()
+    for r in tl.static_range(ROWS + 2):
+        y = top + r - 1
+        there = inside & (channels * 0 + y >= 0) & (channels * 0 + y < rows)
+        found += (tl.load(u_ptr + (y * columns + x) * width + channels, mask=there, other=-30000.0),)
+    return found
 
 
 @triton.jit
-def _add(s0, s1, s2, u, half_bias, above, own, below, FAST: tl.constexpr):
-    """Add one shifted row to the sums of the row above, its own, and the row below."""
-    a = _silu(0.5 * u.to(tl.float32) + half_bias, FAST)
-    return s0 + a * above, s1 + a * own, s2 + a * below
+def _spread(column, half_bias, w, left, own, ROWS: tl.constexpr, FAST: tl.constexpr):
+    """Add a column to the sums of its left neighbour, which are then whole, to its own, and begin those of its right one."""
+    a = ()
+    for r in tl.static_range(ROWS + 2):
+        a += (_silu(0.5 * column[r].to(tl.float32) + half_bias, FAST),)
+    whole, own_sums, right = (), (), ()
+    for r in tl.static_range(ROWS):
+        whole += (left[r] + (a[r] * w[2] + a[r + 1] * w[5] + a[r + 2] * w[8]),)
+        own_sums += (own[r] + (a[r] * w[1] + a[r + 1] * w[4] + a[r + 2] * w[7]),)
+        right += (a[r] * w[0] + a[r + 1] * w[3] + a[r + 2] * w[6],)
+    return whole, own_sums, right
 
 
 @triton.jit
 def _gated_depthwise(
-    u_ptr, bias_up_ptr, w_ptr, bias_ptr, y_ptr, rows, columns, hidden, strip,
-    BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr, FAST: tl.constexpr,
+    u_ptr, bias_up_ptr, w_ptr, bias_ptr, y_ptr, rows, columns, hidden,
+    CHANNELS: tl.constexpr, ROWS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    signal = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    signal = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     mask = signal < hidden
     gate, width = signal + hidden, 2 * hidden
-    across = tl.cdiv(columns, BLOCK_X)
-    x = (tl.program_id(1) % across) * BLOCK_X + tl.arange(0, BLOCK_X)
-    top = (tl.program_id(1) // across) * strip
+    top = tl.program_id(1) * ROWS
     image = tl.program_id(2).to(tl.int64)
-    up_signal = 0.5 * tl.load(bias_up_ptr + signal, mask=mask, other=0.0).to(tl.float32)[None, :]
-    up_gate = 0.5 * tl.load(bias_up_ptr + gate, mask=mask, other=0.0).to(tl.float32)[None, :]
-    b_signal = tl.load(bias_ptr + signal, mask=mask, other=0.0).to(tl.float32)[None, :]
-    b_gate = 0.5 * tl.load(bias_ptr + gate, mask=mask, other=0.0).to(tl.float32)[None, :]
-    w, v = _weights(w_ptr, signal, mask), _weights(w_ptr, gate, mask)
     u_ptr += image * rows * columns * width  # within an image 32 bits are enough
     y_ptr += image * rows * columns * hidden
-    left = ((x > 0) & (x <= columns))[:, None] & mask[None, :]
-    middle = (x < columns)[:, None] & mask[None, :]
-    right = (x < columns - 1)[:, None] & mask[None, :]
-    nothing = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
-    s1, s2, g1, g2 = nothing, nothing, nothing, nothing  # sums of the rows y and y + 1, when row y comes
-    bottom = tl.minimum(top + strip, rows)
-    place = ((top - 1) * columns + x)[:, None] * width + signal[None, :]
-    n0, n1, n2 = _row(u_ptr, place, top - 1, rows, width, left, middle, right)
-    m0, m1, m2 = _row(u_ptr + hidden, place, top - 1, rows, width, left, middle, right)
-    for y in range(top - 1, bottom + 1):
-        s0, g0, s1, g1, s2, g2 = s1, g1, s2, g2, nothing, nothing
-        a0, a1, a2, b0, b1, b2 = n0, n1, n2, m0, m1, m2
-        place += columns * width  # the next row comes while this one is summed
-        n0, n1, n2 = _row(u_ptr, place, y + 1, rows, width, left, middle, right)
-        m0, m1, m2 = _row(u_ptr + hidden, place, y + 1, rows, width, left, middle, right)
-        s0, s1, s2 = _add(s0, s1, s2, a0, up_signal, w[6], w[3], w[0], FAST)
-        s0, s1, s2 = _add(s0, s1, s2, a1, up_signal, w[7], w[4], w[1], FAST)
-        s0, s1, s2 = _add(s0, s1, s2, a2, up_signal, w[8], w[5], w[2], FAST)
-        g0, g1, g2 = _add(g0, g1, g2, b0, up_gate, v[6], v[3], v[0], FAST)
-        g0, g1, g2 = _add(g0, g1, g2, b1, up_gate, v[7], v[4], v[1], FAST)
-        g0, g1, g2 = _add(g0, g1, g2, b2, up_gate, v[8], v[5], v[2], FAST)
-        out = (s0 + b_signal) * _silu(0.5 * g0 + b_gate, FAST)
-        target = ((y - 1) * columns + x)[:, None] * hidden + signal[None, :]
-        tl.store(y_ptr + target, out.to(y_ptr.dtype.element_ty), mask=middle & (place * 0 + y > top))
+    up_signal = 0.5 * tl.load(bias_up_ptr + signal, mask=mask, other=0.0).to(tl.float32)
+    up_gate = 0.5 * tl.load(bias_up_ptr + gate, mask=mask, other=0.0).to(tl.float32)
+    b_signal = tl.load(bias_ptr + signal, mask=mask, other=0.0).to(tl.float32)
+    b_gate = 0.5 * tl.load(bias_ptr + gate, mask=mask, other=0.0).to(tl.float32)
+    w_signal, w_gate = _weights(w_ptr, signal, mask), _weights(w_ptr, gate, mask)
+    s_left, s_own = _zeros(CHANNELS, ROWS), _zeros(CHANNELS, ROWS)
+    g_left, g_own = _zeros(CHANNELS, ROWS), _zeros(CHANNELS, ROWS)
+    s_column = _column(u_ptr, 0, top, rows, columns, width, signal, mask, ROWS)
+    g_column = _column(u_ptr + hidden, 0, top, rows, columns, width, signal, mask, ROWS)
+    for x in range(columns + 1):
+        s_next = _column(
+            u_ptr, x + 1, top, rows, columns, width, signal, mask, ROWS
+        )  # comes while this one is summed
+        g_next = _column(u_ptr + hidden, x + 1, top, rows, columns, width, signal, mask, ROWS)
+        s_whole, s_left, s_own = _spread(s_column, up_signal, w_signal, s_left, s_own, ROWS, FAST)
+        g_whole, g_left, g_own = _spread(g_column, up_gate, w_gate, g_left, g_own, ROWS, FAST)
+        for r in tl.static_range(ROWS):
+            out = (s_whole[r] + b_signal) * _silu(0.5 * g_whole[r] + b_gate, FAST)
+            there = mask & (signal * 0 + x > 0) & (signal * 0 + top + r < rows)
+            place = ((top + r) * columns + x - 1) * hidden + signal
+            tl.store(y_ptr + place, out.to(y_ptr.dtype.element_ty), mask=there)
+        s_column, g_column = s_next, g_next
 
 
 def gated_depthwise(
@@ -104,12 +114,20 @@ def gated_depthwise(
     u, weight = u.contiguous(), weight.contiguous()
     images, hidden = u.shape[0], u.shape[2] // 2
     y = u.new_empty(images, rows * columns, hidden)
-    block_x, block_c, strip, warps = 4, 64, rows, 4
-    places = triton.cdiv(columns, block_x) * triton.cdiv(rows, strip)
-    grid = (triton.cdiv(hidden, block_c), places, images)
+    grid = (triton.cdiv(hidden, CHANNELS), triton.cdiv(rows, ROWS), images)
     fast = u.is_cuda and u.dtype != torch.float32 and torch.version.cuda is not None
     _gated_depthwise[grid](
-        u, bias_up, weight, bias, y, rows, columns, hidden, strip,
-        BLOCK_X=block_x, BLOCK_C=block_c, FAST=fast, num_warps=warps,
-    )  # fmt: skip
+        u,
+        bias_up,
+        weight,
+        bias,
+        y,
+        rows,
+        columns,
+        hidden,
+        CHANNELS=CHANNELS,
+        ROWS=ROWS,
+        FAST=fast,
+        num_warps=WARPS,
+    )
     return y

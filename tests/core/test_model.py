@@ -138,3 +138,42 @@ def test_a_large_feed_forward_is_split_over_latent_frames(monkeypatch):
 def pieces_of_one_frame(model) -> int:
     """Elements of one latent frame of 2 x 3 tokens at the widest place."""
     return 2 * model.config.ffn_hidden * 6
+
+
+# ---------------------------------------------------------------- padding
+
+
+def _masked(*lengths, tokens=7):
+    return torch.arange(tokens)[None] < torch.tensor(lengths)[:, None]
+
+
+@pytest.mark.parametrize("kernels", ["reference", "auto"])
+@pytest.mark.parametrize(
+    ("lengths", "kept", "masked"), [((3, 3), 3, False), ((5, 2), 5, True), ((7, 7), 7, False)]
+)
+@torch.no_grad()
+def test_padding_is_left_out_and_weighs_nothing(lengths, kept, masked, kernels):
+    model, generator = PACK.tiny_model(), torch.Generator().manual_seed(0)
+    model.kernels = kernels
+    text = torch.randn(2, 7, 24, generator=generator)
+    x, t, mask = torch.randn(2, 16, 2, 4, 6, generator=generator), torch.full((2,), 500), _masked(*lengths)
+    prepared = model.prepare_text(text, mask)
+    assert prepared.blocks[0].keys.shape[2] == kept
+    assert (prepared.bias is not None) == masked
+    alone = [model(x[i : i + 1], t[:1], text[i : i + 1, :n]) for i, n in enumerate(lengths)]
+    assert_close(model(x, t, text, mask), torch.cat(alone), 1e-5)
+    other = torch.where(mask[..., None], text, torch.full_like(text, 9.0))
+    assert_close(model(x, t, other, mask), torch.cat(alone), 1e-5)
+
+
+@torch.no_grad()
+def test_masks_that_are_no_padding_stay():
+    """Text behind a gap, or none at all."""
+    model = PACK.tiny_model()
+    text = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(0))
+    gap = _masked(7, 7)
+    gap[0, 2] = False
+    for mask in (gap, _masked(0, 4)):
+        prepared = model.prepare_text(text, mask)
+        assert prepared.blocks[0].keys.shape[2] == 7
+        assert prepared.bias is not None
