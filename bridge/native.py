@@ -34,10 +34,18 @@ NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's co
 
 @contextmanager
 def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, while they are used."""
-    weight, bias, stream = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, while they are used.
+
+    What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and the next but one
+    layer would overwrite it.
+    """
+    found: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+    weight, bias, stream = found
+    stays = weight is layer.weight or weight is getattr(
+        layer, "_v_weight", None
+    )  # the latter with dynamic VRAM
     try:
-        yield weight, bias
+        yield (weight, bias) if stays else (weight.clone(), None if bias is None else bias.clone())
     finally:
         comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
 
@@ -188,11 +196,11 @@ def load_patcher(path: Path, family: str | None, kernels: str = "auto", disable_
         supported_dtypes=supported,
         weight_dtype=comfy.utils.weight_dtype(found.tensors),
     )
-    cast = management.unet_manual_cast(dtype, device, supported)
-    config.unet_config["dtype"], config.manual_cast_dtype = dtype, cast
+    compute = management.unet_manual_cast(dtype, device, supported)
+    config.unet_config["dtype"], config.manual_cast_dtype = dtype, compute
     model = SanaVideoModel(config)
-    model.diffusion_model.place, model.diffusion_model.kernels = (device, cast or dtype), kernels
-    model.diffusion_model.kernel_choice(device, cast or dtype)  # a refusal comes before the work
+    model.diffusion_model.place, model.diffusion_model.kernels = (device, compute or dtype), kernels
+    model.diffusion_model.kernel_choice(device, compute or dtype)  # a refusal comes before the work
     check_complete(model.diffusion_model, found.tensors, path, "SANA-Video transformer")
     patchers = comfy.model_patcher
     patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(

@@ -50,10 +50,10 @@ def fused_block(
 
     _, h = ops.residual_norm(x, None, None, shift1, scale1, LAYER_NORM_EPS)
     attn = block.attn
+    qkv, heads = attn.qkv(h), x.shape[-1] // attn.head_dim
     with weights_of(attn.q_norm, x) as (q_weight, _), weights_of(attn.k_norm, x) as (k_weight, _):
-        heads = x.shape[-1] // attn.head_dim
         attended, own = ops.linear_self_attention(
-            attn.qkv(h), q_weight, k_weight, context.rotary, past, heads, SELF_NORM_EPS, ATTENTION_EPS
+            qkv, q_weight, k_weight, context.rotary, past, heads, SELF_NORM_EPS, ATTENTION_EPS
         )
     x = ops.gated_residual(x, attn.proj(attended), gate1)
     x, h = ops.residual_norm(x, block.cross_attn(x, text, text_bias), None, shift2, scale2, LAYER_NORM_EPS)
@@ -70,8 +70,7 @@ def _feed_forward(
     padded = h.new_empty(batch, frames + 2, area, width)  # u, its left neighbour, and nothing on the right
     padded[:, -1] = 0
     padded[:, 0] = 0 if tail is None else tail[:, :, 0].transpose(1, 2)
-    for clip in range(batch):
-        _within_frames(layer, h[clip], padded[clip, 1:-1].view(-1, width), context, weights_of)
+    _within_frames(layer, h, padded, context, weights_of)
     u = padded.flatten(1, 2)[:, area:-area]  # the frames without their neighbours, where they lie
     with weights_of(layer.t_conv, h) as (weight, _):
         mixed = _three_taps(padded, weight)
@@ -79,9 +78,9 @@ def _feed_forward(
 
 
 def _within_frames(
-    layer: MixFeedForward, h: Tensor, out: Tensor, context: BlockContext, weights_of: WeightsOf
+    layer: MixFeedForward, h: Tensor, padded: Tensor, context: BlockContext, weights_of: WeightsOf
 ) -> None:
-    """Rows h [N, D] of one clip through the part that looks at one latent frame, into `out` [N, D] (allocated by the caller)."""
+    """Rows h [B, N, D] through the part that looks at one latent frame, into the middle of `padded` (the caller's own)."""
     area = context.grid.area
     step = max(1, ROWS_AT_ONCE // area) * area
     with (
@@ -89,12 +88,12 @@ def _within_frames(
         weights_of(layer.depth_conv.conv, h) as (depth, depth_bias),
         weights_of(layer.point_conv.conv, h) as (down, _),
     ):
-        for begin in range(0, len(h), step):
-            part = slice(begin, begin + step)
-            assert up_bias is not None and depth_bias is not None  # noqa: PT018  the original has them
-            wide = F.linear(h[part], up.flatten(1)).unflatten(0, (-1, area))
-            hidden = ops.gated_depthwise(wide, up_bias, depth, depth_bias, *context.grid)
-            torch.mm(hidden.flatten(0, 1), down.flatten(1).T, out=out[part])
+        assert up_bias is not None and depth_bias is not None  # noqa: PT018  the original has them
+        for rows, target in zip(h, padded[:, 1:-1].unbind(0), strict=True):
+            for part, out in zip(rows.split(step), target.flatten(0, 1).split(step), strict=True):
+                wide = F.linear(part, up.flatten(1)).unflatten(0, (-1, area))
+                hidden = ops.gated_depthwise(wide, up_bias, depth, depth_bias, *context.grid)
+                torch.mm(hidden.flatten(0, 1), down.flatten(1).T, out=out)
 
 
 def _three_taps(padded: Tensor, weight: Tensor) -> Tensor:

@@ -95,3 +95,38 @@ def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):
     with folders(tmp_path):
         run("DecodeStream", demo().vae, state, 0, 16.0, "h264", batch - 1)
     assert set(seen) == {1}
+
+
+def test_weights_that_a_host_fetches_stay_while_they_are_used(monkeypatch):
+    """ComfyUI fetches into one buffer for each of two streams: the next but one layer overwrites what was handed out."""
+    import comfy.ops
+    from torch import nn
+
+    buffer, given_back = torch.empty(4), []
+
+    def fetch(layer, like, offloadable):
+        assert offloadable
+        return buffer.copy_(layer.weight.detach()), None, "stream"
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", fetch)
+    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: given_back.append(given[3]))
+    layers = [nn.RMSNorm(4) for _ in range(3)]
+    for number, layer in enumerate(layers):
+        nn.init.constant_(layer.weight, number)
+    with (
+        native.hosted_weights(layers[0], buffer) as (one, _),
+        native.hosted_weights(layers[1], buffer) as (two, _),
+        native.hosted_weights(layers[2], buffer) as (three, _),
+    ):
+        assert [weight.unique().tolist() for weight in (one, two, three)] == [[0], [1], [2]]
+        assert given_back == []
+    assert given_back == ["stream"] * 3
+
+
+def test_weights_that_lie_there_are_not_copied():
+    from torch import nn
+
+    layer = nn.Conv2d(2, 2, 1)
+    with native.hosted_weights(layer, torch.zeros(1)) as (weight, bias):
+        assert weight is layer.weight
+        assert bias is layer.bias

@@ -1,5 +1,7 @@
 """Layer classes. ComfyUI's move and cast weights; here nothing is to move."""
 
+from typing import Any
+
 from torch import nn
 
 
@@ -7,7 +9,7 @@ class disable_weight_init:  # noqa: N801
     Linear, Conv2d, Conv3d, LayerNorm, RMSNorm = nn.Linear, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm
 
 
-def cast_bias_weight(s, input=None, offloadable=False):
+def cast_bias_weight(s, input=None, offloadable=False) -> Any:
     return s.weight, getattr(s, "bias", None), None
 
 
