@@ -11,6 +11,8 @@ import gc
 import json
 import statistics
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,16 +65,10 @@ def build(case: Case, depth: int = 20, dtype: torch.dtype = torch.bfloat16) -> t
         torch.nn.init.normal_(parameter, mean=float("norm" in name), std=scale)
     model = PACK.core("model")
     with torch.device("meta"):
-        ours = model.SanaVideo(_with_depth(sizes, depth), family, dtype=dtype)
+        ours = model.SanaVideo(replace(sizes, depth=depth), family, dtype=dtype)
     tensors = PACK.core("keys").canonical_transformer(theirs.state_dict())
     ours.load_state_dict(tensors, assign=True)
     return theirs.eval().requires_grad_(False), ours.eval().requires_grad_(False)
-
-
-def _with_depth(sizes: Any, depth: int) -> Any:
-    from dataclasses import replace
-
-    return replace(sizes, depth=depth)
 
 
 def inputs(case: Case, dtype: torch.dtype = torch.bfloat16) -> tuple[torch.Tensor, ...]:
@@ -176,7 +172,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     card = torch.cuda.get_device_name()
-    report: dict[str, Any] = {"gpu": card, "torch": torch.__version__, "cases": {}}
+    versions_used = {name: version(name) for name in ("torch", "triton", "diffusers")}
+    report: dict[str, Any] = {"gpu": card, **versions_used, "cases": {}}
     for name in options.cases:
         case = CASES[name]
         found: dict[str, Any] = {"error": check(case)}
@@ -193,10 +190,10 @@ def main() -> None:
                 f"{key} (beside compiled)" if key == "ours" else key: v
                 for key, v in measure(compiled).items()
             }
-        for version, told in found.items():
+        for name_of, told in found.items():
             if "ms" in told:
                 told["share"] = case.flop / RATE / told["ms"] * 1e3
-                print(f"{name} {version}: {told['ms']:.1f} ms, spread {told['spread']:.1%}, peak {told['peak_gib']:.2f} GiB,"
+                print(f"{name} {name_of}: {told['ms']:.1f} ms, spread {told['spread']:.1%}, peak {told['peak_gib']:.2f} GiB,"
                       f" {told['share']:.1%} of 790 TFLOP/s", flush=True)  # fmt: skip
         report["cases"][name] = found
         del theirs, ours, calls

@@ -6,6 +6,7 @@ share one inner module, so nobody may keep that module between two runs (hosted.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,7 +201,9 @@ def load_patcher(path: Path, family: str | None, kernels: str = "auto", disable_
     config.unet_config["dtype"], config.manual_cast_dtype = dtype, compute
     model = SanaVideoModel(config)
     model.diffusion_model.place, model.diffusion_model.kernels = (device, compute or dtype), kernels
-    model.diffusion_model.kernel_choice(device, compute or dtype)  # a refusal comes before the work
+    choice = model.diffusion_model.kernel_choice(device, compute or dtype)  # a refusal comes before the work
+    if not choice.triton:
+        logging.getLogger("sana_video").info("SANA-Video runs in plain PyTorch: %s.", choice.reason)
     check_complete(model.diffusion_model, found.tensors, path, "SANA-Video transformer")
     patchers = comfy.model_patcher
     patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(

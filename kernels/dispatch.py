@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 
+P = ParamSpec("P")
+R = TypeVar("R")
 BACKENDS = ("auto", "triton", "reference")
 VARIABLE = "SANA_VIDEO_KERNELS"
 CAPABILITY = (8, 0)  # bf16 products in hardware; older GPUs are untried
@@ -55,10 +58,18 @@ def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     return ""
 
 
-def version(operation: str, x: torch.Tensor) -> Any:
-    """The module of an operation that computes on x: its Triton version on a GPU (or interpreted), else the plain one."""
-    triton = x.is_cuda or INTERPRETED
-    return import_module(f"{operation}.{'triton_kernel' if triton else 'reference'}")
+def by_device(plain: Callable[P, R]) -> Callable[P, R]:
+    """The operation `plain` of a reference.py: its Triton version where the first tensor lies on a GPU (or interpreted)."""
+
+    @functools.wraps(plain)
+    def run(*given: P.args, **named: P.kwargs) -> R:
+        x = given[0]
+        if not (isinstance(x, torch.Tensor) and x.is_cuda) and not INTERPRETED:
+            return plain(*given, **named)
+        triton = import_module(f"{plain.__module__.removesuffix('.reference')}.triton_kernel")
+        return getattr(triton, plain.__name__)(*given, **named)
+
+    return run
 
 
 @functools.cache

@@ -66,11 +66,8 @@ def _feed_forward(
     weights_of: WeightsOf,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """x + gate * feed-forward(h), and the last latent frame before the temporal convolution."""
-    batch, frames, area, width = x.shape[0], context.frames, context.grid.area, x.shape[2]
-    padded = h.new_empty(batch, frames + 2, area, width)  # u, its left neighbour, and nothing on the right
-    padded[:, -1] = 0
-    padded[:, 0] = 0 if tail is None else tail[:, :, 0].transpose(1, 2)
-    _within_frames(layer, h, padded, context, weights_of)
+    padded = _within_frames(layer, h, context, tail, weights_of)
+    area = context.grid.area
     u = padded.flatten(1, 2)[:, area:-area]  # the frames without their neighbours, where they lie
     with weights_of(layer.t_conv, h) as (weight, _):
         mixed = _three_taps(padded, weight)
@@ -78,10 +75,13 @@ def _feed_forward(
 
 
 def _within_frames(
-    layer: MixFeedForward, h: Tensor, padded: Tensor, context: BlockContext, weights_of: WeightsOf
-) -> None:
-    """Rows h [B, N, D] through the part that looks at one latent frame, into the middle of `padded` (the caller's own)."""
-    area = context.grid.area
+    layer: MixFeedForward, h: Tensor, context: BlockContext, tail: Tensor | None, weights_of: WeightsOf
+) -> Tensor:
+    """Rows h [B, N, D] through the part that looks at one latent frame, between their neighbours in time: [B, F+2, S, D]."""
+    frames, area = context.frames, context.grid.area
+    padded = h.new_empty(len(h), frames + 2, area, h.shape[2])
+    padded[:, 0] = 0 if tail is None else tail[:, :, 0].transpose(1, 2)
+    padded[:, -1] = 0
     step = max(1, ROWS_AT_ONCE // area) * area
     with (
         weights_of(layer.inverted_conv.conv, h) as (up, up_bias),
@@ -89,11 +89,12 @@ def _within_frames(
         weights_of(layer.point_conv.conv, h) as (down, _),
     ):
         assert up_bias is not None and depth_bias is not None  # noqa: PT018  the original has them
-        for rows, target in zip(h, padded[:, 1:-1].unbind(0), strict=True):
+        for rows, target in zip(h, padded[:, 1:-1], strict=True):
             for part, out in zip(rows.split(step), target.flatten(0, 1).split(step), strict=True):
                 wide = F.linear(part, up.flatten(1)).unflatten(0, (-1, area))
                 hidden = ops.gated_depthwise(wide, up_bias, depth, depth_bias, *context.grid)
                 torch.mm(hidden.flatten(0, 1), down.flatten(1).T, out=out)
+    return padded
 
 
 def _three_taps(padded: Tensor, weight: Tensor) -> Tensor:

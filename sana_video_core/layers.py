@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from .config import TransformerConfig
 from .memory import BlockState, WindowBlockState
-from .ops import KeyValueSum, linear_attention
-from .positions import rotate
+from .ops import KeyValueSum, linear_attention, rotate
 from .shapes import LatentGrid
 
 LAYER_NORM_EPS = 1e-6

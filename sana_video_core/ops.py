@@ -2,7 +2,7 @@
 
 from ..kernels.dispatch import BACKENDS, Choice, choose
 from ..kernels.gated_depthwise import gated_depthwise
-from ..kernels.linear_attention import KeyValueSum, linear_attention, linear_self_attention
+from ..kernels.linear_attention import KeyValueSum, linear_attention, linear_self_attention, rotate
 from ..kernels.residual_norm import gated_residual, residual_norm
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "linear_attention",
     "linear_self_attention",
     "residual_norm",
+    "rotate",
 ]

@@ -60,11 +60,3 @@ def rotary_table(
             part.append(small.expand(*lengths, dimensions // 2))
     cosines, sines = (torch.cat(part, dim=-1).flatten(0, 2) for part in parts)
     return cosines, sines
-
-
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """x [B, A, N, d] with each pair (2i, 2i + 1) of dimensions turned by its angle; float32 inside, x's dtype out."""
-    cosines, sines = table
-    even, odd = x.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1)
-    return turned.flatten(-2).to(x.dtype)

@@ -122,9 +122,8 @@ class Page:
             name = host.hostname
         except ValueError:  # no address at all
             return True
-        cross = (
-            request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/"
-        )  # a link to us is fine
+        # a link to the studio is fine
+        cross = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/"
         return cross or (self._local and not _is_local(name))
 
     async def _index(self, request: web.Request) -> web.StreamResponse:

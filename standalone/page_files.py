@@ -14,7 +14,6 @@ from aiohttp import web
 from PIL import Image
 
 from ..sana_video_core.atomic import atomic_path
-from ..sana_video_core.errors import FileError
 from .core_nodes import PICTURES
 
 UPLOAD_LIMIT = 100 * 2**20  # bytes; as ComfyUI's own
@@ -124,7 +123,7 @@ async def _write(path: Path, content: bytes) -> None:
 
     try:
         await asyncio.to_thread(write)
-    except (FileError, OSError) as error:
+    except OSError as error:
         raise refuse(web.HTTPInsufficientStorage, str(error)) from error
 
 

@@ -34,9 +34,8 @@ def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
         return Asked(prompt, extra, _node_errors(prompt, Validation(prompt, classes).problems))
     except RefusedError as error:
         marks = _node_errors(prompt, error.problems)
-        kind = (
-            "prompt_outputs_failed_validation" if marks else "prompt_no_outputs"
-        )  # the page has words for both
+        # the page has words for both
+        kind = "prompt_outputs_failed_validation" if marks else "prompt_no_outputs"
         raise _refusal(kind, str(error), marks) from error
     except (InputError, RecursionError, OverflowError, TypeError) as error:
         raise _refusal("invalid_prompt", f"This graph cannot be checked: {error}.") from error

@@ -33,6 +33,8 @@ class Sockets:
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=2**20)
         await socket.prepare(request)
         client = request.query.get("clientId") or uuid4().hex
+        if client in self._boxes:  # a cut that nobody has noticed yet: what was sent since may be lost
+            self._seen[client] = time.time() - 2 * HEARTBEAT
         box = self._boxes[client] = asyncio.Queue()
         box.put_nowait({"type": "status", "data": {"status": jobs.status(), "sid": client}})
         for message in self._missed(client, jobs):
@@ -43,12 +45,12 @@ class Sockets:
                 pass
         finally:
             writer.cancel()
-            clean = socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY) and box.empty()
-            self._seen[client] = time.time() - (0 if clean else 2 * HEARTBEAT)
+            if self._boxes.get(client) is box:  # and not of a newer connection
+                del self._boxes[client]
+                clean = socket.close_code in (WSCloseCode.OK, WSCloseCode.GOING_AWAY) and box.empty()
+                self._seen[client] = time.time() - (0 if clean else 2 * HEARTBEAT)
             for old in list(self._seen)[:-PAGES_REMEMBERED]:
                 del self._seen[old]
-            if self._boxes.get(client) is box:
-                del self._boxes[client]
         return socket
 
     def _missed(self, client: str, jobs: Jobs) -> list[Message]:

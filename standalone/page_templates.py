@@ -24,9 +24,8 @@ def _about(path: Path) -> dict[str, Any]:
 
 @routes.get("/templates/index.json")
 async def index(request: web.Request) -> web.Response:
-    files = sorted(
-        WORKFLOWS.glob("*.json"), key=lambda path: path.stem.replace("save_today", "a")
-    )  # before tomorrow
+    # “save today” before “continue tomorrow”
+    files = sorted(WORKFLOWS.glob("*.json"), key=lambda path: path.stem.replace("save_today", "a"))
     cards = [_about(path) for path in files]
     # this group is what the page opens with for somebody who comes for the first time
     group = {"moduleName": "default", "title": "Getting Started", "isEssential": True, "type": "video"}

@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def _port(text: str) -> int:
     if text.isdecimal() and int(text) < 2**16:
         return int(text)
-    raise ArgumentTypeError(f"“{text}” is no port; take a number from 1024 to 65535")
+    raise ArgumentTypeError(f"“{text}” is no port; take a number up to 65535")
 
 
 def run(options: Namespace) -> int:
@@ -87,9 +87,8 @@ async def _serve(app: Any, options: Namespace) -> None:
         url = f"http://{host}:{runner.addresses[0][1]}"
         print(f"SANA-Video studio: {url} (Ctrl-C ends it)", flush=True)
         if not options.no_browser:
-            Thread(
-                target=webbrowser.open, args=(url,), daemon=True
-            ).start()  # some browsers keep it until they end
+            # in a thread: some browsers keep the call until they end
+            Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         await stop.wait()
     except OSError as error:
         raise InputError(

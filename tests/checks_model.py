@@ -148,7 +148,7 @@ def rotary_precision(pack: Pack) -> None:
         assert_close(cosines[token], torch.tensor([math.cos(a) for a in angles]), 2e-7)
         assert_close(sines[token], torch.tensor([math.sin(a) for a in angles]), 2e-7)
     x = torch.randn(1, 1, 12, 112, generator=torch.Generator().manual_seed(0))
-    turned = positions.rotate(x, (cosines, sines))
+    turned = pack.core("ops").rotate(x, (cosines, sines))
     complex_x = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
     exact = torch.view_as_real(complex_x * torch.complex(cosines.double(), sines.double())).flatten(-2)
     assert_close(turned, exact, 1e-6)
@@ -207,7 +207,8 @@ def _naive_block_causal(pack: Pack, model, x: Tensor, text: Tensor, plan: tuple[
         q, k = F.relu(block.attn.q_norm(q)), F.relu(block.attn.k_norm(k))
         q, k, v = (_heads(z, head).double() for z in (q, k, v))
         scores = (
-            positions.rotate(q.float(), table).double() @ positions.rotate(k.float(), table).double().mT
+            pack.core("ops").rotate(q.float(), table).double()
+            @ pack.core("ops").rotate(k.float(), table).double().mT
         ) * visible
         out = scores @ v / (((q @ k.mT) * visible).sum(-1, keepdim=True) + 1e-8)
         h = h + gate1 * block.attn.proj(out.float().transpose(1, 2).flatten(2))

@@ -20,6 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"
 
 
+def command_line(*words) -> list[str]:
+    """The pack's command line as a process of its own, from this checkout."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest;"
+        f"from {PACKAGE}.command_line.cli import main; sys.exit(main())"
+    )
+    return [sys.executable, "-c", code, *map(str, words)]
+
+
 def load_checkout(name: str, root: Path):
     """Register the folder `root` as the package `name` and return it."""
     spec = importlib.util.spec_from_file_location(

@@ -1,25 +1,9 @@
 """Linear attention with a carried sum: numerator from rotated features, denominator from unrotated ones."""
 
-from __future__ import annotations
+from ..dispatch import by_device
+from . import reference
+from .reference import KeyValueSum, linear_attention, rotate
 
-from torch import Tensor
+linear_self_attention = by_device(reference.linear_self_attention)
 
-from ..dispatch import version
-from .reference import KeyValueSum, linear_attention
-
-
-def linear_self_attention(
-    qkv: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    past: KeyValueSum | None,
-    heads: int,
-    norm_eps: float,
-    eps: float,
-) -> tuple[Tensor, KeyValueSum]:
-    run = version(__name__, qkv).linear_self_attention
-    return run(qkv, q_weight, k_weight, rotary, past, heads, norm_eps, eps)
-
-
-__all__ = ["KeyValueSum", "linear_attention", "linear_self_attention"]
+__all__ = ["KeyValueSum", "linear_attention", "linear_self_attention", "rotate"]

@@ -48,11 +48,11 @@ def linear_self_attention(
     q = F.relu(F.rms_norm(q, width, q_weight.to(q.dtype), norm_eps))
     k = F.relu(F.rms_norm(k, width, k_weight.to(k.dtype), norm_eps))
     q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, k, v))
-    out, own = linear_attention(q, k, rotate_pairs(q, rotary), rotate_pairs(k, rotary), v, past, eps)
+    out, own = linear_attention(q, k, rotate(q, rotary), rotate(k, rotary), v, past, eps)
     return out.transpose(1, 2).flatten(2), own
 
 
-def rotate_pairs(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """x [B, A, N, d] with each pair (2i, 2i + 1) of dimensions turned by its angle; float32 inside, x's dtype out."""
     cosines, sines = table
     even, odd = x.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)

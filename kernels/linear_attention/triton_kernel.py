@@ -13,9 +13,7 @@ from torch import Tensor
 
 from .reference import KeyValueSum
 
-SPLIT_TOKENS = (
-    1024  # of one program in the sums over keys: enough programs for a large chip, few enough parts
-)
+SPLIT_TOKENS = 1024  # of one program: enough programs for a large chip, few enough parts to add
 
 
 @triton.jit
@@ -92,10 +90,9 @@ def _read(
     # [key dimension, value dimension]: the sum, transposed as it is read
     square = dim_mask[:, None] & dim_mask[None, :]
     vk = tl.load(vk_ptr + sums * HEAD * HEAD + dims[None, :] * HEAD + dims[:, None], mask=square, other=0.0)
+    # two halves keep what bf16 alone would drop
     high = vk.to(qkv_ptr.dtype.element_ty)
-    low = (vk - high.to(tl.float32)).to(
-        qkv_ptr.dtype.element_ty
-    )  # two halves keep what bf16 alone would drop
+    low = (vk - high.to(tl.float32)).to(high.dtype)
     end = tl.minimum((part + 1) * per_program, tokens)
     for begin in range(part * per_program, end, N):
         n = begin + tl.arange(0, N)
@@ -125,14 +122,8 @@ def linear_self_attention(
     cos, sin = (table.contiguous() for table in rotary)
     rms = torch.empty(batch * tokens, 2, device=qkv.device, dtype=torch.float32)
     _inverse_rms[(batch * tokens,)](
-        qkv,
-        rms,
-        width,
-        3 * width,
-        norm_eps,
-        BLOCK=triton.next_power_of_2(width),
-        num_warps=8 if width > 2048 else 4,
-    )
+        qkv, rms, width, 3 * width, norm_eps, BLOCK=triton.next_power_of_2(width), num_warps=8 if width > 2048 else 4
+    )  # fmt: skip
     d = max(16, triton.next_power_of_2(head))
     # tokens of a step, warps, stages: of the sums over keys, then of the reading (docs/log.md: what was tried)
     sums, read = ((32, 8, 1), (32, 8, 1)) if exact else ((64, 4, 2), (128, 8, 2))
@@ -141,27 +132,15 @@ def linear_self_attention(
     ksum = torch.empty(splits, batch, heads, head, device=qkv.device, dtype=torch.float32)
     common = {"HEAD": head, "D": d, "EXACT": exact}
     _key_value_sum[(splits, heads, batch)](
-        qkv,
-        rms,
-        k_weight,
-        cos,
-        sin,
-        vk,
-        ksum,
-        tokens,
-        heads,
-        SPLIT_TOKENS,
-        3 * width,
-        N=sums[0],
-        num_warps=sums[1],
-        num_stages=sums[2],
-        **common,
-    )
+        qkv, rms, k_weight, cos, sin, vk, ksum, tokens, heads, SPLIT_TOKENS, 3 * width,
+        N=sums[0], num_warps=sums[1], num_stages=sums[2], **common,
+    )  # fmt: skip
     own = KeyValueSum(vk.sum(0), ksum.sum(0))
     total = own if past is None else past + own
     out = torch.empty(batch, tokens, width, device=qkv.device, dtype=qkv.dtype)
-    _read[(triton.cdiv(tokens, SPLIT_TOKENS), heads, batch)](
-        qkv, rms, q_weight, cos, sin, total.vk.contiguous(), total.ksum.contiguous(), out, tokens, heads, SPLIT_TOKENS, 3 * width, eps,
+    _read[(splits, heads, batch)](
+        qkv, rms, q_weight, cos, sin, total.vk.contiguous(), total.ksum.contiguous(), out,
+        tokens, heads, SPLIT_TOKENS, 3 * width, eps,
         N=read[0], num_warps=read[1], num_stages=read[2], **common,
     )  # fmt: skip
     return out, own

@@ -1,20 +1,9 @@
 """A gated residual, and the modulated LayerNorm behind it."""
 
-from __future__ import annotations
+from ..dispatch import by_device
+from . import reference
 
-from torch import Tensor
-
-from ..dispatch import version
-
-
-def residual_norm(
-    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    return version(__name__, x).residual_norm(x, branch, gate, shift, scale, eps)
-
-
-def gated_residual(x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None) -> Tensor:
-    return version(__name__, x).gated_residual(x, branch, gate, extra)
-
+gated_residual = by_device(reference.gated_residual)
+residual_norm = by_device(reference.residual_norm)
 
 __all__ = ["gated_residual", "residual_norm"]

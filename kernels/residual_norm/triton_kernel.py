@@ -63,9 +63,8 @@ def _launch(
     out = torch.empty_like(x) if has_branch else x
     h = out if shift is None else torch.empty_like(x)
     branch = x if branch is None else branch
-    if (
-        branch.stride(2) != 1 or branch.stride(1) != width
-    ):  # its clips may lie apart, as frames between neighbours do
+    # its clips may lie apart, as frames between neighbours do
+    if branch.stride(2) != 1 or branch.stride(1) != width:
         branch = branch.contiguous()
     tables = [_rows(table, x) for table in (gate, shift, scale)]
     gate, shift, scale = (table if table is not None else x for table in tables)

@@ -15,11 +15,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "comfy"))
 from comfyui import missing, running  # noqa: E402
+from conftest import command_line  # noqa: E402
 
-CODE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest;"
-    "from comfyui_sana_video.command_line.cli import main; sys.exit(main())"
-)
 FRONTEND = os.environ.get("SANA_VIDEO_FRONTEND")  # another version of the page's files
 
 
@@ -32,18 +29,12 @@ class Site(NamedTuple):
     base: Path
 
 
-def studio_command(base: Path, *options: str) -> list[str]:
-    root = ["--front-end-root", FRONTEND] if FRONTEND else []
-    begin = [sys.executable, "-c", CODE, str(ROOT / "tests"), "studio", "--no-browser"]
-    return [*begin, "--base", str(base), *root, *options]
-
-
 @contextmanager
 def studio(base: Path) -> Iterator[Site]:
+    words = ["studio", "--no-browser", "--base", base, "--port", 0]
+    words += ["--front-end-root", FRONTEND] if FRONTEND else []
     with (base / "studio.log").open("w") as log:
-        process = subprocess.Popen(
-            studio_command(base, "--port", "0"), stdout=subprocess.PIPE, stderr=log, text=True
-        )
+        process = subprocess.Popen(command_line(*words), stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)

@@ -78,6 +78,7 @@ class Socket:
 
     async def leave(self):
         await self.socket.close()
+        await asyncio.sleep(0.05)  # until the server knows, too
 
 
 @asynccontextmanager
@@ -91,7 +92,31 @@ async def client(toy_classes, base, **options):
     app = Page(toy_classes | by_id([Slow], "custom_nodes.toy"), base / "page", **options).app()
     try:
         async with Client(test_utils.TestServer(app)) as asked:
+            asked.base = base
             yield asked
             Slow.GO.set()
     finally:
         folder_paths.set_base_directory(".")
+
+
+@pytest.fixture(name="ask")
+def fixture_ask(toy_classes, tmp_path):
+    """ask(check, **options): run `check(client)`; the page's base directory is `client.base`."""
+
+    def ask(check, **options):
+        async def run():
+            async with client(toy_classes, tmp_path, **options) as asked:
+                await check(asked)
+
+        asyncio.run(run())
+
+    return ask
+
+
+def slow(seed=0):
+    return {"s": {"class_type": "Slow", "inputs": {"seed": seed}}}
+
+
+async def begun():
+    assert await asyncio.to_thread(Slow.BEGUN.wait, 10)
+    Slow.BEGUN.clear()

@@ -1,4 +1,4 @@
-"""The queue behind the page: order, messages, interrupts, and a page that was away."""
+"""The queue behind the page: order, messages, interrupts, errors."""
 
 import asyncio
 import io
@@ -8,31 +8,8 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("aiohttp")
-from page_client import Slow, client
+from page_client import Slow, begun, fixture_ask, slow  # noqa: F401
 from prompts import TWO_OUTPUTS, chain, node, start
-
-
-@pytest.fixture
-def ask(toy_classes, tmp_path):
-    """ask(check): run `check(client)`."""
-
-    def ask(check):
-        async def run():
-            async with client(toy_classes, tmp_path) as asked:
-                await check(asked)
-
-        asyncio.run(run())
-
-    return ask
-
-
-def slow(seed=0):
-    return {"s": node("Slow", seed=seed)}
-
-
-async def begun():
-    assert await asyncio.to_thread(Slow.BEGUN.wait, 10)
-    Slow.BEGUN.clear()
 
 
 def test_the_messages_of_a_run_are_comfyuis(ask):
@@ -89,10 +66,11 @@ def test_a_live_picture_says_which_node_it_is_of(ask):
 
 def test_one_after_the_other_in_front_and_taken_away(ask):
     async def check(asked):
-        jobs = [(await asked.queue(slow(seed)))[1]["prompt_id"] for seed in (1, 2, 3)]
+        jobs = [(await asked.queue(slow(1)))[1]["prompt_id"]]
+        await begun()
+        jobs += [(await asked.queue(slow(seed)))[1]["prompt_id"] for seed in (2, 3)]
         jobs.append((await asked.queue(slow(4), front=True))[1]["prompt_id"])
         jobs.append((await asked.queue(slow(5), number=-7.5))[1]["prompt_id"])  # before that one
-        await begun()
         listed = await (await asked.get("/api/jobs?status=pending")).json()
         assert {job["id"] for job in listed["jobs"]} == set(jobs[1:])
         assert (await (await asked.get("/api/jobs?status=in_progress,pending&limit=2&offset=1")).json())["pagination"] == {
@@ -196,66 +174,6 @@ def test_one_output_by_its_own_button(ask):
         _, answer = await asked.queue(prompt, partial_execution_targets=["other"])
         job = await asked.until(answer["prompt_id"], "completed")
         assert (list(job["outputs"]), list(job["workflow"]["prompt"])) == (["other"], ["1", "other"])
-
-    ask(check)
-
-
-def test_pages_hear_of_their_own_jobs_and_of_the_whole_queue(ask):
-    async def check(asked):
-        mine, yours = await asked.socket("me"), await asked.socket("you")
-        await asked.queue(slow(1), "me")
-        await asked.queue(slow(2), "you")
-        await begun()
-        Slow.GO.set()
-        await mine.until("execution_success")
-        await yours.until("execution_success")
-        await asyncio.sleep(0.1)
-        last = (await asked.queue(chain(8), "me"))[1]["prompt_id"]
-        await mine.until("execution_success")
-        await asked.until(last, "completed")
-        await asked.post("/api/queue", json={"clear": True})
-        await yours.until("status")  # all that was sent before it is heard by now
-        for socket in (mine, yours):
-            jobs = {m["data"]["prompt_id"] for m in socket.heard if m["type"] != "status"}
-            assert len(jobs) == (2 if socket is mine else 1)
-            left = [
-                m["data"]["status"]["exec_info"]["queue_remaining"]
-                for m in socket.heard
-                if m["type"] == "status"
-            ]
-            assert max(left) == 2
-        assert mine.heard[0]["data"]["sid"] == "me"
-        assert (await (await asked.socket()).until("status"))["sid"]  # a page that has no name gets one
-
-    ask(check)
-
-
-def test_a_page_that_was_away_hears_what_it_missed(ask):
-    async def check(asked):
-        away = await asked.socket("me")
-        first = (await asked.queue(slow(1) | chain(5), "me"))[1]["prompt_id"]
-        await begun()
-        await away.leave()
-        back = await asked.socket("me")  # still running
-        assert (await back.until("executing"))["node"] == "s"
-        assert "execution_start" in back.kinds()
-        await back.leave()
-        Slow.GO.set()
-        await asked.until(first, "completed")
-        later = await asked.socket("me")  # over by now
-        await later.until("execution_success")
-        assert {m["data"]["node"] for m in later.heard if m["type"] == "executed"} == {"s", "show"}
-        await later.leave()
-        again = await asked.socket("me")  # knows all: nothing is told twice
-        await asked.queue(chain(6), "me")
-        assert "executed" not in again.kinds()
-        start_of = await again.until("execution_start")
-        assert start_of["prompt_id"] != first
-        stranger = await asked.socket("other")
-        await asyncio.sleep(0.1)
-        await asked.until((await asked.queue(chain(7), "other"))[1]["prompt_id"], "completed")
-        await stranger.until("execution_success")
-        assert first not in {m["data"].get("prompt_id") for m in stranger.heard}
 
     ask(check)
 

@@ -5,23 +5,17 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import command_line
 from prompts import node
 
 pytest.importorskip("aiohttp")
 from comfyui_sana_video.standalone.server import run_on_server
-
-CODE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import conftest;"
-    "from comfyui_sana_video.command_line.cli import main; sys.exit(main())"
-)
 
 
 @pytest.fixture
@@ -33,8 +27,7 @@ def root(tmp_path):
 
 
 def command(root, *options):
-    begin = [sys.executable, "-c", CODE, str(ROOT / "tests"), "studio", "--no-browser", "--base", str(root)]
-    return [*begin, *map(str, options)]
+    return command_line("studio", "--no-browser", "--base", root, *options)
 
 
 @pytest.fixture
@@ -139,11 +132,9 @@ def test_what_it_refuses(root, monkeypatch):
 
 
 def test_without_the_frontend_it_says_what_to_install(root):
-    code = f"import sys; sys.modules['comfyui_frontend_package'] = None; {CODE}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "tests"), "studio", "--no-browser", "--base", str(root)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    words = command(root)
+    words[2] = f"import sys; sys.modules['comfyui_frontend_package'] = None; {words[2]}"
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "pip install comfyui-frontend-package" in done.stderr
     assert "Traceback" not in done.stderr
