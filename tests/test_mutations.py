@@ -76,7 +76,7 @@ MUTATIONS = {
     ),
     "halves instead of pairs": (
         MODEL,
-        f"{CORE}/positions.py",
+        "kernels/linear_attention/reference.py",
         "x.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)",
         "x.to(torch.float32).unflatten(-1, (2, -1)).unbind(-2)",
     ),
