@@ -15,15 +15,15 @@ studio: $(READY)
 	$(VENV)/bin/sana-video studio --base out
 
 test: lint $(VENV)/.browser
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser/test_ready.py
-	$(RUN) -m pytest tests/browser/test_ready.py  # a time is measured alone
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+	$(RUN) -m pytest -m alone
 
 # The tests of the page once more, on the newest frontend: it may be ahead of us.
 newest: $(READY) $(VENV)/.browser
 	rm -rf $(VENV)/newest
 	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/newest comfyui-frontend-package
 	SANA_VIDEO_FRONTEND=$(VENV)/newest/comfyui_frontend_package/static \
-		$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not comfy" tests/browser --ignore tests/browser/test_ready.py
+		$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not comfy and not alone" tests/browser
 
 lint: $(READY)
 	$(RUN) -m ruff check .

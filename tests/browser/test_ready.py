@@ -1,10 +1,12 @@
-"""How soon the page can be used. `make test` runs this file alone: beside other tests it would measure them."""
+"""How soon the page can be used."""
 
 import time
 
+import pytest
 from browser.comfy_page import ComfyPage
 
 
+@pytest.mark.alone
 def test_ready_within_five_seconds(browser, site):
     took = []
     for _ in range(3):

@@ -86,6 +86,7 @@ def test_pictures_survive_the_vae(quality):
     assert table["PSNR least (dB)"] >= 32
 
 
+@pytest.mark.alone
 def test_the_film_that_everybody_sees_first_tells_what_its_prompts_say(quality):
     """Workflow 00, which `make demo` runs; its six chunks take less than twice what three may take."""
     began = time.perf_counter()
