@@ -1,14 +1,17 @@
 """A stream at the true size on one GPU: checks first, then seconds per chunk and memory over many chunks.
 
-Usage: python benchmarks/stream.py [chunks]. Random weights of LongSANA 2B, bfloat16, 480 x 832.
+Usage: python benchmarks/stream.py [chunks] [--warm 20] [--precision fp8] [--out FOLDER]. Random weights of LongSANA 2B, bfloat16,
+480 x 832.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -18,7 +21,7 @@ from conftest import PACKAGE
 from pack import Pack
 
 PACK = Pack(PACKAGE)
-STEPS = 4
+STEPS, FRAMES = 4, 10
 
 
 def build():
@@ -68,29 +71,52 @@ def check_chain(model) -> None:
     )
 
 
-def main(chunks: int) -> None:
+def rise(values) -> float:
+    """What a straight line through the values rises from the first to the last, as a share of their mean."""
+    count = len(values)
+    middle, mean = (count - 1) / 2, statistics.mean(values)
+    if not mean:
+        return 0.0
+    slope = sum((i - middle) * (v - mean) for i, v in enumerate(values)) / sum(
+        (i - middle) ** 2 for i in range(count)
+    )
+    return slope * (count - 1) / mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chunks", nargs="?", type=int, default=60)
+    parser.add_argument(
+        "--warm", type=int, default=20, help="chunks before those: a card slows down as it gets hot"
+    )
+    parser.add_argument("--precision", default="full")
+    parser.add_argument("--out", type=Path, help="folder of stream.json")
+    options = parser.parse_args()
     model = build()
     check_chain(model)
+    model.precision = options.precision
     begin = PACK.core("stream").start(model, height=480, width=832)
-    rows = [row[1:] for row in run(model, begin, chunks)][1:]  # the first chunk is longer, and warms up
+    rows = [row[1:] for row in run(model, begin, options.warm + options.chunks)][options.warm :]
     seconds, peaks, held = zip(*rows, strict=True)
-    third = len(rows) // 3
-    print(
-        json.dumps(
-            {
-                "gpu": torch.cuda.get_device_name(),
-                "torch": torch.__version__,
-                "case": f"LongSANA 480x832 bf16, {STEPS} steps + absorb, chunk of 10 latent frames",
-                "chunks": chunks,
-                "s_per_chunk_median": round(statistics.median(seconds), 4),
-                "s_first_third": round(statistics.median(seconds[:third]), 4),
-                "s_last_third": round(statistics.median(seconds[-third:]), 4),
-                "peak_GiB_min_max": [round(min(peaks), 3), round(max(peaks), 3)],
-                "held_bytes_min_max": [min(held), max(held)],
-            }
-        )
-    )
+    report = {
+        "gpu": torch.cuda.get_device_name(),
+        **{name: version(name) for name in ("torch", "triton")},
+        "case": f"LongSANA 480x832 bf16, {STEPS} steps + absorb, chunk of {FRAMES} latent frames",
+        "precision": options.precision,
+        "chunks": [options.warm + 1, options.warm + options.chunks],
+        "s_per_chunk_median": statistics.median(seconds),
+        "s_rise": rise(seconds),
+        "peak_gib_median": statistics.median(peaks),
+        "peak_rise": rise(peaks),
+        "held_rise": rise(held),
+        "s": [round(value, 4) for value in seconds],
+        "peak_gib": [round(value, 3) for value in peaks],
+        "held_bytes": held,
+    }
+    print(json.dumps({key: told for key, told in report.items() if not isinstance(told, tuple)}))
+    if options.out:
+        (options.out / f"stream_{options.precision}.json").write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    main()

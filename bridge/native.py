@@ -183,9 +183,16 @@ def _keep_frames(executor: Any, noise: Tensor, latent_image: Tensor, sampler: An
     return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
 
 
-def load_patcher(path: Path, family: str | None, kernels: str = "auto", disable_dynamic: bool = False) -> Any:
-    """A MODEL of the transformer in a file; dtype and place are ComfyUI's choice, `kernels` a name in ops.BACKENDS.
+def load_patcher(
+    path: Path,
+    family: str | None,
+    kernels: str = "auto",
+    precision: str = "full",
+    disable_dynamic: bool = False,
+) -> Any:
+    """A MODEL of the transformer in a file; dtype and place are ComfyUI's choice.
 
+    `kernels` is a name in ops.BACKENDS, `precision` one in ops.PRECISIONS; what cannot run raises InputError.
     `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a patcher that moves it whole.
     """
     management = comfy.model_management
@@ -200,17 +207,18 @@ def load_patcher(path: Path, family: str | None, kernels: str = "auto", disable_
     compute = management.unet_manual_cast(dtype, device, supported)
     config.unet_config["dtype"], config.manual_cast_dtype = dtype, compute
     model = SanaVideoModel(config)
-    model.diffusion_model.place, model.diffusion_model.kernels = (device, compute or dtype), kernels
-    choice = model.diffusion_model.kernel_choice(device, compute or dtype)  # a refusal comes before the work
+    network = model.diffusion_model
+    network.place, network.kernels, network.precision = (device, compute or dtype), kernels, precision
+    choice = network.kernel_choice(*network.place)  # a refusal comes before the work
     if not choice.triton:
         logging.getLogger("sana_video").info("SANA-Video runs in plain PyTorch: %s.", choice.reason)
-    check_complete(model.diffusion_model, found.tensors, path, "SANA-Video transformer")
+    check_complete(network, found.tensors, path, "SANA-Video transformer")
     patchers = comfy.model_patcher
     patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(
         model, load_device=device, offload_device=management.unet_offload_device()
     )
     model.load_model_weights(dict(found.tensors), "", assign=patcher.is_dynamic())
-    model.diffusion_model.requires_grad_(False)
-    patcher.cached_patcher_init = (load_patcher, (path, family, kernels))
+    network.requires_grad_(False)
+    patcher.cached_patcher_init = (load_patcher, (path, family, kernels, precision))
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, NAME, _keep_frames)
     return patcher

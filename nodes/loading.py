@@ -10,6 +10,7 @@ from .help import schema
 from .sockets import TextEncoder, Vae
 
 KERNELS = ["auto", "triton", "reference"]  # kernels/dispatch.py tells what they mean
+PRECISIONS = ["full", "fp8"]  # of the large products
 PUBLISHED = [name for name in FAMILIES if name != "demo"]
 
 
@@ -23,6 +24,7 @@ class SanaVideoModelLoader(io.ComfyNode):
                 io.Combo.Input("model_name", options=choices(TRANSFORMER)),
                 io.Combo.Input("family", options=["auto", *PUBLISHED], default="auto"),
                 io.Combo.Input("kernels", options=KERNELS, default="auto", optional=True, advanced=True),
+                io.Combo.Input("precision", options=PRECISIONS, default="full", optional=True, advanced=True),
             ],
             outputs=[io.Model.Output(display_name="model")],
             search_aliases=["sana", "longsana", "longlive", "load diffusion model", "unet loader"],
@@ -33,11 +35,11 @@ class SanaVideoModelLoader(io.ComfyNode):
         return check(TRANSFORMER, model_name)
 
     @classmethod
-    def execute(cls, model_name, family, kernels="auto") -> io.NodeOutput:
+    def execute(cls, model_name, family, kernels="auto", precision="full") -> io.NodeOutput:
         from ..bridge.native import load_patcher
 
         family = None if family == "auto" else family
-        return io.NodeOutput(load_patcher(path_of(TRANSFORMER, model_name), family, kernels))
+        return io.NodeOutput(load_patcher(path_of(TRANSFORMER, model_name), family, kernels, precision))
 
 
 class SanaVideoTextEncoderLoader(io.ComfyNode):

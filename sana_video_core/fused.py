@@ -6,13 +6,9 @@ convolutions are products with their rows, the temporal convolution three produc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import ops
 from .layers import (
@@ -22,88 +18,89 @@ from .layers import (
     Block,
     BlockContext,
     MixFeedForward,
+    SelfAttention,
     TextKeys,
 )
 from .memory import BlockState, WindowBlockState
-
-Weights = tuple[Tensor, Tensor | None]
-# how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are used
-WeightsOf = Callable[[nn.Module, Tensor], AbstractContextManager[Weights]]
+from .products import Products
 
 ROWS_AT_ONCE = 2**15  # tokens in the widest part of the feed-forward: more are not faster, and need memory
 
 
-def own_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weights]:
-    """Those of a plain torch layer."""
-    bias = getattr(layer, "bias", None)
-    return nullcontext((cast(Tensor, layer.weight), cast("Tensor | None", bias)))
-
-
 def fused_block(
     block: Block, x: Tensor, modulation: Tensor, text: TextKeys, text_bias: Tensor | None, context: BlockContext,
-    memory: BlockState | WindowBlockState | None, weights_of: WeightsOf,
+    memory: BlockState | WindowBlockState | None, products: Products,
 ) -> tuple[Tensor, ops.KeyValueSum, Tensor]:  # fmt: skip
     """As Block.forward: x [B, N, D], modulation [B, 1 or F, 6, D] -> x, this call's own sums, and its tail [B, D, 1, S]."""
     rows = (block.scale_shift_table.to(modulation) + modulation).unbind(2)  # each [B, 1 or F, D]
     shift1, scale1, gate1, shift2, scale2, gate2 = rows
     past, tail = (None, None) if memory is None else (memory.past, memory.tail)
 
-    _, h = ops.residual_norm(x, None, None, shift1, scale1, LAYER_NORM_EPS)
-    attn = block.attn
-    qkv, heads = attn.qkv(h), x.shape[-1] // attn.head_dim
-    with weights_of(attn.q_norm, x) as (q_weight, _), weights_of(attn.k_norm, x) as (k_weight, _):
-        attended, own = ops.linear_self_attention(
-            qkv, q_weight, k_weight, context.rotary, past, heads, SELF_NORM_EPS, ATTENTION_EPS
-        )
-    x = ops.gated_residual(x, attn.proj(attended), gate1)
-    x, h = ops.residual_norm(x, block.cross_attn(x, text, text_bias), None, shift2, scale2, LAYER_NORM_EPS)
-    x, last = _feed_forward(block.mlp, h, x, gate2, context, tail, weights_of)
+    _, h = products.residual_norm(x, None, None, shift1, scale1, LAYER_NORM_EPS)
+    attended, own = _attention(block.attn, h, x, context, past, products)
+    x, h = products.residual(x, attended, gate1)
+    del attended  # a large clip's activations are what fills the memory
+    x, h = products.residual_norm(
+        x, block.cross_attn(h, text, text_bias, products.linear), None, shift2, scale2, LAYER_NORM_EPS
+    )
+    x, last = _feed_forward(block.mlp, h, x, gate2, context, tail, products)
     return x, own, last
 
 
+def _attention(
+    attn: SelfAttention,
+    h: Any,
+    like: Tensor,
+    context: BlockContext,
+    past: ops.KeyValueSum | None,
+    products: Products,
+) -> tuple[Tensor, ops.KeyValueSum]:
+    """Of rows h [B, N, D]: the self-attention's output [B, N, D] and this call's own sums."""
+    qkv, heads = products.linear(attn.qkv, h), like.shape[-1] // attn.head_dim
+    weights_of = products.weights_of
+    with weights_of(attn.q_norm, like) as (q_weight, _), weights_of(attn.k_norm, like) as (k_weight, _):
+        out, own = ops.linear_self_attention(
+            qkv, q_weight, k_weight, context.rotary, past, heads, SELF_NORM_EPS, ATTENTION_EPS
+        )
+    return products.linear(attn.proj, out), own
+
+
 def _feed_forward(
-    layer: MixFeedForward, h: Tensor, x: Tensor, gate: Tensor, context: BlockContext, tail: Tensor | None,
-    weights_of: WeightsOf,
+    layer: MixFeedForward, h: Any, x: Tensor, gate: Tensor, context: BlockContext, tail: Tensor | None, products: Products
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """x + gate * feed-forward(h), and the last latent frame before the temporal convolution."""
-    padded = _within_frames(layer, h, context, tail, weights_of)
+    padded = _within_frames(layer, h, x, context, tail, products)
     area = context.grid.area
     u = padded.flatten(1, 2)[:, area:-area]  # the frames without their neighbours, where they lie
-    with weights_of(layer.t_conv, h) as (weight, _):
-        mixed = _three_taps(padded, weight)
+    with products.weights_of(layer.t_conv, x) as (weight, _):
+        mixed = products.three_taps(padded, weight)
     return ops.gated_residual(x, u, gate, extra=mixed), padded[:, -2:-1].permute(0, 3, 1, 2)
 
 
 def _within_frames(
-    layer: MixFeedForward, h: Tensor, context: BlockContext, tail: Tensor | None, weights_of: WeightsOf
-) -> Tensor:
+    layer: MixFeedForward, h: Any, like: Tensor, context: BlockContext, tail: Tensor | None,
+    products: Products,
+) -> Tensor:  # fmt: skip
     """Rows h [B, N, D] through the part that looks at one latent frame, between their neighbours in time: [B, F+2, S, D]."""
     frames, area = context.frames, context.grid.area
-    padded = h.new_empty(len(h), frames + 2, area, h.shape[2])
+    padded = like.new_empty(len(like), frames + 2, area, like.shape[2])
     padded[:, 0] = 0 if tail is None else tail[:, :, 0].transpose(1, 2)
     padded[:, -1] = 0
     step = max(1, ROWS_AT_ONCE // area) * area
     with (
-        weights_of(layer.inverted_conv.conv, h) as (up, up_bias),
-        weights_of(layer.depth_conv.conv, h) as (depth, depth_bias),
-        weights_of(layer.point_conv.conv, h) as (down, _),
+        products.weights_of(layer.inverted_conv.conv, like) as (up, up_bias),
+        products.weights_of(layer.depth_conv.conv, like) as (depth, depth_bias),
+        products.weights_of(layer.point_conv.conv, like) as (down, _),
     ):
         assert up_bias is not None and depth_bias is not None  # noqa: PT018  the original has them
-        for rows, target in zip(h, padded[:, 1:-1], strict=True):
-            for part, out in zip(rows.split(step), target.flatten(0, 1).split(step), strict=True):
-                wide = F.linear(part, up.flatten(1)).unflatten(0, (-1, area))
-                hidden = ops.gated_depthwise(wide, up_bias, depth, depth_bias, *context.grid)
-                torch.mm(hidden.flatten(0, 1), down.flatten(1).T, out=out)
+        up, down = products.weight(up.flatten(1)), products.weight(down.flatten(1))
+
+        def hidden(part: Any) -> Tensor:
+            wide = products.product(part, up).unflatten(0, (-1, area))
+            return ops.gated_depthwise(wide, up_bias, depth, depth_bias, *context.grid).flatten(0, 1)
+
+        for clip, target in enumerate(padded[:, 1:-1]):
+            outs = target.flatten(0, 1).split(step)
+            for part, out in zip(products.pieces(h, clip, step), outs, strict=True):
+                products.product(hidden(part), down, out=out)
     return padded
-
-
-def _three_taps(padded: Tensor, weight: Tensor) -> Tensor:
-    """The temporal convolution of padded [B, F+2, S, D] with weight [D, D, 3, 1] as products with shifted rows: [B, F*S, D]."""
-    batch, frames, area, width = padded.shape
-    taps = weight.flatten(2).permute(2, 0, 1).contiguous().mT  # [3, in, out]
-    out = padded.new_empty(batch, (frames - 2) * area, width)
-    for clip in range(batch):
-        first, middle, last = (padded[clip, t : frames - 2 + t].view(-1, width) for t in range(3))
-        torch.mm(first, taps[0], out=out[clip])
-        out[clip].addmm_(middle, taps[1]).addmm_(last, taps[2])
-    return out

@@ -7,6 +7,7 @@ basic_modules.py of the original; the epsilons differ from place to place there,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,11 @@ class TextKeys(NamedTuple):
 
     keys: Tensor  # [B, A, L, d], normalised
     values: Tensor  # [B, A, L, d]
+
+
+def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
+    """As it is; a fused block multiplies in other ways, too."""
+    return layer(x)
 
 
 class SelfAttention(nn.Module):
@@ -82,12 +88,14 @@ class CrossAttention(nn.Module):
         keys, values = self.kv_linear(caption).chunk(2, dim=-1)
         return TextKeys(_split_heads(self.k_norm(keys), self.head_dim), _split_heads(values, self.head_dim))
 
-    def forward(self, x: Tensor, text: TextKeys, bias: Tensor | None) -> Tensor:
-        """x [B, N, D], bias [B, 1, 1, L] or None -> [B, N, D]."""
-        q = _split_heads(self.q_norm(self.q_linear(x)), self.head_dim)
-        keys, values = (y.expand(len(x), -1, -1, -1) for y in text)  # one prompt may serve a whole batch
+    def forward(
+        self, x: Any, text: TextKeys, bias: Tensor | None, linear: Callable[..., Tensor] = run_layer
+    ) -> Tensor:
+        """x [B, N, D], bias [B, 1, 1, L] or None -> [B, N, D]. `linear` runs a linear layer, on x or what it takes for x."""
+        q = _split_heads(self.q_norm(linear(self.q_linear, x)), self.head_dim)
+        keys, values = (y.expand(len(q), -1, -1, -1) for y in text)  # one prompt may serve a whole batch
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
-        return self.proj(_merge_heads(out))
+        return linear(self.proj, _merge_heads(out))
 
 
 class ConvLayer(nn.Module):

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from .config import Family, TransformerConfig
 from .errors import InputError
-from .fused import WeightsOf, fused_block, own_weights
+from .fused import fused_block
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
 from .memory import Memory, check_window, first_block_state, memory_window
 from .model_inputs import check_memory, check_text, without_padding
 from .ops import Choice, choose
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
+from .products import Fp8Products, FullProducts, WeightsOf, own_weights
 from .shapes import LatentGrid
 
 CAPTION_NORM_EPS = 1e-5
@@ -96,6 +97,7 @@ class SanaVideo(nn.Module):
         self.config, self.family = config, family
         self.fingerprint: str | None = None
         self.kernels = "auto"  # which version of the blocks runs: a name in ops.BACKENDS
+        self.precision = "full"  # of the large products: a name in ops.PRECISIONS
         self.weights_of: WeightsOf = (
             own_weights  # a host whose layers cast or patch their weights hands them out itself
         )
@@ -162,7 +164,7 @@ class SanaVideo(nn.Module):
         run = self._block_runner(x)
         for index, block in enumerate(self.blocks):
             past = None if memory is None else memory[index]
-            x, _, _ = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
+            x = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)[0]
         x = self.final_layer(x, time, context.frames)
         return self._unpatchify(x, context).to(latents.dtype)
 
@@ -189,26 +191,32 @@ class SanaVideo(nn.Module):
         run, after = self._block_runner(x), []
         for index, block in enumerate(self.blocks):
             past = None if memory is None else memory[index]
-            x, own, last = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
-            tail = last.clone()  # owns its memory: the view would keep the whole chunk alive
+            x, own, tail = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
+            tail = tail.clone()  # owns its memory: the view would keep the whole chunk alive
             after.append(
                 first_block_state(own, tail, window) if past is None else past.followed_by(own, tail)
             )
         return tuple(after)
 
     def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
-        """Whether the fused kernels run there, and why not. Raises InputError when they were asked for and cannot."""
+        """Whether the fused kernels run there, why not, and whether in 8 bits. Raises InputError for what was asked for and cannot be."""
+        widths = self.config.width, self.config.ffn_hidden
         try:
-            return choose(self.kernels, device, dtype, self.config.head_dim)
+            return choose(self.kernels, device, dtype, self.config.head_dim, self.precision, widths)
         except ValueError as error:
             raise InputError(str(error)) from error
 
     def _block_runner(self, x: Tensor) -> Callable[..., tuple[Tensor, Any, Tensor]]:
         """A block as it is written in layers.py, or fused where the kernels run; they have no gradients."""
-        fused = self.kernel_choice(x.device, x.dtype).triton
-        if not fused or (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling():
+        choice = self.kernel_choice(x.device, x.dtype)
+        if (
+            not choice.triton
+            or (torch.is_grad_enabled() and x.requires_grad)
+            or torch.compiler.is_compiling()
+        ):
             return Block.__call__
-        return partial(fused_block, weights_of=self.weights_of)
+        products = (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)
+        return partial(fused_block, products=products)
 
     def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""

@@ -143,6 +143,69 @@ def test_linear_attention(dtype, carried):
         _close(run(fast.linear_self_attention), run(plain.linear_self_attention), given, dtype, floor)
 
 
+def _eight_bits():
+    if torch.cuda.get_device_capability() < PACK.module("kernels.dispatch").FP8_CAPABILITY:
+        pytest.skip("this GPU has no products in 8 bits")
+
+
+def test_rows_in_8_bits():
+    """The plain version's values, but where a reciprocal in place of a division falls on the other side of a tie."""
+    _eight_bits()
+    plain, fast = _kernels("fp8_product")
+    for shape in ((1, 16), (5, 2240), (3, 7, 6720)):
+        (x,) = _draw(shape, dtype=torch.bfloat16)
+        x.view(-1, shape[-1])[0] = 0
+        truth, found = plain.fp8_rows(x), fast.fp8_rows(x)
+        assert_close(found.scales, truth.scales, 1e-6)
+        assert (found.values.float() != truth.values.float()).float().mean() < 1e-3
+        assert not found.values[..., 0].float().isnan().any()
+    (frames,) = _draw((5, 6, 112), dtype=torch.bfloat16)
+    truth, found = plain.fp8_taps(frames), fast.fp8_taps(frames)
+    assert (found.values.float() != truth.values.float()).float().mean() < 1e-3
+    plain, fast = _kernels("residual_norm")
+    x, branch, table = _draw((2, 6, 2240), (2, 6, 2240), (2, 3, 2240), dtype=torch.bfloat16)
+    for name, given in (
+        ("residual_norm_fp8", (x, branch, table, table, table, 1e-6)),
+        ("gated_residual_fp8", (x, branch, table)),
+    ):
+        double = [part.double() if isinstance(part, torch.Tensor) else part for part in given]
+        truth = getattr(plain, name.removesuffix("_fp8"))(*double)
+        truth = truth[1] if isinstance(truth, tuple) else truth
+        (kept, rows), (carried, found) = getattr(plain, name)(*given), getattr(fast, name)(*given)
+        assert _relative(carried, kept) < 0.01
+        errors = [_relative(part.values.double() * part.scales, truth) for part in (found, rows)]
+        assert errors[0] <= 1.02 * errors[1] < 0.04
+
+
+def test_product_in_8_bits():
+    """The product of what 8 bits hold, but for sums in 14 bits and a result in bf16."""
+    _eight_bits()
+    plain, fast = _kernels("fp8_product")
+    for m, k, n in ((1, 16, 16), (65, 2240, 6720), (1560, 6720, 2240)):
+        x, weight, bias = _draw((m, k), (n, k), (n,), dtype=torch.bfloat16)
+        rows, ready = plain.fp8_rows(x), plain.fp8_rows(weight)
+        truth = plain.fp8_product(rows, ready, bias, torch.float32)
+        found = fast.fp8_product(rows, ready, bias, torch.bfloat16)
+        assert _relative(found, truth) < 4e-3
+        assert same(found, fast.fp8_product(rows, ready, bias, torch.bfloat16, torch.empty_like(found)))
+
+
+@torch.no_grad()
+def test_network_in_8_bits():
+    """Near the plain one in float64, with the same bits twice, and only when it was asked for."""
+    _eight_bits()
+    model = PACK.tiny_model(head=112, heads=4).to("cuda")
+    x, text = torch.randn(2, 16, 5, 8, 12, device="cuda"), torch.randn(2, 7, 24, device="cuda")
+    t = torch.tensor([300, 800], device="cuda")
+    truth = model.double()(x.double(), t, text.double())
+    model.bfloat16()
+    full = model(x, t, text)
+    model.precision = "fp8"
+    found, again = model(x, t, text), model(x, t, text)
+    assert same(found, again)
+    assert 2 * _relative(full, truth) < _relative(found, truth) < 0.1
+
+
 def test_offsets_beyond_32_bits():
     """1.3 billion rows times columns: the last image must be what it is alone."""
     if torch.cuda.mem_get_info()[0] < 20 * 2**30:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..fp8_product.reference import Fp8Rows, fp8_rows
+
 
 def residual_norm(
     x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
@@ -35,3 +37,17 @@ def gated_residual(x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor
         return x + branch
     grouped = branch.to(torch.float32).unflatten(1, (gate.shape[1], -1)) * gate.float().unsqueeze(2)
     return (x.to(torch.float32) + grouped.flatten(1, 2)).to(x.dtype)
+
+
+def residual_norm_fp8(
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Fp8Rows]:
+    """As residual_norm, with h in 8 bits."""
+    x, h = residual_norm(x, branch, gate, shift, scale, eps)
+    return x, fp8_rows(h)
+
+
+def gated_residual_fp8(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Fp8Rows]:
+    """As gated_residual, and the same in 8 bits."""
+    x = gated_residual(x, branch, gate)
+    return x, fp8_rows(x)

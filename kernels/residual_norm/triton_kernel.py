@@ -7,12 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..fp8_product.reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
+from ..fp8_product.triton_kernel import row_scale
+
 
 @triton.jit
 def _residual_norm(
-    x_ptr, branch_ptr, extra_ptr, gate_ptr, shift_ptr, scale_ptr, out_ptr, h_ptr,
+    x_ptr, branch_ptr, extra_ptr, gate_ptr, shift_ptr, scale_ptr, out_ptr, h_ptr, row_scale_ptr,
     tokens, group, groups, width, branch_clip, gate_row, shift_row, scale_row, eps,
-    HAS_BRANCH: tl.constexpr, HAS_EXTRA: tl.constexpr, HAS_GATE: tl.constexpr, HAS_NORM: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_BRANCH: tl.constexpr, HAS_EXTRA: tl.constexpr, HAS_GATE: tl.constexpr, HAS_NORM: tl.constexpr,
+    ROW_SCALES: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)  # of B * N
     clip, token = row // tokens, row % tokens
@@ -30,14 +34,19 @@ def _residual_norm(
             branch *= tl.load(gate_ptr + modulation * gate_row + columns, mask=mask, other=0.0).to(tl.float32)
         x += branch
         tl.store(out_ptr + row * width + columns, x.to(out_ptr.dtype.element_ty), mask=mask)
+    h = x
     if HAS_NORM:
         mean = tl.sum(x, 0) / width
         centred = tl.where(mask, x - mean, 0.0)
         variance = tl.sum(centred * centred, 0) / width
-        h = centred * (1 / tl.sqrt(variance + eps))
         scale = tl.load(scale_ptr + modulation * scale_row + columns, mask=mask, other=0.0).to(tl.float32)
         shift = tl.load(shift_ptr + modulation * shift_row + columns, mask=mask, other=0.0).to(tl.float32)
-        h = h * (1 + scale) + shift
+        h = centred * (1 / tl.sqrt(variance + eps)) * (1 + scale) + shift  # outside of the mask 0: loaded so
+    if ROW_SCALES:
+        own = row_scale(tl.max(tl.abs(h), 0), LARGEST, LEAST)
+        h *= 1 / own
+        tl.store(row_scale_ptr + row, own)
+    if HAS_NORM or ROW_SCALES:
         tl.store(h_ptr + row * width + columns, h.to(h_ptr.dtype.element_ty), mask=mask)
 
 
@@ -45,38 +54,56 @@ def residual_norm(
     x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """As in reference.py. The norm sees x' before it is rounded to x's dtype."""
-    return _launch(x, branch, gate, shift, scale, eps)
+    return _launch(x, branch, gate, shift, scale, eps, h_dtype=x.dtype)[:2]
 
 
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None) -> Tensor:
     """As in reference.py."""
-    return _launch(x, branch, gate, None, None, 0.0, extra)[0]
+    return _launch(x, branch, gate, extra=extra)[0]
+
+
+def residual_norm_fp8(
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Fp8Rows]:
+    """As in reference.py; h is not rounded to x's dtype in between."""
+    x, *h = _launch(x, branch, gate, shift, scale, eps, h_dtype=FP8)
+    return x, Fp8Rows(*h)
+
+
+def gated_residual_fp8(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Fp8Rows]:
+    """As in reference.py; the 8 bits are made of x' before it is rounded to x's dtype."""
+    x, *rows = _launch(x, branch, gate, h_dtype=FP8)
+    return x, Fp8Rows(*rows)
 
 
 def _launch(
-    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None, eps: float,
-    extra: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None = None, scale: Tensor | None = None,
+    eps: float = 0.0, *, extra: Tensor | None = None, h_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """x'; h in h_dtype; the scales of its rows, where that is FP8. Without shift and scale there is no norm, and h is x'."""
     batch, tokens, width = x.shape
     x = x.contiguous()
-    has_branch = branch is not None
-    out = torch.empty_like(x) if has_branch else x
-    h = out if shift is None else torch.empty_like(x)
+    out = x if branch is None else torch.empty_like(x)
+    h = out if h_dtype is None else torch.empty(x.shape, device=x.device, dtype=h_dtype)
+    row_scales = torch.empty(batch, tokens, 1, device=x.device) if h_dtype == FP8 else out
+    flags = {
+        "HAS_BRANCH": branch is not None, "HAS_EXTRA": extra is not None, "HAS_GATE": gate is not None,
+        "HAS_NORM": shift is not None, "ROW_SCALES": h_dtype == FP8,
+    }  # fmt: skip
     branch = x if branch is None else branch
     # its clips may lie apart, as frames between neighbours do
     if branch.stride(2) != 1 or branch.stride(1) != width:
         branch = branch.contiguous()
-    tables = [_rows(table, x) for table in (gate, shift, scale)]
-    gate, shift, scale = (table if table is not None else x for table in tables)
-    groups = next((table.shape[1] for table in tables if table is not None), 1)
+    given = [_rows(table, x) for table in (gate, shift, scale)]
+    gate, shift, scale = (x if table is None else table for table in given)
+    groups = next((table.shape[1] for table in given if table is not None), 1)
     block = triton.next_power_of_2(width)
     _residual_norm[(batch * tokens,)](
-        x, branch, x if extra is None else extra.contiguous(), gate, shift, scale, out, h,
+        x, branch, x if extra is None else extra.contiguous(), gate, shift, scale, out, h, row_scales,
         tokens, tokens // groups, groups, width, branch.stride(0), gate.stride(1), shift.stride(1), scale.stride(1), eps,
-        HAS_BRANCH=has_branch, HAS_EXTRA=extra is not None, HAS_GATE=tables[0] is not None, HAS_NORM=tables[1] is not None, BLOCK=block,
-        num_warps=8 if block > 2048 else 4,
+        **flags, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=8 if block > 2048 else 4,
     )  # fmt: skip
-    return out, h
+    return out, h, row_scales
 
 
 def _rows(table: Tensor | None, x: Tensor) -> Tensor | None:

@@ -50,6 +50,7 @@ FAILING = {
     "a VAE as transformer": (lambda: changed(chain(1), "model", model_name="wan.safetensors"), ["wan.safetensors", "no SANA-Video transformer"]),
     "half a file": (lambda: changed(chain(1), "model", model_name="cut.safetensors"), ["cut.safetensors"]),
     "a bidirectional model on Start": (lambda: changed(chain(1), "model", family="sana_video_480p"), ["block-causal", "Load SANA-Video Model"]),
+    "8 bits on a processor": (lambda: changed(chain(1), "model", precision="fp8"), ["fp8 cannot run here", "Choose full precision"]),
     "a size that is no multiple": (lambda: changed(chain(1), "start", width=100, height=48), ["multiple of 16", "96 or 112"]),
     "a family of another VAE": (lambda: changed(chain(1), "model", family="sana_video_720p"), ["sana_video_720p", "channels"]),
     "a chunk that is not there": (lambda: with_film(chain(1), from_chunk=7), ["chunk 7", "has 1"]),

@@ -7,7 +7,7 @@ from artist import demo, folders, run, sample, start
 from comfy import model_management
 from comfyui_sana_video.bridge import hosted, native, vaes
 from comfyui_sana_video.sana_video_core.demo_set import demo_set
-from comfyui_sana_video.sana_video_core.errors import FileError
+from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.host import Progress
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from safetensors.torch import load_file, save_file
@@ -80,6 +80,24 @@ def test_a_checkpoint_without_a_tensor_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"attention_head_dim": 28}')
     with pytest.raises(FileError, match=r"blocks\.1\.mlp\.t_conv"):
         native.load_patcher(tmp_path / "most.safetensors", "longsana_480p")
+
+
+def test_the_loader_hands_its_choices_on(monkeypatch):
+    """Also to the new module that TorchCompileModel asks for; what cannot run here is refused before the file's weights are taken."""
+    patcher = run("ModelLoader", "demo (built in)", "auto", "reference")
+    assert (patcher.model.diffusion_model.kernels, patcher.model.diffusion_model.precision) == (
+        "reference",
+        "full",
+    )
+    again, told = patcher.cached_patcher_init
+    assert again(*told, disable_dynamic=True).model.diffusion_model.kernels == "reference"
+    monkeypatch.setattr(native, "check_complete", lambda *given: pytest.fail("too late"))
+    with pytest.raises(InputError, match="Triton kernels cannot run here: the model computes on cpu"):
+        run("ModelLoader", "demo (built in)", "auto", "triton")
+    with pytest.raises(
+        InputError, match=r"fp8 cannot run here: .* computes on cpu.*\. Choose full precision"
+    ):
+        run("ModelLoader", "demo (built in)", "auto", "auto", "fp8")
 
 
 def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):

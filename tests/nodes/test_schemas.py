@@ -13,7 +13,7 @@ from comfyui_sana_video.nodes import NODES, SanaVideoExtension
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "web" / "docs"
 SOURCES = sorted((ROOT / "nodes").glob("*.py"))
-ADVANCED = {"kernels", "steps", "sampler", "instruction", "codec", "batch_row", "grid"}
+ADVANCED = {"kernels", "precision", "steps", "sampler", "instruction", "codec", "batch_row", "grid"}
 BODY_LINES = 15
 
 # What ComfyUI 0.23 knows. A name is added only after a look into that version's comfy_api/latest/_io.py.

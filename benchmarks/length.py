@@ -1,0 +1,96 @@
+"""What the next chunk of a stream costs, against how long its video is: with the carried state, and without one.
+
+Usage: python benchmarks/length.py [--out FOLDER]. LongSANA 2B at 480 x 832 with random weights, bfloat16, one pass of 10 latent frames.
+Three ways to know the past, each with our fastest kernels: the state; all chunks computed again with the new one; full
+(softmax) attention to keys and values that are kept. The last is a stand-in: our pass, and PyTorch's attention of one block,
+measured, times the number of blocks; its memory is our peak and the keys' and values' bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from stream import FRAMES, build
+
+PAST = (1, 2, 4, 8, 16)  # chunks
+PASSES, WARM = 5, 2
+ROWS = FRAMES * 30 * 52  # tokens of a chunk
+
+
+def timed(call: Any) -> tuple[float, float]:
+    """(milliseconds, peak GiB), the median of a few passes."""
+    taken = []
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(WARM + PASSES):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        taken.append(begin.elapsed_time(end))
+    return statistics.median(taken[WARM:]), torch.cuda.max_memory_allocated() / 2**30
+
+
+@torch.no_grad()
+def with_state(model: Any, past: int) -> tuple[float, float]:
+    """One pass of the network that reads the state of `past` chunks."""
+    text = model.prepare_text(torch.randn(1, 300, 2304, device="cuda"))
+    chunk, memory = torch.randn(1, 16, FRAMES, 60, 104, device="cuda", dtype=torch.bfloat16), None
+    for number in range(past):
+        memory = model.absorb(chunk, text, memory=memory, first_frame=number * FRAMES)
+    t = torch.tensor([727], device="cuda")
+    return timed(lambda: model(chunk, t, text, memory=memory, first_frame=past * FRAMES))
+
+
+@torch.no_grad()
+def again(model: Any, past: int) -> tuple[float, float]:
+    """One pass over all chunks at once."""
+    text = model.prepare_text(torch.randn(1, 300, 2304, device="cuda"))
+    clip = torch.randn(1, 16, (past + 1) * FRAMES, 60, 104, device="cuda", dtype=torch.bfloat16)
+    return timed(lambda: model(clip, torch.tensor([727], device="cuda"), text))
+
+
+@torch.no_grad()
+def softmax(config: Any, past: int) -> tuple[float, float]:
+    """Softmax attention of a chunk to itself and its past, all blocks; and the memory of their keys and values in GiB."""
+    heads, size = config.width // config.head_dim, config.head_dim
+    q = torch.randn(1, heads, ROWS, size, device="cuda", dtype=torch.bfloat16)
+    k, v = (
+        torch.randn(1, heads, ROWS * (past + 1), size, device="cuda", dtype=torch.bfloat16) for _ in range(2)
+    )
+    one, _ = timed(lambda: F.scaled_dot_product_attention(q, k, v))
+    return config.depth * one, config.depth * 2 * k.numel() * k.element_size() / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="folder of length.json")
+    options = parser.parse_args()
+    model, rows = build(), []
+    for past in PAST:
+        torch.cuda.empty_cache()
+        state, state_peak = with_state(model, past)
+        whole, whole_peak = again(model, past)
+        attention, kept = softmax(model.config, past)
+        rows.append({
+            "past_chunks": past,
+            "state": {"ms": state, "peak_gib": state_peak},
+            "everything again": {"ms": whole, "peak_gib": whole_peak},
+            "full attention": {"ms": state + attention, "peak_gib": state_peak + kept},
+        })  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    used = {name: version(name) for name in ("torch", "triton")}
+    report = {"gpu": torch.cuda.get_device_name(), **used, "case": __doc__.splitlines()[3], "rows": rows}
+    if options.out:
+        (options.out / "length.json").write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""How the fused block multiplies: in the model's own dtype, or in 8 bits.
+
+Two classes answer the same questions; fused.py asks them and does not know which one answers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .ops import Fp8Rows
+
+Weights = tuple[Tensor, Tensor | None]
+# how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are used
+WeightsOf = Callable[[nn.Module, Tensor], AbstractContextManager[Weights]]
+
+
+def own_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weights]:
+    """Those of a plain torch layer."""
+    bias = getattr(layer, "bias", None)
+    return nullcontext((cast(Tensor, layer.weight), cast("Tensor | None", bias)))
+
+
+class Products(ABC):
+    """What the fused block asks for. Rows and weights are of the class's own kind: tensors, or Fp8Rows."""
+
+    def __init__(self, weights_of: WeightsOf) -> None:
+        self.weights_of = weights_of
+
+    @abstractmethod
+    def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Any]:
+        """x' of kernels/residual_norm, and the same as rows."""
+
+    @abstractmethod
+    def residual_norm(self, x: Tensor, *more: Any) -> tuple[Tensor, Any]:
+        """That of kernels/residual_norm, its h as rows."""
+
+    @abstractmethod
+    def linear(self, layer: nn.Module, x: Any) -> Tensor:
+        """A linear layer on rows or a tensor [B, N, in]: [B, N, out]."""
+
+    @abstractmethod
+    def weight(self, weight: Tensor) -> Any:
+        """A weight [out, in] made ready for `product`."""
+
+    @abstractmethod
+    def product(self, rows: Any, weight: Any, out: Tensor | None = None) -> Tensor:
+        """Rows or a tensor [n, in] times a ready weight: [n, out], written to `out` where it is given, as torch.mm does."""
+
+    @abstractmethod
+    def pieces(self, rows: Any, clip: int, size: int) -> Iterator[Any]:
+        """One clip of rows [B, N, D], `size` at a time."""
+
+    @abstractmethod
+    def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
+        """The temporal convolution of padded [B, F+2, S, D] with weight [D, D, 3, 1]: [B, F*S, D]."""
+
+
+class FullProducts(Products):
+    """In the model's own dtype; linear layers run as they are, so a host's own kinds keep working."""
+
+    def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = ops.gated_residual(x, branch, gate)
+        return x, x
+
+    def residual_norm(self, x: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
+        return ops.residual_norm(x, *more)
+
+    def linear(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def product(self, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.mm(rows, weight.T, out=out)
+
+    def pieces(self, rows: Tensor, clip: int, size: int) -> Iterator[Tensor]:
+        yield from rows[clip].split(size)
+
+    def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
+        """Three products with shifted rows, added up."""
+        batch, frames, area, width = padded.shape
+        taps = weight.flatten(2).permute(2, 0, 1).contiguous().mT  # [3, in, out]
+        out = padded.new_empty(batch, (frames - 2) * area, width)
+        for clip in range(batch):
+            first, middle, last = (padded[clip, t : frames - 2 + t].view(-1, width) for t in range(3))
+            torch.mm(first, taps[0], out=out[clip])
+            out[clip].addmm_(middle, taps[1]).addmm_(last, taps[2])
+        return out
+
+
+class Fp8Products(Products):
+    """In 8 bits with a scale for each row, of activations and weights alike (kernels/fp8_product).
+
+    Weights are rounded in every call, after the host has patched them: that takes 2 ms of 300, and nothing can be stale.
+    """
+
+    def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Fp8Rows]:
+        return ops.gated_residual_fp8(x, branch, gate)
+
+    def residual_norm(self, x: Tensor, *more: Any) -> tuple[Tensor, Fp8Rows]:
+        return ops.residual_norm_fp8(x, *more)
+
+    def linear(self, layer: nn.Module, x: Tensor | Fp8Rows) -> Tensor:
+        values, scales = x if isinstance(x, Fp8Rows) else ops.fp8_rows(x)
+        rows = Fp8Rows(values.flatten(0, 1), scales.flatten(0, 1))
+        with self.weights_of(layer, scales.new_empty(0, dtype=torch.bfloat16)) as (weight, bias):
+            out = ops.fp8_product(rows, ops.fp8_rows(weight), bias, torch.bfloat16)
+        return out.unflatten(0, values.shape[:2])
+
+    def weight(self, weight: Tensor) -> Fp8Rows:
+        return ops.fp8_rows(weight)
+
+    def product(self, rows: Tensor | Fp8Rows, weight: Fp8Rows, out: Tensor | None = None) -> Tensor:
+        rows = rows if isinstance(rows, Fp8Rows) else ops.fp8_rows(rows)
+        return ops.fp8_product(rows, weight, None, torch.bfloat16, out)
+
+    def pieces(self, rows: Fp8Rows, clip: int, size: int) -> Iterator[Fp8Rows]:
+        yield from map(Fp8Rows, rows.values[clip].split(size), rows.scales[clip].split(size))
+
+    def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
+        """One product: each row stands beside both of its neighbours in time, so that the three share a scale."""
+        ready = ops.fp8_rows(weight.squeeze(-1).mT.flatten(1))  # [out, 3 * in], tap by tap
+        out = padded.new_empty(len(padded), (padded.shape[1] - 2) * padded.shape[2], padded.shape[3])
+        for clip, target in zip(padded, out, strict=True):
+            self.product(ops.fp8_taps(clip), ready, out=target)
+        return out

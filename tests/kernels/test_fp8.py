@@ -1,0 +1,123 @@
+"""Rows in 8 bits and their products: the plain version against its formula, the kernels against the plain version.
+
+Triton's interpreter rounds a few values to 8 bits wrongly (126 becomes 64), so its kernels are compared before they round.
+"""
+
+import pytest
+import torch
+from interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
+
+NEAR = 1e-6
+SHAPES = [(1, 16), (3, 33), (2, 5, 112), (4, 2240)]
+
+
+def rand(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+@pytest.fixture
+def unrounded(monkeypatch):
+    """The kernels write what they would round."""
+    for name in ("fp8_product", "residual_norm"):
+        monkeypatch.setattr(pair(name)[1], "FP8", torch.float32)
+
+
+def test_a_row_loses_what_three_bits_of_mantissa_lose():
+    plain, _ = pair("fp8_product")
+    x = rand(7, 64) * torch.logspace(-20, 20, 7)[:, None]
+    values, scales = plain.fp8_rows(x)
+    assert values.dtype == torch.float8_e4m3fn
+    assert torch.equal(values.float().abs().amax(-1), torch.full((7,), 448.0))
+    error = (values.float() * scales - x).abs()
+    assert (error <= torch.maximum(x.abs() / 16, scales / 2**9) * (1 + 1e-6)).all()
+
+
+def test_rows_that_are_zero_or_nothing_at_all():
+    plain, _ = pair("fp8_product")
+    x = torch.tensor([[0.0, 0.0], [1e-45, 0.0], [float("nan"), 1.0]])
+    values, scales = plain.fp8_rows(x)
+    assert not (values[:2].float() * scales[:2]).abs().gt(1e-38).any()
+    assert (values[2].float() * scales[2]).isnan().any()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fp8_rows(shape, unrounded):
+    plain, fast = pair("fp8_product")
+    x = rand(*shape)
+    x.view(-1, shape[-1])[0] = 0
+    found, truth = fast.fp8_rows(x), plain.fp8_rows(x)
+    assert found.values.shape == x.shape
+    assert relative(found.scales, truth.scales) < NEAR
+    assert relative(found.values * found.scales, x) < NEAR
+    assert found.values.abs().max() < 448.01
+
+
+def test_fp8_rows_of_a_view(unrounded):
+    _, fast = pair("fp8_product")
+    x = rand(6, 48, 2)[:, ::2, 1].mT
+    found = fast.fp8_rows(x)
+    assert relative(found.values * found.scales, x) < NEAR
+
+
+@pytest.mark.parametrize("frames, area, width", [(3, 1, 16), (5, 6, 33), (4, 2, 1120)])
+def test_fp8_taps(frames, area, width, unrounded):
+    """A token between its neighbours in time: the same place, one latent frame before and behind."""
+    plain, fast = pair("fp8_product")
+    x = rand(frames, area, width)
+    found, truth = fast.fp8_taps(x), plain.fp8_taps(x)
+    beside = torch.stack([x[:-2], x[1:-1], x[2:]], dim=2).view((frames - 2) * area, 3 * width)
+    assert relative(found.scales, truth.scales) < NEAR
+    assert relative(found.values * found.scales, beside) < NEAR
+    assert relative(truth.values.float() * truth.scales, beside) < 0.05
+
+
+def test_what_is_written_is_rounded():
+    """All but a few values that the interpreter gets wrong."""
+    plain, fast = pair("fp8_product")
+    found, truth = fast.fp8_rows(rand(8, 256)), plain.fp8_rows(rand(8, 256))
+    assert found.values.dtype == torch.float8_e4m3fn
+    assert (found.values.float() != truth.values.float()).float().mean() < 0.06
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("given", [True, False], ids=["out", "new"])
+def test_fp8_product(bias, given):
+    """Both versions multiply what the rows hold, not what they were made of."""
+    plain, fast = pair("fp8_product")
+    rows, weight = plain.fp8_rows(rand(5, 32)), plain.fp8_rows(rand(48, 32))
+    added = rand(48) if bias else None
+    held = [values.double() * scales for values, scales in (rows, weight)]
+    truth = held[0] @ held[1].T + (added.double() if bias else 0)
+    for version in (plain, fast):
+        out = torch.full((5, 48), float("nan")) if given else None
+        found = version.fp8_product(rows, weight, added, torch.float32, out)
+        assert relative(found, truth) < 1e-5
+        assert out is None or found.data_ptr() == out.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 6, 3, 112), (3, 5, 1, 33)], ids=str)
+@pytest.mark.parametrize("parts", ["norm", "gate"])
+def test_residual_norm_fp8(shape, parts, unrounded):
+    plain, fast = pair("residual_norm")
+    batch, tokens, groups, width = shape
+    x, branch = (rand(batch, tokens, width, seed=s) for s in range(2))
+    gate, shift, scale = (rand(batch, groups, width, seed=s) for s in range(3, 6))
+    given = (x, None, None) if parts == "norm" else (x, branch, gate)
+    given = (*given, shift, scale, 1e-6)
+    (carried, h), (truth, full) = fast.residual_norm_fp8(*given), plain.residual_norm(*given)
+    assert relative(carried, truth) < NEAR
+    assert relative(h.values * h.scales, full) < NEAR
+    assert relative(h.scales, plain.residual_norm_fp8(*given)[1].scales) < NEAR
+    assert relative(h.values.abs().amax(-1), torch.full(h.values.shape[:2], 448.0)) < NEAR
+
+
+def test_gated_residual_fp8(unrounded):
+    plain, fast = pair("residual_norm")
+    x, branch, gate = rand(2, 6, 33), rand(2, 6, 33, seed=1), rand(2, 3, 33)
+    for given in ((x, branch, gate), (x, branch, None)):
+        (carried, rows), truth = fast.gated_residual_fp8(*given), plain.gated_residual(*given)
+        assert relative(carried, truth) < NEAR
+        assert relative(rows.values * rows.scales, truth) < NEAR
+        kept, rounded = plain.gated_residual_fp8(*given)
+        assert torch.equal(kept, truth)
+        assert relative(rounded.scales, rows.scales) < NEAR
