@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from stream import FRAMES, build
 
+CASE = f"LongSANA 480x832 bf16, one pass of {FRAMES} latent frames behind a number of chunks"
 PAST = (1, 2, 4, 8, 16)  # chunks
 PASSES, WARM = 5, 2
 ROWS = FRAMES * 30 * 52  # tokens of a chunk
@@ -87,7 +88,7 @@ def main() -> None:
         })  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     used = {name: version(name) for name in ("torch", "triton")}
-    report = {"gpu": torch.cuda.get_device_name(), **used, "case": __doc__.splitlines()[3], "rows": rows}
+    report = {"gpu": torch.cuda.get_device_name(), **used, "case": CASE, "rows": rows}
     if options.out:
         (options.out / "length.json").write_text(json.dumps(report, indent=1))
 

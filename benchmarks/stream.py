@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -72,15 +73,12 @@ def check_chain(model) -> None:
 
 
 def rise(values) -> float:
-    """What a straight line through the values rises from the first to the last, as a share of their mean."""
-    count = len(values)
-    middle, mean = (count - 1) / 2, statistics.mean(values)
-    if not mean:
-        return 0.0
-    slope = sum((i - middle) * (v - mean) for i, v in enumerate(values)) / sum(
-        (i - middle) ** 2 for i in range(count)
-    )
-    return slope * (count - 1) / mean
+    """What the values rise from the first to the last, as a share of their median.
+
+    The slope is the median of all pairs' slopes (Theil and Sen): a hiccup of the machine is no trend.
+    """
+    slopes = [(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(values), 2)]
+    return statistics.median(slopes) * (len(values) - 1) / statistics.median(values)
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
 
+WARPS = 4  # of a row: eight wait longer for each other's sums (docs/log.md)
+
 
 @triton.jit
 def row_scale(largest, LARGEST: tl.constexpr, LEAST: tl.constexpr):
@@ -63,9 +65,8 @@ def _launch(x: Tensor, rows: int, taps: int, between: int) -> tuple[Tensor, Tens
     scales = torch.empty(rows, 1, device=x.device, dtype=torch.float32)
     block = triton.next_power_of_2(width)
     padded = triton.next_power_of_2(taps)
-    warps = 8 if padded * block > 2048 else 4
     _fp8_rows[(rows,)](
         x, values, scales, width, between,
-        TAPS=taps, PADDED=padded, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=warps,
+        TAPS=taps, PADDED=padded, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=WARPS,
     )  # fmt: skip
     return values, scales

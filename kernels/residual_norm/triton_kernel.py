@@ -10,6 +10,8 @@ from torch import Tensor
 from ..fp8_product.reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
 from ..fp8_product.triton_kernel import row_scale
 
+WARPS = 4  # of a row: eight wait longer for each other's sums (docs/log.md)
+
 
 @triton.jit
 def _residual_norm(
@@ -101,7 +103,7 @@ def _launch(
     _residual_norm[(batch * tokens,)](
         x, branch, x if extra is None else extra.contiguous(), gate, shift, scale, out, h, row_scales,
         tokens, tokens // groups, groups, width, branch.stride(0), gate.stride(1), shift.stride(1), scale.stride(1), eps,
-        **flags, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=8 if block > 2048 else 4,
+        **flags, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=WARPS,
     )  # fmt: skip
     return out, h, row_scales
 

@@ -1,0 +1,71 @@
+"""docs/speed.png out of benchmarks/results/: what the next chunk costs, against how long the video already is.
+
+Usage: python benchmarks/plot.py [FILE.png]. What is drawn was measured by length.py and stream.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SECONDS = 40 / 16  # of video in a chunk
+PASSES = 5  # of the network for a chunk: four steps, and one that adds it to the state
+WAYS = {
+    "state": ("the carried state (here)", "#0072b2"),
+    "everything again": ("all of the past computed again", "#d55e00"),
+    "full attention": ("full attention, keys and values kept", "#7f7f7f"),
+}
+
+
+def draw(length: dict[str, Any], stream: dict[str, Any]) -> Figure:
+    """Two panels, seconds and GiB; a line for each way to know the past, and dots for a stream's own chunks."""
+    mpl.rcParams |= {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=110)
+    panels = figure.subplots(1, 2)
+    rows = length["rows"]
+    made = [SECONDS * row["past_chunks"] for row in rows]
+    first, last = stream["chunks"]
+    later = [SECONDS * (chunk - 1) for chunk in range(first, last + 1)]
+    for axes, key, factor, dots, title in (
+        (panels[0], "ms", PASSES / 1000, stream["s"], "seconds for the next 2.5 s of video"),
+        (panels[1], "peak_gib", 1, stream["peak_gib"], "GiB of GPU memory at the most"),
+    ):
+        for way, (name, colour) in WAYS.items():
+            values = [factor * row[way][key] for row in rows]
+            axes.plot(made, values, color=colour, marker="o", markersize=4, linewidth=2, label=name)
+            if way == "state":
+                axes.plot(
+                    later, dots, ".", color=colour, markersize=3, label=f"the same, chunks {first} to {last}"
+                )
+        _axes(axes, title)
+    panels[0].legend(frameon=False, fontsize=9, loc="center right")
+    gpu = length["gpu"].removeprefix("NVIDIA ").split(" 80GB")[0]
+    figure.suptitle(
+        f"LongSANA 2B, 480x832, bf16, one {gpu}, without decoding", fontsize=10, x=0.01, ha="left"
+    )
+    return figure
+
+
+def _axes(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("seconds of video already made")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+
+
+def main(target: Path) -> None:
+    given = [json.loads((RESULTS / f"{name}_h100.json").read_text("utf-8")) for name in ("length", "stream")]
+    draw(*given).savefig(target)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "speed.png")
