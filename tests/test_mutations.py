@@ -55,7 +55,7 @@ MUTATIONS = {
     "norm within each head": (
         MODEL,
         f"{CORE}/layers.py",
-        "q = _split_heads(self.q_norm(self.q_linear(x)), self.head_dim)",
+        "q = _split_heads(self.q_norm(linear(self.q_linear, x)), self.head_dim)",
         "q = _split_heads(self.q_linear(x) / self.q_linear(x).unflatten(-1, (-1, self.head_dim)).square().mean(-1)"
         ".sqrt().repeat_interleave(self.head_dim, -1) * self.q_norm.weight, self.head_dim)",
     ),

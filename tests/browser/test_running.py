@@ -186,7 +186,7 @@ def test_a_cut_socket(open_page, browser, site):
     gate["open"] = True
     info = node_id(workflow, "StateInfo")
     window.page.wait_for_function(
-        "id => (app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0) > 0", arg=info, timeout=20_000
+        "id => (app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0) > 0", arg=info, timeout=60_000
     )
     expect(window.page.get_by_test_id("queue-button")).to_be_enabled()
     window.shot("after-a-cut")

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from comfyui import COMFYUI, ENVIRONMENT, needs_comfyui, python
 
-FILES = ("checks_inside.py", "checks_clips.py", "checks_streams.py", "checks_loras.py", "checks_text_vae.py")
+FILES = (
+    "checks_inside.py",
+    "checks_clips.py",
+    "checks_streams.py",
+    "checks_loras.py",
+    "checks_text_vae.py",
+    "checks_fused.py",
+)
 
 pytestmark = needs_comfyui
 

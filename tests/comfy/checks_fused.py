@@ -1,0 +1,108 @@
+"""Checks inside ComfyUI's process: fused blocks on its layers, in their plain operations, because there is no GPU here."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from checks_inside import DEMO, check, close, pack, run, same
+
+
+@contextmanager
+def replaced(owner, name: str, value):
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def fused(fp8: bool = False):
+    """Blocks in fused operations, as where the kernels run."""
+    choice = pack("sana_video_core.ops").Choice(True, "", fp8)
+    return replaced(pack("sana_video_core.model"), "choose", lambda *_: choice)
+
+
+def loaded_as(dtype, computing=None):
+    """A MODEL as on a machine for which ComfyUI chooses to keep weights in `dtype` and to compute in `computing`."""
+    import comfy.model_management as management
+
+    with (
+        replaced(management, "unet_dtype", lambda **_: dtype),
+        replaced(management, "unet_manual_cast", lambda *_: computing),
+    ):
+        return run("SanaVideoModelLoader", DEMO, "auto")
+
+
+def lora_on_every_product(folder: Path) -> Path:
+    """Changes of weights that fused blocks ask ComfyUI for, and of layers that they call."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator, tensors = torch.Generator().manual_seed(4), {}
+    network = pack("sana_video_core.checkpoint").load_transformer(
+        pack("sana_video_core.demo_set").demo_set().transformer
+    )
+    for name, parameter in network.blocks[0].named_parameters():
+        if name.endswith("weight"):
+            change = torch.randn(parameter.shape, generator=generator) * 0.3 * parameter.std()
+            tensors[f"diffusion_model.blocks.0.{name.removesuffix('.weight')}.diff"] = change
+    save_file(tensors, folder / "all.safetensors")
+    return folder / "all.safetensors"
+
+
+def near(a, b, share: float = 1e-4) -> None:
+    close(a, b, share * b.abs().max().item())
+
+
+@check
+def fused_blocks_compute_what_plain_ones_do(demo):
+    plain, _, _ = demo.sample(chunks=2)
+    with fused():
+        found, _, _ = demo.sample(chunks=2)
+    assert not same(found["samples"], plain["samples"]), "the plain blocks ran"
+    near(found["samples"], plain["samples"])
+
+
+@check
+def loras_reach_fused_blocks(demo):
+    with tempfile.TemporaryDirectory() as folder:
+        changed = pack("bridge.patching").with_lora(demo.causal, lora_on_every_product(Path(folder)), 0.7)
+        plain, _, _ = demo.sample(changed)
+        with fused():
+            found, _, _ = demo.sample(changed)
+            before, _, _ = demo.sample()
+    near(found["samples"], plain["samples"])
+    moved = (found["samples"] - before["samples"]).abs().max() / before["samples"].abs().max()
+    assert moved > 0.01, f"the LoRA moved the picture by {moved:.2g} only"
+
+
+@check
+def weights_kept_in_8_bits_reach_fused_blocks(demo):
+    """As with --fp8_e4m3fn-unet: kept in float8, computed in float32."""
+    import torch
+
+    small = loaded_as(torch.float8_e4m3fn, torch.float32)
+    assert small.model.diffusion_model.dtype == torch.float8_e4m3fn
+    plain, _, _ = demo.sample(small)
+    with fused():
+        found, _, _ = demo.sample(small)
+    near(found["samples"], plain["samples"])
+
+
+@check
+def products_in_8_bits_take_comfyuis_weights(demo):
+    """Weights in float32, computing in bfloat16, products in 8 bits: near full precision, with a LoRA as without."""
+    import torch
+
+    half = loaded_as(torch.float32, torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        changed = pack("bridge.patching").with_lora(half, lora_on_every_product(Path(folder)), 0.7)
+        for model in (half, changed):
+            full, _, _ = demo.sample(model, steps=1)
+            with fused(fp8=True):
+                found, _, _ = demo.sample(model, steps=1)
+            error = (found["samples"] - full["samples"]).norm() / full["samples"].norm()
+            assert 0.003 < error < 0.15, error
