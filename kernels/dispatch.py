@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple, ParamSpec, TypeVar
+from types import ModuleType
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
@@ -24,7 +26,7 @@ VARIABLE = "SANA_VIDEO_KERNELS"
 CAPABILITY = (8, 0)  # bf16 products in hardware; older GPUs are untried
 FP8_CAPABILITY = (8, 9)
 INTERPRETED = False  # tests set it: then Triton's interpreter runs the kernels on the CPU, slowly
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DTYPES = (torch.bfloat16, torch.float32)  # sums over a long clip do not fit into float16
 
 
 class Choice(NamedTuple):
@@ -41,14 +43,17 @@ def choose(
 
     `widths` are those of the products.
     """
-    named = wanted if wanted != "auto" else os.environ.get(VARIABLE) or "auto"
-    for what, given, names in (("kernels", named, BACKENDS), ("precision", precision, PRECISIONS)):
+    named, source = wanted, ""
+    if wanted == "auto" and os.environ.get(VARIABLE):
+        named, source = os.environ[VARIABLE].strip().lower(), f" (the environment variable {VARIABLE})"
+    for what, given, names in ((f"kernels{source}", named, BACKENDS), ("precision", precision, PRECISIONS)):
         if given not in names:
             raise ValueError(f"“{given}” is no choice of {what}; choose one of: {', '.join(names)}.")
-    asked = named == "reference"
-    reason = "the plain version was asked for" if asked else _refusal(device, dtype, head_dim)
+    asked = f"the plain version was asked for by kernels{source}" if named == "reference" else ""
+    reason = asked or _refusal(device, dtype, head_dim)
     if reason and named == "triton":
-        raise ValueError(f"The Triton kernels cannot run here: {reason}. Choose auto or reference.")
+        way = f"Change or remove {source[2:-1]}" if source else "Choose auto or reference"
+        raise ValueError(f"The Triton kernels cannot run here: {reason}. {way}.")
     if precision == "fp8":
         missing = reason and f"they are part of the Triton kernels, which do not run: {reason}"
         missing = missing or _fp8_refusal(device, dtype, widths)
@@ -63,14 +68,12 @@ def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     if device.type != "cuda" and not INTERPRETED:
         return f"the model computes on {device.type}, and they need a CUDA or ROCm GPU"
     if device.type == "cuda" and torch.version.cuda and _capability(device) < CAPABILITY:
-        return (
-            f"this GPU is of compute capability {'.'.join(map(str, _capability(device)))}, and they need 8.0"
-        )
+        return f"{_of_capability(device)}, and they need 8.0"
     if dtype not in DTYPES:
         return f"the model computes in {dtype}"
     if head_dim % 2 or not 2 <= head_dim <= 128:
         return f"heads have {head_dim} dimensions, and they take even sizes up to 128"
-    return ""
+    return _trial().kernel_trial(device, dtype, head_dim) if device.type == "cuda" else ""
 
 
 def _fp8_refusal(device: torch.device, dtype: torch.dtype, widths: Sequence[int]) -> str:
@@ -81,26 +84,17 @@ def _fp8_refusal(device: torch.device, dtype: torch.dtype, widths: Sequence[int]
     if device.type == "cuda" and torch.version.hip:
         return "they need a GPU of NVIDIA"
     if device.type == "cuda" and _capability(device) < FP8_CAPABILITY:
-        return (
-            f"this GPU is of compute capability {'.'.join(map(str, _capability(device)))}, and they need 8.9 "
-            "(GeForce RTX 40 and 50, H100 and newer)"
-        )
-    return _fp8_trial(device)
+        return f"{_of_capability(device)}, and they need 8.9 (GeForce RTX 40 and 50, H100 and newer)"
+    return _trial().fp8_trial(device) if device.type == "cuda" else ""
 
 
-@functools.cache
-def _fp8_trial(device: torch.device) -> str:
-    """Which PyTorch has such products for which GPU is told nowhere: try one."""
-    try:
-        values, scales = (
-            torch.zeros(16, 16, device=device).to(torch.float8_e4m3fn),
-            torch.ones(16, 1, device=device),
-        )
-        torch._scaled_mm(values, values.T, scale_a=scales, scale_b=scales.T, out_dtype=torch.bfloat16, use_fast_accum=True)  # fmt: skip
-    except (RuntimeError, AttributeError, ValueError, TypeError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"PyTorch {torch.__version__} has none with a scale for each row on this device ({told})"
-    return ""
+def _trial() -> ModuleType:
+    """Late, because the operations that it tries import this module."""
+    return import_module("..trial", __name__)
+
+
+def _of_capability(device: torch.device) -> str:
+    return f"this GPU is of compute capability {'.'.join(map(str, _capability(device)))}"
 
 
 def by_device(plain: Callable[P, R]) -> Callable[P, R]:
@@ -108,11 +102,15 @@ def by_device(plain: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(plain)
     def run(*given: P.args, **named: P.kwargs) -> R:
-        x = given[0][0] if isinstance(given[0], tuple) else given[0]
-        if not (isinstance(x, torch.Tensor) and x.is_cuda) and not INTERPRETED:
+        first: Any = given[0]
+        x: torch.Tensor = first[0] if isinstance(first, tuple) else first
+        if not x.is_cuda and not INTERPRETED:
             return plain(*given, **named)
         triton = import_module(f"{plain.__module__.removesuffix('.reference')}.triton_kernel")
-        return getattr(triton, plain.__name__)(*given, **named)
+        with (
+            torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+        ):  # Triton launches on the current one
+            return getattr(triton, plain.__name__)(*given, **named)
 
     return run
 

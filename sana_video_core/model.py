@@ -209,11 +209,10 @@ class SanaVideo(nn.Module):
     def _block_runner(self, x: Tensor) -> Callable[..., tuple[Tensor, Any, Tensor]]:
         """A block as it is written in layers.py, or fused where the kernels run; they have no gradients."""
         choice = self.kernel_choice(x.device, x.dtype)
-        if (
-            not choice.triton
-            or (torch.is_grad_enabled() and x.requires_grad)
-            or torch.compiler.is_compiling()
-        ):
+        learns = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in self.parameters())
+        )
+        if not choice.triton or learns or torch.compiler.is_compiling():
             return Block.__call__
         products = (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)
         return partial(fused_block, products=products)

@@ -111,7 +111,7 @@ def gated_depthwise(
     u: Tensor, bias_up: Tensor, weight: Tensor, bias: Tensor, rows: int, columns: int
 ) -> Tensor:
     """As in reference.py; all sums in float32."""
-    u, weight = u.contiguous(), weight.contiguous()
+    u, bias_up, weight, bias = (part.contiguous() for part in (u, bias_up, weight, bias))
     images, hidden = u.shape[0], u.shape[2] // 2
     y = u.new_empty(images, rows * columns, hidden)
     grid = (triton.cdiv(hidden, CHANNELS), triton.cdiv(rows, ROWS), images)

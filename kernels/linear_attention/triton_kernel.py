@@ -14,6 +14,10 @@ from torch import Tensor
 from .reference import KeyValueSum
 
 SPLIT_TOKENS = 1024  # of one program: enough programs for a large chip, few enough parts to add
+# tokens of a step, warps, stages (docs/log.md: what was tried). Heads of 112 take at most 80 KB of shared memory so, and 99 KB
+# is what a GeForce has
+SUMS, READ = (64, 4, 2), (64, 4, 1)
+EXACT_SUMS = EXACT_READ = (32, 8, 1)
 
 
 @triton.jit
@@ -119,14 +123,13 @@ def linear_self_attention(
     """As in reference.py; float32 products are exact, others multiply in the dtype of qkv and sum in float32."""
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     qkv, head, exact = qkv.contiguous(), width // heads, qkv.dtype == torch.float32
-    cos, sin = (table.contiguous() for table in rotary)
+    cos, sin, q_weight, k_weight = (part.contiguous() for part in (*rotary, q_weight, k_weight))
     rms = torch.empty(batch * tokens, 2, device=qkv.device, dtype=torch.float32)
     _inverse_rms[(batch * tokens,)](
         qkv, rms, width, 3 * width, norm_eps, BLOCK=triton.next_power_of_2(width), num_warps=8 if width > 2048 else 4
     )  # fmt: skip
     d = max(16, triton.next_power_of_2(head))
-    # tokens of a step, warps, stages: of the sums over keys, then of the reading (docs/log.md: what was tried)
-    sums, read = ((32, 8, 1), (32, 8, 1)) if exact else ((64, 4, 2), (128, 8, 2))
+    sums, read = (EXACT_SUMS, EXACT_READ) if exact else (SUMS, READ)
     splits = triton.cdiv(tokens, SPLIT_TOKENS)
     vk = torch.empty(splits, batch, heads, head, head, device=qkv.device, dtype=torch.float32)
     ksum = torch.empty(splits, batch, heads, head, device=qkv.device, dtype=torch.float32)

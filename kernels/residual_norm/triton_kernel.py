@@ -92,26 +92,25 @@ def _launch(
         "HAS_BRANCH": branch is not None, "HAS_EXTRA": extra is not None, "HAS_GATE": gate is not None,
         "HAS_NORM": shift is not None, "ROW_SCALES": h_dtype == FP8,
     }  # fmt: skip
-    branch = x if branch is None else branch
+    branch = x if branch is None else branch.expand_as(x)
     # its clips may lie apart, as frames between neighbours do
     if branch.stride(2) != 1 or branch.stride(1) != width:
         branch = branch.contiguous()
-    given = [_rows(table, x) for table in (gate, shift, scale)]
-    gate, shift, scale = (x if table is None else table for table in given)
-    groups = next((table.shape[1] for table in given if table is not None), 1)
+    groups = max((table.shape[1] for table in (gate, shift, scale) if table is not None), default=1)
+    if tokens % groups:
+        raise ValueError(f"{tokens} tokens cannot be modulated in {groups} groups of one size.")
+    gate, shift, scale = (x if table is None else _rows(table, x, groups) for table in (gate, shift, scale))
     block = triton.next_power_of_2(width)
     _residual_norm[(batch * tokens,)](
-        x, branch, x if extra is None else extra.contiguous(), gate, shift, scale, out, h, row_scales,
+        x, branch, x if extra is None else extra.expand_as(x).contiguous(), gate, shift, scale, out, h, row_scales,
         tokens, tokens // groups, groups, width, branch.stride(0), gate.stride(1), shift.stride(1), scale.stride(1), eps,
         **flags, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=WARPS,
     )  # fmt: skip
     return out, h, row_scales
 
 
-def _rows(table: Tensor | None, x: Tensor) -> Tensor | None:
+def _rows(table: Tensor, x: Tensor, groups: int) -> Tensor:
     """[B, G, D] so that clip and group are one index: rows at an even distance, columns beside each other."""
-    if table is None:
-        return None
-    table = table.expand(len(x), -1, -1)
-    even = table.stride(2) == 1 and (len(x) == 1 or table.stride(0) == table.stride(1) * table.shape[1])
+    table = table.expand(len(x), groups, -1)
+    even = table.stride(2) == 1 and (len(x) == 1 or table.stride(0) == table.stride(1) * groups)
     return table if even else table.contiguous()

@@ -3,6 +3,7 @@
 import checks_model
 import pytest
 import torch
+from comfyui_sana_video.kernels import dispatch
 from comfyui_sana_video.sana_video_core import model as module
 from comfyui_sana_video.sana_video_core import ops
 from comfyui_sana_video.sana_video_core.errors import InputError
@@ -67,19 +68,76 @@ def test_long_clips_go_through_the_widest_part_in_pieces(fused, monkeypatch):
     assert_close(tiny(x, torch.full((2,), 500), text), whole, 1e-6)
 
 
-def test_training_takes_the_plain_block(fused):
-    """The fused operations have no gradients."""
-    tiny = PACK.tiny_model()
+@pytest.mark.parametrize("part", ["", "blocks.0.attn", "blocks.1.cross_attn"], ids=str)
+def test_training_takes_the_plain_block(fused, part):
+    """The fused operations have no gradients; also when only a part learns."""
+    tiny = PACK.tiny_model().requires_grad_(False)
     x, _ = _inputs()
     text = torch.randn(2, 5, tiny.config.caption_channels)
-    tiny.requires_grad_(True)
+    tiny.get_submodule(part).requires_grad_(True)
     tiny(x, torch.full((2,), 500), text).sum().backward()
     assert not fused
-    assert all(p.grad is not None for name, p in tiny.named_parameters() if "blocks.0.attn" in name)
+    assert all(p.grad is not None for p in tiny.get_submodule(part).parameters())
 
 
 @torch.no_grad()
-def test_weights_are_asked_of_the_host(fused):
+def test_torch_compile_takes_the_plain_block(fused):
+    tiny = PACK.tiny_model()
+    x, _ = _inputs()
+    text = torch.randn(2, 5, tiny.config.caption_channels)
+    torch.compile(tiny, backend="eager")(x, torch.full((2,), 500), text)
+    assert not fused
+
+
+SMALL = {
+    "tokens": ("x_embedder", "attn.proj", "mlp.point_conv"),
+    "q and k": ("attn.qkv",),
+    "the denominator": ("attn.q_norm", "attn.k_norm"),
+    "q of the cross-attention": ("q_linear",),
+    "nothing": (),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+@pytest.mark.parametrize("where", SMALL)
+def test_every_epsilon_is_the_plain_blocks(fused, monkeypatch, where, scale):
+    """Each in a place where numbers are so small that it counts."""
+    tiny = PACK.tiny_model()
+    x, _ = _inputs()
+    text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
+    for name, parameter in tiny.named_parameters():
+        if any(layer in name for layer in SMALL[where]):
+            part = parameter[: 2 * tiny.config.width] if "qkv" in name else parameter  # values stay large
+            part.mul_(scale)
+    if where == "tokens":
+        tiny.final_layer.linear.weight.div_(scale)
+    found = tiny(x, torch.full((2,), 500), text)
+    assert fused
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    truth = tiny(x, torch.full((2,), 500), text)
+    assert (found - truth).norm() / truth.norm() < 1e-5
+
+
+@torch.no_grad()
+def test_the_whole_network_through_the_interpreter(fused, monkeypatch):
+    """Every operation is the Triton version, with batches, per-frame timesteps, a memory and one text for all."""
+    if not pytest.importorskip("triton").knobs.runtime.interpret:
+        pytest.skip("this machine has a GPU: test_gpu.py does this on it")
+    tiny, (x, _) = PACK.tiny_model(), _inputs()
+    text = torch.randn(1, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
+    t = torch.tensor([[0, 889, 889], [0, 337, 100]])
+    found = {}
+    for interpreted in (True, False):
+        monkeypatch.setattr(dispatch, "INTERPRETED", interpreted)
+        memory = tiny.absorb(x, text)
+        found[interpreted] = tiny(x, t, text, memory=memory, first_frame=3)
+    assert (found[True] - found[False]).norm() / found[False].norm() < 1e-5
+    assert not torch.equal(found[True], found[False]), "the plain versions ran twice"
+
+
+@torch.no_grad()
+def test_weights_are_asked_of_the_host(fused, monkeypatch):
     """A host may hold other weights than those that a layer has in its attribute."""
     tiny = PACK.tiny_model()
     x, _ = _inputs()
@@ -93,6 +151,9 @@ def test_weights_are_asked_of_the_host(fused):
     tiny.weights_of = hand_out
     tiny(x, torch.full((2,), 500), text)
     assert set(asked) == {"RMSNorm", "Conv2d"}
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8=True))
+    tiny.bfloat16()(x, torch.full((2,), 500), text)
+    assert set(asked) == {"RMSNorm", "Conv2d", "Linear"}
 
 
 def test_an_unknown_name_is_refused():
@@ -159,6 +220,14 @@ def test_8_bits_cost_a_few_percent(eight_bits, monkeypatch):
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
     truth = tiny.float()(x, torch.tensor([300, 700]), text)
     assert 0.01 < (found - truth).norm() / truth.norm() < 0.1
+
+
+def test_the_widths_of_a_model_are_asked_for(monkeypatch):
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    tiny = PACK.tiny_model()
+    tiny.precision = "fp8"
+    with pytest.raises(InputError, match=r"fp8 cannot run here: the model is 60 wide"):
+        tiny.kernel_choice(torch.device("cpu"), torch.bfloat16)
 
 
 def test_what_cannot_be_in_8_bits_is_said():

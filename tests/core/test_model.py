@@ -173,7 +173,9 @@ def test_masks_that_are_no_padding_stay():
     text = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(0))
     gap = _masked(7, 7)
     gap[0, 2] = False
-    for mask in (gap, _masked(0, 4)):
+    same_gap = _masked(6, 6)
+    same_gap[:, 1] = False  # as many words in every row as in one without a gap
+    for mask in (gap, same_gap, _masked(0, 4)):
         prepared = model.prepare_text(text, mask)
         assert prepared.blocks[0].keys.shape[2] == 7
         assert prepared.bias is not None

@@ -15,6 +15,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(dispatch, "find_spec", lambda name: SimpleNamespace())
     monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.version, "hip", None)
+    trial = SimpleNamespace(kernel_trial=lambda *given: "", fp8_trial=lambda device: "")
+    monkeypatch.setattr(dispatch, "_trial", lambda: trial)
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
 
 
@@ -34,6 +37,7 @@ def test_auto_takes_triton_where_it_runs(gpu):
         ({"device": torch.device("cpu")}, "computes on cpu"),
         ({"device": torch.device("mps")}, "computes on mps"),
         ({"dtype": torch.float64}, "computes in torch.float64"),
+        ({"dtype": torch.float16}, "computes in torch.float16"),
         ({"head": 21}, "heads have 21"),
         ({"head": 144}, "heads have 144"),
     ],
@@ -46,21 +50,37 @@ def test_refusals_have_a_reason(gpu, given, reason):
 
 
 def test_an_old_gpu_or_no_triton(gpu, monkeypatch):
-    monkeypatch.setattr(dispatch, "_capability", lambda device: (7, 5))
-    assert "capability 7.5" in choose().reason
+    monkeypatch.setattr(dispatch, "_capability", lambda device: (7, 9))
+    assert "capability 7.9, and they need 8.0" in choose().reason
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert choose().triton, "AMD counts otherwise"
+    monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 0))
+    assert choose().triton
     monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
     assert "not installed" in choose().reason
 
 
 def test_the_environment_stands_in_for_auto_only(gpu, monkeypatch):
-    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+    monkeypatch.setenv(dispatch.VARIABLE, " Reference")
     assert not choose().triton
     assert choose("triton").triton
+    with pytest.raises(
+        ValueError, match=r"asked for by kernels \(the environment variable SANA_VIDEO_KERNELS\)"
+    ):
+        choose(precision="fp8")
     monkeypatch.setenv(dispatch.VARIABLE, "fast")
     with pytest.raises(
-        ValueError, match="“fast” is no choice of kernels; choose one of: auto, triton, reference"
+        ValueError,
+        match=r"“fast” is no choice of kernels \(the environment variable SANA_VIDEO_KERNELS\); choose one of: auto, triton, reference",
     ):
         choose()
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    with pytest.raises(
+        ValueError, match=r"\. Change or remove the environment variable SANA_VIDEO_KERNELS\."
+    ):
+        choose(device=torch.device("cpu"))
+    monkeypatch.setenv(dispatch.VARIABLE, "")
+    assert choose().triton
 
 
 def test_sizes_that_take_triton(gpu):
@@ -73,9 +93,8 @@ def test_sizes_that_take_triton(gpu):
 
 @pytest.fixture
 def newer_gpu(gpu, monkeypatch):
-    """An Ada GPU with a PyTorch that can."""
+    """An Ada GPU."""
     monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 9))
-    monkeypatch.setattr(dispatch, "_fp8_trial", lambda device: "")
 
 
 def test_fp8_only_when_it_is_asked_for(newer_gpu):
@@ -100,26 +119,38 @@ def test_refusals_of_fp8_have_a_reason(newer_gpu, given, reason):
 def test_fp8_on_other_gpus_and_by_other_names(newer_gpu, monkeypatch):
     with pytest.raises(ValueError, match="“int8” is no choice of precision; choose one of: full, fp8"):
         choose(precision="int8")
-    monkeypatch.setattr(dispatch, "_fp8_trial", lambda device: "PyTorch 2.4 has none")
-    with pytest.raises(ValueError, match=r"PyTorch 2\.4 has none\. Choose full precision"):
+    monkeypatch.setattr(dispatch._trial(), "fp8_trial", lambda device: "a trial failed")
+    with pytest.raises(ValueError, match=r"a trial failed\. Choose full precision"):
         choose(precision="fp8")
-    monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 6))
-    with pytest.raises(ValueError, match=r"capability 8\.6, and they need 8\.9"):
+    monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 8))
+    with pytest.raises(ValueError, match=r"capability 8\.8, and they need 8\.9"):
         choose(precision="fp8")
     monkeypatch.setattr(torch.version, "hip", "6.4")
     with pytest.raises(ValueError, match="a GPU of NVIDIA"):
         choose(precision="fp8")
 
 
-def test_a_pytorch_without_such_products_is_found_out(monkeypatch):
-    """The trial itself: here they run on the CPU; where they do not, the reason is PyTorch's own."""
-    dispatch._fp8_trial.cache_clear()
-    assert dispatch._fp8_trial(torch.device("cpu")) == ""
+def test_a_trial_that_fails_is_a_reason(gpu, monkeypatch):
+    monkeypatch.setattr(dispatch._trial(), "kernel_trial", lambda *given: "no compiler")
+    assert choose() == (False, "no compiler", False)
+    with pytest.raises(ValueError, match="cannot run here: no compiler"):
+        choose("triton")
 
-    def missing(*args, **kwargs):
-        raise RuntimeError("rowwise is not supported\nsomewhere")
 
-    monkeypatch.setattr(torch, "_scaled_mm", missing)
-    dispatch._fp8_trial.cache_clear()
-    assert dispatch._fp8_trial(torch.device("cpu")).endswith("on this device (rowwise is not supported)")
-    dispatch._fp8_trial.cache_clear()
+def test_an_operation_goes_to_its_device(monkeypatch):
+    """Its Triton version where that is chosen, also when the first of its arguments is a pair."""
+    from comfyui_sana_video.kernels import fp8_product
+
+    called = []
+    for name in ("fp8_rows", "fp8_product"):
+        monkeypatch.setattr(
+            fp8_product.reference, name, None
+        )  # the dispatcher holds the plain version itself
+        version = lambda *given, name=name: called.append(name)  # noqa: E731
+        monkeypatch.setattr(f"{fp8_product.__name__}.triton_kernel.{name}", version)
+    rows = fp8_product.fp8_rows(torch.ones(2, 16))
+    assert not called
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    fp8_product.fp8_rows(torch.ones(2, 16))
+    fp8_product.fp8_product(rows, rows, None, torch.float32)
+    assert called == ["fp8_rows", "fp8_product"]

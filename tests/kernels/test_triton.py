@@ -123,3 +123,63 @@ def test_the_sum_does_not_depend_on_how_it_is_split(monkeypatch):
     monkeypatch.setattr(fast, "SPLIT_TOKENS", 32)
     _, split = fast.linear_self_attention(*given)
     assert max(relative(a, b) for a, b in zip(whole, split, strict=True)) < NEAR
+
+
+# ---------------------------------------------------------------- awkward inputs
+
+
+def test_epsilons_are_those_that_are_given():
+    """Numbers so small that each one counts."""
+    plain, fast = pair("residual_norm")
+    x, table = 1e-4 * rand(1, 4, 33), rand(1, 1, 33)
+    for eps in (1e-6, 1e-3):
+        truth = plain.residual_norm(x, None, None, table, table, eps)[1]
+        assert relative(fast.residual_norm(x, None, None, table, table, eps)[1], truth) < NEAR
+    plain, fast = pair("linear_attention")
+    angles = rand(5, 8)
+    for norm_eps, eps in ((1e-5, 1e-8), (1e-2, 1e-8), (1e-5, 1.0)):
+        given = (
+            1e-3 * rand(1, 5, 48),
+            rand(16),
+            rand(16),
+            (angles.cos(), angles.sin()),
+            None,
+            1,
+            norm_eps,
+            eps,
+        )
+        found, truth = fast.linear_self_attention(*given)[0], plain.linear_self_attention(*given)[0]
+        assert relative(found, truth) < 1e-5
+
+
+def strided(x):
+    """The same numbers, in a layout that a pointer and a length do not tell."""
+    wide = torch.zeros(*x.shape, 2)
+    wide[..., 0] = x
+    return wide[..., 0]
+
+
+def test_layouts_do_not_matter():
+    plain, fast = pair("residual_norm")
+    x, branch, extra = (strided(rand(2, 6, 33, seed=s)) for s in range(3))
+    gate, shift, scale = (strided(rand(2, 3, 33, seed=s)) for s in range(3, 6))
+    given = (x, branch, gate, extra)
+    assert relative(fast.gated_residual(*given), plain.gated_residual(*given)) < NEAR
+    given = (x, branch[:1], gate, shift[:, :1], scale[:1, :1], 1e-6)  # one for all clips, one for all frames
+    for found, truth in zip(fast.residual_norm(*given), plain.residual_norm(*given), strict=True):
+        assert relative(found, truth) < NEAR
+    with pytest.raises(ValueError, match="6 tokens cannot be modulated in 4 groups"):
+        fast.residual_norm(x, None, None, rand(2, 4, 33), rand(2, 4, 33), 1e-6)
+    plain, fast = pair("gated_depthwise")
+    given = (rand(2, 6, 8), rand(8), rand(8, 1, 3, 3), rand(8, seed=1))
+    truth = plain.gated_depthwise(*given, 2, 3)
+    assert relative(fast.gated_depthwise(*map(strided, given), 2, 3), truth) < NEAR
+    given = (given[0], given[1], given[2], rand(1).expand(8))
+    assert relative(fast.gated_depthwise(*given, 2, 3), plain.gated_depthwise(*given, 2, 3)) < NEAR
+    plain, fast = pair("linear_attention")
+    angles, past = rand(7, 8), plain.KeyValueSum(rand(1, 2, 16, 16), rand(1, 2, 16).abs())
+    qkv, q, k = rand(1, 7, 96), rand(32), rand(32, seed=1)
+    truth = plain.linear_self_attention(qkv, q, k, (angles.cos(), angles.sin()), past, 2, 1e-5, 1e-8)
+    tables, sums = (strided(angles.cos()), strided(angles.sin())), plain.KeyValueSum(*map(strided, past))
+    found = fast.linear_self_attention(*map(strided, (qkv, q, k)), tables, sums, 2, 1e-5, 1e-8)
+    assert relative(found[0], truth[0]) < NEAR

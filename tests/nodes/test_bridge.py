@@ -1,5 +1,7 @@
 """What the bridge tells ComfyUI and asks of it: memory, previews, masks, and that no half model is taken."""
 
+import logging
+
 import latent_preview
 import pytest
 import torch
@@ -9,6 +11,7 @@ from comfyui_sana_video.bridge import hosted, native, vaes
 from comfyui_sana_video.sana_video_core.demo_set import demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.host import Progress
+from comfyui_sana_video.sana_video_core.ops import Choice
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from safetensors.torch import load_file, save_file
 
@@ -91,6 +94,10 @@ def test_the_loader_hands_its_choices_on(monkeypatch):
     )
     again, told = patcher.cached_patcher_init
     assert again(*told, disable_dynamic=True).model.diffusion_model.kernels == "reference"
+    with monkeypatch.context() as patched:
+        patched.setattr(native.SanaVideoModule, "kernel_choice", lambda *given: Choice(True, "", True))
+        again, told = run("ModelLoader", "demo (built in)", "auto", "auto", "fp8").cached_patcher_init
+        assert again(*told, disable_dynamic=True).model.diffusion_model.precision == "fp8"
     monkeypatch.setattr(native, "check_complete", lambda *given: pytest.fail("too late"))
     with pytest.raises(InputError, match="Triton kernels cannot run here: the model computes on cpu"):
         run("ModelLoader", "demo (built in)", "auto", "triton")
@@ -98,6 +105,21 @@ def test_the_loader_hands_its_choices_on(monkeypatch):
         InputError, match=r"fp8 cannot run here: .* computes on cpu.*\. Choose full precision"
     ):
         run("ModelLoader", "demo (built in)", "auto", "auto", "fp8")
+
+
+def test_kernels_are_chosen_for_what_the_model_computes_in(monkeypatch, caplog):
+    """Weights may be kept in another dtype; what speaks against kernels is in the log."""
+    asked = []
+    monkeypatch.setattr(model_management, "unet_manual_cast", lambda *given: torch.bfloat16)
+    monkeypatch.setattr(
+        native.SanaVideoModule,
+        "kernel_choice",
+        lambda self, *place: asked.append(place) or Choice(False, "no such GPU"),
+    )
+    with caplog.at_level(logging.INFO, logger="sana_video"):
+        run("ModelLoader", "demo (built in)", "auto")
+    assert asked == [(torch.device("cpu"), torch.bfloat16)]
+    assert "SANA-Video runs in plain PyTorch: no such GPU." in caplog.text
 
 
 def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):
@@ -124,7 +146,7 @@ def test_weights_that_a_host_fetches_stay_while_they_are_used(monkeypatch):
 
     def fetch(layer, like, offloadable):
         assert offloadable
-        return buffer.copy_(layer.weight.detach()), None, "stream"
+        return buffer.copy_(layer.weight.detach()), buffer, "stream"
 
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", fetch)
     monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: given_back.append(given[3]))
@@ -132,11 +154,17 @@ def test_weights_that_a_host_fetches_stay_while_they_are_used(monkeypatch):
     for number, layer in enumerate(layers):
         nn.init.constant_(layer.weight, number)
     with (
-        native.hosted_weights(layers[0], buffer) as (one, _),
-        native.hosted_weights(layers[1], buffer) as (two, _),
-        native.hosted_weights(layers[2], buffer) as (three, _),
+        native.hosted_weights(layers[0], buffer) as one,
+        native.hosted_weights(layers[1], buffer) as two,
+        native.hosted_weights(layers[2], buffer) as three,
     ):
-        assert [weight.unique().tolist() for weight in (one, two, three)] == [[0], [1], [2]]
+        assert [
+            part.unique().tolist() for pair in (one, two, three) for part in pair if part is not None
+        ] == [
+            *([0], [0]),
+            *([1], [1]),
+            *([2], [2]),
+        ]
         assert given_back == []
     assert given_back == ["stream"] * 3
 
@@ -148,3 +176,15 @@ def test_weights_that_lie_there_are_not_copied():
     with native.hosted_weights(layer, torch.zeros(1)) as (weight, bias):
         assert weight is layer.weight
         assert bias is layer.bias
+
+
+def test_weights_that_dynamic_vram_keeps_on_the_device_are_not_copied(monkeypatch):
+    import comfy.ops
+    from torch import nn
+
+    layer = nn.RMSNorm(4)
+    layer._v_weight = torch.ones(4)
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", lambda *given, **more: (layer._v_weight, None, None))
+    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: None)
+    with native.hosted_weights(layer, torch.zeros(1)) as (weight, _):
+        assert weight is layer._v_weight

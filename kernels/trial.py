@@ -1,0 +1,95 @@
+"""Whether the kernels run on a device, and compute what the plain versions do: tried once, on small tensors.
+
+A Triton without a compiler, one that is too old, a GPU that nobody has tried: all that is found out when a model is loaded,
+and not in the middle of a video.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import fp8_product, gated_depthwise, linear_attention, residual_norm
+from .fp8_product import reference as plain_fp8
+from .gated_depthwise import reference as plain_depthwise
+from .linear_attention import reference as plain_attention
+from .residual_norm import reference as plain_norm
+
+TOKENS, HEADS = 64, 2
+ALLOWED = 0.05  # of the result; bfloat16 takes up to 0.01 of it
+
+
+@functools.cache
+def kernel_trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Empty, or why the kernels of a transformer's block cannot be used there. OutOfMemoryError passes through."""
+    return _tried(_block_operations(device, dtype, head_dim))
+
+
+@functools.cache
+def fp8_trial(device: torch.device) -> str:
+    """The same for products in 8 bits: which PyTorch has them for which GPU is told nowhere."""
+    return _tried(_fp8_operations(device))
+
+
+def _tried(operations: Iterator[tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]) -> str:
+    try:
+        for fast, plain, given in operations:
+            for found, truth in zip(_tensors(fast(*given)), _tensors(plain(*given)), strict=True):
+                error = (found.double() - truth.double()).norm() / truth.double().norm()
+                if not error <= ALLOWED:
+                    return f"{plain.__name__} computes something else on this device (by {float(error):.0%})"
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the device
+    except Exception as error:  # compilers and drivers fail in many ways; whoever asked is told
+        told = str(error).strip().splitlines()
+        return f"a trial failed with {type(error).__name__}: {told[0] if told else 'no reason given'}"
+    return ""
+
+
+def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
+    width = HEADS * head_dim
+
+    def wave(*shape: int, shift: float) -> Tensor:
+        """Numbers of every kind, without touching anybody's random generator."""
+        count = torch.Size(shape).numel()
+        return torch.arange(count, device=device).mul(0.7).add(shift).sin().view(shape).to(dtype)
+
+    x, branch = wave(1, TOKENS, width, shift=0), wave(1, TOKENS, width, shift=1)
+    table = wave(1, 2, width, shift=2)
+    yield residual_norm.residual_norm, plain_norm.residual_norm, (x, branch, table, table, table, 1e-6)
+    yield residual_norm.gated_residual, plain_norm.gated_residual, (x, branch, table, x)
+    wide = wave(1, TOKENS, 2 * width, shift=3)
+    bias, weight = wave(2 * width, shift=4), wave(2 * width, 1, 3, 3, shift=5)
+    given = (wide, bias, weight, bias, 8, TOKENS // 8)
+    yield gated_depthwise.gated_depthwise, plain_depthwise.gated_depthwise, given
+    qkv, norm = wave(1, TOKENS, 3 * width, shift=6), wave(width, shift=7)
+    angles = wave(TOKENS, head_dim // 2, shift=8).float()
+    rotary = angles.cos(), angles.sin()
+    fast, plain = linear_attention.linear_self_attention, plain_attention.linear_self_attention
+    yield fast, plain, (qkv, norm, norm, rotary, None, HEADS, 1e-5, 1e-8)
+
+
+def _fp8_operations(device: torch.device):
+    x = torch.arange(TOKENS * 64, device=device).mul(0.7).sin().view(TOKENS, 64).to(torch.bfloat16)
+    rows = plain_fp8.fp8_rows(x)
+    yield fp8_product.fp8_product, plain_fp8.fp8_product, (rows, rows, x[:, 0].clone(), torch.bfloat16)
+
+    def held(version: Callable[[Tensor], fp8_product.Fp8Rows]) -> Callable[[Tensor], Tensor]:
+        @functools.wraps(version)
+        def run(given: Tensor) -> Tensor:
+            values, scales = version(given)
+            return values.float() * scales
+
+        return run
+
+    yield held(fp8_product.fp8_rows), held(plain_fp8.fp8_rows), (x,)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for part in result for tensor in _tensors(part)]

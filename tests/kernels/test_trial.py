@@ -1,0 +1,93 @@
+"""The trial that comes before the first use on a device: through Triton's interpreter, and with kernels that are broken."""
+
+import pytest
+import torch
+from comfyui_sana_video.kernels import trial
+from interpreted import interpreter, pair  # noqa: F401  the fixture is for all tests here
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    trial.kernel_trial.cache_clear()
+    trial.fp8_trial.cache_clear()
+    yield
+    trial.kernel_trial.cache_clear()
+    trial.fp8_trial.cache_clear()
+
+
+@pytest.mark.parametrize("head", [20, 112])
+def test_kernels_that_are_right_pass(head):
+    assert trial.kernel_trial(CPU, torch.float32, head) == ""
+
+
+def test_nobodys_random_numbers_are_used():
+    before = torch.get_rng_state()
+    trial.kernel_trial(CPU, torch.float32, 20)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "operation, name",
+    [
+        ("residual_norm", "residual_norm"),
+        ("residual_norm", "gated_residual"),
+        ("gated_depthwise", "gated_depthwise"),
+        ("linear_attention", "linear_self_attention"),
+    ],
+)
+def test_a_kernel_that_is_wrong_is_found(operation, name, monkeypatch):
+    module = pair(operation)[1]
+    right = getattr(module, name)
+
+    def wrong(*given, **named):
+        out = right(*given, **named)
+        return (out[0] * 1.1, *out[1:]) if isinstance(out, tuple) else out * 1.1
+
+    monkeypatch.setattr(module, name, wrong)
+    assert (
+        trial.kernel_trial(CPU, torch.float32, 20)
+        == f"{name} computes something else on this device (by 10%)"
+    )
+    monkeypatch.setattr(
+        module, name, lambda *given: [part * float("nan") for part in trial._tensors(right(*given))]
+    )
+    trial.kernel_trial.cache_clear()
+    assert trial.kernel_trial(CPU, torch.float32, 20)
+
+
+def test_a_kernel_that_does_not_compile_is_told(monkeypatch):
+    def fails(*given):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one")
+
+    monkeypatch.setattr(pair("gated_depthwise")[1], "gated_depthwise", fails)
+    assert (
+        trial.kernel_trial(CPU, torch.float32, 20)
+        == "a trial failed with RuntimeError: Failed to find C compiler."
+    )
+
+
+def test_full_memory_says_nothing_about_a_device(monkeypatch):
+    def full(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pair("residual_norm")[1], "residual_norm", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            trial.kernel_trial(CPU, torch.float32, 20)
+    assert trial.kernel_trial(CPU, torch.float32, 20) == ""
+
+
+def test_products_in_8_bits(monkeypatch):
+    """The interpreter rounds a few values to 8 bits wrongly, so the plain version stands in for that kernel."""
+    plain, fast = pair("fp8_product")
+    monkeypatch.setattr(fast, "fp8_rows", plain.fp8_rows)
+    assert trial.fp8_trial(CPU) == ""
+    trial.fp8_trial.cache_clear()
+
+    def missing(*args, **kwargs):
+        raise RuntimeError("rowwise scaling is not supported")
+
+    monkeypatch.setattr(torch, "_scaled_mm", missing)
+    assert trial.fp8_trial(CPU) == "a trial failed with RuntimeError: rowwise scaling is not supported"
