@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import report
 import torch
 import torch.nn.functional as F
 from stream import FRAMES, build
@@ -72,7 +72,7 @@ def softmax(config: Any, past: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="folder of length.json")
+    parser.add_argument("--out", type=Path, help="folder of length_GPU.json")
     options = parser.parse_args()
     model, rows = build(), []
     for past in PAST:
@@ -87,10 +87,7 @@ def main() -> None:
             "full attention": {"ms": state + attention, "peak_gib": state_peak + kept},
         })  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
-    used = {name: version(name) for name in ("torch", "triton")}
-    report = {"gpu": torch.cuda.get_device_name(), **used, "case": CASE, "rows": rows}
-    if options.out:
-        (options.out / "length.json").write_text(json.dumps(report, indent=1))
+    report.write(options.out, "length", {"case": CASE, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """docs/speed.png out of benchmarks/results/: what the next chunk costs, against how long the video already is.
 
-Usage: python benchmarks/plot.py [FILE.png]. What is drawn was measured by length.py and stream.py.
+Usage: python benchmarks/plot.py [GPU] [--out FILE.png]. What is drawn was measured by length.py and stream.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SECONDS = 40 / 16  # of video in a chunk
-PASSES = 5  # of the network for a chunk: four steps, and one that adds it to the state
+# a name, passes of the network for a chunk (four steps, and one that adds it to what is kept), a colour
 WAYS = {
-    "state": ("the carried state (here)", "#0072b2"),
-    "everything again": ("all of the past computed again", "#d55e00"),
-    "full attention": ("full attention, keys and values kept", "#7f7f7f"),
+    "state": ("the carried state (here)", 5, "#0072b2"),
+    "everything again": ("all of the past computed again", 4, "#d55e00"),
+    "full attention": ("full attention, keys and values kept (estimated)", 5, "#7f7f7f"),
 }
 
 
@@ -34,11 +34,12 @@ def draw(length: dict[str, Any], stream: dict[str, Any]) -> Figure:
     made = [SECONDS * row["past_chunks"] for row in rows]
     first, last = stream["chunks"]
     later = [SECONDS * (chunk - 1) for chunk in range(first, last + 1)]
-    for axes, key, factor, dots, title in (
-        (panels[0], "ms", PASSES / 1000, stream["s"], "seconds for the next 2.5 s of video"),
-        (panels[1], "peak_gib", 1, stream["peak_gib"], "GiB of GPU memory at the most"),
+    for axes, key, dots, title in (
+        (panels[0], "ms", stream["s"], "seconds for the next 2.5 s of video"),
+        (panels[1], "peak_gib", stream["peak_gib"], "GiB of GPU memory at the most"),
     ):
-        for way, (name, colour) in WAYS.items():
+        for way, (name, passes, colour) in WAYS.items():
+            factor = passes / 1000 if key == "ms" else 1
             values = [factor * row[way][key] for row in rows]
             axes.plot(made, values, color=colour, marker="o", markersize=4, linewidth=2, label=name)
             if way == "state":
@@ -62,10 +63,21 @@ def _axes(axes: Axes, title: str) -> None:
     axes.grid(alpha=0.25)
 
 
-def main(target: Path) -> None:
-    given = [json.loads((RESULTS / f"{name}_h100.json").read_text("utf-8")) for name in ("length", "stream")]
+def draw_files(folder: Path, gpu: str, target: Path) -> None:
+    given = [
+        json.loads((folder / f"{name}_{gpu}.json").read_text(encoding="utf-8"))
+        for name in ("length", "stream_full")
+    ]
     draw(*given).savefig(target)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("gpu", nargs="?", default="h100", help="as in the names of the results")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "speed.png")
+    options = parser.parse_args()
+    draw_files(RESULTS, options.gpu, options.out)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "speed.png")
+    main()

@@ -11,10 +11,10 @@ import json
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 
+import report
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -81,6 +81,13 @@ def rise(values) -> float:
     return statistics.median(slopes) * (len(values) - 1) / statistics.median(values)
 
 
+def least_squares_rise(values) -> float:
+    """The same by a straight line through all values: hiccups count."""
+    places = range(len(values))
+    slope = statistics.linear_regression(places, values).slope
+    return slope * (len(values) - 1) / statistics.mean(values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chunks", nargs="?", type=int, default=60)
@@ -88,7 +95,7 @@ def main() -> None:
         "--warm", type=int, default=20, help="chunks before those: a card slows down as it gets hot"
     )
     parser.add_argument("--precision", default="full")
-    parser.add_argument("--out", type=Path, help="folder of stream.json")
+    parser.add_argument("--out", type=Path, help="folder of stream_PRECISION_GPU.json")
     options = parser.parse_args()
     model = build()
     check_chain(model)
@@ -96,24 +103,22 @@ def main() -> None:
     begin = PACK.core("stream").start(model, height=480, width=832)
     rows = [row[1:] for row in run(model, begin, options.warm + options.chunks)][options.warm :]
     seconds, peaks, held = zip(*rows, strict=True)
-    report = {
-        "gpu": torch.cuda.get_device_name(),
-        **{name: version(name) for name in ("torch", "triton")},
+    found = {
         "case": f"LongSANA 480x832 bf16, {STEPS} steps + absorb, chunk of {FRAMES} latent frames",
         "precision": options.precision,
         "chunks": [options.warm + 1, options.warm + options.chunks],
         "s_per_chunk_median": statistics.median(seconds),
         "s_rise": rise(seconds),
+        "s_rise_by_least_squares": least_squares_rise(seconds),
         "peak_gib_median": statistics.median(peaks),
         "peak_rise": rise(peaks),
         "held_rise": rise(held),
-        "s": [round(value, 4) for value in seconds],
-        "peak_gib": [round(value, 3) for value in peaks],
+        "s": seconds,
+        "peak_gib": peaks,
         "held_bytes": held,
     }
-    print(json.dumps({key: told for key, told in report.items() if not isinstance(told, tuple)}))
-    if options.out:
-        (options.out / f"stream_{options.precision}.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps({key: told for key, told in found.items() if not isinstance(told, tuple)}))
+    report.write(options.out, f"stream_{options.precision}", found)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """One call of the transformer at its true size: correctness first, then ours, diffusers' eager and diffusers' compiled, in turns.
 
 Usage: python benchmarks/transformer.py [case …] [--no-compile] [--profile] [--out FOLDER]. Cases: see CASES; diffusers 0.42 and a GPU.
-Random weights, bfloat16, 300 text tokens, no padding. Times are medians of passes that alternate between the versions.
+Random weights, bfloat16, 300 text tokens, no padding. Times are medians of passes that alternate between the versions. Our text is
+prepared before (as in a stream), diffusers' in every call, a thousandth of its time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import json
 import statistics
 import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import report
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -101,7 +102,7 @@ def check(case: Case) -> dict[str, float]:
         out, again = (ours(latents, timestep, text) for _ in range(2))
         assert torch.equal(out, again), f"{name}: two runs differ"
         found[name] = relative(out, truth)
-    assert found["ours"] <= 1.1 * found["diffusers"], found
+    assert found["ours"] <= found["diffusers"], found
     assert found["ours, fp8"] < 0.06, found
     return found
 
@@ -193,13 +194,15 @@ def profile(call: Any, rows: int = 25) -> str:
 
 def run_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
     case = CASES[name]
+    case = case._replace(passes=options.passes or case.passes)
     found: dict[str, Any] = {"error": check(case)}
     theirs, ours = build(case)
     calls = versions(case, theirs, ours, compiled=not options.no_compile)
     found["from_ours"] = compare(calls, case.causal)
     print(name, json.dumps(found), flush=True)
-    del calls["ours, plain"]
+    calls.pop("ours, plain", None)
     found["times"] = measure(calls, case)
+    found["passes"] = case.passes
     for of, told in found["times"].items():
         print(f"{name} {of}: {told['ms']:.1f} ms, spread {told['spread']:.1%}, peak {told['peak_gib']:.2f} GiB,"
               f" {told['share']:.1%} of 790 TFLOP/s", flush=True)  # fmt: skip
@@ -213,18 +216,13 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["480p", "720p", "chunk"])
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument(
-        "--out", type=Path, help="folder of transformer.json, which is written after each case"
-    )
+    parser.add_argument("--passes", type=int, help="that are timed, instead of the case's own number")
+    parser.add_argument("--out", type=Path, help="folder of transformer_GPU.json, written after each case")
     options = parser.parse_args()
-    used = {name: version(name) for name in ("torch", "triton", "diffusers")}
-    report: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), **used, "cases": {}}
     for name in options.cases:
-        report["cases"][name] = run_case(name, options)
+        report.write(options.out, "transformer", {"cases": {name: run_case(name, options)}})
         gc.collect()
         torch.cuda.empty_cache()
-        if options.out:
-            (options.out / "transformer.json").write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -143,6 +143,15 @@ def test_linear_attention(dtype, carried):
         _close(run(fast.linear_self_attention), run(plain.linear_self_attention), given, dtype, floor)
 
 
+@pytest.mark.parametrize("head", [20, 112, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_trial_passes(dtype, head):
+    trial, device = PACK.module("kernels.trial"), torch.device("cuda", torch.cuda.current_device())
+    assert trial.kernel_trial(device, dtype, head) == ""
+    if torch.cuda.get_device_capability() >= PACK.module("kernels.dispatch").FP8_CAPABILITY:
+        assert trial.fp8_trial(device) == ""
+
+
 def _eight_bits():
     if torch.cuda.get_device_capability() < PACK.module("kernels.dispatch").FP8_CAPABILITY:
         pytest.skip("this GPU has no products in 8 bits")

@@ -130,6 +130,12 @@ def test_fp8_on_other_gpus_and_by_other_names(newer_gpu, monkeypatch):
         choose(precision="fp8")
 
 
+def test_the_trial_is_found():
+    """Under whatever name the pack was loaded: on a GPU nothing runs without it."""
+    assert callable(dispatch._trial().kernel_trial)
+    assert callable(dispatch._trial().fp8_trial)
+
+
 def test_a_trial_that_fails_is_a_reason(gpu, monkeypatch):
     monkeypatch.setattr(dispatch._trial(), "kernel_trial", lambda *given: "no compiler")
     assert choose() == (False, "no compiler", False)
