@@ -1,6 +1,6 @@
 """All of it in one command: the gates, the table, lengths to 641 frames, a stream, the cost of a past, and the plot of them.
 
-Usage: python benchmarks/everything.py [--out FOLDER], on a machine with a GPU and diffusers 0.42; 20 minutes on an H100. Each part can be
+Usage: python benchmarks/everything.py [--out FOLDER], on a machine with a GPU and diffusers 0.42; some ten minutes on an H100. Each part can be
 run alone (transformer.py with its cases, stream.py, length.py), where time on the card is short.
 """
 

@@ -42,9 +42,8 @@ def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Ten
     """
     found: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
     weight, bias, stream = found
-    stays = weight is layer.weight or weight is getattr(
-        layer, "_v_weight", None
-    )  # the latter with dynamic VRAM
+    # the latter with dynamic VRAM
+    stays = weight is layer.weight or weight is getattr(layer, "_v_weight", None)
     try:
         yield (weight, bias) if stays else (weight.clone(), None if bias is None else bias.clone())
     finally:

@@ -43,16 +43,16 @@ def choose(
 
     `widths` are those of the products.
     """
-    named, source = wanted, ""
-    if wanted == "auto" and os.environ.get(VARIABLE):
-        named, source = os.environ[VARIABLE].strip().lower(), f" (the environment variable {VARIABLE})"
+    variable = f"the environment variable {VARIABLE}" if wanted == "auto" and os.environ.get(VARIABLE) else ""
+    named = os.environ[VARIABLE].strip().lower() if variable else wanted
+    source = f" ({variable})" if variable else ""
     for what, given, names in ((f"kernels{source}", named, BACKENDS), ("precision", precision, PRECISIONS)):
         if given not in names:
             raise ValueError(f"“{given}” is no choice of {what}; choose one of: {', '.join(names)}.")
     asked = f"the plain version was asked for by kernels{source}" if named == "reference" else ""
     reason = asked or _refusal(device, dtype, head_dim)
     if reason and named == "triton":
-        way = f"Change or remove {source[2:-1]}" if source else "Choose auto or reference"
+        way = f"Change or remove {variable}" if variable else "Choose auto or reference"
         raise ValueError(f"The Triton kernels cannot run here: {reason}. {way}.")
     if precision == "fp8":
         missing = reason and f"they are part of the Triton kernels, which do not run: {reason}"
@@ -107,9 +107,8 @@ def by_device(plain: Callable[P, R]) -> Callable[P, R]:
         if not x.is_cuda and not INTERPRETED:
             return plain(*given, **named)
         triton = import_module(f"{plain.__module__.removesuffix('.reference')}.triton_kernel")
-        with (
-            torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-        ):  # Triton launches on the current one
+        # Triton launches on the current device
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
             return getattr(triton, plain.__name__)(*given, **named)
 
     return run

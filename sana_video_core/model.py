@@ -98,9 +98,8 @@ class SanaVideo(nn.Module):
         self.fingerprint: str | None = None
         self.kernels = "auto"  # which version of the blocks runs: a name in ops.BACKENDS
         self.precision = "full"  # of the large products: a name in ops.PRECISIONS
-        self.weights_of: WeightsOf = (
-            own_weights  # a host whose layers cast or patch their weights hands them out itself
-        )
+        # a host whose layers cast or patch their weights hands them out itself
+        self.weights_of: WeightsOf = own_weights
         self.x_embedder = PatchEmbedder(config, operations, **place)
         self.t_embedder = TimestepEmbedder(config, operations, **place)
         self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(config.width, 6 * config.width, **place))
@@ -208,11 +207,12 @@ class SanaVideo(nn.Module):
 
     def _block_runner(self, x: Tensor) -> Callable[..., tuple[Tensor, Any, Tensor]]:
         """A block as it is written in layers.py, or fused where the kernels run; they have no gradients."""
+        if torch.compiler.is_compiling():  # first: what follows is not for a compiler to read
+            return Block.__call__
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return Block.__call__
         choice = self.kernel_choice(x.device, x.dtype)
-        learns = torch.is_grad_enabled() and (
-            x.requires_grad or any(p.requires_grad for p in self.parameters())
-        )
-        if not choice.triton or learns or torch.compiler.is_compiling():
+        if not choice.triton:
             return Block.__call__
         products = (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)
         return partial(fused_block, products=products)

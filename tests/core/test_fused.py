@@ -81,8 +81,10 @@ def test_training_takes_the_plain_block(fused, part):
 
 
 @torch.no_grad()
-def test_torch_compile_takes_the_plain_block(fused):
+def test_torch_compile_takes_the_plain_block(fused, monkeypatch):
+    """And asks for no choice: a compiler would read through what is cached, the trial on the device with it."""
     tiny = PACK.tiny_model()
+    monkeypatch.setattr(module, "choose", None)
     x, _ = _inputs()
     text = torch.randn(2, 5, tiny.config.caption_channels)
     torch.compile(tiny, backend="eager")(x, torch.full((2,), 500), text)
