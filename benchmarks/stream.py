@@ -1,6 +1,6 @@
 """A stream at the true size on one GPU: checks first, then seconds per chunk and memory over many chunks.
 
-Usage: python benchmarks/stream.py [chunks] [--warm 20] [--precision fp8] [--out FOLDER]. Random weights of LongSANA 2B, bfloat16,
+Usage: python benchmarks/stream.py [chunks] [--warm 20] [--streams 3] [--precision fp8] [--out FOLDER]. Random weights of LongSANA 2B, bfloat16,
 480 x 832.
 """
 
@@ -94,6 +94,9 @@ def main() -> None:
     parser.add_argument(
         "--warm", type=int, default=20, help="chunks before those: a card slows down as it gets hot"
     )
+    parser.add_argument(
+        "--streams", type=int, default=3, help="the same stream again; of each chunk the fastest counts"
+    )
     parser.add_argument("--precision", default="full")
     parser.add_argument("--out", type=Path, help="folder of stream_PRECISION_GPU.json")
     options = parser.parse_args()
@@ -101,19 +104,25 @@ def main() -> None:
     check_chain(model)
     model.precision = options.precision
     begin = PACK.core("stream").start(model, height=480, width=832)
-    rows = [row[1:] for row in run(model, begin, options.warm + options.chunks)][options.warm :]
-    seconds, peaks, held = zip(*rows, strict=True)
+    streams = []
+    for _ in range(options.streams):
+        rows = [row[1:] for row in run(model, begin, options.warm + options.chunks)][options.warm :]
+        streams.append(tuple(zip(*rows, strict=True)))
+    every = [seconds for seconds, _, _ in streams]
+    # one chunk takes up to a tenth longer than the next, whatever its number: the machine only ever adds to it
+    seconds, (_, peaks, held) = tuple(map(min, *every)) if len(every) > 1 else every[0], streams[-1]
     found = {
         "case": f"LongSANA 480x832 bf16, {STEPS} steps + absorb, chunk of {FRAMES} latent frames",
         "precision": options.precision,
         "chunks": [options.warm + 1, options.warm + options.chunks],
-        "s_per_chunk_median": statistics.median(seconds),
+        "s_per_chunk_median": statistics.median(second for stream in every for second in stream),
         "s_rise": rise(seconds),
         "s_rise_by_least_squares": least_squares_rise(seconds),
         "peak_gib_median": statistics.median(peaks),
         "peak_rise": rise(peaks),
         "held_rise": rise(held),
         "s": seconds,
+        "streams": tuple(every),
         "peak_gib": peaks,
         "held_bytes": held,
     }

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import fp8_product, gated_depthwise, linear_attention, residual_norm
+from . import fp8_product, gated_depthwise, linear_attention, residual_norm, temporal_taps
 from .fp8_product import reference as plain_fp8
 from .gated_depthwise import reference as plain_depthwise
 from .linear_attention import reference as plain_attention
 from .residual_norm import reference as plain_norm
+from .temporal_taps import reference as plain_taps
 
 TOKENS, HEADS = 64, 2
 ALLOWED = 0.05  # of the result; bfloat16 takes up to 0.01 of it
@@ -66,11 +67,16 @@ def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
     bias, weight = wave(2 * width, shift=4), wave(2 * width, 1, 3, 3, shift=5)
     given = (wide, bias, weight, bias, 8, TOKENS // 8)
     yield gated_depthwise.gated_depthwise, plain_depthwise.gated_depthwise, given
+    three = wave(width, width, 3, 1, shift=10)
+    yield temporal_taps.temporal_taps, plain_taps.temporal_taps, (three,)
     qkv, norm = wave(1, TOKENS, 3 * width, shift=6), wave(width, shift=7)
     angles = wave(TOKENS, head_dim // 2, shift=8).float()
     rotary = angles.cos(), angles.sin()
-    fast, plain = linear_attention.linear_self_attention, plain_attention.linear_self_attention
-    yield fast, plain, (qkv, norm, norm, rotary, None, HEADS, 1e-5, 1e-8)
+    fast, plain = linear_attention, plain_attention
+    yield fast.key_value_sum, plain.key_value_sum, (qkv, norm, rotary, HEADS, 1e-5)
+    vk, ksum = plain.key_value_sum(qkv, norm, rotary, HEADS, 1e-5)
+    yield fast.query_rows, plain.query_rows, (qkv, norm, rotary, ksum, HEADS, 1e-5, 1e-8)
+    yield fast.folded_weight, plain.folded_weight, (wave(width, width, shift=9), vk)
 
 
 def _fp8_operations(device: torch.device):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import ops
 from .layers import (
@@ -17,6 +18,7 @@ from .layers import (
     SELF_NORM_EPS,
     Block,
     BlockContext,
+    FinalLayer,
     MixFeedForward,
     SelfAttention,
     TextKeys,
@@ -25,6 +27,21 @@ from .memory import BlockState, WindowBlockState
 from .products import Products
 
 ROWS_AT_ONCE = 2**15  # tokens in the widest part of the feed-forward: more are not faster, and need memory
+
+
+def fused_patches(embedder: Any, latents: Tensor, products: Products) -> Tensor:
+    """As PatchEmbedder.forward: [B, C, F, H, W] -> [B, N, D]. A patch is a row of a few numbers, and the convolution a product."""
+    with products.weights_of(embedder.proj, latents) as (weight, bias):
+        patch = weight.shape[-1]
+        split = latents.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, C, F, H, p, W, p]
+        rows = split.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+        return F.linear(rows, weight.flatten(1), bias)
+
+
+def fused_final(layer: FinalLayer, x: Tensor, time: Tensor) -> Tensor:
+    """As FinalLayer.forward."""
+    shift, scale = (layer.scale_shift_table.to(time) + time.unsqueeze(2)).unbind(2)  # each [B, 1 or F, D]
+    return layer.linear(ops.residual_norm(x, None, None, shift, scale, LAYER_NORM_EPS)[1])
 
 
 def fused_block(
@@ -40,10 +57,10 @@ def fused_block(
     attended, own = _attention(block.attn, h, x, context, past, products)
     x, h = products.residual(x, attended, gate1)
     del attended  # a large clip's activations are what fills the memory
-    x, h = products.residual_norm(
-        x, block.cross_attn(h, text, text_bias, products.linear), None, shift2, scale2, LAYER_NORM_EPS
-    )
-    x, last = _feed_forward(block.mlp, h, x, gate2, context, tail, products)
+    cross = block.cross_attn
+    h = cross.attend(h, text, text_bias, products.linear)
+    x, h, bias = products.product_norm(x, cross.proj, h, shift2, scale2, LAYER_NORM_EPS)  # x was made here
+    x, last = _feed_forward(block.mlp, h, x, bias, gate2, context, tail, products)
     return x, own, last
 
 
@@ -57,24 +74,26 @@ def _attention(
 ) -> tuple[Tensor, ops.KeyValueSum]:
     """Of rows h [B, N, D]: the self-attention's output [B, N, D] and this call's own sums."""
     qkv, heads = products.linear(attn.qkv, h), like.shape[-1] // attn.head_dim
-    weights_of = products.weights_of
-    with weights_of(attn.q_norm, like) as (q_weight, _), weights_of(attn.k_norm, like) as (k_weight, _):
-        out, own = ops.linear_self_attention(
-            qkv, q_weight, k_weight, context.rotary, past, heads, SELF_NORM_EPS, ATTENTION_EPS
-        )
-    return products.linear(attn.proj, out), own
+    with products.weights_of(attn.k_norm, like) as (weight, _):
+        own = ops.key_value_sum(qkv, weight, context.rotary, heads, SELF_NORM_EPS)
+    total = own if past is None else past + own
+    with products.weights_of(attn.q_norm, like) as (weight, _):
+        queries = ops.query_rows(qkv, weight, context.rotary, total.ksum, heads, SELF_NORM_EPS, ATTENTION_EPS)
+    del qkv
+    return products.projected(attn.proj, queries, total.vk), own
 
 
 def _feed_forward(
-    layer: MixFeedForward, h: Any, x: Tensor, gate: Tensor, context: BlockContext, tail: Tensor | None, products: Products
+    layer: MixFeedForward, h: Any, x: Tensor, bias: Tensor | None, gate: Tensor, context: BlockContext,
+    tail: Tensor | None, products: Products,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """x + gate * feed-forward(h), and the last latent frame before the temporal convolution."""
+    """x + bias + gate * feed-forward(h), and the last latent frame before the temporal convolution."""
     padded = _within_frames(layer, h, x, context, tail, products)
     area = context.grid.area
     u = padded.flatten(1, 2)[:, area:-area]  # the frames without their neighbours, where they lie
     with products.weights_of(layer.t_conv, x) as (weight, _):
         mixed = products.three_taps(padded, weight)
-    return ops.gated_residual(x, u, gate, extra=mixed), padded[:, -2:-1].permute(0, 3, 1, 2)
+    return ops.gated_residual(x, u, gate, mixed, bias), padded[:, -2:-1].permute(0, 3, 1, 2)
 
 
 def _within_frames(

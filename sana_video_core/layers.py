@@ -88,14 +88,17 @@ class CrossAttention(nn.Module):
         keys, values = self.kv_linear(caption).chunk(2, dim=-1)
         return TextKeys(_split_heads(self.k_norm(keys), self.head_dim), _split_heads(values, self.head_dim))
 
-    def forward(
+    def forward(self, x: Tensor, text: TextKeys, bias: Tensor | None) -> Tensor:
+        """x [B, N, D], bias [B, 1, 1, L] or None -> [B, N, D]."""
+        return self.proj(self.attend(x, text, bias))
+
+    def attend(
         self, x: Any, text: TextKeys, bias: Tensor | None, linear: Callable[..., Tensor] = run_layer
     ) -> Tensor:
-        """x [B, N, D], bias [B, 1, 1, L] or None -> [B, N, D]. `linear` runs a linear layer, on x or what it takes for x."""
+        """As forward, before the projection. `linear` runs a linear layer, on x or what it takes for x."""
         q = _split_heads(self.q_norm(linear(self.q_linear, x)), self.head_dim)
         keys, values = (y.expand(len(q), -1, -1, -1) for y in text)  # one prompt may serve a whole batch
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
-        return linear(self.proj, _merge_heads(out))
+        return _merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=bias))
 
 
 class ConvLayer(nn.Module):

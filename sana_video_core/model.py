@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from .config import Family, TransformerConfig
 from .errors import InputError
-from .fused import fused_block
+from .fused import fused_block, fused_final, fused_patches
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
 from .memory import Memory, check_window, first_block_state, memory_window
 from .model_inputs import check_memory, check_text, without_padding
 from .ops import Choice, choose
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
-from .products import Fp8Products, FullProducts, WeightsOf, own_weights
+from .products import Fp8Products, FullProducts, Products, WeightsOf, own_weights
 from .shapes import LatentGrid
 
 CAPTION_NORM_EPS = 1e-5
@@ -159,12 +159,14 @@ class SanaVideo(nn.Module):
         """
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
-        x, time, modulation = self._embed(latents, timesteps)
-        run = self._block_runner(x)
+        products = self._products(latents)
+        x, time, modulation = self._embed(latents, timesteps, products)
+        run = _block_runner(products)
         for index, block in enumerate(self.blocks):
             past = None if memory is None else memory[index]
             x = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)[0]
-        x = self.final_layer(x, time, context.frames)
+        last = self.final_layer
+        x = last(x, time, context.frames) if products is None else fused_final(last, x, time)
         return self._unpatchify(x, context).to(latents.dtype)
 
     def absorb(
@@ -186,8 +188,10 @@ class SanaVideo(nn.Module):
         check_window(memory, window)
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
-        x, _, modulation = self._embed(latents, torch.zeros(latents.shape[0], device=latents.device))
-        run, after = self._block_runner(x), []
+        products = self._products(latents)
+        times = torch.zeros(latents.shape[0], device=latents.device)
+        x, _, modulation = self._embed(latents, times, products)
+        run, after = _block_runner(products), []
         for index, block in enumerate(self.blocks):
             past = None if memory is None else memory[index]
             x, own, tail = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
@@ -205,19 +209,21 @@ class SanaVideo(nn.Module):
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    def _block_runner(self, x: Tensor) -> Callable[..., tuple[Tensor, Any, Tensor]]:
-        """A block as it is written in layers.py, or fused where the kernels run; they have no gradients."""
+    def _products(self, latents: Tensor) -> Products | None:
+        """Those of fused blocks where the kernels run, which have no gradients; None for blocks as layers.py writes them."""
         if torch.compiler.is_compiling():  # first: what follows is not for a compiler to read
-            return Block.__call__
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return Block.__call__
-        choice = self.kernel_choice(x.device, x.dtype)
+            return None
+        learns = latents.requires_grad or any(p.requires_grad for p in self.parameters())
+        if learns and torch.is_grad_enabled():
+            return None
+        choice = self.kernel_choice(torch.device(self.compute_device), self.compute_dtype)
         if not choice.triton:
-            return Block.__call__
-        products = (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)
-        return partial(fused_block, products=products)
+            return None
+        return (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)
 
-    def _embed(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _embed(
+        self, latents: Tensor, timesteps: Tensor, products: Products | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""
         batch, frames = latents.shape[0], latents.shape[2]
         timesteps = torch.as_tensor(timesteps, device=self.compute_device)
@@ -226,7 +232,12 @@ class SanaVideo(nn.Module):
                 f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
                 f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
             )
-        x = self.x_embedder(latents.to(self.compute_device, self.compute_dtype))
+        latents = latents.to(self.compute_device, self.compute_dtype)
+        x = (
+            self.x_embedder(latents)
+            if products is None
+            else fused_patches(self.x_embedder, latents, products)
+        )
         time = self.t_embedder(timesteps.view(batch, -1), self.compute_dtype)
         return x, time, self.t_block(time).unflatten(-1, (6, -1))
 
@@ -269,3 +280,7 @@ class SanaVideo(nn.Module):
             check_memory(memory, self.config, latents.shape[0], grid)
         rotary = rotary_table(frames, grid, self.config.rotary_split, first_frame, self.compute_device)
         return BlockContext(frames, grid, rotary)
+
+
+def _block_runner(products: Products | None) -> Callable[..., tuple[Tensor, Any, Tensor]]:
+    return Block.__call__ if products is None else partial(fused_block, products=products)

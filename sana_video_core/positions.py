@@ -40,6 +40,14 @@ def _axis_angles(first: int, count: int, dimensions: int) -> Tensor:
     return torch.arange(first, first + count, dtype=torch.float64)[:, None] * frequencies
 
 
+def _sent(table: Tensor, device: torch.device) -> Tensor:
+    """To the device in float32. A GPU is sent pages that stay in place: so the copy need not wait until its queue is empty."""
+    table = table.to(torch.float32)
+    if device.type != "cuda":
+        return table.to(device)
+    return table.pin_memory().to(device, non_blocking=True)
+
+
 def rotary_table(
     frames: int, grid: LatentGrid, split: tuple[int, int, int], first_frame: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -56,7 +64,7 @@ def rotary_table(
         shape = [1, 1, 1, dimensions // 2]
         shape[axis] = lengths[axis]
         for part, table in zip(parts, (angles.cos(), angles.sin()), strict=True):
-            small = table.to(device=device, dtype=torch.float32).view(shape)
+            small = _sent(table, device).view(shape)
             part.append(small.expand(*lengths, dimensions // 2))
     cosines, sines = (torch.cat(part, dim=-1).flatten(0, 2) for part in parts)
     return cosines, sines

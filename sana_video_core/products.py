@@ -45,6 +45,16 @@ class Products(ABC):
     def linear(self, layer: nn.Module, x: Any) -> Tensor:
         """A linear layer on rows or a tensor [B, N, in]: [B, N, out]."""
 
+    def product_norm(
+        self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Any, Tensor | None]:
+        """x' = out + layer(rows), the norm of that as rows, and a bias [D] that x' still lacks. x' may be `out`, written to."""
+        return *self.residual_norm(out, self.linear(layer, rows), None, shift, scale, eps), None
+
+    @abstractmethod
+    def projected(self, layer: nn.Module, queries: Tensor, vk: Tensor) -> Tensor:
+        """A linear layer on what queries [B, N, D] read from the sums vk: [B, N, D]."""
+
     @abstractmethod
     def weight(self, weight: Tensor) -> Any:
         """A weight [out, in] made ready for `product`."""
@@ -75,6 +85,34 @@ class FullProducts(Products):
     def linear(self, layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
 
+    def product_norm(
+        self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not self._is_its_weight(layer):
+            return super().product_norm(out, layer, rows, shift, scale, eps)
+        with self.weights_of(layer, rows) as (weight, bias):
+            out.view(-1, out.shape[-1]).addmm_(rows.flatten(0, 1), weight.T)  # one addition, in float32
+            bias = None if bias is None else bias.clone()  # the layer lends it
+        return *ops.residual_norm(out, None, None, shift, scale, eps, bias), bias
+
+    def projected(self, layer: nn.Module, queries: Tensor, vk: Tensor) -> Tensor:
+        if not self._is_its_weight(layer):
+            return layer(ops.read_rows(queries, vk))
+        out = torch.empty_like(queries)
+        with self.weights_of(layer, queries) as (weight, bias):
+            folded = ops.folded_weight(weight, vk)
+            for rows, own, target in zip(queries, folded, out, strict=True):
+                if bias is None:
+                    torch.mm(rows, own.T, out=target)
+                else:
+                    torch.addmm(bias, rows, own.T, out=target)
+        return out
+
+    def _is_its_weight(self, layer: nn.Module) -> bool:
+        """A host vouches for what it hands out; of plain layers, only PyTorch's own computes with its weight and nothing else."""
+        hooks = layer._forward_hooks or layer._forward_pre_hooks
+        return self.weights_of is not own_weights or (type(layer) is nn.Linear and not hooks)
+
     def weight(self, weight: Tensor) -> Tensor:
         return weight
 
@@ -87,7 +125,7 @@ class FullProducts(Products):
     def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
         """Three products with shifted rows, added up."""
         batch, frames, area, width = padded.shape
-        taps = weight.flatten(2).permute(2, 0, 1).contiguous().mT  # [3, in, out]
+        taps = ops.temporal_taps(weight).permute(1, 2, 0)  # [3, in, out]
         out = padded.new_empty(batch, (frames - 2) * area, width)
         for clip in range(batch):
             first, middle, last = (padded[clip, t : frames - 2 + t].view(-1, width) for t in range(3))
@@ -115,6 +153,14 @@ class Fp8Products(Products):
             out = ops.fp8_product(rows, ops.fp8_rows(weight), bias, torch.bfloat16)
         return out.unflatten(0, values.shape[:2])
 
+    def projected(self, layer: nn.Module, queries: Tensor, vk: Tensor) -> Tensor:
+        out = torch.empty_like(queries)
+        with self.weights_of(layer, queries) as (weight, bias):
+            folded = ops.folded_weight(weight, vk)
+            for rows, own, target in zip(queries, folded, out, strict=True):
+                ops.fp8_product(ops.fp8_rows(rows), ops.fp8_rows(own), bias, torch.bfloat16, target)
+        return out
+
     def weight(self, weight: Tensor) -> Fp8Rows:
         return ops.fp8_rows(weight)
 
@@ -127,7 +173,7 @@ class Fp8Products(Products):
 
     def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
         """One product: each row stands beside both of its neighbours in time, so that the three share a scale."""
-        ready = ops.fp8_rows(weight.squeeze(-1).mT.flatten(1))  # [out, 3 * in], tap by tap
+        ready = ops.fp8_rows(ops.temporal_taps(weight).flatten(1))  # [out, 3 * in], tap by tap
         out = padded.new_empty(len(padded), (padded.shape[1] - 2) * padded.shape[2], padded.shape[3])
         for clip, target in zip(padded, out, strict=True):
             self.product(ops.fp8_taps(clip), ready, out=target)

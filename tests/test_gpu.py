@@ -91,10 +91,12 @@ def test_residual_norm(dtype):
     plain, fast = _kernels("residual_norm")
     for batch, tokens, groups, width in ((1, 1, 1, 16), (2, 6, 3, 2240), (3, 65, 1, 112)):
         rows, table = (batch, tokens, width), (batch, groups, width)
-        x, branch, gate, shift, scale = _draw(rows, rows, table, table, table, dtype=dtype)
+        x, branch, gate, shift, scale, bias = _draw(rows, rows, table, table, table, (width,), dtype=dtype)
         for given in ((x, None, None), (x, branch, None), (x, branch, gate)):
             _close(fast.residual_norm, plain.residual_norm, (*given, shift, scale, 1e-6), dtype)
+        _close(fast.residual_norm, plain.residual_norm, (x, None, None, shift, scale, 1e-6, bias), dtype)
         _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x), dtype)
+        _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x, bias), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -129,18 +131,34 @@ def test_linear_attention(dtype, carried):
         if carried:
             vk, ksum = _draw(*sums, dtype=torch.float32)
             past = plain.KeyValueSum(vk * tokens**0.5, ksum.abs() * tokens)
-        given = _draw((batch, tokens, 3 * width), (width,), (width,), dtype=dtype)
+        shapes = (batch, tokens, 3 * width), (width,), (width,), (width, width)
+        given = _draw(*shapes, dtype=dtype)
+        given[3] *= width**-0.5
 
-        def run(version, given=given, angles=angles, past=past, heads=heads):
-            def call(qkv, q, k):
-                out, own = version(qkv, q, k, (angles.cos(), angles.sin()), past, heads, 1e-5, 1e-8)
-                return out, *own
+        def run(version, angles=angles, past=past, heads=heads):
+            def call(qkv, q, k, projection):
+                rotary = angles.cos(), angles.sin()
+                own = version.key_value_sum(qkv, k, rotary, heads, 1e-5)
+                total = own if past is None else past + own
+                queries = version.query_rows(qkv, q, rotary, total.ksum, heads, 1e-5, 1e-8)
+                if version is fast:
+                    return torch.bmm(queries, fast.folded_weight(projection, total.vk).mT), *own
+                # what folding is held against: the sums read in float32, rounded, projected
+                return plain.read_rows(queries, total.vk) @ projection.T, *own
 
             return call
 
         # one token alone is its own value, which plain rounding hits by chance
         floor = 2**-7 if tokens == 1 else 0.0
-        _close(run(fast.linear_self_attention), run(plain.linear_self_attention), given, dtype, floor)
+        _close(run(fast), run(plain), given, dtype, floor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_temporal_taps(dtype):
+    plain, fast = _kernels("temporal_taps")
+    for shape in ((1, 1, 3, 1), (33, 70, 3, 1), (2240, 2240, 3, 1)):
+        (weight,) = _draw(shape, dtype=dtype)
+        assert torch.equal(fast.temporal_taps(weight), plain.temporal_taps(weight))
 
 
 @pytest.mark.parametrize("head", [20, 112, 128])

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHANNELS, ROWS, WARPS = 128, 5, 2  # of one program; docs/log.md tells what was tried
+# of one program; two columns in one round keep more loads on their way (docs/log.md: what was tried)
+CHANNELS, ROWS, WARPS, UNROLL = 64, 5, 1, 2
 
 
 @triton.jit
@@ -26,19 +27,20 @@ def _silu(h, FAST: tl.constexpr):
 
 
 @triton.jit
-def _zeros(CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+def _each(x, ROWS: tl.constexpr):
+    """x for each of the rows: sums begin with it."""
     sums = ()
     for _ in tl.static_range(ROWS):
-        sums += (tl.zeros((CHANNELS,), tl.float32),)
+        sums += (x,)
     return sums
 
 
 @triton.jit
-def _weights(w_ptr, channels, mask):
+def _weights(w_ptr, channels, mask, scale: tl.constexpr):
     """The nine weights of each channel, row by row, float32."""
     w = ()
     for tap in tl.static_range(9):
-        w += (tl.load(w_ptr + channels * 9 + tap, mask=mask, other=0.0).to(tl.float32),)
+        w += (scale * tl.load(w_ptr + channels * 9 + tap, mask=mask, other=0.0).to(tl.float32),)
     return w
 
 
@@ -58,23 +60,24 @@ def _column(u_ptr, x, top, rows, columns, width, channels, mask, ROWS: tl.conste
 
 
 @triton.jit
-def _spread(column, half_bias, w, left, own, ROWS: tl.constexpr, FAST: tl.constexpr):
+def _spread(column, half_bias, w, bias, left, own, ROWS: tl.constexpr, FAST: tl.constexpr):
     """Add a column to the sums of its left neighbour, which are then whole, to its own, and begin those of its right one."""
     a = ()
     for r in tl.static_range(ROWS + 2):
         a += (_silu(0.5 * column[r].to(tl.float32) + half_bias, FAST),)
     whole, own_sums, right = (), (), ()
+    # sums are chains of products, so that no instruction only adds
     for r in tl.static_range(ROWS):
-        whole += (left[r] + (a[r] * w[2] + a[r + 1] * w[5] + a[r + 2] * w[8]),)
-        own_sums += (own[r] + (a[r] * w[1] + a[r + 1] * w[4] + a[r + 2] * w[7]),)
-        right += (a[r] * w[0] + a[r + 1] * w[3] + a[r + 2] * w[6],)
+        whole += (left[r] + a[r] * w[2] + a[r + 1] * w[5] + a[r + 2] * w[8],)
+        own_sums += (own[r] + a[r] * w[1] + a[r + 1] * w[4] + a[r + 2] * w[7],)
+        right += (bias + a[r] * w[0] + a[r + 1] * w[3] + a[r + 2] * w[6],)
     return whole, own_sums, right
 
 
 @triton.jit
 def _gated_depthwise(
     u_ptr, bias_up_ptr, w_ptr, bias_ptr, y_ptr, rows, columns, hidden,
-    CHANNELS: tl.constexpr, ROWS: tl.constexpr, FAST: tl.constexpr,
+    CHANNELS: tl.constexpr, ROWS: tl.constexpr, FAST: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     signal = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     mask = signal < hidden
@@ -87,20 +90,20 @@ def _gated_depthwise(
     up_gate = 0.5 * tl.load(bias_up_ptr + gate, mask=mask, other=0.0).to(tl.float32)
     b_signal = tl.load(bias_ptr + signal, mask=mask, other=0.0).to(tl.float32)
     b_gate = 0.5 * tl.load(bias_ptr + gate, mask=mask, other=0.0).to(tl.float32)
-    w_signal, w_gate = _weights(w_ptr, signal, mask), _weights(w_ptr, gate, mask)
-    s_left, s_own = _zeros(CHANNELS, ROWS), _zeros(CHANNELS, ROWS)
-    g_left, g_own = _zeros(CHANNELS, ROWS), _zeros(CHANNELS, ROWS)
+    # the gate's sums are halved by their weights, as _silu takes them
+    w_signal, w_gate = _weights(w_ptr, signal, mask, 1.0), _weights(w_ptr, gate, mask, 0.5)
+    s_left, s_own = _each(b_signal, ROWS), _each(b_signal, ROWS)
+    g_left, g_own = _each(b_gate, ROWS), _each(b_gate, ROWS)
     s_column = _column(u_ptr, 0, top, rows, columns, width, signal, mask, ROWS)
     g_column = _column(u_ptr + hidden, 0, top, rows, columns, width, signal, mask, ROWS)
-    for x in range(columns + 1):
-        s_next = _column(
-            u_ptr, x + 1, top, rows, columns, width, signal, mask, ROWS
-        )  # comes while this one is summed
+    for x in tl.range(columns + 1, loop_unroll_factor=UNROLL):
+        # comes while this one is summed
+        s_next = _column(u_ptr, x + 1, top, rows, columns, width, signal, mask, ROWS)
         g_next = _column(u_ptr + hidden, x + 1, top, rows, columns, width, signal, mask, ROWS)
-        s_whole, s_left, s_own = _spread(s_column, up_signal, w_signal, s_left, s_own, ROWS, FAST)
-        g_whole, g_left, g_own = _spread(g_column, up_gate, w_gate, g_left, g_own, ROWS, FAST)
+        s_whole, s_left, s_own = _spread(s_column, up_signal, w_signal, b_signal, s_left, s_own, ROWS, FAST)
+        g_whole, g_left, g_own = _spread(g_column, up_gate, w_gate, b_gate, g_left, g_own, ROWS, FAST)
         for r in tl.static_range(ROWS):
-            out = (s_whole[r] + b_signal) * _silu(0.5 * g_whole[r] + b_gate, FAST)
+            out = s_whole[r] * _silu(g_whole[r], FAST)
             there = mask & (signal * 0 + x > 0) & (signal * 0 + top + r < rows)
             place = ((top + r) * columns + x - 1) * hidden + signal
             tl.store(y_ptr + place, out.to(y_ptr.dtype.element_ty), mask=there)
@@ -128,6 +131,7 @@ def gated_depthwise(
         CHANNELS=CHANNELS,
         ROWS=ROWS,
         FAST=fast,
+        UNROLL=UNROLL,
         num_warps=WARPS,
     )
     return y

@@ -2,8 +2,18 @@
 
 from ..dispatch import by_device
 from . import reference
-from .reference import KeyValueSum, linear_attention, rotate
+from .reference import KeyValueSum, linear_attention, read_rows, rotate
 
-linear_self_attention = by_device(reference.linear_self_attention)
+key_value_sum = by_device(reference.key_value_sum)
+query_rows = by_device(reference.query_rows)
+folded_weight = by_device(reference.folded_weight)
 
-__all__ = ["KeyValueSum", "linear_attention", "linear_self_attention", "rotate"]
+__all__ = [
+    "KeyValueSum",
+    "folded_weight",
+    "key_value_sum",
+    "linear_attention",
+    "query_rows",
+    "read_rows",
+    "rotate",
+]

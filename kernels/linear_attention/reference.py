@@ -28,28 +28,50 @@ class KeyValueSum(NamedTuple):
         return KeyValueSum(self.vk + other.vk, self.ksum + other.ksum)
 
 
-def linear_self_attention(
-    qkv: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    past: KeyValueSum | None,
-    heads: int,
-    norm_eps: float,
-    eps: float,
-) -> tuple[Tensor, KeyValueSum]:
-    """From the product qkv [B, N, 3D] to the attended rows [B, N, D], and the sum over these tokens alone.
+def key_value_sum(
+    qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], heads: int, eps: float
+) -> KeyValueSum:
+    """The sum over the tokens of the product qkv [B, N, 3D], of k = relu(norm(k)) and v.
 
-    q and k are normalised over whole rows (all heads) with weights [D], cut to their positive part, and for the numerator
-    turned by `rotary`: cosines and sines [N, d / 2] of the pairs (2i, 2i + 1).
+    k is normalised over whole rows (all heads) with `weight` [D], and for vk turned by `rotary`: cosines and sines [N, d / 2]
+    of the pairs (2i, 2i + 1).
     """
-    q, k, v = qkv.chunk(3, dim=-1)
-    width = q.shape[-1:]
-    q = F.relu(F.rms_norm(q, width, q_weight.to(q.dtype), norm_eps))
-    k = F.relu(F.rms_norm(k, width, k_weight.to(k.dtype), norm_eps))
-    q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in (q, k, v))
-    out, own = linear_attention(q, k, rotate(q, rotary), rotate(k, rotary), v, past, eps)
-    return out.transpose(1, 2).flatten(2), own
+    k, v = (_split_heads(part, heads) for part in (_features(qkv, 1, weight, eps), qkv.chunk(3, dim=-1)[2]))
+    turned, values = rotate(k, rotary).to(torch.float32), v.to(torch.float32)
+    return KeyValueSum(values.mT @ turned, k.to(torch.float32).sum(dim=-2))
+
+
+def query_rows(
+    qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], ksum: Tensor, heads: int, norm_eps: float, eps: float
+) -> Tensor:  # fmt: skip
+    """q~ / (ksum . q + eps) of the product qkv [B, N, 3D]: [B, N, D]. Times vk it is the attention."""
+    q = _split_heads(_features(qkv, 0, weight, norm_eps), heads)
+    below = q.to(torch.float32) @ ksum.unsqueeze(-1) + eps
+    return (rotate(q, rotary) / below).to(qkv.dtype).transpose(1, 2).flatten(2)
+
+
+def folded_weight(weight: Tensor, vk: Tensor) -> Tensor:
+    """A projection of all heads [O, D] behind the sums vk [B, A, d, d], as one: [B, O, D] in the weight's dtype.
+
+    W (vk q) = (W vk) q: a sum is as small as a weight, so that the tokens never meet it.
+    """
+    by_head = weight.unflatten(1, (vk.shape[1], -1)).transpose(0, 1).to(vk.dtype)  # [A, O, d]
+    return (by_head @ vk).transpose(1, 2).flatten(2).to(weight.dtype)
+
+
+def read_rows(queries: Tensor, vk: Tensor) -> Tensor:
+    """The attention itself, where a projection cannot be folded: queries [B, N, D] of `query_rows` times vk, [B, N, D]."""
+    rows = _split_heads(queries, vk.shape[1]).to(vk.dtype) @ vk.mT
+    return rows.to(queries.dtype).transpose(1, 2).flatten(2)
+
+
+def _features(qkv: Tensor, which: int, weight: Tensor, eps: float) -> Tensor:
+    x = qkv.chunk(3, dim=-1)[which]
+    return F.relu(F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps))
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Three passes over q, k and v: root mean squares of rows, the sums over keys, the sums read by queries.
+"""Two passes over rows, and one over tokens between them.
 
-Norm, ReLU and rotation happen in registers, so none of them is ever written. A head of d dimensions lies in a tile of the next
-power of two, masked. The sums over tokens are split, and the parts added in a fixed order: two runs have the same bits.
+A program of a pass over rows owns whole rows, so norm, ReLU, rotation and denominators happen in registers, and each number is
+read once. The sums over tokens are split, and the parts added in a fixed order: two runs have the same bits.
 """
 
 from __future__ import annotations
@@ -13,137 +13,216 @@ from torch import Tensor
 
 from .reference import KeyValueSum
 
-SPLIT_TOKENS = 1024  # of one program: enough programs for a large chip, few enough parts to add
-# tokens of a step, warps, stages (docs/log.md: what was tried). Heads of 112 take at most 80 KB of shared memory so, and 99 KB
-# is what a GeForce has
-SUMS, READ = (64, 4, 2), (64, 4, 1)
-EXACT_SUMS = EXACT_READ = (32, 8, 1)
+HEADS_AT_ONCE = 4  # of a row: a tile of [4, d], d in the next power of two (docs/log.md: what was tried)
+KEY_ROWS, QUERY_ROWS = 32, 2  # of one program; the next row is on its way while one is computed
+ROW_WARPS, ROW_STAGES = 2, 3
+PROGRAMS = 480  # of the sums: enough for a large chip, few enough parts to add
+LEAST_SPLIT = 512  # tokens of each
+SUMS, EXACT_SUMS = (64, 4, 2), (32, 8, 1)  # tokens of a step, warps, stages
+FOLD = 64, 32, 4  # rows of the weight, dimensions at once, warps
 
 
 @triton.jit
-def _inverse_rms(qkv_ptr, out_ptr, width, stride, eps, BLOCK: tl.constexpr):
-    """1 / sqrt(mean(q^2) + eps) of each row, and the same of k: [B * N, 2]."""
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    mask = columns < width
-    for which in tl.static_range(2):
-        x = tl.load(qkv_ptr + row * stride + which * width + columns, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out_ptr + row * 2 + which, 1 / tl.sqrt(tl.sum(x * x, 0) / width + eps))
+def _row(x_ptr, heads, HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr):
+    """All heads of a row, float32, in tiles of [TILE, D]; zero where masked."""
+    head, dim = tl.arange(0, TILE)[:, None], tl.arange(0, D)[None, :]
+    row = ()
+    for g in tl.static_range(GROUPS):
+        there = (g * TILE + head < heads) & (dim < HEAD)
+        x = tl.load(x_ptr + (g * TILE + head) * HEAD + dim, mask=there, other=0.0)
+        row += (x.to(tl.float32),)
+    return row
 
 
 @triton.jit
-def _features(x_ptr, rms_ptr, w, cos_ptr, sin_ptr, row, token, dims, mask, stride, HEAD: tl.constexpr,
-              N: tl.constexpr, D: tl.constexpr):  # fmt: skip
-    """relu(norm(x)) and its rotation, [N, D] float32, zero where masked; one load, taken apart and joined in registers."""
-    x = tl.load(x_ptr + row[:, None] * stride + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-    f = tl.maximum(x * tl.load(rms_ptr + row * 2)[:, None] * w[None, :], 0.0)
-    pairs = tl.arange(0, D // 2)
-    place = token[:, None] * (HEAD // 2) + pairs[None, :]
-    mask = (token >= 0)[:, None] & (pairs < HEAD // 2)[None, :]
-    cos = tl.load(cos_ptr + place, mask=mask, other=0.0)
-    sin = tl.load(sin_ptr + place, mask=mask, other=0.0)
-    even, odd = tl.split(tl.reshape(f, (N, D // 2, 2)))
-    return f, tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (N, D))
+def _features(x_ptr, w, heads, width, eps, HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
+              GROUPS: tl.constexpr):  # fmt: skip
+    """(f in tiles, s): f * s is relu(norm(x)) of a row. What follows takes s in with another factor: it is positive."""
+    x = _row(x_ptr, heads, HEAD, D, TILE, GROUPS)
+    square = tl.zeros((TILE, D), tl.float32)
+    for g in tl.static_range(GROUPS):
+        square += x[g] * x[g]
+    f = ()
+    for g in tl.static_range(GROUPS):
+        f += (tl.maximum(x[g] * w[g], 0.0),)
+    return f, 1 / tl.sqrt(tl.sum(tl.sum(square, 1), 0) / width + eps)
 
 
 @triton.jit
-def _key_value_sum(
-    qkv_ptr, rms_ptr, w_ptr, cos_ptr, sin_ptr, vk_ptr, ksum_ptr, tokens, heads, per_split, stride,
-    HEAD: tl.constexpr, N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr,
+def _angles(cos_ptr, sin_ptr, token, HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
+    """Cosines and sines of one token, the same for each head of a tile: [TILE, D / 2]."""
+    pair = tl.arange(0, D // 2)[None, :] + tl.zeros((TILE, 1), tl.int32)
+    place, mask = token * (HEAD // 2) + pair, pair < HEAD // 2
+    return tl.load(cos_ptr + place, mask=mask, other=0.0), tl.load(sin_ptr + place, mask=mask, other=0.0)
+
+
+@triton.jit
+def _turned(f, cos, sin, D: tl.constexpr, TILE: tl.constexpr):
+    even, odd = tl.split(tl.reshape(f, (TILE, D // 2, 2)))
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (TILE, D))
+
+
+@triton.jit
+def _store(x_ptr, x, g: tl.constexpr, heads, HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
+    head, dim = g * TILE + tl.arange(0, TILE)[:, None], tl.arange(0, D)[None, :]
+    tl.store(x_ptr + head * HEAD + dim, x.to(x_ptr.dtype.element_ty), mask=(head < heads) & (dim < HEAD))
+
+
+@triton.jit
+def _key_rows(
+    k_ptr, w_ptr, cos_ptr, sin_ptr, out_ptr, ksum_ptr, tokens, heads, per_program, stride, eps,
+    HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    part, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    width = heads * HEAD
+    w = _row(w_ptr, heads, HEAD, D, TILE, GROUPS)
+    sums = ()
+    for _ in tl.static_range(GROUPS):
+        sums += (tl.zeros((TILE, D), tl.float32),)
+    for token in tl.range(
+        part * per_program, tl.minimum((part + 1) * per_program, tokens), num_stages=STAGES
+    ):
+        row = clip * tokens + token
+        cos, sin = _angles(cos_ptr, sin_ptr, token, HEAD, D, TILE)
+        f, s = _features(k_ptr + row * stride, w, heads, width, eps, HEAD, D, TILE, GROUPS)
+        cos, sin = cos * s, sin * s
+        more = ()
+        for g in tl.static_range(GROUPS):
+            more += (sums[g] + f[g] * s,)
+            _store(out_ptr + row * width, _turned(f[g], cos, sin, D, TILE), g, heads, HEAD, D, TILE)
+        sums = more
+    for g in tl.static_range(GROUPS):
+        _store(ksum_ptr + (part * tl.num_programs(1) + clip) * width, sums[g], g, heads, HEAD, D, TILE)
+
+
+@triton.jit
+def _query_rows(
+    q_ptr, w_ptr, cos_ptr, sin_ptr, ksum_ptr, out_ptr, tokens, heads, per_program, stride, norm_eps, eps,
+    HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    part, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    width = heads * HEAD
+    w = _row(w_ptr, heads, HEAD, D, TILE, GROUPS)
+    ksum = _row(ksum_ptr + clip * width, heads, HEAD, D, TILE, GROUPS)
+    for token in tl.range(
+        part * per_program, tl.minimum((part + 1) * per_program, tokens), num_stages=STAGES
+    ):
+        row = clip * tokens + token
+        cos, sin = _angles(cos_ptr, sin_ptr, token, HEAD, D, TILE)
+        f, s = _features(q_ptr + row * stride, w, heads, width, norm_eps, HEAD, D, TILE, GROUPS)
+        for g in tl.static_range(GROUPS):
+            share = s / (tl.sum(f[g] * ksum[g], 1) * s + eps)
+            q = _turned(f[g], cos, sin, D, TILE) * share[:, None]
+            _store(out_ptr + row * width, q, g, heads, HEAD, D, TILE)
+
+
+@triton.jit
+def _sums(
+    k_ptr, v_ptr, vk_ptr, tokens, heads, per_split, k_stride, v_stride,
+    HEAD: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     split, head, clip = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     dims = tl.arange(0, D)
-    dim_mask = dims < HEAD
-    w = tl.load(w_ptr + head * HEAD + dims, mask=dim_mask, other=0.0).to(tl.float32)
-    k_ptr = qkv_ptr + (heads + head) * HEAD
-    v_ptr = qkv_ptr + (2 * heads + head) * HEAD
+    mask = dims < HEAD
+    k_ptr += clip * tokens * k_stride + head * HEAD
+    v_ptr += clip * tokens * v_stride + head * HEAD
     vk = tl.zeros((D, D), tl.float32)
-    ksum = tl.zeros((D,), tl.float32)
     end = tl.minimum((split + 1) * per_split, tokens)
     for begin in range(split * per_split, end, N):
         n = begin + tl.arange(0, N)
-        token = tl.where(n < end, n, -1)
-        row = clip * tokens + tl.maximum(token, 0)
-        mask = (token >= 0)[:, None] & dim_mask[None, :]
-        k, turned = _features(
-            k_ptr, rms_ptr + 1, w, cos_ptr, sin_ptr, row, token, dims, mask, stride, HEAD, N, D
-        )
-        v = tl.load(v_ptr + row[:, None] * stride + dims[None, :], mask=mask, other=0.0)
-        ksum += tl.sum(k, 0)
-        if EXACT:
-            vk = tl.dot(tl.trans(v), turned, vk, input_precision="ieee")
-        else:
-            vk = tl.dot(tl.trans(v), turned.to(v.dtype), vk)
+        there = (n < end)[:, None] & mask[None, :]
+        row = n.to(tl.int64)[:, None]
+        k = tl.load(k_ptr + row * k_stride + dims[None, :], mask=there, other=0.0)
+        v = tl.load(v_ptr + row * v_stride + dims[None, :], mask=there, other=0.0)
+        vk = tl.dot(tl.trans(v), k, vk, input_precision="ieee")
     part = (split * tl.num_programs(2) + clip) * heads + head
-    square = dim_mask[:, None] & dim_mask[None, :]
-    tl.store(vk_ptr + part * HEAD * HEAD + dims[:, None] * HEAD + dims[None, :], vk, mask=square)
-    tl.store(ksum_ptr + part * HEAD + dims, ksum, mask=dim_mask)
+    square = vk_ptr + part * HEAD * HEAD + dims[:, None] * HEAD + dims[None, :]
+    tl.store(square, vk, mask=mask[:, None] & mask[None, :])
 
 
 @triton.jit
-def _read(
-    qkv_ptr, rms_ptr, w_ptr, cos_ptr, sin_ptr, vk_ptr, ksum_ptr, out_ptr, tokens, heads, per_program, stride, eps,
-    HEAD: tl.constexpr, N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    part, head, clip = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+def _fold(
+    w_ptr, vk_ptr, out_ptr, rows, heads, HEAD: tl.constexpr, D: tl.constexpr, M: tl.constexpr, K: tl.constexpr
+):
+    """One head of the weight's rows times that head's sum, K of its dimensions after the other."""
+    head, clip = tl.program_id(1), tl.program_id(2).to(tl.int64)
     dims = tl.arange(0, D)
-    dim_mask = dims < HEAD
-    w = tl.load(w_ptr + head * HEAD + dims, mask=dim_mask, other=0.0).to(tl.float32)
-    sums = clip * heads + head
-    ksum = tl.load(ksum_ptr + sums * HEAD + dims, mask=dim_mask, other=0.0)
-    # [key dimension, value dimension]: the sum, transposed as it is read
-    square = dim_mask[:, None] & dim_mask[None, :]
-    vk = tl.load(vk_ptr + sums * HEAD * HEAD + dims[None, :] * HEAD + dims[:, None], mask=square, other=0.0)
-    # two halves keep what bf16 alone would drop
-    high = vk.to(qkv_ptr.dtype.element_ty)
-    low = (vk - high.to(tl.float32)).to(high.dtype)
-    end = tl.minimum((part + 1) * per_program, tokens)
-    for begin in range(part * per_program, end, N):
-        n = begin + tl.arange(0, N)
-        token = tl.where(n < end, n, -1)
-        row = clip * tokens + tl.maximum(token, 0)
-        mask = (token >= 0)[:, None] & dim_mask[None, :]
-        q, turned = _features(
-            qkv_ptr + head * HEAD, rms_ptr, w, cos_ptr, sin_ptr, row, token, dims, mask, stride, HEAD, N, D
-        )
-        below = tl.sum(q * ksum[None, :], 1) + eps
-        if EXACT:
-            above = tl.dot(turned, vk, input_precision="ieee")
-        else:
-            above = tl.dot(turned.to(high.dtype), low, tl.dot(turned.to(high.dtype), high))
-        out = above / below[:, None]
-        place = out_ptr + row[:, None] * (heads * HEAD) + head * HEAD + dims[None, :]
-        tl.store(place, out.to(out_ptr.dtype.element_ty), mask=mask)
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    place = row[:, None] * (heads * HEAD) + head * HEAD
+    vk_ptr += (clip * heads + head) * HEAD * HEAD
+    out = tl.zeros((M, D), tl.float32)
+    for begin in range(0, HEAD, K):
+        k = begin + tl.arange(0, K)
+        w = tl.load(w_ptr + place + k[None, :], mask=(row < rows)[:, None] & (k < HEAD)[None, :], other=0.0)
+        there = (k < HEAD)[:, None] & (dims < HEAD)[None, :]
+        vk = tl.load(vk_ptr + k[:, None] * HEAD + dims[None, :], mask=there, other=0.0)
+        high = vk.to(w.dtype)  # two halves keep what one would drop
+        out = tl.dot(w, high, out, input_precision="ieee")
+        out = tl.dot(w, (vk - high.to(tl.float32)).to(w.dtype), out, input_precision="ieee")
+    there = (row < rows)[:, None] & (dims < HEAD)[None, :]
+    out_ptr += clip * rows * heads * HEAD
+    tl.store(out_ptr + place + dims[None, :], out.to(out_ptr.dtype.element_ty), mask=there)
 
 
-def linear_self_attention(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotary: tuple[Tensor, Tensor], past: KeyValueSum | None,
-    heads: int, norm_eps: float, eps: float,
-) -> tuple[Tensor, KeyValueSum]:  # fmt: skip
+def _tiles(head: int, heads: int) -> dict[str, int]:
+    tile = min(HEADS_AT_ONCE, triton.next_power_of_2(heads))
+    d = max(16, triton.next_power_of_2(head))
+    return {
+        "HEAD": head,
+        "D": d,
+        "TILE": tile,
+        "GROUPS": triton.cdiv(heads, tile),
+        "STAGES": ROW_STAGES,
+        "num_warps": ROW_WARPS,
+    }
+
+
+def key_value_sum(
+    qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], heads: int, eps: float
+) -> KeyValueSum:
     """As in reference.py; float32 products are exact, others multiply in the dtype of qkv and sum in float32."""
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    qkv, head, exact = qkv.contiguous(), width // heads, qkv.dtype == torch.float32
-    cos, sin, q_weight, k_weight = (part.contiguous() for part in (*rotary, q_weight, k_weight))
-    rms = torch.empty(batch * tokens, 2, device=qkv.device, dtype=torch.float32)
-    _inverse_rms[(batch * tokens,)](
-        qkv, rms, width, 3 * width, norm_eps, BLOCK=triton.next_power_of_2(width), num_warps=8 if width > 2048 else 4
-    )  # fmt: skip
-    d = max(16, triton.next_power_of_2(head))
-    sums, read = (EXACT_SUMS, EXACT_READ) if exact else (SUMS, READ)
-    splits = triton.cdiv(tokens, SPLIT_TOKENS)
+    qkv, head = qkv.contiguous(), width // heads
+    cos, sin, weight = (part.contiguous() for part in (*rotary, weight))
+    turned = torch.empty(batch, tokens, width, device=qkv.device, dtype=qkv.dtype)
+    programs = triton.cdiv(tokens, KEY_ROWS)
+    ksum = torch.empty(programs, batch, heads, head, device=qkv.device, dtype=torch.float32)
+    k, v = (qkv[:, :, part * width :] for part in (1, 2))
+    _key_rows[(programs, batch)](
+        k, weight, cos, sin, turned, ksum, tokens, heads, KEY_ROWS, 3 * width, eps, **_tiles(head, heads)
+    )
+    step, warps, stages = EXACT_SUMS if qkv.dtype == torch.float32 else SUMS
+    split = max(LEAST_SPLIT, tokens * heads * batch // PROGRAMS // step * step)  # tokens of one program
+    splits = triton.cdiv(tokens, split)
     vk = torch.empty(splits, batch, heads, head, head, device=qkv.device, dtype=torch.float32)
-    ksum = torch.empty(splits, batch, heads, head, device=qkv.device, dtype=torch.float32)
-    common = {"HEAD": head, "D": d, "EXACT": exact}
-    _key_value_sum[(splits, heads, batch)](
-        qkv, rms, k_weight, cos, sin, vk, ksum, tokens, heads, SPLIT_TOKENS, 3 * width,
-        N=sums[0], num_warps=sums[1], num_stages=sums[2], **common,
+    _sums[(splits, heads, batch)](
+        turned, v, vk, tokens, heads, split, width, 3 * width,
+        HEAD=head, N=step, D=max(16, triton.next_power_of_2(head)), num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    own = KeyValueSum(vk.sum(0), ksum.sum(0))
-    total = own if past is None else past + own
+    return KeyValueSum(vk.sum(0), ksum.sum(0))
+
+
+def query_rows(
+    qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], ksum: Tensor, heads: int, norm_eps: float, eps: float
+) -> Tensor:  # fmt: skip
+    """As in reference.py."""
+    batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    cos, sin, weight, ksum = (part.contiguous() for part in (*rotary, weight, ksum))
     out = torch.empty(batch, tokens, width, device=qkv.device, dtype=qkv.dtype)
-    _read[(splits, heads, batch)](
-        qkv, rms, q_weight, cos, sin, total.vk.contiguous(), total.ksum.contiguous(), out,
-        tokens, heads, SPLIT_TOKENS, 3 * width, eps,
-        N=read[0], num_warps=read[1], num_stages=read[2], **common,
+    _query_rows[(triton.cdiv(tokens, QUERY_ROWS), batch)](
+        qkv.contiguous(), weight, cos, sin, ksum, out, tokens, heads, QUERY_ROWS, 3 * width, norm_eps, eps,
+        **_tiles(width // heads, heads),
     )  # fmt: skip
-    return out, own
+    return out
+
+
+def folded_weight(weight: Tensor, vk: Tensor) -> Tensor:
+    """As in reference.py."""
+    batch, heads, head, _ = vk.shape
+    out = torch.empty(batch, *weight.shape, device=weight.device, dtype=weight.dtype)
+    rows, dims, warps = FOLD
+    _fold[(triton.cdiv(len(weight), rows), heads, batch)](
+        weight.contiguous(), vk.contiguous(), out, len(weight), heads,
+        HEAD=head, D=max(16, triton.next_power_of_2(head)), M=rows, K=dims, num_warps=warps,
+    )  # fmt: skip
+    return out

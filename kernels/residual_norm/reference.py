@@ -2,8 +2,10 @@
 
 B batch, N tokens, G groups of N / G tokens with one modulation each (a latent frame, or the whole clip), D width:
 
-    x' = x + gate * branch                      (without a gate, x + branch; without a branch, x)
+    x' = x + bias + gate * branch               (without a gate, x + bias + branch)
     h  = LayerNorm(x') * (1 + scale) + shift    (no affine weights)
+
+The bias is that of a product which was added to x without it.
 
 Source: the AdaLN-single block of SANA-Video (arXiv 2509.24695); t2i_modulate in diffusion/model/nets/sana_blocks.py of the
 original.
@@ -19,24 +21,34 @@ from ..fp8_product.reference import Fp8Rows, fp8_rows
 
 
 def residual_norm(
-    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """x and branch [B, N, D]; gate, shift and scale [B, G, D]. Returns x' (x itself without a branch) and h, both [B, N, D]."""
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """x and branch [B, N, D]; gate, shift and scale [B, G, D]; bias [D]. Returns x' and h, both [B, N, D].
+
+    Without a branch x itself is returned, and still lacks the bias.
+    """
     if branch is not None:
-        x = gated_residual(x, branch, gate)
-    h = F.layer_norm(x.to(torch.float32), x.shape[-1:], eps=eps)
+        x, bias = gated_residual(x, branch, gate, bias=bias), None
+    whole = x.to(torch.float32) if bias is None else x.to(torch.float32) + bias.float()
+    h = F.layer_norm(whole, x.shape[-1:], eps=eps)
     groups = shift.shape[1]
     h = h.unflatten(1, (groups, -1)) * (1 + scale.float().unsqueeze(2)) + shift.float().unsqueeze(2)
     return x, h.flatten(1, 2).to(x.dtype)
 
 
-def gated_residual(x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None) -> Tensor:
-    """x + gate * (branch + extra), all [B, N, D] but the gate [B, G, D]; without a gate or an extra these are left out."""
+def gated_residual(
+    x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """x + bias + gate * (branch + extra), all [B, N, D] but gate [B, G, D] and bias [D]; what is None is left out."""
     branch = branch if extra is None else branch + extra
-    if gate is None:
+    if gate is not None:
+        grouped = branch.to(torch.float32).unflatten(1, (gate.shape[1], -1)) * gate.float().unsqueeze(2)
+        branch = grouped.flatten(1, 2)
+    elif bias is None:
         return x + branch
-    grouped = branch.to(torch.float32).unflatten(1, (gate.shape[1], -1)) * gate.float().unsqueeze(2)
-    return (x.to(torch.float32) + grouped.flatten(1, 2)).to(x.dtype)
+    whole = x.to(torch.float32) if bias is None else x.to(torch.float32) + bias.float()
+    return (whole + branch).to(x.dtype)
 
 
 def residual_norm_fp8(

@@ -15,9 +15,9 @@ WARPS = 4  # of a row: eight wait longer for each other's sums (docs/log.md)
 
 @triton.jit
 def _residual_norm(
-    x_ptr, branch_ptr, extra_ptr, gate_ptr, shift_ptr, scale_ptr, out_ptr, h_ptr, row_scale_ptr,
+    x_ptr, bias_ptr, branch_ptr, extra_ptr, gate_ptr, shift_ptr, scale_ptr, out_ptr, h_ptr, row_scale_ptr,
     tokens, group, groups, width, branch_clip, gate_row, shift_row, scale_row, eps,
-    HAS_BRANCH: tl.constexpr, HAS_EXTRA: tl.constexpr, HAS_GATE: tl.constexpr, HAS_NORM: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_BRANCH: tl.constexpr, HAS_EXTRA: tl.constexpr, HAS_GATE: tl.constexpr, HAS_NORM: tl.constexpr,
     ROW_SCALES: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)  # of B * N
@@ -26,6 +26,8 @@ def _residual_norm(
     columns = tl.arange(0, BLOCK)
     mask = columns < width
     x = tl.load(x_ptr + row * width + columns, mask=mask, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        x += tl.load(bias_ptr + columns, mask=mask, other=0.0).to(tl.float32)
     if HAS_BRANCH:
         branch = tl.load(branch_ptr + clip * branch_clip + token * width + columns, mask=mask, other=0.0).to(
             tl.float32
@@ -53,15 +55,18 @@ def _residual_norm(
 
 
 def residual_norm(
-    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As in reference.py. The norm sees x' before it is rounded to x's dtype."""
-    return _launch(x, branch, gate, shift, scale, eps, h_dtype=x.dtype)[:2]
+    return _launch(x, branch, gate, shift, scale, eps, bias=bias, h_dtype=x.dtype)[:2]
 
 
-def gated_residual(x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None) -> Tensor:
+def gated_residual(
+    x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """As in reference.py."""
-    return _launch(x, branch, gate, extra=extra)[0]
+    return _launch(x, branch, gate, extra=extra, bias=bias)[0]
 
 
 def residual_norm_fp8(
@@ -80,7 +85,7 @@ def gated_residual_fp8(x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[
 
 def _launch(
     x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None = None, scale: Tensor | None = None,
-    eps: float = 0.0, *, extra: Tensor | None = None, h_dtype: torch.dtype | None = None,
+    eps: float = 0.0, *, extra: Tensor | None = None, bias: Tensor | None = None, h_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """x'; h in h_dtype; the scales of its rows, where that is FP8. Without shift and scale there is no norm, and h is x'."""
     batch, tokens, width = x.shape
@@ -89,8 +94,8 @@ def _launch(
     h = out if h_dtype is None else torch.empty(x.shape, device=x.device, dtype=h_dtype)
     row_scales = torch.empty(batch, tokens, 1, device=x.device) if h_dtype == FP8 else out
     flags = {
-        "HAS_BRANCH": branch is not None, "HAS_EXTRA": extra is not None, "HAS_GATE": gate is not None,
-        "HAS_NORM": shift is not None, "ROW_SCALES": h_dtype == FP8,
+        "HAS_BIAS": bias is not None, "HAS_BRANCH": branch is not None, "HAS_EXTRA": extra is not None,
+        "HAS_GATE": gate is not None, "HAS_NORM": shift is not None, "ROW_SCALES": h_dtype == FP8,
     }  # fmt: skip
     branch = x if branch is None else branch.expand_as(x)
     # its clips may lie apart, as frames between neighbours do
@@ -102,7 +107,7 @@ def _launch(
     gate, shift, scale = (x if table is None else _rows(table, x, groups) for table in (gate, shift, scale))
     block = triton.next_power_of_2(width)
     _residual_norm[(batch * tokens,)](
-        x, branch, x if extra is None else extra.expand_as(x).contiguous(), gate, shift, scale, out, h, row_scales,
+        x, x if bias is None else bias.contiguous(), branch, x if extra is None else extra.expand_as(x).contiguous(), gate, shift, scale, out, h, row_scales,
         tokens, tokens // groups, groups, width, branch.stride(0), gate.stride(1), shift.stride(1), scale.stride(1), eps,
         **flags, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=WARPS,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.sana_video_core.fused import fused_block
 from comfyui_sana_video.sana_video_core.products import own_weights
 from pack import Pack, assert_close
+from torch.utils._pytree import tree_leaves
 
 PACK = Pack()
 
@@ -152,10 +153,84 @@ def test_weights_are_asked_of_the_host(fused, monkeypatch):
 
     tiny.weights_of = hand_out
     tiny(x, torch.full((2,), 500), text)
-    assert set(asked) == {"RMSNorm", "Conv2d"}
+    assert set(asked) == {"RMSNorm", "Conv2d", "Conv3d", "Linear"}
+    assert asked.count("Linear") == 2 * tiny.config.depth, "two projections are more than their layers"
+    asked.clear()
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8=True))
     tiny.bfloat16()(x, torch.full((2,), 500), text)
-    assert set(asked) == {"RMSNorm", "Conv2d", "Linear"}
+    assert set(asked) == {"RMSNorm", "Conv2d", "Conv3d", "Linear"}
+    assert asked.count("Linear") == 4 * tiny.config.depth
+
+
+@torch.no_grad()
+def test_a_block_writes_to_nothing_that_it_was_given(monkeypatch):
+    tiny, (x, _), checked = PACK.tiny_model(), _inputs(), []
+    text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
+
+    def watched(*given, **named):
+        tensors = [part for part in tree_leaves(given) if isinstance(part, torch.Tensor)]
+        before = [part.clone() for part in tensors]
+        out = fused_block(*given, **named)
+        checked.extend(map(torch.equal, tensors, before))
+        return out
+
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, ""))
+    monkeypatch.setattr(module, "fused_block", watched)
+    weights = {name: part.clone() for name, part in tiny.named_parameters()}
+    memory = tiny.absorb(x, text)
+    tiny(x, torch.tensor([[0, 889, 889], [0, 337, 100]]), text, memory=memory, first_frame=3)
+    assert len(checked) > 10 * tiny.config.depth
+    assert all(checked)
+    assert all(torch.equal(part, weights[name]) for name, part in tiny.named_parameters())
+
+
+class Doubled(torch.nn.Linear):
+    """A layer that is more than its weight, as a quantised one."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _doubled(layer):
+    twice = Doubled(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    twice.load_state_dict(layer.state_dict())
+    return twice
+
+
+def _hooked(layer):
+    layer.register_forward_hook(lambda layer, given, out: 2 * out)
+    return layer
+
+
+def _hooked_before(layer):
+    layer.register_forward_pre_hook(lambda layer, given: (2 * given[0],))
+    return layer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", [_doubled, _hooked, _hooked_before])
+def test_layers_that_are_more_than_their_weight_run_as_they_are(fused, monkeypatch, way):
+    tiny, (x, _) = PACK.tiny_model(), _inputs()
+    text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
+    before = tiny(x, torch.full((2,), 500), text)
+    for block in tiny.blocks:
+        block.attn.proj, block.cross_attn.proj = way(block.attn.proj), way(block.cross_attn.proj)
+    found = tiny(x, torch.full((2,), 500), text)
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    truth = tiny(x, torch.full((2,), 500), text)
+    assert_close(found, truth, 1e-5)
+    assert (found - before).norm() / before.norm() > 0.01
+
+
+@torch.no_grad()
+def test_projections_without_a_bias(fused, monkeypatch):
+    tiny, (x, _) = PACK.tiny_model(), _inputs()
+    text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
+    for block in tiny.blocks:
+        block.attn.proj.bias = block.cross_attn.proj.bias = None
+    found = tiny(x, torch.full((2,), 500), text)
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    assert_close(found, tiny(x, torch.full((2,), 500), text), 1e-5)
 
 
 def test_an_unknown_name_is_refused():
@@ -211,7 +286,8 @@ def test_8_bits_that_lose_nothing_change_nothing(eight_bits, monkeypatch):
     assert_close(found, expected, 1e-5)
     d, hidden = tiny.config.width, tiny.config.ffn_hidden
     weights = [(3 * d, d), (d, d), (d, d), (d, d), (2 * hidden, d), (d, hidden), (d, 3 * d)]
-    assert sum(tuple(shape) in weights for shape in made) == 2 * 7 * tiny.config.depth
+    folded = 1  # the projection behind the sums: once for each of two clips
+    assert sum(tuple(shape) in weights for shape in made) == 2 * (7 + folded) * tiny.config.depth
 
 
 @torch.no_grad()

@@ -43,9 +43,14 @@ def _rows(x, dtype=torch.float8_e4m3fn):
     )
 
 
+def _rows_of(qkv):
+    return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+
+
 def _sums(qkv, *_, heads=20, size=112):
-    sums = qkv.new_empty(len(qkv), heads, size, size), qkv.new_empty(len(qkv), heads, size)
-    return qkv.new_empty(*qkv.shape[:2], heads * size), ops.KeyValueSum(*(x.float() for x in sums))
+    turned = _rows_of(qkv)  # the keys, between the two kernels
+    sums = turned.new_empty(len(qkv), heads, size, size), qkv.new_empty(len(qkv), heads, size)
+    return ops.KeyValueSum(*(x.float() for x in sums))
 
 
 STANDING_IN = {
@@ -54,10 +59,13 @@ STANDING_IN = {
         torch.empty_like(x),
     ),
     "residual_norm_fp8": lambda x, branch, *_: (x if branch is None else torch.empty_like(x), _rows(x)),
-    "gated_residual": lambda x, *_, extra=None: torch.empty_like(x),
+    "gated_residual": lambda x, *_: torch.empty_like(x),
     "gated_residual_fp8": lambda x, *_: (torch.empty_like(x), _rows(x)),
     "gated_depthwise": lambda u, *_: u.new_empty(*u.shape[:2], u.shape[2] // 2),
-    "linear_self_attention": _sums,
+    "key_value_sum": _sums,
+    "query_rows": lambda qkv, *_: _rows_of(qkv),
+    "folded_weight": lambda weight, vk: weight.new_empty(len(vk), *weight.shape),
+    "temporal_taps": lambda weight: weight.new_empty(len(weight), 3, weight.shape[1]),
     "fp8_rows": _rows,
     "fp8_taps": lambda x: _rows(x.new_empty((len(x) - 2) * x.shape[1], 3 * x.shape[2])),
     "fp8_product": lambda rows, weight, bias, dtype, out=None: (

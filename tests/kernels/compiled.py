@@ -1,6 +1,7 @@
-"""Compiles the kernels for GPUs that are not here, and prints what each needs: {"kernel sm": bytes of shared memory}.
+"""Compiles the kernels for GPUs that are not here, and prints what each needs: {"kernel target": bytes of shared memory}.
 
-A script, because the suite's process has Triton's interpreter. Usage: python compiled.py FOLDER_OF_THE_PACK SM …
+A script, because the suite's process has Triton's interpreter. Usage: python compiled.py FOLDER_OF_THE_PACK TARGET …
+A target is a compute capability (86) or the name of an AMD chip (gfx1100).
 """
 
 import importlib
@@ -14,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-HEAD, D = 112, 128  # of the 2B models, and the tile that holds it
+HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
 FLOAT32 = {"rms_ptr", "cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr"}
 EIGHT_BITS = {"values_ptr"}
 
@@ -23,40 +24,44 @@ def kernels(folder: Path):
     """(name, function, constants, warps, stages) as the network launches them in bfloat16, and in float32 where that differs."""
     sys.modules["kernels"] = package = types.ModuleType("kernels")
     package.__path__ = [str(folder / "kernels")]
-    names = "linear_attention", "residual_norm", "gated_depthwise", "fp8_product"
-    attention, norm, depthwise, fp8 = (
+    names = "linear_attention", "residual_norm", "gated_depthwise", "fp8_product", "temporal_taps"
+    attention, norm, depthwise, fp8, taps = (
         importlib.import_module(f"kernels.{name}.triton_kernel") for name in names
     )
-    for exact, read, sums in (
-        (False, attention.READ, attention.SUMS),
-        (True, attention.EXACT_READ, attention.EXACT_SUMS),
-    ):
-        for function, (tokens, warps, stages) in ((attention._read, read), (attention._key_value_sum, sums)):
-            constants = {"HEAD": HEAD, "N": tokens, "D": D, "EXACT": exact}
-            yield (
-                f"{function.__name__} {'float32' if exact else 'bfloat16'}",
-                function,
-                constants,
-                warps,
-                stages,
-            )
+    size = {"HEAD": HEAD, "D": D}
+    for dtype, sums in ("bfloat16", attention.SUMS), ("float32", attention.EXACT_SUMS):
+        rows = attention._tiles(HEAD, HEADS)
+        warps = rows.pop("num_warps")
+        for function in (attention._key_rows, attention._query_rows):
+            yield f"{function.__name__} {dtype}", function, rows, warps, 3
+        yield f"_sums {dtype}", attention._sums, size | {"N": sums[0]}, *sums[1:]
+        yield (
+            f"_fold {dtype}",
+            attention._fold,
+            size | {"M": attention.FOLD[0], "K": attention.FOLD[1]},
+            attention.FOLD[2],
+            3,
+        )
     scales = {"LARGEST": fp8.LARGEST, "LEAST": fp8.LEAST_SCALE}
-    flags = dict.fromkeys(("HAS_BRANCH", "HAS_EXTRA", "HAS_GATE", "HAS_NORM"), True) | {"ROW_SCALES": False}
+    flags = dict.fromkeys(("HAS_BIAS", "HAS_BRANCH", "HAS_EXTRA", "HAS_GATE", "HAS_NORM"), True) | {
+        "ROW_SCALES": False
+    }
     yield "_residual_norm", norm._residual_norm, flags | scales | {"BLOCK": 4096}, norm.WARPS, 3
-    tile = {"CHANNELS": depthwise.CHANNELS, "ROWS": depthwise.ROWS, "FAST": True}
+    tile = {"CHANNELS": depthwise.CHANNELS, "ROWS": depthwise.ROWS, "FAST": True, "UNROLL": depthwise.UNROLL}
     yield "_gated_depthwise", depthwise._gated_depthwise, tile, depthwise.WARPS, 3
-    taps = {"TAPS": 3, "PADDED": 4, "BLOCK": 4096}
-    yield "_fp8_rows", fp8._fp8_rows, taps | scales, fp8.WARPS, 3
+    yield "_temporal_taps", taps._temporal_taps, {"TAPS": 3, "BLOCK": 4096}, taps.WARPS, 3
+    three = {"TAPS": 3, "PADDED": 4, "BLOCK": 4096}
+    yield "_fp8_rows", fp8._fp8_rows, three | scales, fp8.WARPS, 3
 
 
-def needed(function, constants, warps: int, stages: int, sm: int, exact: bool) -> int:
+def needed(function, constants, warps: int, stages: int, target: GPUTarget, exact: bool) -> int:
     def kind(name: str) -> str:
         if name in constants:
             return "constexpr"
         if name.endswith("_ptr"):
             element = "fp32" if exact or name in FLOAT32 else "fp8e4nv" if name in EIGHT_BITS else "bf16"
             return f"*{element}"
-        return "fp32" if name == "eps" else "i32"
+        return "fp32" if name.endswith("eps") else "i32"
 
     names = function.arg_names
     even = {
@@ -66,16 +71,20 @@ def needed(function, constants, warps: int, stages: int, sm: int, exact: bool) -
     }
     source = ASTSource(function, {name: kind(name) for name in names}, constexprs=constants, attrs=even)
     options = {"num_warps": warps, "num_stages": stages}
-    return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options).metadata.shared
+    return triton.compile(source, target=target, options=options).metadata.shared
 
 
 def main() -> None:
     found = {}
     for name, function, constants, warps, stages in kernels(Path(sys.argv[1])):
-        for sm in map(int, sys.argv[2:]):
-            target = max(sm, 89) if name == "_fp8_rows" else sm  # older GPUs have no 8 bits
-            exact = name.endswith("float32")
-            found[f"{name} {sm}"] = needed(function, constants, warps, stages, target, exact)
+        for chip in sys.argv[2:]:
+            amd, exact = chip.startswith("gfx"), name.endswith("float32")
+            if amd and name == "_fp8_rows":
+                continue  # not offered there
+            least = 89 if name == "_fp8_rows" else 80  # older GPUs have no 8 bits
+            target = GPUTarget("hip", chip, 32) if amd else GPUTarget("cuda", max(int(chip), least), 32)
+            fast = {"FAST": not amd} if "FAST" in constants else {}
+            found[f"{name} {chip}"] = needed(function, constants | fast, warps, stages, target, exact)
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import pytest
+import torch
 from comfyui_sana_video.kernels import dispatch
 from conftest import PACKAGE
 
@@ -18,6 +19,15 @@ def interpreter(monkeypatch):
 def pair(name):
     """(plain, Triton) modules of an operation."""
     return tuple(import_module(f"{PACKAGE}.kernels.{name}.{part}") for part in ("reference", "triton_kernel"))
+
+
+def attention(version, qkv, q_weight, k_weight, rotary, past, heads, norm_eps, eps):
+    """The linear attention of one version: rows [B, N, D], and the sum of these tokens."""
+    own = version.key_value_sum(qkv, k_weight, rotary, heads, norm_eps)
+    total = own if past is None else past + own
+    queries = version.query_rows(qkv, q_weight, rotary, total.ksum, heads, norm_eps, eps)
+    width = torch.eye(queries.shape[-1], dtype=qkv.dtype)
+    return torch.bmm(queries, version.folded_weight(width, total.vk).mT), own
 
 
 def relative(found, truth):

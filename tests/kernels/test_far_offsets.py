@@ -26,6 +26,7 @@ def test_residual():
     _, fast = pair("residual_norm")
     (x, some), (out, _) = rows(16, 0), rows(16, 1)
     flags = {
+        "HAS_BIAS": False,
         "HAS_BRANCH": True,
         "HAS_EXTRA": False,
         "HAS_GATE": False,
@@ -33,7 +34,7 @@ def test_residual():
         "ROW_SCALES": False,
     }
     fast._residual_norm[(ROWS,)](
-        x, x, x, x, x, x, out, out, out, ROWS, ROWS, 1, FAR, 0, 0, 0, 0, 0.0,
+        x, x, x, x, x, x, x, out, out, out, ROWS, ROWS, 1, FAR, 0, 0, 0, 0, 0.0,
         **flags, BLOCK=16, LARGEST=448.0, LEAST=0.0,
     )  # fmt: skip
     assert torch.equal(out.view(ROWS, FAR)[:, :16], 2 * some)
@@ -56,12 +57,13 @@ def test_linear_attention():
     x, some = rows(48, 0)
     qkv, weight, angles = some.contiguous()[None], torch.ones(16), torch.randn(ROWS, 8)
     cos, sin = angles.cos(), angles.sin()
-    truth, own = plain.linear_self_attention(qkv, weight, weight, (cos, sin), None, 1, 1e-5, 1e-8)
-    rms, vk, ksum, out = (torch.empty(*shape) for shape in ((ROWS, 2), (16, 16), (16,), (ROWS, 16)))
-    fast._inverse_rms[(ROWS,)](x, rms, 16, FAR, 1e-5, BLOCK=16)
-    common = {"HEAD": 16, "N": 16, "D": 16, "EXACT": True}
-    fast._key_value_sum[(1, 1, 1)](x, rms, weight, cos, sin, vk, ksum, ROWS, 1, 16, FAR, **common)
+    own = plain.key_value_sum(qkv, weight, (cos, sin), 1, 1e-5)
+    truth = plain.query_rows(qkv, weight, (cos, sin), own.ksum, 1, 1e-5, 1e-8)
+    keys, vk, ksum, out = (torch.empty(*shape) for shape in ((ROWS, 16), (16, 16), (16,), (ROWS, 16)))
+    tiles, size = fast._tiles(16, 1), {"HEAD": 16, "D": 16}
+    fast._key_rows[(1, 1)](x[16:], weight, cos, sin, keys, ksum, ROWS, 1, ROWS, FAR, 1e-5, **tiles)
+    fast._sums[(1, 1, 1)](keys, x[32:], vk, ROWS, 1, 16, 16, FAR, **size, N=16)
     assert relative(vk, own.vk[0, 0]) < NEAR
     assert relative(ksum, own.ksum[0, 0]) < NEAR
-    fast._read[(1, 1, 1)](x, rms, weight, cos, sin, vk, ksum, out, ROWS, 1, 16, FAR, 1e-8, **common)
+    fast._query_rows[(1, 1)](x, weight, cos, sin, ksum, out, ROWS, 1, ROWS, FAR, 1e-5, 1e-8, **tiles)
     assert relative(out, truth[0]) < NEAR

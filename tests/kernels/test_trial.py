@@ -34,7 +34,10 @@ def test_nobodys_random_numbers_are_used():
         ("residual_norm", "residual_norm"),
         ("residual_norm", "gated_residual"),
         ("gated_depthwise", "gated_depthwise"),
-        ("linear_attention", "linear_self_attention"),
+        ("linear_attention", "key_value_sum"),
+        ("linear_attention", "query_rows"),
+        ("linear_attention", "folded_weight"),
+        ("temporal_taps", "temporal_taps"),
     ],
 )
 def test_a_kernel_that_is_wrong_is_found(operation, name, monkeypatch):

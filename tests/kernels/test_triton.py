@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
+from interpreted import attention, interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
 
 NEAR = 1e-6
 
@@ -28,16 +28,26 @@ def poison(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 6, 3, 112), (3, 5, 1, 33), (1, 4, 2, 2240)], ids=str)
 @pytest.mark.parametrize("parts", ["norm", "branch", "gate", "extra"])
-def test_residual_norm(shape, parts):
+@pytest.mark.parametrize("biased", [False, True])
+def test_residual_norm(shape, parts, biased):
     plain, fast = pair("residual_norm")
     batch, tokens, groups, width = shape
     x, branch, extra = (rand(batch, tokens, width, seed=s) for s in range(3))
     gate, shift, scale = (rand(batch, groups, width, seed=s) for s in range(3, 6))
+    bias = 3 * rand(width, seed=6) if biased else None
     if parts == "extra":
-        given = (x, branch, gate, extra)
+        given = (x, branch, gate, extra, bias)
         assert relative(fast.gated_residual(*given), plain.gated_residual(*given)) < NEAR
         return
-    given = (x, None if parts == "norm" else branch, gate if parts == "gate" else None, shift, scale, 1e-6)
+    given = (
+        x,
+        None if parts == "norm" else branch,
+        gate if parts == "gate" else None,
+        shift,
+        scale,
+        1e-6,
+        bias,
+    )
     for found, truth in zip(fast.residual_norm(*given), plain.residual_norm(*given), strict=True):
         assert relative(found, truth) < NEAR
 
@@ -76,11 +86,14 @@ def test_gated_depthwise_outside_of_the_image_is_nothing():
     assert relative(fast.gated_depthwise(*given, 2, 2), plain.gated_depthwise(*given, 2, 2)) < NEAR
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 48), (2, 33, 2, 112), (1, 40, 3, 20), (1, 65, 1, 128)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 48), (2, 33, 2, 112), (1, 40, 3, 20), (1, 65, 1, 128), (1, 3, 9, 16)], ids=str
+)
 @pytest.mark.parametrize("carried", [False, True])
 def test_linear_attention(shape, carried, monkeypatch):
     plain, fast = pair("linear_attention")
-    monkeypatch.setattr(fast, "SPLIT_TOKENS", 32)
+    monkeypatch.setattr(fast, "LEAST_SPLIT", 32)
+    monkeypatch.setattr(fast, "KEY_ROWS", 16)
     batch, tokens, heads, size = shape
     width = heads * size
     angles = rand(tokens, size // 2)
@@ -89,19 +102,35 @@ def test_linear_attention(shape, carried, monkeypatch):
         plain.KeyValueSum(rand(batch, heads, size, size), rand(batch, heads, size).abs()) if carried else None
     )
     kept = None if past is None else [x.clone() for x in past]
-    out, own = fast.linear_self_attention(*given, past, heads, 1e-5, 1e-8)
+    out, own = attention(fast, *given, past, heads, 1e-5, 1e-8)
     double = (*(x.double() for x in given[:3]), given[3])
-    truth, sums = plain.linear_self_attention(*double, past, heads, 1e-5, 1e-8)
+    truth, sums = attention(plain, *double, past, heads, 1e-5, 1e-8)
     assert relative(out, truth) < NEAR
     assert max(relative(a, b) for a, b in zip(own, sums, strict=True)) < NEAR
     if past is not None:
         assert all(torch.equal(a, b) for a, b in zip(past, kept, strict=True)), "the past was written to"
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 48), (2, 70, 2, 112), (1, 65, 3, 20), (2, 9, 5, 128)], ids=str)
+def test_folded_weight(shape):
+    plain, fast = pair("linear_attention")
+    batch, rows, heads, size = shape
+    weight, vk = rand(rows, heads * size), rand(batch, heads, size, size)
+    assert relative(fast.folded_weight(weight, vk), plain.folded_weight(weight.double(), vk.double())) < NEAR
+
+
+def test_temporal_taps():
+    plain, fast = pair("temporal_taps")
+    for weight in (rand(5, 33, 3, 1), rand(3, 5, 8, 1).permute(1, 2, 0, 3), rand(4, 4, 3, 1).mul(2)):
+        assert torch.equal(fast.temporal_taps(weight), plain.temporal_taps(weight))
+        assert torch.equal(plain.temporal_taps(weight)[:, 2], weight[:, :, 2, 0])
+
+
 def test_features_that_are_all_zero_give_zero():
     _, fast = pair("linear_attention")
     angles = rand(3, 8)
-    out, own = fast.linear_self_attention(
+    out, own = attention(
+        fast,
         -torch.ones(1, 3, 48),
         torch.ones(16),
         torch.ones(16),
@@ -119,9 +148,9 @@ def test_the_sum_does_not_depend_on_how_it_is_split(monkeypatch):
     _, fast = pair("linear_attention")
     angles = rand(50, 8)
     given = (rand(1, 50, 48), rand(16), rand(16), (angles.cos(), angles.sin()), None, 1, 1e-5, 1e-8)
-    _, whole = fast.linear_self_attention(*given)
-    monkeypatch.setattr(fast, "SPLIT_TOKENS", 32)
-    _, split = fast.linear_self_attention(*given)
+    _, whole = attention(fast, *given)
+    monkeypatch.setattr(fast, "LEAST_SPLIT", 32)
+    _, split = attention(fast, *given)
     assert max(relative(a, b) for a, b in zip(whole, split, strict=True)) < NEAR
 
 
@@ -148,7 +177,7 @@ def test_epsilons_are_those_that_are_given():
             norm_eps,
             eps,
         )
-        found, truth = fast.linear_self_attention(*given)[0], plain.linear_self_attention(*given)[0]
+        found, truth = attention(fast, *given)[0], attention(plain, *given)[0]
         assert relative(found, truth) < 1e-5
 
 
@@ -179,7 +208,13 @@ def test_layouts_do_not_matter():
     plain, fast = pair("linear_attention")
     angles, past = rand(7, 8), plain.KeyValueSum(rand(1, 2, 16, 16), rand(1, 2, 16).abs())
     qkv, q, k = rand(1, 7, 96), rand(32), rand(32, seed=1)
-    truth = plain.linear_self_attention(qkv, q, k, (angles.cos(), angles.sin()), past, 2, 1e-5, 1e-8)
+    truth = attention(plain, qkv, q, k, (angles.cos(), angles.sin()), past, 2, 1e-5, 1e-8)
     tables, sums = (strided(angles.cos()), strided(angles.sin())), plain.KeyValueSum(*map(strided, past))
-    found = fast.linear_self_attention(*map(strided, (qkv, q, k)), tables, sums, 2, 1e-5, 1e-8)
+    found = attention(fast, *map(strided, (qkv, q, k)), tables, sums, 2, 1e-5, 1e-8)
     assert relative(found[0], truth[0]) < NEAR
+    weight, bias = rand(32, 32), rand(33)
+    folded = fast.folded_weight(strided(weight), strided(past.vk))
+    assert relative(folded, plain.folded_weight(weight, past.vk)) < NEAR
+    plain, fast = pair("residual_norm")
+    found, truth = (version.gated_residual(x, x, None, None, strided(bias)) for version in (fast, plain))
+    assert relative(found, truth) < NEAR
