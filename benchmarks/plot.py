@@ -43,9 +43,8 @@ def draw(length: dict[str, Any], stream: dict[str, Any]) -> Figure:
             values = [factor * row[way][key] for row in rows]
             axes.plot(made, values, color=colour, marker="o", markersize=4, linewidth=2, label=name)
             if way == "state":
-                axes.plot(
-                    later, dots, ".", color=colour, markersize=3, label=f"the same, chunks {first} to {last}"
-                )
+                told = f"the same, chunks {first} to {last}, fastest of {len(stream['streams'])}"
+                axes.plot(later, dots, ".", color=colour, markersize=3, label=told)
         _axes(axes, title)
     panels[0].legend(frameon=False, fontsize=9, loc="center right")
     gpu = length["gpu"].removeprefix("NVIDIA ").split(" 80GB")[0]

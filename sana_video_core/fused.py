@@ -80,7 +80,7 @@ def _attention(
     with products.weights_of(attn.q_norm, like) as (weight, _):
         queries = ops.query_rows(qkv, weight, context.rotary, total.ksum, heads, SELF_NORM_EPS, ATTENTION_EPS)
     del qkv
-    return products.projected(attn.proj, queries, total.vk), own
+    return products.projected(attn.proj, queries, total), own
 
 
 def _feed_forward(

@@ -7,7 +7,6 @@ Source: SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the ori
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -166,7 +165,8 @@ class SanaVideo(nn.Module):
             past = None if memory is None else memory[index]
             x = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)[0]
         last = self.final_layer
-        x = last(x, time, context.frames) if products is None else fused_final(last, x, time)
+        fits = products is not None and products.fit(last, ("linear",))
+        x = fused_final(last, x, time) if fits else last(x, time, context.frames)
         return self._unpatchify(x, context).to(latents.dtype)
 
     def absorb(
@@ -233,11 +233,11 @@ class SanaVideo(nn.Module):
                 f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
             )
         latents = latents.to(self.compute_device, self.compute_dtype)
-        x = (
-            self.x_embedder(latents)
-            if products is None
-            else fused_patches(self.x_embedder, latents, products)
-        )
+        patches = self.x_embedder
+        if products is not None and products.fit(patches):
+            x = fused_patches(patches, latents, products)
+        else:
+            x = patches(latents)
         time = self.t_embedder(timesteps.view(batch, -1), self.compute_dtype)
         return x, time, self.t_block(time).unflatten(-1, (6, -1))
 
@@ -283,4 +283,11 @@ class SanaVideo(nn.Module):
 
 
 def _block_runner(products: Products | None) -> Callable[..., tuple[Tensor, Any, Tensor]]:
-    return Block.__call__ if products is None else partial(fused_block, products=products)
+    """Fused where there are products for it; a block of which somebody changed a part runs as layers.py writes it."""
+
+    def run(block: nn.Module, *given: Any) -> tuple[Tensor, Any, Tensor]:
+        if products is not None and products.fit(block):
+            return fused_block(cast(Block, block), *given, products=products)
+        return block(*given)
+
+    return run

@@ -36,14 +36,15 @@ def timestep_features(timesteps: Tensor) -> Tensor:
 
 def _axis_angles(first: int, count: int, dimensions: int) -> Tensor:
     """Angles [count, dimensions / 2] of positions first, first + 1, …; float64."""
-    frequencies = THETA ** (-torch.arange(0, dimensions, 2, dtype=torch.float64) / dimensions)
-    return torch.arange(first, first + count, dtype=torch.float64)[:, None] * frequencies
+    place = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
+    frequencies = THETA ** (-torch.arange(0, dimensions, 2, **place) / dimensions)
+    return torch.arange(first, first + count, **place)[:, None] * frequencies
 
 
 def _sent(table: Tensor, device: torch.device) -> Tensor:
     """To the device in float32. A GPU is sent pages that stay in place: so the copy need not wait until its queue is empty."""
     table = table.to(torch.float32)
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.compiler.is_compiling():  # a compiler knows no such pages
         return table.to(device)
     return table.pin_memory().to(device, non_blocking=True)
 

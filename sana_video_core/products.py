@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from . import ops
-from .ops import Fp8Rows
+from .ops import Fp8Rows, KeyValueSum
 
 Weights = tuple[Tensor, Tensor | None]
 # how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are used
@@ -27,11 +28,33 @@ def own_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weight
     return nullcontext((cast(Tensor, layer.weight), cast("Tensor | None", bias)))
 
 
+def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
+    """Whether a layer does what PyTorch's own does with its weight, and nothing else.
+
+    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do) or hooks on, and not a quantised kind. Of kinds
+    of layers and weights a host knows more than we.
+    """
+    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) or is_parametrized(layer):
+        return False
+    own = type(layer).__module__.startswith("torch.nn.modules.")
+    kinds = type(None), Tensor, nn.Parameter
+    return of_host or not hasattr(layer, "weight") or (own and type(layer.weight) in kinds)
+
+
 class Products(ABC):
     """What the fused block asks for. Rows and weights are of the class's own kind: tensors, or Fp8Rows."""
 
+    RUN: tuple[
+        str, ...
+    ] = ()  # layers of a block that run as they are, or are looked at when it is their turn
+
     def __init__(self, weights_of: WeightsOf) -> None:
         self.weights_of = weights_of
+
+    def fit(self, block: nn.Module, run: tuple[str, ...] | None = None) -> bool:
+        """Whether all parts of a block (or another module) are their weights, but for those that `run` as they are."""
+        run, of_host = self.RUN if run is None else run, self.weights_of is not own_weights
+        return all(name in run or is_its_weight(part, of_host) for name, part in block.named_modules())
 
     @abstractmethod
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Any]:
@@ -52,8 +75,8 @@ class Products(ABC):
         return *self.residual_norm(out, self.linear(layer, rows), None, shift, scale, eps), None
 
     @abstractmethod
-    def projected(self, layer: nn.Module, queries: Tensor, vk: Tensor) -> Tensor:
-        """A linear layer on what queries [B, N, D] read from the sums vk: [B, N, D]."""
+    def projected(self, layer: nn.Module, queries: Tensor, total: KeyValueSum) -> Tensor:
+        """A linear layer on what queries [B, N, D] read from the sums: [B, N, D]."""
 
     @abstractmethod
     def weight(self, weight: Tensor) -> Any:
@@ -75,6 +98,9 @@ class Products(ABC):
 class FullProducts(Products):
     """In the model's own dtype; linear layers run as they are, so a host's own kinds keep working."""
 
+    RUN = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj",
+           "cross_attn.q_norm", "cross_attn.k_norm")  # fmt: skip
+
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
         x = ops.gated_residual(x, branch, gate)
         return x, x
@@ -88,30 +114,25 @@ class FullProducts(Products):
     def product_norm(
         self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        if not self._is_its_weight(layer):
+        if not is_its_weight(layer, self.weights_of is not own_weights):
             return super().product_norm(out, layer, rows, shift, scale, eps)
         with self.weights_of(layer, rows) as (weight, bias):
             out.view(-1, out.shape[-1]).addmm_(rows.flatten(0, 1), weight.T)  # one addition, in float32
             bias = None if bias is None else bias.clone()  # the layer lends it
         return *ops.residual_norm(out, None, None, shift, scale, eps, bias), bias
 
-    def projected(self, layer: nn.Module, queries: Tensor, vk: Tensor) -> Tensor:
-        if not self._is_its_weight(layer):
-            return layer(ops.read_rows(queries, vk))
+    def projected(self, layer: nn.Module, queries: Tensor, total: KeyValueSum) -> Tensor:
+        if not is_its_weight(layer, self.weights_of is not own_weights):
+            return layer(ops.read_rows(queries, total))
         out = torch.empty_like(queries)
         with self.weights_of(layer, queries) as (weight, bias):
-            folded = ops.folded_weight(weight, vk)
+            folded = ops.folded_weight(weight, total)
             for rows, own, target in zip(queries, folded, out, strict=True):
                 if bias is None:
                     torch.mm(rows, own.T, out=target)
                 else:
                     torch.addmm(bias, rows, own.T, out=target)
         return out
-
-    def _is_its_weight(self, layer: nn.Module) -> bool:
-        """A host vouches for what it hands out; of plain layers, only PyTorch's own computes with its weight and nothing else."""
-        hooks = layer._forward_hooks or layer._forward_pre_hooks
-        return self.weights_of is not own_weights or (type(layer) is nn.Linear and not hooks)
 
     def weight(self, weight: Tensor) -> Tensor:
         return weight
@@ -140,6 +161,8 @@ class Fp8Products(Products):
     Weights are rounded in every call, after the host has patched them: that takes 2 ms of 300, and nothing can be stale.
     """
 
+    RUN = ("cross_attn.kv_linear", "cross_attn.q_norm", "cross_attn.k_norm")
+
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Fp8Rows]:
         return ops.gated_residual_fp8(x, branch, gate)
 
@@ -153,10 +176,10 @@ class Fp8Products(Products):
             out = ops.fp8_product(rows, ops.fp8_rows(weight), bias, torch.bfloat16)
         return out.unflatten(0, values.shape[:2])
 
-    def projected(self, layer: nn.Module, queries: Tensor, vk: Tensor) -> Tensor:
+    def projected(self, layer: nn.Module, queries: Tensor, total: KeyValueSum) -> Tensor:
         out = torch.empty_like(queries)
         with self.weights_of(layer, queries) as (weight, bias):
-            folded = ops.folded_weight(weight, vk)
+            folded = ops.folded_weight(weight, total)
             for rows, own, target in zip(queries, folded, out, strict=True):
                 ops.fp8_product(ops.fp8_rows(rows), ops.fp8_rows(own), bias, torch.bfloat16, target)
         return out

@@ -69,13 +69,28 @@ def test_a_rise_is_a_trend_and_no_hiccup():
     assert straight(hiccup) > 0.05
 
 
+def test_a_stream_is_told_without_its_warm_chunks_and_hiccups():
+    summary = importlib.import_module("stream").summary
+    first = [(9.0, 8, 7), (1.0, 5, 3), (1.2, 5, 3), (1.0, 5, 3)]
+    again = [(9.0, 8, 7), (1.3, 5, 3), (1.0, 5, 3), (1.0, 5, 3)]
+    found = summary([first, again], warm=1)
+    assert found["chunks"] == [2, 4]
+    assert found["s"] == (1.0, 1.0, 1.0)
+    assert found["streams"] == [(1.0, 1.2, 1.0), (1.3, 1.0, 1.0)]
+    assert found["s_per_chunk_median"] == 1.0
+    assert found["s_rise"] == found["peak_rise"] == 0
+    assert found["peak_gib"] == (5, 5, 5)
+
+
 def test_the_plot_draws_what_was_measured():
     length, stream = result("length"), result("stream_full")
     seconds, memory = importlib.import_module("plot").draw(length, stream).axes
     lines = {line.get_label(): line.get_xydata() for line in seconds.get_lines()}
     again = [[2.5 * row["past_chunks"], row["everything again"]["ms"] / 250] for row in length["rows"]]
     assert lines["all of the past computed again"] == pytest.approx(np.array(again))
-    assert lines["the same, chunks 21 to 80"][0] == pytest.approx(np.array([50, stream["s"][0]]))
+    assert lines["the same, chunks 21 to 80, fastest of 2"][0] == pytest.approx(
+        np.array([50, stream["s"][0]])
+    )
     assert memory.get_lines()[1].get_ydata().tolist() == stream["peak_gib"]
     kept = next(line for line in memory.get_lines() if line.get_label().startswith("full attention"))
     assert kept.get_ydata().tolist() == [row["full attention"]["peak_gib"] for row in length["rows"]]

@@ -142,9 +142,9 @@ def test_linear_attention(dtype, carried):
                 total = own if past is None else past + own
                 queries = version.query_rows(qkv, q, rotary, total.ksum, heads, 1e-5, 1e-8)
                 if version is fast:
-                    return torch.bmm(queries, fast.folded_weight(projection, total.vk).mT), *own
+                    return torch.bmm(queries, fast.folded_weight(projection, total).mT), *own
                 # what folding is held against: the sums read in float32, rounded, projected
-                return plain.read_rows(queries, total.vk) @ projection.T, *own
+                return plain.read_rows(queries, total) @ projection.T, *own
 
             return call
 
@@ -243,6 +243,19 @@ def test_offsets_beyond_32_bits():
     found = fast.gated_depthwise(u, bias_up, weight, bias, 30, 52)
     assert u.numel() > 2**31
     assert same(found[-1:], fast.gated_depthwise(u[-1:].clone(), bias_up, weight, bias, 30, 52))
+
+
+@torch.no_grad()
+def test_a_compiler_reads_the_network():
+    """As it is written; and tables of positions come to a GPU that is the default device."""
+    model = PACK.tiny_model(head=20, heads=3).to("cuda")
+    x, text = torch.randn(1, 16, 3, 4, 6, device="cuda"), torch.randn(1, 7, 24, device="cuda")
+    t = torch.tensor([300], device="cuda")
+    model.kernels = "reference"
+    truth = model(x, t, text)
+    assert_close(torch.compile(model, backend="eager")(x, t, text), truth, 1e-5)
+    with torch.device("cuda"):
+        assert_close(model(x, t, text), truth, 1e-5)
 
 
 @pytest.mark.parametrize("head", [20, 112])

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_MEAN = 2.0**-100  # of a head's ksum; less is nothing
+
 
 class KeyValueSum(NamedTuple):
     """What a run of tokens leaves behind. float32 whatever the dtype of the tokens."""
@@ -44,25 +46,42 @@ def key_value_sum(
 def query_rows(
     qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], ksum: Tensor, heads: int, norm_eps: float, eps: float
 ) -> Tensor:  # fmt: skip
-    """q~ / (ksum . q + eps) of the product qkv [B, N, 3D]: [B, N, D]. Times vk it is the attention."""
+    """m q~ / (ksum . q + eps) of the product qkv [B, N, 3D]: [B, N, D]. Times vk / m it is the attention.
+
+    m is the mean of a head's ksum: with it heads are of one size, however large their sums are.
+    """
     q = _split_heads(_features(qkv, 0, weight, norm_eps), heads)
     below = q.to(torch.float32) @ ksum.unsqueeze(-1) + eps
-    return (rotate(q, rotary) / below).to(qkv.dtype).transpose(1, 2).flatten(2)
+    turned = rotate(q, rotary) * head_mean(ksum)[..., None, None]
+    return (turned / below).to(qkv.dtype).transpose(1, 2).flatten(2)
 
 
-def folded_weight(weight: Tensor, vk: Tensor) -> Tensor:
-    """A projection of all heads [O, D] behind the sums vk [B, A, d, d], as one: [B, O, D] in the weight's dtype.
+def folded_weight(weight: Tensor, total: KeyValueSum) -> Tensor:
+    """A projection of all heads [O, D] behind vk / m, as one: [B, O, D] in the weight's dtype.
 
     W (vk q) = (W vk) q: a sum is as small as a weight, so that the tokens never meet it.
     """
+    vk = _by_mean(total)
     by_head = weight.unflatten(1, (vk.shape[1], -1)).transpose(0, 1).to(vk.dtype)  # [A, O, d]
     return (by_head @ vk).transpose(1, 2).flatten(2).to(weight.dtype)
 
 
-def read_rows(queries: Tensor, vk: Tensor) -> Tensor:
-    """The attention itself, where a projection cannot be folded: queries [B, N, D] of `query_rows` times vk, [B, N, D]."""
+def read_rows(queries: Tensor, total: KeyValueSum) -> Tensor:
+    """The attention itself, where a projection cannot be folded: queries [B, N, D] of `query_rows` times vk / m, [B, N, D]."""
+    vk = _by_mean(total)
     rows = _split_heads(queries, vk.shape[1]).to(vk.dtype) @ vk.mT
     return rows.to(queries.dtype).transpose(1, 2).flatten(2)
+
+
+def head_mean(ksum: Tensor) -> Tensor:
+    """m of ksum [B, A, d]: [B, A]; 0 for a head without keys, whose vk is 0, too."""
+    mean = ksum.mean(-1)
+    return torch.where(mean > LEAST_MEAN, mean, 0)
+
+
+def _by_mean(total: KeyValueSum) -> Tensor:
+    mean = head_mean(total.ksum)[..., None, None]
+    return torch.where(mean > 0, total.vk / mean, 0)
 
 
 def _features(qkv: Tensor, which: int, weight: Tensor, eps: float) -> Tensor:

@@ -11,13 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import KeyValueSum
+from .reference import LEAST_MEAN, KeyValueSum
 
 HEADS_AT_ONCE = 4  # of a row: a tile of [4, d], d in the next power of two (docs/log.md: what was tried)
 KEY_ROWS, QUERY_ROWS = 32, 2  # of one program; the next row is on its way while one is computed
 ROW_WARPS, ROW_STAGES = 2, 3
 PROGRAMS = 480  # of the sums: enough for a large chip, few enough parts to add
-LEAST_SPLIT = 512  # tokens of each
+LEAST_SPLIT = 512  # tokens of each; a clip of 81 frames has 2,720
 SUMS, EXACT_SUMS = (64, 4, 2), (32, 8, 1)  # tokens of a step, warps, stages
 FOLD = 64, 32, 4  # rows of the weight, dimensions at once, warps
 
@@ -99,6 +99,7 @@ def _key_rows(
 def _query_rows(
     q_ptr, w_ptr, cos_ptr, sin_ptr, ksum_ptr, out_ptr, tokens, heads, per_program, stride, norm_eps, eps,
     HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
+    LEAST: tl.constexpr,
 ):  # fmt: skip
     part, clip = tl.program_id(0), tl.program_id(1).to(tl.int64)
     width = heads * HEAD
@@ -111,7 +112,8 @@ def _query_rows(
         cos, sin = _angles(cos_ptr, sin_ptr, token, HEAD, D, TILE)
         f, s = _features(q_ptr + row * stride, w, heads, width, norm_eps, HEAD, D, TILE, GROUPS)
         for g in tl.static_range(GROUPS):
-            share = s / (tl.sum(f[g] * ksum[g], 1) * s + eps)
+            mean = tl.sum(ksum[g], 1) / HEAD
+            share = tl.where(mean > LEAST, mean, 0.0) * s / (tl.sum(f[g] * ksum[g], 1) * s + eps)
             q = _turned(f[g], cos, sin, D, TILE) * share[:, None]
             _store(out_ptr + row * width, q, g, heads, HEAD, D, TILE)
 
@@ -142,20 +144,24 @@ def _sums(
 
 @triton.jit
 def _fold(
-    w_ptr, vk_ptr, out_ptr, rows, heads, HEAD: tl.constexpr, D: tl.constexpr, M: tl.constexpr, K: tl.constexpr
-):
+    w_ptr, vk_ptr, ksum_ptr, out_ptr, rows, heads,
+    HEAD: tl.constexpr, D: tl.constexpr, M: tl.constexpr, K: tl.constexpr, LEAST: tl.constexpr,
+):  # fmt: skip
     """One head of the weight's rows times that head's sum, K of its dimensions after the other."""
     head, clip = tl.program_id(1), tl.program_id(2).to(tl.int64)
     dims = tl.arange(0, D)
     row = tl.program_id(0) * M + tl.arange(0, M)
     place = row[:, None] * (heads * HEAD) + head * HEAD
     vk_ptr += (clip * heads + head) * HEAD * HEAD
+    ksum = tl.load(ksum_ptr + (clip * heads + head) * HEAD + dims, mask=dims < HEAD, other=0.0)
+    mean = tl.sum(ksum, 0) / HEAD
+    share = tl.where(mean > LEAST, 1 / tl.maximum(mean, LEAST), 0.0)
     out = tl.zeros((M, D), tl.float32)
     for begin in range(0, HEAD, K):
         k = begin + tl.arange(0, K)
         w = tl.load(w_ptr + place + k[None, :], mask=(row < rows)[:, None] & (k < HEAD)[None, :], other=0.0)
         there = (k < HEAD)[:, None] & (dims < HEAD)[None, :]
-        vk = tl.load(vk_ptr + k[:, None] * HEAD + dims[None, :], mask=there, other=0.0)
+        vk = tl.load(vk_ptr + k[:, None] * HEAD + dims[None, :], mask=there, other=0.0) * share
         high = vk.to(w.dtype)  # two halves keep what one would drop
         out = tl.dot(w, high, out, input_precision="ieee")
         out = tl.dot(w, (vk - high.to(tl.float32)).to(w.dtype), out, input_precision="ieee")
@@ -211,18 +217,19 @@ def query_rows(
     out = torch.empty(batch, tokens, width, device=qkv.device, dtype=qkv.dtype)
     _query_rows[(triton.cdiv(tokens, QUERY_ROWS), batch)](
         qkv.contiguous(), weight, cos, sin, ksum, out, tokens, heads, QUERY_ROWS, 3 * width, norm_eps, eps,
-        **_tiles(width // heads, heads),
+        **_tiles(width // heads, heads), LEAST=LEAST_MEAN,
     )  # fmt: skip
     return out
 
 
-def folded_weight(weight: Tensor, vk: Tensor) -> Tensor:
+def folded_weight(weight: Tensor, total: KeyValueSum) -> Tensor:
     """As in reference.py."""
+    vk, ksum = (part.contiguous() for part in total)
     batch, heads, head, _ = vk.shape
     out = torch.empty(batch, *weight.shape, device=weight.device, dtype=weight.dtype)
     rows, dims, warps = FOLD
     _fold[(triton.cdiv(len(weight), rows), heads, batch)](
-        weight.contiguous(), vk.contiguous(), out, len(weight), heads,
-        HEAD=head, D=max(16, triton.next_power_of_2(head)), M=rows, K=dims, num_warps=warps,
+        weight.contiguous(), vk, ksum, out, len(weight), heads,
+        HEAD=head, D=max(16, triton.next_power_of_2(head)), M=rows, K=dims, LEAST=LEAST_MEAN, num_warps=warps,
     )  # fmt: skip
     return out

@@ -105,9 +105,11 @@ def _launch(
     if tokens % groups:
         raise ValueError(f"{tokens} tokens cannot be modulated in {groups} groups of one size.")
     gate, shift, scale = (x if table is None else _rows(table, x, groups) for table in (gate, shift, scale))
+    bias = x if bias is None else bias.contiguous()  # what is not there is not read
+    extra = x if extra is None else extra.expand_as(x).contiguous()
     block = triton.next_power_of_2(width)
     _residual_norm[(batch * tokens,)](
-        x, x if bias is None else bias.contiguous(), branch, x if extra is None else extra.expand_as(x).contiguous(), gate, shift, scale, out, h, row_scales,
+        x, bias, branch, extra, gate, shift, scale, out, h, row_scales,
         tokens, tokens // groups, groups, width, branch.stride(0), gate.stride(1), shift.stride(1), scale.stride(1), eps,
         **flags, BLOCK=block, LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=WARPS,
     )  # fmt: skip

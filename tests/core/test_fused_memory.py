@@ -64,7 +64,7 @@ STANDING_IN = {
     "gated_depthwise": lambda u, *_: u.new_empty(*u.shape[:2], u.shape[2] // 2),
     "key_value_sum": _sums,
     "query_rows": lambda qkv, *_: _rows_of(qkv),
-    "folded_weight": lambda weight, vk: weight.new_empty(len(vk), *weight.shape),
+    "folded_weight": lambda weight, total: weight.new_empty(len(total.vk), *weight.shape),
     "temporal_taps": lambda weight: weight.new_empty(len(weight), 3, weight.shape[1]),
     "fp8_rows": _rows,
     "fp8_taps": lambda x: _rows(x.new_empty((len(x) - 2) * x.shape[1], 3 * x.shape[2])),

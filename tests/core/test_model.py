@@ -68,6 +68,14 @@ def test_prepared_text_of_another_model_is_refused():
         PACK.tiny_model(depth=1)(latents, timesteps, prepared, torch.ones(1, 5))
 
 
+def test_positions_do_not_ask_for_the_default_device():
+    positions, grid = PACK.core("positions"), PACK.core("shapes").LatentGrid(2, 3)
+    truth = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
+    with torch.device("meta"):
+        found = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
+    assert all(map(torch.equal, found, truth))
+
+
 @torch.no_grad()
 def test_timesteps_per_latent_frame():
     """[B, F] with one value everywhere is [B]; a different frame 0 changes its own modulation."""

@@ -27,7 +27,7 @@ def attention(version, qkv, q_weight, k_weight, rotary, past, heads, norm_eps, e
     total = own if past is None else past + own
     queries = version.query_rows(qkv, q_weight, rotary, total.ksum, heads, norm_eps, eps)
     width = torch.eye(queries.shape[-1], dtype=qkv.dtype)
-    return torch.bmm(queries, version.folded_weight(width, total.vk).mT), own
+    return torch.bmm(queries, version.folded_weight(width, total).mT), own
 
 
 def relative(found, truth):

@@ -65,5 +65,7 @@ def test_linear_attention():
     fast._sums[(1, 1, 1)](keys, x[32:], vk, ROWS, 1, 16, 16, FAR, **size, N=16)
     assert relative(vk, own.vk[0, 0]) < NEAR
     assert relative(ksum, own.ksum[0, 0]) < NEAR
-    fast._query_rows[(1, 1)](x, weight, cos, sin, ksum, out, ROWS, 1, ROWS, FAR, 1e-5, 1e-8, **tiles)
+    fast._query_rows[(1, 1)](
+        x, weight, cos, sin, ksum, out, ROWS, 1, ROWS, FAR, 1e-5, 1e-8, **tiles, LEAST=0.0
+    )
     assert relative(out, truth[0]) < NEAR

@@ -3,13 +3,15 @@
 import pytest
 import torch
 from comfyui_sana_video.kernels import trial
+from comfyui_sana_video.sana_video_core.config import FAMILIES
 from interpreted import interpreter, pair  # noqa: F401  the fixture is for all tests here
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _fresh():
+def _fresh(monkeypatch):
+    monkeypatch.setattr(trial, "HEADS", 5)  # more than one tile of heads; the interpreter is slow
     trial.kernel_trial.cache_clear()
     trial.fp8_trial.cache_clear()
     yield
@@ -20,6 +22,12 @@ def _fresh():
 @pytest.mark.parametrize("head", [20, 112])
 def test_kernels_that_are_right_pass(head):
     assert trial.kernel_trial(CPU, torch.float32, head) == ""
+
+
+def test_it_is_made_for_as_many_heads_as_the_largest_models_have(monkeypatch):
+    monkeypatch.undo()
+    configs = [family.config for family in FAMILIES.values()]
+    assert max(config.width // config.head_dim for config in configs) == trial.HEADS
 
 
 def test_nobodys_random_numbers_are_used():

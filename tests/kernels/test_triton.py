@@ -115,8 +115,58 @@ def test_linear_attention(shape, carried, monkeypatch):
 def test_folded_weight(shape):
     plain, fast = pair("linear_attention")
     batch, rows, heads, size = shape
-    weight, vk = rand(rows, heads * size), rand(batch, heads, size, size)
-    assert relative(fast.folded_weight(weight, vk), plain.folded_weight(weight.double(), vk.double())) < NEAR
+    weight, ksum = rand(rows, heads * size), rand(batch, heads, size).abs()
+    total = plain.KeyValueSum(rand(batch, heads, size, size), ksum)
+    truth = plain.folded_weight(weight.double(), plain.KeyValueSum(*(part.double() for part in total)))
+    assert relative(fast.folded_weight(weight, total), truth) < NEAR
+
+
+def test_a_head_without_keys_is_nothing():
+    """And not what everything else is small beside: 8 bits have one scale for all heads."""
+    for version in pair("linear_attention"):
+        qkv, weight, rotary = rand(1, 9, 96), torch.ones(32), (torch.ones(9, 8), torch.zeros(9, 8))
+        total = version.key_value_sum(qkv, torch.tensor([0.0] * 16 + [1.0] * 16), rotary, 2, 1e-5)
+        assert not total.vk[:, 0].any()
+        queries = version.query_rows(qkv, weight, rotary, total.ksum, 2, 1e-5, 1e-8)
+        folded = version.folded_weight(rand(5, 32), total)
+        assert not queries[..., :16].any()
+        assert not folded[..., :16].any()
+        assert 0.1 < queries.abs().max() < 10
+        assert 0.1 < folded.abs().max() < 10
+
+
+def test_heads_are_of_one_size():
+    """Whatever the size of their keys: a factor of a million between two heads leaves queries and weights as they are."""
+    for version in pair("linear_attention"):
+        qkv, weight, rotary = rand(1, 9, 96), torch.ones(32), (torch.ones(9, 8), torch.zeros(9, 8))
+        found = []
+        for factor in (1.0, 1e-6):
+            keys = torch.cat([torch.full((16,), factor), torch.ones(16)])
+            total = version.key_value_sum(qkv, keys, rotary, 2, 1e-5)
+            queries = version.query_rows(qkv, weight, rotary, total.ksum, 2, 1e-5, 0.0)
+            found.append((queries, version.folded_weight(rand(5, 32), total)))
+        assert max(relative(a, b) for a, b in zip(*found, strict=True)) < 1e-5
+
+
+def test_sums_of_many_tokens_are_split(monkeypatch):
+    """A part for each program, and no more than enough."""
+    plain, fast = pair("linear_attention")
+    monkeypatch.setattr(fast, "LEAST_SPLIT", 32)
+    given = (rand(1, 300, 48), torch.ones(16), (torch.ones(300, 8), torch.zeros(300, 8)), 1, 1e-5)
+    truth, launched = plain.key_value_sum(*given), []
+    kernel = fast._sums
+
+    class Counted:
+        def __getitem__(self, grid):
+            launched.append(grid[0])
+            return kernel[grid]
+
+    monkeypatch.setattr(fast, "_sums", Counted())
+    for programs, splits in ((1, 2), (3, 4), (480, 10)):
+        monkeypatch.setattr(fast, "PROGRAMS", programs)
+        found = fast.key_value_sum(*given)
+        assert max(relative(a, b) for a, b in zip(found, truth, strict=True)) < NEAR
+        assert launched.pop() == splits
 
 
 def test_temporal_taps():
@@ -213,8 +263,8 @@ def test_layouts_do_not_matter():
     found = attention(fast, *map(strided, (qkv, q, k)), tables, sums, 2, 1e-5, 1e-8)
     assert relative(found[0], truth[0]) < NEAR
     weight, bias = rand(32, 32), rand(33)
-    folded = fast.folded_weight(strided(weight), strided(past.vk))
-    assert relative(folded, plain.folded_weight(weight, past.vk)) < NEAR
+    folded = fast.folded_weight(strided(weight), plain.KeyValueSum(*map(strided, past)))
+    assert relative(folded, plain.folded_weight(weight, past)) < NEAR
     plain, fast = pair("residual_norm")
     found, truth = (version.gated_residual(x, x, None, None, strided(bias)) for version in (fast, plain))
     assert relative(found, truth) < NEAR
