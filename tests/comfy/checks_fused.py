@@ -79,6 +79,36 @@ def loras_reach_fused_blocks(demo):
     assert moved > 0.01, f"the LoRA moved the picture by {moved:.2g} only"
 
 
+def low_rank_on_projections() -> dict:
+    import torch
+
+    network = pack("sana_video_core.checkpoint").load_transformer(
+        pack("sana_video_core.demo_set").demo_set().transformer
+    )
+    generator, tensors = torch.Generator().manual_seed(5), {}
+    for layer in ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.proj"):
+        rows, columns = network.blocks[0].get_submodule(layer).weight.shape
+        name = f"diffusion_model.blocks.0.{layer}"
+        tensors[f"{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * columns**-0.5
+        tensors[f"{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * 0.3
+    return tensors
+
+
+@check
+def loras_in_bypass_mode_reach_fused_blocks(demo):
+    """ComfyUI replaces a layer's forward there; a projection that is folded into another would not hear of it."""
+    import comfy.sd
+
+    changed, _ = comfy.sd.load_bypass_lora_for_models(demo.causal, None, low_rank_on_projections(), 1.0, 0.0)
+    plain, _, _ = demo.sample(changed)
+    with fused():
+        found, _, _ = demo.sample(changed)
+        before, _, _ = demo.sample()
+    near(found["samples"], plain["samples"])
+    moved = (found["samples"] - before["samples"]).abs().max() / before["samples"].abs().max()
+    assert moved > 0.01, f"the LoRA moved the picture by {moved:.2g} only"
+
+
 @check
 def weights_kept_in_8_bits_reach_fused_blocks(demo):
     """As with --fp8_e4m3fn-unet: kept in float8, computed in float32."""
