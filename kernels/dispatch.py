@@ -43,8 +43,9 @@ def choose(
 
     `widths` are those of the products.
     """
-    variable = f"the environment variable {VARIABLE}" if wanted == "auto" and os.environ.get(VARIABLE) else ""
-    named = os.environ[VARIABLE].strip().lower() if variable else wanted
+    set_to = os.environ.get(VARIABLE, "").strip().lower() if wanted == "auto" else ""
+    variable = f"the environment variable {VARIABLE}" if set_to else ""
+    named = set_to or wanted
     source = f" ({variable})" if variable else ""
     for what, given, names in ((f"kernels{source}", named, BACKENDS), ("precision", precision, PRECISIONS)):
         if given not in names:
@@ -58,7 +59,8 @@ def choose(
         missing = reason and f"they are part of the Triton kernels, which do not run: {reason}"
         missing = missing or _fp8_refusal(device, dtype, widths)
         if missing:
-            raise ValueError(f"Products in fp8 cannot run here: {missing}. Choose full precision.")
+            way = f"Change or remove {variable}, or choose" if asked and variable else "Choose"
+            raise ValueError(f"Products in fp8 cannot run here: {missing}. {way} full precision.")
     return Choice(not reason, reason, precision == "fp8")
 
 

@@ -216,7 +216,11 @@ class SanaVideo(nn.Module):
         learns = latents.requires_grad or any(p.requires_grad for p in self.parameters())
         if learns and torch.is_grad_enabled():
             return None
-        choice = self.kernel_choice(torch.device(self.compute_device), self.compute_dtype)
+        device = torch.device(self.compute_device)
+        kind = device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            return None  # products that write to a given place know nothing of it
+        choice = self.kernel_choice(device, self.compute_dtype)
         if not choice.triton:
             return None
         return (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)

@@ -29,16 +29,19 @@ def own_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weight
 
 
 def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
-    """Whether a layer does what PyTorch's own does with its weight, and nothing else.
+    """Whether a layer does what PyTorch's own does with its weight, or a part of the network what its class here does.
 
-    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do) or hooks on, and not a quantised kind. Of kinds
-    of layers and weights a host knows more than we.
+    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do), hooks on or put a class of their own, as a
+    quantised kind. Of kinds of layers and weights a host knows more than we.
     """
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) or is_parametrized(layer):
         return False
-    own = type(layer).__module__.startswith("torch.nn.modules.")
+    home = type(layer).__module__
+    if home.startswith(f"{__package__}."):
+        return True
+    own = home.startswith("torch.nn.modules.")
     kinds = type(None), Tensor, nn.Parameter
-    return of_host or not hasattr(layer, "weight") or (own and type(layer.weight) in kinds)
+    return hasattr(layer, "weight") and (of_host or (own and type(layer.weight) in kinds))
 
 
 class Products(ABC):

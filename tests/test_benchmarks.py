@@ -71,15 +71,16 @@ def test_a_rise_is_a_trend_and_no_hiccup():
 
 def test_a_stream_is_told_without_its_warm_chunks_and_hiccups():
     summary = importlib.import_module("stream").summary
-    first = [(9.0, 8, 7), (1.0, 5, 3), (1.2, 5, 3), (1.0, 5, 3)]
-    again = [(9.0, 8, 7), (1.3, 5, 3), (1.0, 5, 3), (1.0, 5, 3)]
+    first = [(9.0, 8, 7), (1.0, 5, 20), (1.9, 5, 20), (1.2, 5, 20), (1.3, 5, 20)]
+    again = [(9.0, 8, 7), (1.8, 6, 30), (1.1, 6, 31), (1.7, 6, 32), (1.6, 6, 33)]
     found = summary([first, again], warm=1)
-    assert found["chunks"] == [2, 4]
-    assert found["s"] == (1.0, 1.0, 1.0)
-    assert found["streams"] == [(1.0, 1.2, 1.0), (1.3, 1.0, 1.0)]
-    assert found["s_per_chunk_median"] == 1.0
-    assert found["s_rise"] == found["peak_rise"] == 0
-    assert found["peak_gib"] == (5, 5, 5)
+    assert found["chunks"] == [2, 5]
+    assert found["s"] == pytest.approx((1.0, 1.1, 1.2, 1.3))
+    assert found["streams"] == [(1.0, 1.9, 1.2, 1.3), (1.8, 1.1, 1.7, 1.6)]
+    assert found["s_per_chunk_median"] == pytest.approx(1.45)
+    assert found["s_rise"] == found["s_rise_by_least_squares"] == pytest.approx(0.3 / 1.15)
+    assert (found["peak_gib"], found["peak_rise"]) == ((6, 6, 6, 6), 0)
+    assert (found["held_bytes"], found["held_rise"]) == ((30, 31, 32, 33), pytest.approx(3 / 31.5))
 
 
 def test_the_plot_draws_what_was_measured():
@@ -88,9 +89,8 @@ def test_the_plot_draws_what_was_measured():
     lines = {line.get_label(): line.get_xydata() for line in seconds.get_lines()}
     again = [[2.5 * row["past_chunks"], row["everything again"]["ms"] / 250] for row in length["rows"]]
     assert lines["all of the past computed again"] == pytest.approx(np.array(again))
-    assert lines["the same, chunks 21 to 80, fastest of 2"][0] == pytest.approx(
-        np.array([50, stream["s"][0]])
-    )
+    told = f"the same, chunks 21 to 80, fastest of {len(stream['streams'])}"
+    assert lines[told][0] == pytest.approx(np.array([50, stream["s"][0]]))
     assert memory.get_lines()[1].get_ydata().tolist() == stream["peak_gib"]
     kept = next(line for line in memory.get_lines() if line.get_label().startswith("full attention"))
     assert kept.get_ydata().tolist() == [row["full attention"]["peak_gib"] for row in length["rows"]]

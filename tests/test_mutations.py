@@ -89,8 +89,8 @@ MUTATIONS = {
     "float32 angles": (
         MODEL,
         f"{CORE}/positions.py",
-        "torch.arange(first, first + count, dtype=torch.float64)[:, None] * frequencies",
-        "(torch.arange(first, first + count, dtype=torch.float32)[:, None] * frequencies.float()).double()",
+        "torch.arange(first, first + count, **place)[:, None] * frequencies",
+        "(torch.arange(first, first + count, **place).float()[:, None] * frequencies.float()).double()",
     ),
     "sines first": (
         MODEL,

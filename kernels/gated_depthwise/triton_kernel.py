@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# of one program; two columns in one round keep more loads on their way (docs/log.md: what was tried)
+# of one program; two columns in one round keep more loads on their way (README.md: what was tried)
 CHANNELS, ROWS, WARPS, UNROLL = 64, 5, 1, 2
 
 

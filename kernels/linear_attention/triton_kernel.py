@@ -13,11 +13,12 @@ from torch import Tensor
 
 from .reference import LEAST_MEAN, KeyValueSum
 
-HEADS_AT_ONCE = 4  # of a row: a tile of [4, d], d in the next power of two (docs/log.md: what was tried)
+# chunks of a stream differ in their number of tokens: kernels are not compiled for it
+HEADS_AT_ONCE = 4  # of a row: a tile of [4, d], d in the next power of two (README.md: what was tried)
 KEY_ROWS, QUERY_ROWS = 32, 2  # of one program; the next row is on its way while one is computed
 ROW_WARPS, ROW_STAGES = 2, 3
 PROGRAMS = 480  # of the sums: enough for a large chip, few enough parts to add
-LEAST_SPLIT = 512  # tokens of each; a clip of 81 frames has 2,720
+LEAST_SPLIT = 512  # tokens of each; a clip of 81 frames has 2,688
 SUMS, EXACT_SUMS = (64, 4, 2), (32, 8, 1)  # tokens of a step, warps, stages
 FOLD = 64, 32, 4  # rows of the weight, dimensions at once, warps
 
@@ -68,7 +69,7 @@ def _store(x_ptr, x, g: tl.constexpr, heads, HEAD: tl.constexpr, D: tl.constexpr
     tl.store(x_ptr + head * HEAD + dim, x.to(x_ptr.dtype.element_ty), mask=(head < heads) & (dim < HEAD))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _key_rows(
     k_ptr, w_ptr, cos_ptr, sin_ptr, out_ptr, ksum_ptr, tokens, heads, per_program, stride, eps,
     HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
@@ -95,7 +96,7 @@ def _key_rows(
         _store(ksum_ptr + (part * tl.num_programs(1) + clip) * width, sums[g], g, heads, HEAD, D, TILE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _query_rows(
     q_ptr, w_ptr, cos_ptr, sin_ptr, ksum_ptr, out_ptr, tokens, heads, per_program, stride, norm_eps, eps,
     HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
@@ -118,7 +119,7 @@ def _query_rows(
             _store(out_ptr + row * width, q, g, heads, HEAD, D, TILE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _sums(
     k_ptr, v_ptr, vk_ptr, tokens, heads, per_split, k_stride, v_stride,
     HEAD: tl.constexpr, N: tl.constexpr, D: tl.constexpr,

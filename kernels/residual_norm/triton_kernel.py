@@ -13,7 +13,8 @@ from ..fp8_product.triton_kernel import row_scale
 WARPS = 4  # of a row: eight wait longer for each other's sums (docs/log.md)
 
 
-@triton.jit
+# not for each number of tokens or frames: chunks of a stream differ in theirs
+@triton.jit(do_not_specialize=["tokens", "group", "groups"])
 def _residual_norm(
     x_ptr, bias_ptr, branch_ptr, extra_ptr, gate_ptr, shift_ptr, scale_ptr, out_ptr, h_ptr, row_scale_ptr,
     tokens, group, groups, width, branch_clip, gate_row, shift_row, scale_row, eps,

@@ -17,21 +17,25 @@ def test_weights_are_asked_of_the_host(fused, monkeypatch):
     tiny = PACK.tiny_model()
     x, _ = inputs()
     text = torch.randn(2, 5, tiny.config.caption_channels)
-    asked = []
+    asked, likes = [], set()
 
     def hand_out(layer, like):
         asked.append(type(layer).__name__)
+        likes.add(like.dtype)
         return own_weights(layer, like)
 
     tiny.weights_of = hand_out
     tiny(x, torch.full((2,), 500), text)
     assert set(asked) == {"RMSNorm", "Conv2d", "Conv3d", "Linear"}
     assert asked.count("Linear") == 2 * tiny.config.depth, "two projections are more than their layers"
+    assert likes == {torch.float32}
     asked.clear()
+    likes.clear()
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8=True))
     tiny.bfloat16()(x, torch.full((2,), 500), text)
     assert set(asked) == {"RMSNorm", "Conv2d", "Conv3d", "Linear"}
     assert asked.count("Linear") == 4 * tiny.config.depth
+    assert likes == {torch.bfloat16}, "a host casts to it"
 
 
 @contextmanager
@@ -178,6 +182,75 @@ def test_a_host_vouches_for_its_kinds_of_layers(fused):
     tiny.weights_of = hand_out
     tiny(x, torch.full((2,), 500), text_for(tiny))
     assert all(block.attn.proj in asked for block in tiny.blocks)
+
+
+class Wrapper(torch.nn.Module):
+    """What somebody puts in place of a part: without a weight, as GPTQ's and AWQ's layers are."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "weight":
+                raise
+            return getattr(self.part, name)
+
+    def forward(self, *given):
+        return _changed(self.part(*given))
+
+
+def _wrapped(network, name):
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, Wrapper(network.get_submodule(name)))
+
+
+def _subclassed(network, name):
+    part = network.get_submodule(name)
+    kind = type(part)
+    part.__class__ = type(
+        "Other", (kind,), {"forward": lambda self, *given: _changed(kind.forward(self, *given))}
+    )
+
+
+PARTS = (
+    "attn",
+    "attn.proj",
+    "cross_attn",
+    "cross_attn.q_linear",
+    "cross_attn.proj",
+    "mlp",
+    "mlp.inverted_conv",
+    "mlp.t_conv",
+    "mlp.point_conv.conv",
+)
+OTHERS = [f"blocks.1.{name}" for name in PARTS] + ["blocks.1", "x_embedder", "x_embedder.proj", "final_layer"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", [_wrapped, _subclassed])
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("fp8", [False, True])
+def test_parts_of_other_kinds_run_as_they_are(fused, monkeypatch, name, way, fp8):
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8))
+    tiny, (x, _) = PACK.tiny_model(), inputs()
+    tiny, text, times = tiny.bfloat16() if fp8 else tiny, text_for(tiny), torch.tensor([300, 700])
+    way(tiny, name)
+    found = tiny(x, times, text)
+    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    truth = tiny(x, times, text)
+    assert (found - truth).norm() / truth.norm() < (0.1 if fp8 else 1e-5)
+
+
+@torch.no_grad()
+def test_autocast_takes_the_plain_block(fused):
+    tiny, (x, _) = PACK.tiny_model(), inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        tiny(x, torch.full((2,), 500), text_for(tiny))
+    assert not fused
 
 
 def test_kernels_are_chosen_for_where_and_in_what_the_model_computes(monkeypatch):

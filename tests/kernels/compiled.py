@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
+COUNTS = {"tokens", "group", "groups"}  # they differ from chunk to chunk
 FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr"}
 EIGHT_BITS = {"values_ptr"}
 
@@ -78,6 +79,8 @@ def needed(function, constants, warps: int, stages: int, target: GPUTarget, exac
 def main() -> None:
     found = {}
     for name, function, constants, warps, stages in kernels(Path(sys.argv[1])):
+        counts = [part for part in function.params if part.name in COUNTS]
+        assert all(part.do_not_specialize for part in counts), f"{name} is compiled for each number of tokens"
         for chip in sys.argv[2:]:
             amd, exact = chip.startswith("gfx"), name.endswith("float32")
             if amd and name == "_fp8_rows":

@@ -68,6 +68,23 @@ def test_a_kernel_that_is_wrong_is_found(operation, name, monkeypatch):
     assert trial.kernel_trial(CPU, torch.float32, 20)
 
 
+def test_a_bias_that_is_wrong_is_found(monkeypatch):
+    """The norm alone, and the residual: kernels of their own."""
+    module = pair("residual_norm")[1]
+    for name in ("residual_norm", "gated_residual"):
+        right = getattr(module, name)
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                module,
+                name,
+                lambda *given, right=right: right(
+                    *(given[:-1] if given[-1] is not None and getattr(given[-1], "ndim", 0) == 1 else given)
+                ),
+            )
+            trial.kernel_trial.cache_clear()
+            assert trial.kernel_trial(CPU, torch.float32, 20).startswith(f"{name} computes something else")
+
+
 def test_a_kernel_that_does_not_compile_is_told(monkeypatch):
     def fails(*given):
         raise RuntimeError("Failed to find C compiler.\nPlease specify one")
