@@ -257,10 +257,11 @@ class SanaVideo(nn.Module):
                 raise InputError("A prepared text carries its mask; do not give another one with it.")
         else:
             text = self.prepare_text(text, mask)
-        if len(text.blocks) != len(self.blocks):
+        made_for, own = (len(text.blocks), text.caption.shape[-1]), (len(self.blocks), self.config.width)
+        if made_for != own:
             raise InputError(
-                f"This prepared text is for a model of {len(text.blocks)} blocks, but the model has "
-                f"{len(self.blocks)}. Prepare the prompt with the model that uses it."
+                f"This prepared text is for a model of {made_for[0]} blocks, {made_for[1]} wide, but the model has "
+                f"{own[0]}, {own[1]} wide. Prepare the prompt with the model that uses it."
             )
         if text.caption.shape[0] not in (1, latents.shape[0]):
             raise InputError(

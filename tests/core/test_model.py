@@ -64,6 +64,8 @@ def test_prepared_text_of_another_model_is_refused():
     prepared = PACK.tiny_model(depth=1).prepare_text(text)
     with pytest.raises(errors.InputError, match="1 blocks"):
         PACK.tiny_model(depth=2)(latents, timesteps, prepared)
+    with pytest.raises(errors.InputError, match="60 wide, but the model has 1, 40 wide"):
+        PACK.tiny_model(depth=1, heads=2)(latents, timesteps, prepared)
     with pytest.raises(errors.InputError, match="carries its mask"):
         PACK.tiny_model(depth=1)(latents, timesteps, prepared, torch.ones(1, 5))
 
