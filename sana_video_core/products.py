@@ -47,17 +47,16 @@ def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
 class Products(ABC):
     """What the fused block asks for. Rows and weights are of the class's own kind: tensors, or Fp8Rows."""
 
-    RUN: tuple[
-        str, ...
-    ] = ()  # layers of a block that run as they are, or are looked at when it is their turn
+    # layers of a block that run as they are, or are looked at when it is their turn
+    RUN: tuple[str, ...] = ()
 
     def __init__(self, weights_of: WeightsOf) -> None:
-        self.weights_of = weights_of
+        self.weights_of, self.of_host = weights_of, weights_of is not own_weights
 
     def fit(self, block: nn.Module, run: tuple[str, ...] | None = None) -> bool:
         """Whether all parts of a block (or another module) are their weights, but for those that `run` as they are."""
-        run, of_host = self.RUN if run is None else run, self.weights_of is not own_weights
-        return all(name in run or is_its_weight(part, of_host) for name, part in block.named_modules())
+        run = self.RUN if run is None else run
+        return all(name in run or is_its_weight(part, self.of_host) for name, part in block.named_modules())
 
     @abstractmethod
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Any]:
@@ -117,7 +116,7 @@ class FullProducts(Products):
     def product_norm(
         self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        if not is_its_weight(layer, self.weights_of is not own_weights):
+        if not is_its_weight(layer, self.of_host):
             return super().product_norm(out, layer, rows, shift, scale, eps)
         with self.weights_of(layer, rows) as (weight, bias):
             out.view(-1, out.shape[-1]).addmm_(rows.flatten(0, 1), weight.T)  # one addition, in float32
@@ -125,7 +124,7 @@ class FullProducts(Products):
         return *ops.residual_norm(out, None, None, shift, scale, eps, bias), bias
 
     def projected(self, layer: nn.Module, queries: Tensor, total: KeyValueSum) -> Tensor:
-        if not is_its_weight(layer, self.weights_of is not own_weights):
+        if not is_its_weight(layer, self.of_host):
             return layer(ops.read_rows(queries, total))
         out = torch.empty_like(queries)
         with self.weights_of(layer, queries) as (weight, bias):

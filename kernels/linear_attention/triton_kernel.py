@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .reference import LEAST_MEAN, KeyValueSum
 
-# chunks of a stream differ in their number of tokens: kernels are not compiled for it
 HEADS_AT_ONCE = 4  # of a row: a tile of [4, d], d in the next power of two (README.md: what was tried)
 KEY_ROWS, QUERY_ROWS = 32, 2  # of one program; the next row is on its way while one is computed
 ROW_WARPS, ROW_STAGES = 2, 3
@@ -69,6 +68,7 @@ def _store(x_ptr, x, g: tl.constexpr, heads, HEAD: tl.constexpr, D: tl.constexpr
     tl.store(x_ptr + head * HEAD + dim, x.to(x_ptr.dtype.element_ty), mask=(head < heads) & (dim < HEAD))
 
 
+# chunks of a stream differ in their number of tokens: this and the next two are not compiled for it
 @triton.jit(do_not_specialize=["tokens"])
 def _key_rows(
     k_ptr, w_ptr, cos_ptr, sin_ptr, out_ptr, ksum_ptr, tokens, heads, per_program, stride, eps,
