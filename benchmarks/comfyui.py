@@ -87,17 +87,19 @@ def randomised(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_models(folder: Path) -> tuple[Path, Path]:
-    config, checkpoint = pack("sana_video_core.config"), pack("sana_video_core.checkpoint")
+    config, checkpoint = pack("sana_video_core.config"), pack("sana_video_core.checkpoints.checkpoint")
     rules = config.LONGSANA_480P
     with torch.device("cuda"):
-        network = pack("sana_video_core.model").SanaVideo(rules.config, rules, dtype=torch.bfloat16)
-        vae = pack("sana_video_core.wan_vae").WanVAE(
-            pack("sana_video_core.wan_vae").VAEConfig(), dtype=torch.bfloat16
+        network = pack("sana_video_core.transformer.model").SanaVideo(
+            rules.config, rules, dtype=torch.bfloat16
+        )
+        vae = pack("sana_video_core.vae.wan_vae").WanVAE(
+            pack("sana_video_core.vae.wan_vae").VAEConfig(), dtype=torch.bfloat16
         )
     checkpoint.save_transformer(folder / "t.safetensors", randomised(network), rules.config, rules.name)
     tensors = randomised(vae)
     tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 0.5
-    pack("sana_video_core.tensor_file").write_tensors(folder / "v.safetensors", tensors, {})
+    pack("sana_video_core.files.tensor_file").write_tensors(folder / "v.safetensors", tensors, {})
     del network, vae
     torch.cuda.empty_cache()
     return folder / "t.safetensors", folder / "v.safetensors"
@@ -130,7 +132,10 @@ def node_run(name: str, *arguments):
 
 def bare_core(path: Path):
     """The core without a host: load on the GPU and extend."""
-    stream, checkpoint = pack("sana_video_core.stream"), pack("sana_video_core.checkpoint")
+    stream, checkpoint = (
+        pack("sana_video_core.streaming.stream"),
+        pack("sana_video_core.checkpoints.checkpoint"),
+    )
     model = checkpoint.load_transformer(path, device="cuda", dtype=torch.bfloat16)
     ((embeddings, told),) = conditioning()
     prompt = stream.Prompt(embeddings=embeddings, mask=told["attention_mask"], digest="1")
@@ -152,7 +157,7 @@ def write_lora(folder: Path) -> Path:
             key = f"base_model.model.transformer_blocks.{block}.attn1.to_{name}"
             tensors[f"{key}.lora_A.weight"] = torch.randn(16, 2240, generator=generator) / 47
             tensors[f"{key}.lora_B.weight"] = torch.randn(2240, 16, generator=generator) / 20
-    pack("sana_video_core.tensor_file").write_tensors(folder / "peft.safetensors", tensors, {})
+    pack("sana_video_core.files.tensor_file").write_tensors(folder / "peft.safetensors", tensors, {})
     return folder / "peft.safetensors"
 
 
@@ -233,7 +238,7 @@ def same(a, b) -> bool:
 def measure_others(folder: Path, vae_file: Path, state, told: dict[str, object]) -> None:
     """Decoding 41 frames, and one prompt with the full-size text encoder."""
     vae = pack("bridge.vaes").HostedVae.load(vae_file)
-    latent = {"samples": pack("sana_video_core.wan_vae").to_vae_space(state.state.story[0].latents)}
+    latent = {"samples": pack("sana_video_core.vae.wan_vae").to_vae_space(state.state.story[0].latents)}
     node_run("SanaVideoDecode", vae, latent)
     images, seconds, peak = timed(lambda: node_run("SanaVideoDecode", vae, latent))
     told |= {"decode_41_s": seconds, "decode_peak_gib": peak, "decode_finite": bool(images.isfinite().all())}

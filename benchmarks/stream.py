@@ -27,7 +27,7 @@ STEPS, FRAMES = 4, 10
 
 def build():
     """LongSANA at its published sizes with random weights; velocities of the size of noise."""
-    config, model = PACK.core("config"), PACK.core("model")
+    config, model = PACK.core("config"), PACK.core("transformer.model")
     torch.manual_seed(0)
     with torch.device("cuda"):
         network = model.SanaVideo(config.LONGSANA_480P.config, config.LONGSANA_480P, dtype=torch.bfloat16)
@@ -43,7 +43,7 @@ def build():
 
 def run(model, state, chunks: int):
     """(state, seconds, peak GiB, bytes allocated between chunks) after each chunk."""
-    stream = PACK.core("stream")
+    stream = PACK.core("streaming.stream")
     generator = torch.Generator().manual_seed(1)
     text = torch.randn(1, 300, 2304, generator=generator)
     prompt = stream.Prompt(embeddings=text, mask=torch.arange(300)[None] < 120, digest="p")
@@ -60,7 +60,7 @@ def run(model, state, chunks: int):
 
 def check_chain(model) -> None:
     """Chained = single at the true size, bfloat16, to the bit."""
-    stream, memory = PACK.core("stream"), PACK.core("memory")
+    stream, memory = PACK.core("streaming.stream"), PACK.core("transformer.memory")
     begin = stream.start(model, height=480, width=832)
     *_, (single, *_) = run(model, begin, 2)
     *_, (first, *_) = run(model, begin, 1)
@@ -128,7 +128,7 @@ def main() -> None:
     model = build()
     check_chain(model)
     model.precision = options.precision
-    begin = PACK.core("stream").start(model, height=480, width=832)
+    begin = PACK.core("streaming.stream").start(model, height=480, width=832)
     streams = [
         [row[1:] for row in run(model, begin, options.warm + options.chunks)] for _ in range(options.streams)
     ]

@@ -68,10 +68,10 @@ def build(case: Case, depth: int = 20, dtype: torch.dtype = torch.bfloat16) -> t
     for name, parameter in theirs.named_parameters():
         scale = 0.02 if parameter.ndim == 1 or name.endswith("table") else parameter[0].numel() ** -0.5
         torch.nn.init.normal_(parameter, mean=float("norm" in name), std=scale)
-    model = PACK.core("model")
+    model = PACK.core("transformer.model")
     with torch.device("meta"):
         ours = model.SanaVideo(replace(sizes, depth=depth), family, dtype=dtype)
-    tensors = PACK.core("keys").canonical_transformer(theirs.state_dict())
+    tensors = PACK.core("checkpoints.keys").canonical_transformer(theirs.state_dict())
     ours.load_state_dict(tensors, assign=True)
     return theirs.eval().requires_grad_(False), ours.eval().requires_grad_(False)
 

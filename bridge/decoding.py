@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..sana_video_core.decode import chunks_of, decode_clip, decode_story
-from ..sana_video_core.encode import image_rows
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.image_file import to_images
+from ..sana_video_core.files.image_file import to_images
+from ..sana_video_core.files.video_file import VideoWriter
 from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.state import StreamState
-from ..sana_video_core.video_file import VideoWriter
+from ..sana_video_core.streaming.decode import chunks_of, decode_clip, decode_story
+from ..sana_video_core.streaming.encode import image_rows
+from ..sana_video_core.streaming.state import StreamState
 from .hosted import HostedModel, device_of, host, parking_place
 from .vaes import CoreVae, HostedVae, vae_of
 

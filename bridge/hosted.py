@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.host import Host, Progress
-from ..sana_video_core.memory import Memory
-from ..sana_video_core.model import PreparedText
-from ..sana_video_core.report import filmstrip
 from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.state import StreamState
+from ..sana_video_core.streaming.report import filmstrip
+from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.transformer.memory import Memory
+from ..sana_video_core.transformer.model import PreparedText
 from .native import SanaVideoModel
 from .previews import latent_format
 

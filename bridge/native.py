@@ -23,11 +23,11 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..sana_video_core.checkpoint import Checkpoint, check_complete, read_checkpoint
+from ..sana_video_core.checkpoints.checkpoint import Checkpoint, check_complete, read_checkpoint
 from ..sana_video_core.config import Family, TransformerConfig
-from ..sana_video_core.fingerprint import weights_fingerprint
-from ..sana_video_core.memory import Memory
-from ..sana_video_core.model import SanaVideo
+from ..sana_video_core.files.fingerprint import weights_fingerprint
+from ..sana_video_core.transformer.memory import Memory
+from ..sana_video_core.transformer.model import SanaVideo
 from .previews import latent_format
 
 NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by

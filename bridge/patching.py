@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ..sana_video_core.checkpoints.lora import canonical_lora
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.lora import canonical_lora
-from ..sana_video_core.tensor_file import read_tensors
+from ..sana_video_core.files.tensor_file import read_tensors
 from .hosted import LORAS, HostedModel
 
 logger = logging.getLogger("sana_video")

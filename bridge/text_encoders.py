@@ -13,9 +13,9 @@ import comfy.sd
 from torch import Tensor, nn
 
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.instruction import find_instruction
-from ..sana_video_core.stream import Prompt
-from ..sana_video_core.text import (
+from ..sana_video_core.streaming.stream import Prompt
+from ..sana_video_core.text.instruction import find_instruction
+from ..sana_video_core.text.text import (
     TextEncoder,
     embedding_digest,
     load_text_encoder,

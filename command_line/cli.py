@@ -11,8 +11,8 @@ from pathlib import Path
 # Nothing heavy is imported here (these know no torch): `sana-video --help` answers at once.
 from ..sana_video_core.config import FAMILIES
 from ..sana_video_core.errors import Cancelled, SanaVideoError
-from ..standalone import run as workflow
-from ..standalone import studio
+from ..standalone.studio import studio
+from . import run as workflow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -165,7 +165,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _make_demo(options: argparse.Namespace) -> None:
-    from ..sana_video_core.demo_set import write_demo_set
+    from ..demo.demo_set import write_demo_set
 
     print("\n".join(f"wrote {path}" for path in write_demo_set(options.folder, seed=options.seed)))
 

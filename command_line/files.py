@@ -7,16 +7,21 @@ from pathlib import Path
 
 import torch
 
-from ..sana_video_core.checkpoint import load_strictly, load_vae, read_checkpoint, save_transformer
+from ..sana_video_core.checkpoints.checkpoint import (
+    load_strictly,
+    load_vae,
+    read_checkpoint,
+    save_transformer,
+)
 from ..sana_video_core.errors import FileError
-from ..sana_video_core.fingerprint import weights_fingerprint
-from ..sana_video_core.instruction import find_instruction
-from ..sana_video_core.model import SanaVideo
-from ..sana_video_core.report import report
-from ..sana_video_core.state_file import FORMAT as STATE_FORMAT
-from ..sana_video_core.state_file import load_state
-from ..sana_video_core.tensor_file import read_metadata as read_tensor_metadata
-from ..sana_video_core.video_reading import read_metadata as read_video_metadata
+from ..sana_video_core.files.fingerprint import weights_fingerprint
+from ..sana_video_core.files.tensor_file import read_metadata as read_tensor_metadata
+from ..sana_video_core.files.video_reading import read_metadata as read_video_metadata
+from ..sana_video_core.streaming.report import report
+from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
+from ..sana_video_core.streaming.state_file import load_state
+from ..sana_video_core.text.instruction import find_instruction
+from ..sana_video_core.transformer.model import SanaVideo
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")

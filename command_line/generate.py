@@ -10,16 +10,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..sana_video_core.checkpoint import load_vae
-from ..sana_video_core.clip import ClipSampling, sample_clip
-from ..sana_video_core.encode import encode_beginning, video_end
+from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.errors import InputError, SanaVideoError
-from ..sana_video_core.image_file import read_image
-from ..sana_video_core.model import SanaVideo
-from ..sana_video_core.state import StreamState, check_fits
-from ..sana_video_core.state_file import load_state, save_state
-from ..sana_video_core.stream import Prompt, Sampling, extend, prime, start
-from ..sana_video_core.wan_vae import WanVAE
+from ..sana_video_core.files.image_file import read_image
+from ..sana_video_core.sampling.clip import ClipSampling, sample_clip
+from ..sana_video_core.streaming.encode import encode_beginning, video_end
+from ..sana_video_core.streaming.state import StreamState, check_fits
+from ..sana_video_core.streaming.state_file import load_state, save_state
+from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, prime, start
+from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
 from .outputs import tiling_of, write_clip, write_latents, write_story

@@ -28,7 +28,7 @@ class SanaVideoSigmas(io.ComfyNode):
     def execute(cls, steps, shift, denoise, grid) -> io.NodeOutput:
         import torch
 
-        from ..sana_video_core.schedule import clip_sigmas
+        from ..sana_video_core.sampling.schedule import clip_sigmas
 
         return io.NodeOutput(torch.tensor(clip_sigmas(steps, shift, denoise, grid)))
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..sana_video_core.state import StreamState
+    from ..sana_video_core.streaming.state import StreamState
 
 State = io.Custom("SANA_STATE")
 TextEncoder = io.Custom("SANA_TEXT_ENCODER")  # carries a text_encoders.HostedTextEncoder

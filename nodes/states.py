@@ -30,7 +30,7 @@ class SanaVideoStateInfo(io.ComfyNode):
     @classmethod
     def execute(cls, state) -> io.NodeOutput:
         from ..bridge.hosted import filmstrip_of
-        from ..sana_video_core.report import report
+        from ..sana_video_core.streaming.report import report
 
         stream, words, strip = state.state, report(state.state), filmstrip_of(state.state)
         shown = ui.PreviewImage(strip, cls=cls).as_dict() | ui.PreviewText(words).as_dict()
@@ -51,7 +51,7 @@ class SanaVideoSaveState(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, filename_prefix) -> io.NodeOutput:
-        from ..sana_video_core.state_file import save_state
+        from ..sana_video_core.streaming.state_file import save_state
 
         path = new_file(state_prefix(filename_prefix), ".safetensors")
         save_state(state.state, path)
@@ -83,6 +83,6 @@ class SanaVideoLoadState(io.ComfyNode):
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
         from ..bridge.hosted import parking_place
-        from ..sana_video_core.state_file import load_state
+        from ..sana_video_core.streaming.state_file import load_state
 
         return io.NodeOutput(SocketState.of(load_state(saved_state(file)).to(parking_place())))

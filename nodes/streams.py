@@ -53,7 +53,7 @@ class SanaVideoStart(io.ComfyNode):
     @classmethod
     def execute(cls, model, width, height, batch_size) -> io.NodeOutput:
         from ..bridge.hosted import HostedModel
-        from ..sana_video_core.stream import start
+        from ..sana_video_core.streaming.stream import start
 
         state = start(HostedModel(model), height=height, width=width, batch=batch_size)
         return io.NodeOutput(SocketState.of(state))

@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-DOUBLE = str(Path(__file__).parent / "double")
+DOUBLE = str(Path(__file__).parent / "fake_comfy")
 
 
 def use_double() -> bool:

@@ -46,7 +46,7 @@ def transformer(family: str):
 
 
 def ours(pack: Pack, family: str):
-    return pack.core("checkpoint").load_transformer(transformer(family)[1], family=family)
+    return pack.core("checkpoints.checkpoint").load_transformer(transformer(family)[1], family=family)
 
 
 def _inputs(family: str, batch: int = 2, frames: int = 3):
@@ -88,7 +88,7 @@ def grids(pack: Pack) -> None:
     """Noise levels of DPM-Solver++ and Euler, and the timesteps that the network sees."""
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-    schedule, truncate = pack.core("schedule"), pack.core("positions").truncate_timestep
+    schedule, truncate = pack.core("sampling.schedule"), pack.core("transformer.positions").truncate_timestep
     for steps in (1, 2, 4, 20, 50):
         for shift in (8.0, 3.0):
             dpm = _dpm(DPMSolverMultistepScheduler, shift)
@@ -111,7 +111,7 @@ def update_rules(pack: Pack) -> None:
     """Whole runs of both samplers on a velocity that depends on x and sigma."""
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-    schedule, sampler = pack.core("schedule"), pack.core("sampler")
+    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.sampler")
     noise = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 
     def field(x, sigma):
@@ -134,7 +134,7 @@ def whole_pipeline(pack: Pack) -> None:
     """Four steps of DPM-Solver++ under guidance 6, against diffusers' pipeline; both layouts, both ways of guidance."""
     from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline
 
-    clip = pack.core("clip")
+    clip = pack.core("sampling.clip")
     for family, (channels, patch, _) in FAMILIES.items():
         stride = 32 if patch == 1 else 8
         pipe = SanaVideoPipeline(
@@ -174,7 +174,11 @@ def image_to_video_loop(pack: Pack) -> None:
     """Four steps with an image: their transformer with a timestep per token, their scheduler on frames 1 and on."""
     from diffusers import DPMSolverMultistepScheduler
 
-    theirs, model, clip = transformer("sana_video_480p")[0], ours(pack, "sana_video_480p"), pack.core("clip")
+    theirs, model, clip = (
+        transformer("sana_video_480p")[0],
+        ours(pack, "sana_video_480p"),
+        pack.core("sampling.clip"),
+    )
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(1, 16, 3, 4, 6, generator=generator)
     noise, image = x.clone(), torch.randn(1, 16, 1, 4, 6, generator=generator)

@@ -57,7 +57,7 @@ def few_step_loop(pack: Pack) -> None:
     """The whole loop of the original's sampler with given noise, over three chunks."""
     g = golden("sample_global")
     model, memory = pack.golden_model, None
-    schedule, sampler = pack.core("schedule"), pack.core("sampler")
+    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.sampler")
     sigmas = schedule.few_step_sigmas(4)
     assert [round(1000 * sigma) for sigma in sigmas] == [1000, 960, 889, 727, 0]
     text = model.prepare_text(g["in_y"], g["in_mask"])
@@ -119,13 +119,13 @@ def _heads(x: Tensor, size: int) -> Tensor:
 
 def timesteps(pack: Pack) -> None:
     """Truncation: every k / 1000 in float32, and true fractions, which go down."""
-    truncate = pack.core("positions").truncate_timestep
+    truncate = pack.core("transformer.positions").truncate_timestep
     k = torch.arange(1001)
     assert truncate((k.float() / 1000) * 1000).tolist() == k.tolist()
     assert truncate(torch.tensor([948.99, 409.99, 60.21, 0.5, 999.0])).tolist() == [948, 409, 60, 0, 999]
     assert truncate(torch.tensor([727], dtype=torch.int64)).tolist() == [727]
     model = pack.tiny_model()
-    features = pack.core("positions").timestep_features(torch.tensor([888.9, 888.0]))
+    features = pack.core("transformer.positions").timestep_features(torch.tensor([888.9, 888.0]))
     assert torch.equal(features[0], features[1])
     assert features.shape == (2, 256)
     angle = 888 * math.exp(-math.log(10000) * 3 / 128)
@@ -135,7 +135,7 @@ def timesteps(pack: Pack) -> None:
 
 def rotary_precision(pack: Pack) -> None:
     """Cosines and sines at position 1000 and beyond against exact angles, on all three axes."""
-    positions, shapes = pack.core("positions"), pack.core("shapes")
+    positions, shapes = pack.core("transformer.positions"), pack.core("shapes")
     split, grid = (40, 36, 36), shapes.LatentGrid(3, 2)
     cosines, sines = positions.rotary_table(2, grid, split, 1000, torch.device("cpu"))
     assert cosines.shape == (12, 56)
@@ -148,7 +148,7 @@ def rotary_precision(pack: Pack) -> None:
         assert_close(cosines[token], torch.tensor([math.cos(a) for a in angles]), 2e-7)
         assert_close(sines[token], torch.tensor([math.sin(a) for a in angles]), 2e-7)
     x = torch.randn(1, 1, 12, 112, generator=torch.Generator().manual_seed(0))
-    turned = pack.core("ops").rotate(x, (cosines, sines))
+    turned = pack.core("transformer.ops").rotate(x, (cosines, sines))
     complex_x = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
     exact = torch.view_as_real(complex_x * torch.complex(cosines.double(), sines.double())).flatten(-2)
     assert_close(turned, exact, 1e-6)
@@ -190,7 +190,7 @@ def block_causal_whole(pack: Pack) -> None:
 
 def _naive_block_causal(pack: Pack, model, x: Tensor, text: Tensor, plan: tuple[int, ...]) -> Tensor:
     """The network at timestep 0 with an explicit N x N attention mask and per-chunk convolutions, in plain steps."""
-    positions, shapes = pack.core("positions"), pack.core("shapes")
+    positions, shapes = pack.core("transformer.positions"), pack.core("shapes")
     frames, grid = x.shape[2], shapes.LatentGrid(x.shape[3] // 2, x.shape[4] // 2)
     spatial, head = grid.area, model.config.head_dim
     table = positions.rotary_table(frames, grid, model.config.rotary_split, 0, x.device)
@@ -207,8 +207,8 @@ def _naive_block_causal(pack: Pack, model, x: Tensor, text: Tensor, plan: tuple[
         q, k = F.relu(block.attn.q_norm(q)), F.relu(block.attn.k_norm(k))
         q, k, v = (_heads(z, head).double() for z in (q, k, v))
         scores = (
-            pack.core("ops").rotate(q.float(), table).double()
-            @ pack.core("ops").rotate(k.float(), table).double().mT
+            pack.core("transformer.ops").rotate(q.float(), table).double()
+            @ pack.core("transformer.ops").rotate(k.float(), table).double().mT
         ) * visible
         out = scores @ v / (((q @ k.mT) * visible).sum(-1, keepdim=True) + 1e-8)
         h = h + gate1 * block.attn.proj(out.float().transpose(1, 2).flatten(2))

@@ -21,19 +21,21 @@ def prompt(pack: Pack, words: str, *, rows: int = 1):
     seed = sum(ord(letter) * 31**i for i, letter in enumerate(words)) % 2**31
     embeddings = torch.randn(rows, 7, 24, generator=torch.Generator().manual_seed(seed))
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]]).bool().expand(rows, -1)
-    return pack.core("stream").Prompt(
+    return pack.core("streaming.stream").Prompt(
         embeddings=embeddings, mask=mask, digest=f"digest of {words}", words=words
     )
 
 
 def begin(pack: Pack, model, **size):
-    return pack.core("stream").start(model, **{**SIZE, **size})
+    return pack.core("streaming.stream").start(model, **{**SIZE, **size})
 
 
 def run(pack: Pack, model, state, words: str = "a", *, plan=(3,), park="cpu", **sampling):
     """The state after a plan of small chunks."""
-    chosen = pack.core("stream").Sampling(**{"seed": 7, "steps": 2, **sampling})
-    *_, last = pack.core("stream").extend(model, state, prompt(pack, words), chosen, plan=plan, park=park)
+    chosen = pack.core("streaming.stream").Sampling(**{"seed": 7, "steps": 2, **sampling})
+    *_, last = pack.core("streaming.stream").extend(
+        model, state, prompt(pack, words), chosen, plan=plan, park=park
+    )
     return last
 
 
@@ -65,7 +67,7 @@ def chains(pack: Pack) -> None:
 
 def save_load_continue(pack: Pack) -> None:
     """Through a file and on is as if there had been no file; recache after loading too."""
-    model, files = pack.tiny_model(), pack.core("state_file")
+    model, files = pack.tiny_model(), pack.core("streaming.state_file")
     for window in (None, 2):
         state = run(pack, model, begin(pack, model, window=window), plan=(3, 2))
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +98,7 @@ def branches(pack: Pack) -> None:
 
 def untouched(pack: Pack) -> None:
     """No public call writes to the state, the prompt or the latents that it is given."""
-    model, stream = pack.tiny_model(), pack.core("stream")
+    model, stream = pack.tiny_model(), pack.core("streaming.stream")
     for window in (None, 1):
         given = torch.randn(1, 16, 12, 4, 6, generator=torch.Generator().manual_seed(2))
         words = prompt(pack, "a")
@@ -118,7 +120,7 @@ def untouched(pack: Pack) -> None:
 
 def _listen_and_spoil(pack: Pack, model, state, given, words) -> None:
     """A listener that writes to what it is told: neither the states nor the caller's latents may feel it."""
-    stream = pack.core("stream")
+    stream = pack.core("streaming.stream")
     spoiler = pack.core("host").Host(progress=lambda news: news.latents.zero_())
     sampling = stream.Sampling(seed=7, steps=2)
     (spoiled,) = stream.extend(model, state, prompt(pack, "b"), sampling, plan=(2,), host=spoiler)
@@ -158,12 +160,12 @@ def prompt_changes(pack: Pack) -> None:
 
 
 def _tensors(pack: Pack, memory):
-    return pack.core("memory").memory_tensors(memory)
+    return pack.core("transformer.memory").memory_tensors(memory)
 
 
 def priming(pack: Pack) -> None:
     """An image is a chunk of one latent frame and ten follow; a video is absorbed by the original's plan."""
-    model, stream = pack.tiny_model(), pack.core("stream")
+    model, stream = pack.tiny_model(), pack.core("streaming.stream")
     words, generator = prompt(pack, "a"), torch.Generator().manual_seed(4)
     image = torch.randn(1, 16, 1, 4, 6, generator=generator)
     state = stream.prime(model, begin(pack, model), words, image)
@@ -185,7 +187,7 @@ def priming(pack: Pack) -> None:
 
 def noise(pack: Pack) -> None:
     """A pure function of seed, latent frame and draw; batch row r adds r to the seed; normal; no global generator."""
-    draw, grid = pack.core("noise").draw_noise, pack.core("shapes").LatentGrid(8, 8)
+    draw, grid = pack.core("sampling.noise").draw_noise, pack.core("shapes").LatentGrid(8, 8)
     size = {"batch": 2, "channels": 16, "grid": grid}
     torch.manual_seed(1)
     global_state = torch.get_rng_state()
@@ -201,7 +203,7 @@ def noise(pack: Pack) -> None:
     assert not torch.equal(whole[0, :, 1], whole[1, :, 0]), (
         "row 0, latent frame 1 repeats row 1, latent frame 0"
     )
-    seeds = [pack.core("noise").frame_seed(*numbers) for numbers in ((0, 0, 0), (5, 2, 3))]
+    seeds = [pack.core("sampling.noise").frame_seed(*numbers) for numbers in ((0, 0, 0), (5, 2, 3))]
     assert seeds == PUBLISHED_SEEDS, "another mix breaks every saved stream"
 
 
@@ -210,7 +212,7 @@ def euler_through_the_stream(pack: Pack) -> None:
     model, words = pack.tiny_model(), prompt(pack, "a")
     state = run(pack, model, begin(pack, model), plan=(3,), sampler="euler", seed=9)
     size = {"batch": 1, "channels": 16, "grid": pack.core("shapes").LatentGrid(4, 6)}
-    x = pack.core("noise").draw_noise(9, 0, 3, 0, **size)
+    x = pack.core("sampling.noise").draw_noise(9, 0, 3, 0, **size)
     with torch.no_grad():
         for sigma, following in ((1.0, 0.889), (0.889, 0.0)):
             velocity = model(x, torch.full((1,), 1000 * sigma), words.embeddings, words.mask)
@@ -237,7 +239,7 @@ def noise_through_the_stream(pack: Pack) -> None:
 def _two_steps(pack: Pack, model, words, drawn_at: int, where):
     """Two latent frames by the rule of the paper: sigma 1, then 0.889."""
     size = {"batch": 2, "channels": 16, "grid": pack.core("shapes").LatentGrid(4, 6)}
-    first, second = (pack.core("noise").draw_noise(9, drawn_at, 2, n, **size) for n in range(2))
+    first, second = (pack.core("sampling.noise").draw_noise(9, drawn_at, 2, n, **size) for n in range(2))
     clean = first - model(first, torch.full((2,), 1000.0), words.embeddings, words.mask, **where)
     x = 0.889 * second + (1 - 0.889) * clean
     return x - 0.889 * model(x, torch.full((2,), 889.0), words.embeddings, words.mask, **where)

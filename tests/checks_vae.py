@@ -26,7 +26,7 @@ def theirs():
 
 
 def ours(pack: Pack):
-    vae = pack.core("wan_vae")
+    vae = pack.core("vae.wan_vae")
     network = vae.WanVAE(vae.VAEConfig(base_width=8))
     network.load_state_dict({KEYMAP[name]: tensor for name, tensor in theirs().state_dict().items()})
     return network.requires_grad_(False)
@@ -44,7 +44,7 @@ def encoding(pack: Pack) -> None:
 
 def spaces(pack: Pack) -> None:
     """Model space is diffusers' normalisation by its config; and back."""
-    vae, config = pack.core("wan_vae"), theirs().config
+    vae, config = pack.core("vae.wan_vae"), theirs().config
     latents = torch.randn(1, 16, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     means, deviations = (
         torch.tensor(values).view(16, 1, 1, 1) for values in (config.latents_mean, config.latents_std)

@@ -61,6 +61,6 @@ def toy_classes():
     """Toy nodes by class name, loaded against the double; a real ComfyUI loads the same folder as a pack."""
     sys.path.insert(0, str(ROOT / "tests" / "standalone"))
     toy = importlib.import_module("toy")
-    by_id = importlib.import_module(f"{PACKAGE}.standalone.graph").by_id
+    by_id = importlib.import_module(f"{PACKAGE}.standalone.engine.graph").by_id
     nodes = [toy.Start, toy.Block, toy.Show, toy.Lazy, toy.Checked, toy.Blocks, toy.Own, toy.Fails]
     return by_id(nodes, "custom_nodes.toy")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from comfyui_sana_video.demo.demo_set import seeded
 from conftest import PACKAGE, ROOT, load_checkout
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,7 +21,7 @@ SOURCES = ("sana_video_core", "kernels")
 
 
 class Pack:
-    """Modules of one copy of the pack: `pack.core("model").SanaVideo`."""
+    """Modules of one copy of the pack: `pack.core("transformer.model").SanaVideo`."""
 
     def __init__(self, name: str = PACKAGE) -> None:
         self.name = name
@@ -34,7 +35,7 @@ class Pack:
     @cached_property
     def golden_model(self):
         """The small model whose outputs the golden tensors are."""
-        load = self.core("checkpoint").load_transformer
+        load = self.core("checkpoints.checkpoint").load_transformer
         path = GOLDEN / "weights_nvlabs.safetensors"
         return load(path, config=GOLDEN / "config_diffusers.json", family="longsana_480p")
 
@@ -42,7 +43,7 @@ class Pack:
         self, *, seed: int = 0, head: int = 20, heads: int = 3, depth: int = 2, family="longsana_480p"
     ):
         """A model with seeded random weights, in which every parameter matters."""
-        config, demo = self.core("config"), self.core("demo_set")
+        config = self.core("config")
         rules = config.FAMILIES[family]
         sizes = config.TransformerConfig(
             channels=rules.config.channels,
@@ -54,7 +55,7 @@ class Pack:
             ffn_hidden=2 * head * heads,
             caption_channels=24,
         )
-        return demo.seeded(self.core("model").SanaVideo(sizes, rules), seed)
+        return seeded(self.core("transformer.model").SanaVideo(sizes, rules), seed)
 
 
 def golden(name: str) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ OUTSIDE = {
 }
 # run by path: they import the pack by its name, as tests do
 SCRIPTS = {"training/run.py", "training/previews.py"}
-ONE_DOOR = "sana_video_core/ops.py"
+ONE_DOOR = "sana_video_core/transformer/ops.py"
 
 
 def _sources(layers=tuple(ALLOWED)):

@@ -9,7 +9,7 @@ from uuid import uuid4
 from torch import Tensor
 
 from ..sana_video_core.errors import FileError
-from ..sana_video_core.tensor_file import read_tensors, write_tensors
+from ..sana_video_core.files.tensor_file import read_tensors, write_tensors
 
 LARGEST = 15 * 2**20
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..sana_video_core.checkpoint import save_transformer
+from ..demo.demo_set import DemoSet
+from ..demo.demo_text_encoder import build_demo_text_encoder
+from ..sana_video_core.checkpoints.checkpoint import save_transformer
 from ..sana_video_core.config import DEMO
-from ..sana_video_core.demo_set import DemoSet
-from ..sana_video_core.demo_text import build_demo_text_encoder
-from ..sana_video_core.tensor_file import write_tensors
-from ..sana_video_core.wan_vae import WanVAE
+from ..sana_video_core.files.tensor_file import write_tensors
+from ..sana_video_core.vae.wan_vae import WanVAE
 from .optimiser import Optimiser
 
 NOTE = "trained on scenes drawn by training/scenes.py of this repository"

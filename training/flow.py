@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sana_video_core.memory import Memory
-from ..sana_video_core.model import PreparedText, SanaVideo
-from ..sana_video_core.schedule import few_step_sigmas, warp
-from ..sana_video_core.text import TextEncoder
+from ..sana_video_core.sampling.schedule import few_step_sigmas, warp
+from ..sana_video_core.text.text import TextEncoder
+from ..sana_video_core.transformer.memory import Memory
+from ..sana_video_core.transformer.model import PreparedText, SanaVideo
 from .latents import Clips, chunk_place
 
 GRID = few_step_sigmas(4)[:-1]  # 1, 0.96, 0.889, 0.727

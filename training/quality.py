@@ -17,9 +17,9 @@ from itertools import chain
 import torch
 from PIL import Image
 
-from ..sana_video_core.decode import decode_story
-from ..sana_video_core.state import StreamState
-from ..sana_video_core.stream import Sampling
+from ..sana_video_core.streaming.decode import decode_story
+from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.stream import Sampling
 from .drawing import draw
 from .measures import (
     Obeyed,

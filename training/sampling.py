@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..sana_video_core.checkpoint import load_transformer, load_vae
-from ..sana_video_core.decode import decode_story
-from ..sana_video_core.demo_set import DemoSet
-from ..sana_video_core.model import SanaVideo
-from ..sana_video_core.state import StreamState
-from ..sana_video_core.stream import Prompt, Sampling, extend, start
-from ..sana_video_core.text import TextEncoder, load_text_encoder, prompt_digest
-from ..sana_video_core.wan_vae import WanVAE
+from ..demo.demo_set import DemoSet
+from ..sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
+from ..sana_video_core.streaming.decode import decode_story
+from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
+from ..sana_video_core.text.text import TextEncoder, load_text_encoder, prompt_digest
+from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.vae.wan_vae import WanVAE
 from .measures import frame_changes, light
 from .tracker import Found, find, join
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sana_video_core.memory import BlockState, Memory
-from ..sana_video_core.model import PreparedText
-from ..sana_video_core.sampler import sample_dpm
-from ..sana_video_core.schedule import warp
+from ..sana_video_core.sampling.sampler import sample_dpm
+from ..sana_video_core.sampling.schedule import warp
+from ..sana_video_core.transformer.memory import BlockState, Memory
+from ..sana_video_core.transformer.model import PreparedText
 from .flow import GRID, Learner, Words, estimate, mean_error, noised, normal, smeared, wordless
 from .latents import Clips, chunk_place
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sana_video_core.wan_layers import Cache
-from ..sana_video_core.wan_vae import DEVIATIONS, MEANS, VAEConfig, WanVAE
+from ..sana_video_core.vae.wan_layers import Cache
+from ..sana_video_core.vae.wan_vae import DEVIATIONS, MEANS, VAEConfig, WanVAE
 from .drawing import draw
 from .graphs import Graph
 from .scenes import Track, random_story, track

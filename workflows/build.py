@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 import scenes
-from comfyui_sana_video.standalone.graph import fits, load_nodes
+from comfyui_sana_video.standalone.engine.graph import fits, load_nodes
 
 HERE = Path(__file__).resolve().parent
 HUB = "https://huggingface.co/"
-TABLE = json.loads((HERE.parent / "standalone" / "core_nodes.json").read_text(encoding="utf-8"))
+TABLE = json.loads((HERE.parent / "standalone" / "engine" / "core_nodes.json").read_text(encoding="utf-8"))
 CORE = {"cnr_id": "comfy-core", "ver": TABLE["comfyui"]}
 PACK = {"cnr_id": "comfyui-sana-video", "ver": "0.2.0"}
 NOTE = {

@@ -4,7 +4,7 @@
 prompt that is checked in); `info`: /object_info.
 """
 
-from comfyui_sana_video.standalone.graph import fits
+from comfyui_sana_video.standalone.engine.graph import fits
 
 CONTROL = "control_after_generate"
 KINDS = {

@@ -17,8 +17,8 @@ def the_clean_estimate_is_x_minus_sigma_v(demo):
     x = torch.randn(1, 16, 3, 6, 8, generator=torch.Generator().manual_seed(1))
     sigma = torch.tensor([0.889])
     clean = base.apply_model(x, sigma, c_crossattn=context, attention_mask=mask)
-    core = pack("sana_video_core.checkpoint").load_transformer(
-        pack("sana_video_core.demo_set").demo_set().transformer, family="sana_video_480p"
+    core = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
+        pack("demo.demo_set").demo_set().transformer, family="sana_video_480p"
     )
     close(clean, x - sigma * core(x, torch.tensor([889.0]), context, mask), 1e-5)
 
@@ -38,7 +38,7 @@ def a_loaded_model_lets_the_file_go(_):
 
     native.read_checkpoint = watched
     try:
-        patcher = native.load_patcher(pack("sana_video_core.demo_set").demo_set().transformer, None)
+        patcher = native.load_patcher(pack("demo.demo_set").demo_set().transformer, None)
     finally:
         native.read_checkpoint = read
     gc.collect()
@@ -65,7 +65,7 @@ def timesteps_are_truncated_inside_and_shift_nodes_cannot_undo_it(demo):
             demo.ksample(patcher, steps=4, cfg=1.0)
         finally:
             del module.t_embedder.forward
-    truncate = pack("sana_video_core.positions").truncate_timestep
+    truncate = pack("sana_video_core.transformer.positions").truncate_timestep
     told = [truncate(torch.tensor(t[:1])).item() for t in seen]
     assert told == [1000, 960, 888, 727, 1000, 900, 750, 500], told
     assert truncate(torch.tensor([0.251, 0.253, 0.502]) * 1000).tolist() == [251, 253, 502]
@@ -97,9 +97,9 @@ def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
     sampler = custom.SamplerDPMPP_2M_SDE.execute("midpoint", 0.0, 1.0, "cpu").args[0]
     noise = custom.RandomNoise.execute(5).args[0]
     theirs = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
-    clip, wan = pack("sana_video_core.clip"), pack("sana_video_core.wan_vae")
-    model = pack("sana_video_core.checkpoint").load_transformer(
-        pack("sana_video_core.demo_set").demo_set().transformer, family="sana_video_480p"
+    clip, wan = pack("sana_video_core.sampling.clip"), pack("sana_video_core.vae.wan_vae")
+    model = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
+        pack("demo.demo_set").demo_set().transformer, family="sana_video_480p"
     )
     texts = [model.prepare_text(c[0][0], c[0][1]["attention_mask"]) for c in (demo.positive, demo.negative)]
     ours = clip.sample_clip(
@@ -135,7 +135,7 @@ def a_kept_frame_has_timestep_0_in_every_step(demo):
         demo.ksample(latent=latent, steps=2)
     finally:
         del module.t_embedder.forward, module.x_embedder.forward
-    clean = pack("sana_video_core.wan_vae").to_model_space(latent["samples"][:, :, :1])
+    clean = pack("sana_video_core.vae.wan_vae").to_model_space(latent["samples"][:, :, :1])
     for frame in frames:  # clean in every step, not noised to its level
         close(frame, clean.expand_as(frame), 1e-5)
     assert seen, "the module was not called"

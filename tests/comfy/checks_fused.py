@@ -21,8 +21,8 @@ def replaced(owner, name: str, value):
 
 def fused(fp8: bool = False):
     """Blocks in fused operations, as where the kernels run."""
-    choice = pack("sana_video_core.ops").Choice(True, "", fp8)
-    return replaced(pack("sana_video_core.model"), "choose", lambda *_: choice)
+    choice = pack("sana_video_core.transformer.ops").Choice(True, "", fp8)
+    return replaced(pack("sana_video_core.transformer.model"), "choose", lambda *_: choice)
 
 
 def loaded_as(dtype, computing=None):
@@ -42,8 +42,8 @@ def lora_on_every_product(folder: Path) -> Path:
     from safetensors.torch import save_file
 
     generator, tensors = torch.Generator().manual_seed(4), {}
-    network = pack("sana_video_core.checkpoint").load_transformer(
-        pack("sana_video_core.demo_set").demo_set().transformer
+    network = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
+        pack("demo.demo_set").demo_set().transformer
     )
     for name, parameter in network.blocks[0].named_parameters():
         if name.endswith("weight"):
@@ -87,8 +87,8 @@ def loras_reach_fused_blocks(demo):
 def low_rank_on_projections() -> dict:
     import torch
 
-    network = pack("sana_video_core.checkpoint").load_transformer(
-        pack("sana_video_core.demo_set").demo_set().transformer
+    network = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
+        pack("demo.demo_set").demo_set().transformer
     )
     generator, tensors = torch.Generator().manual_seed(5), {}
     for layer in ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.proj"):

@@ -44,8 +44,8 @@ class Demo:
     """Random models of the demo's kind in place of the trained ones, loaded once as an artist would."""
 
     def __init__(self, folder: Path):
-        found = pack("sana_video_core.demo_set").write_demo_set(folder / "set")
-        pack("sana_video_core.demo_set").demo_set = lambda: found
+        found = pack("demo.demo_set").write_demo_set(folder / "set")
+        pack("demo.demo_set").demo_set = lambda: found
         self.causal = run("SanaVideoModelLoader", DEMO, "auto")
         self.clip_model = run("SanaVideoModelLoader", DEMO, "sana_video_480p")
         self.encoder = run("SanaVideoTextEncoderLoader", DEMO)

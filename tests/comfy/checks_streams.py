@@ -15,7 +15,7 @@ def chained_samplers_are_one(demo):
     _, whole, _ = demo.sample(chunks=2)
     assert frames == whole.state.frames == 81
     assert all(same(a, b) for a, b in zip(two.tensors, whole.tensors, strict=True))
-    to_vae = pack("sana_video_core.wan_vae").to_vae_space
+    to_vae = pack("sana_video_core.vae.wan_vae").to_vae_space
     assert same(latent["samples"], to_vae(two.state.story[-1].latents))
 
 
@@ -117,8 +117,11 @@ def torch_compile_node_runs_on_clips_and_streams(demo):
 @check
 def a_node_costs_little(demo):
     """The block sampler node beside the bare core call with the demo set: under 50 ms a run."""
-    stream, checkpoint = pack("sana_video_core.stream"), pack("sana_video_core.checkpoint")
-    model = checkpoint.load_transformer(pack("sana_video_core.demo_set").demo_set().transformer)
+    stream, checkpoint = (
+        pack("sana_video_core.streaming.stream"),
+        pack("sana_video_core.checkpoints.checkpoint"),
+    )
+    model = checkpoint.load_transformer(pack("demo.demo_set").demo_set().transformer)
     (embeddings, told) = demo.positive[0]
     prompt = stream.Prompt(embeddings=embeddings, mask=told["attention_mask"], digest=told["sana_digest"])
     state = stream.start(model, height=48, width=64)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from comfyui import ROOT, needs_comfyui
-from comfyui_sana_video.sana_video_core.state_file import load_state
-from comfyui_sana_video.standalone.executor import Executor
-from comfyui_sana_video.standalone.graph import load_nodes
-from comfyui_sana_video.standalone.workflow_file import apply_demo
+from comfyui_sana_video.sana_video_core.streaming.state_file import load_state
+from comfyui_sana_video.standalone.engine.executor import Executor
+from comfyui_sana_video.standalone.engine.graph import load_nodes
+from comfyui_sana_video.standalone.engine.workflow_file import apply_demo
 from PIL import Image
 
 pytestmark = needs_comfyui
@@ -54,7 +54,7 @@ def test_core_nodes_have_the_real_sockets(server, classes):
 def test_table_of_core_nodes_is_true(server):
     """What workflows/build.py and its tests know of ComfyUI's own nodes."""
     real = server.ask("/object_info")[1]
-    table = json.loads((ROOT / "standalone" / "core_nodes.json").read_text(encoding="utf-8"))
+    table = json.loads((ROOT / "standalone" / "engine" / "core_nodes.json").read_text(encoding="utf-8"))
 
     def told(entry):
         kind, options = entry[0], entry[1] if len(entry) > 1 else {}

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 from comfyui import ROOT, needs_comfyui
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
-from comfyui_sana_video.standalone.executor import Executor
+from comfyui_sana_video.standalone.engine.executor import Executor
 
 sys.path.insert(0, str(ROOT / "tests" / "standalone"))
 from prompts import NO_BLOCK, RUNS, VALIDATION, node, start

@@ -23,7 +23,7 @@ def demo(tmp_path_factory):
     """A random set in place of the trained one: smaller, and the tests do not depend on what was learned."""
     from comfyui_sana_video.command_line import models
 
-    found = PACK.core("demo_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
+    found = PACK.module("demo.demo_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
     with patch.object(models, "demo_set", lambda: found):
         yield found
 
@@ -44,11 +44,11 @@ def sana(tmp_path, monkeypatch, capsys):
 
 
 def _frames(path):
-    return PACK.core("video_reading").read_frames(path, fps=None)
+    return PACK.core("files.video_reading").read_frames(path, fps=None)
 
 
 def _state(path):
-    return PACK.core("state_file").load_state(path)
+    return PACK.core("streaming.state_file").load_state(path)
 
 
 def _models(demo, **changed):
@@ -65,7 +65,7 @@ def test_three_shots(sana):
     video = _frames("v.mp4")
     assert video.shape == (1, 3, 121, 32, 64)
     assert video.std() > 0.1, "the video is blank"
-    told = PACK.core("video_reading").read_metadata("v.mp4")
+    told = PACK.core("files.video_reading").read_metadata("v.mp4")
     assert told["prompts"] == ["a", "b", "b"]
     assert told["seeds"] == [5, 5, 5]
     assert told["plan"] == [[11, 10, 10]]
@@ -128,7 +128,7 @@ def test_an_image_begins_a_stream(sana):
 def test_a_video_begins_a_stream(sana, demo):
     """Its last 4n + 1 frames are absorbed, shown, and continued; 43 frames make 41, in a chunk of 11 latent frames."""
     frames = torch.linspace(-1, 1, 43)[None, :, None, None].expand(3, -1, 40, 80)
-    with PACK.core("video_file").VideoWriter("in.mp4", fps=16) as writer:
+    with PACK.core("files.video_file").VideoWriter("in.mp4", fps=16) as writer:
         writer.write(frames)
     status, out, err = sana(
         "generate", "a", *SMALL, "--video", "in.mp4", "--out", "v.mp4", "--state-out", "s.safetensors"
@@ -137,9 +137,9 @@ def test_a_video_begins_a_stream(sana, demo):
     assert "81 frames" in out
     story = _state("s.safetensors").story
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 11), (False, 10)]
-    again = PACK.core("wan_vae").to_model_space
-    vae = PACK.core("checkpoint").load_vae(demo.vae)
-    pixels = PACK.core("video_reading").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
+    again = PACK.core("vae.wan_vae").to_model_space
+    vae = PACK.core("checkpoints.checkpoint").load_vae(demo.vae)
+    pixels = PACK.core("files.video_reading").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
     assert same(story[0].latents, again(vae.encode(pixels)))
     Path("i.png").touch()
     assert "use one of them" in sana("generate", "a", "--video", "in.mp4", "--image", "i.png")[2]
@@ -173,7 +173,7 @@ def test_a_clip_of_the_bidirectional_family(sana, demo, image):
 
 
 def test_720p_ends_in_latents_and_says_so(sana, demo):
-    config, checkpoint = PACK.core("config"), PACK.core("checkpoint")
+    config, checkpoint = PACK.core("config"), PACK.core("checkpoints.checkpoint")
     sizes = config.TransformerConfig(
         channels=128,
         patch=1,
@@ -184,7 +184,9 @@ def test_720p_ends_in_latents_and_says_so(sana, demo):
         ffn_hidden=56,
         caption_channels=32,
     )
-    model = PACK.core("demo_set").seeded(PACK.core("model").SanaVideo(sizes, config.SANA_VIDEO_720P), 0)
+    model = PACK.module("demo.demo_set").seeded(
+        PACK.core("transformer.model").SanaVideo(sizes, config.SANA_VIDEO_720P), 0
+    )
     checkpoint.save_transformer("m.safetensors", model.state_dict(), sizes, "sana_video_720p")
     words = [
         "--model",
@@ -202,7 +204,7 @@ def test_720p_ends_in_latents_and_says_so(sana, demo):
     assert status == 0, err
     assert "ComfyUI" in out
     assert not Path("v.mp4").exists()
-    tensors, _ = PACK.core("tensor_file").read_tensors(Path("v.latent").rename("v.safetensors"))
+    tensors, _ = PACK.core("files.tensor_file").read_tensors(Path("v.latent").rename("v.safetensors"))
     assert tensors["latent_tensor"].shape == (1, 128, 3, 3, 2)
     Image.new("RGB", (64, 96)).save("i.png")
     assert "cannot be encoded here" in sana("generate", "a", *words, "--image", "i.png")[2]
@@ -210,14 +212,14 @@ def test_720p_ends_in_latents_and_says_so(sana, demo):
 
 def test_convert_info_and_back(sana, demo):
     """Original .pth -> our file: the same weights, a name for the family, and `info` tells it all."""
-    tensors, _ = PACK.core("tensor_file").read_tensors(demo.transformer)
+    tensors, _ = PACK.core("files.tensor_file").read_tensors(demo.transformer)
     torch.save({"state_dict": tensors}, "SANA_LongLive.pth")
     (Path("config.json")).write_text('{"attention_head_dim": 28}')
     status, out, err = sana("convert", "SANA_LongLive.pth", "m.safetensors", "--dtype", "keep")
     assert status == 0, err
     assert "longsana_480p" in out
     told = sana("info", "m.safetensors")[1]
-    fingerprint = PACK.core("fingerprint").weights_fingerprint(tensors)
+    fingerprint = PACK.core("files.fingerprint").weights_fingerprint(tensors)
     for word in ("this pack's file", "longsana_480p", "928,432", "4 heads of 28", fingerprint):
         assert word in told
     assert sana("convert", "SANA_LongLive.pth", "half.safetensors")[0] == 0
@@ -366,8 +368,8 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert "Traceback" not in err
     assert _frames(tmp_path / "v.mp4").shape[2] % 40 == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.safetensors", "v.mp4"]
-    trained = PACK.core("demo_set").demo_set().transformer
-    made_by = PACK.core("checkpoint").load_transformer(trained).fingerprint
+    trained = PACK.module("demo.demo_set").demo_set().transformer
+    made_by = PACK.core("checkpoints.checkpoint").load_transformer(trained).fingerprint
     assert _state(tmp_path / "s.safetensors").identity.fingerprint == made_by
 
 
@@ -376,7 +378,7 @@ def test_what_the_model_reads(sana, demo):
     from comfyui_sana_video.command_line.cli import _parser
     from comfyui_sana_video.command_line.models import choose_models, encode_prompts
 
-    text, said = PACK.core("text"), "Write well. User Prompt: "
+    text, said = PACK.core("text.text"), "Write well. User Prompt: "
     options = _parser().parse_args(
         [
             "generate",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.checkpoint import read_checkpoint, save_transformer
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import read_checkpoint, save_transformer
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from pack import GOLDEN
 from safetensors.torch import load_file, save_file

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core import model as module
-from comfyui_sana_video.sana_video_core import ops
-from comfyui_sana_video.sana_video_core.fused import fused_block
+from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import ops
+from comfyui_sana_video.sana_video_core.transformer.fused import fused_block
 from pack import Pack
 
 PACK = Pack()

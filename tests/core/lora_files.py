@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from checkpoint_files import WEIGHTS, diffusers_named, split
-from comfyui_sana_video.sana_video_core.keys import canonical_transformer
+from comfyui_sana_video.sana_video_core.checkpoints.keys import canonical_transformer
 
 SHAPES = {name: tensor.shape for name, tensor in WEIGHTS.items()}
 RANK = 4

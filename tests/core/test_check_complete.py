@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.checkpoint import check_complete
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import check_complete
 from comfyui_sana_video.sana_video_core.errors import FileError
 from torch import nn
 

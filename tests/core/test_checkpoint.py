@@ -19,12 +19,16 @@ from checkpoint_files import (
     refusal,
     write_diffusers,
 )
-from comfyui_sana_video.sana_video_core.checkpoint import load_transformer, read_checkpoint, save_transformer
+from comfyui_sana_video.demo.demo_set import seeded
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import (
+    load_transformer,
+    read_checkpoint,
+    save_transformer,
+)
 from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
-from comfyui_sana_video.sana_video_core.demo_set import seeded
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.fingerprint import weights_fingerprint
-from comfyui_sana_video.sana_video_core.model import SanaVideo
+from comfyui_sana_video.sana_video_core.files.fingerprint import weights_fingerprint
+from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
 from pack import golden, same
 from safetensors.torch import save_file
 
@@ -423,7 +427,7 @@ def test_truncated_checkpoints(tmp_path, kind):
 
 
 def test_the_fingerprint_tells_names_shapes_and_values_apart():
-    from comfyui_sana_video.sana_video_core.fingerprint import weights_fingerprint
+    from comfyui_sana_video.sana_video_core.files.fingerprint import weights_fingerprint
 
     base = {"a": torch.arange(6.0), "b": torch.ones(2)}
     others = (

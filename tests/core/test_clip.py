@@ -5,7 +5,7 @@ import torch
 from pack import Pack, assert_close, same
 
 PACK = Pack()
-clip, errors, host, shapes = (PACK.core(name) for name in ("clip", "errors", "host", "shapes"))
+clip, errors, host, shapes = (PACK.core(name) for name in ("sampling.clip", "errors", "host", "shapes"))
 GRID = shapes.LatentGrid(4, 6)
 
 

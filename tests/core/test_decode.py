@@ -8,12 +8,14 @@ from checks_stream import begin, prompt, run
 from pack import Pack, same
 
 PACK = Pack()
-decode, errors, host, wan = (PACK.core(name) for name in ("decode", "errors", "host", "wan_vae"))
+decode, errors, host, wan = (
+    PACK.core(name) for name in ("streaming.decode", "errors", "host", "vae.wan_vae")
+)
 
 
 @pytest.fixture(scope="module")
 def vae():
-    return PACK.core("demo_set").seeded(wan.WanVAE(wan.VAEConfig(base_width=8)), 0)
+    return PACK.module("demo.demo_set").seeded(wan.WanVAE(wan.VAEConfig(base_width=8)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,12 @@ def test_a_continued_chunk_gives_its_frames_of_the_whole(vae, state, from_chunk,
 def test_primed_chunks_are_shown(vae):
     model = PACK.tiny_model(depth=1)
     image = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(0))
-    state = PACK.core("stream").prime(model, begin(PACK, model), prompt(PACK, "a"), image)
+    state = PACK.core("streaming.stream").prime(model, begin(PACK, model), prompt(PACK, "a"), image)
     assert same(_frames(vae, state), vae.decode(wan.to_vae_space(image)))
 
 
 def test_tiles(vae, state):
-    tiling = PACK.core("vae_tiling").Tiling(tile=4, overlap=1)
+    tiling = PACK.core("vae.vae_tiling").Tiling(tile=4, overlap=1)
     tiled = _frames(vae, state, tiling=tiling)
     assert tiled.shape == _frames(vae, state).shape
     assert same(tiled[:, :, 9:], _frames(vae, state, from_chunk=1, tiling=tiling))

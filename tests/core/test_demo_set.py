@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import refusal
-from comfyui_sana_video.sana_video_core import demo_set as module
-from comfyui_sana_video.sana_video_core.checkpoint import load_transformer, load_vae
+from comfyui_sana_video.demo import demo_set as module
+from comfyui_sana_video.demo.demo_set import TINY, DemoSet, demo_set, seeded, write_demo_set
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO
-from comfyui_sana_video.sana_video_core.demo_set import TINY, DemoSet, demo_set, seeded, write_demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.model import SanaVideo
-from comfyui_sana_video.sana_video_core.tensor_file import read_tensors
-from comfyui_sana_video.sana_video_core.text import load_text_encoder
+from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
+from comfyui_sana_video.sana_video_core.text.text import load_text_encoder
+from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
 from pack import ROOT
 from safetensors import SafetensorError
 

@@ -6,7 +6,15 @@ from pack import Pack, same
 
 PACK = Pack()
 encode, errors, image_file, video_file, reading, wan = (
-    PACK.core(name) for name in ("encode", "errors", "image_file", "video_file", "video_reading", "wan_vae")
+    PACK.core(name)
+    for name in (
+        "streaming.encode",
+        "errors",
+        "files.image_file",
+        "files.video_file",
+        "files.video_reading",
+        "vae.wan_vae",
+    )
 )
 LONGSANA = PACK.core("config").LONGSANA_480P
 

@@ -4,9 +4,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core import model as module
-from comfyui_sana_video.sana_video_core import ops
-from comfyui_sana_video.sana_video_core.products import own_weights
+from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import ops
+from comfyui_sana_video.sana_video_core.transformer.products import own_weights
 from fused_blocks import PACK, fused_fixture, inputs, text_for  # noqa: F401
 from pack import assert_close
 

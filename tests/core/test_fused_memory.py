@@ -8,9 +8,9 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_sana_video.sana_video_core import model as module
-from comfyui_sana_video.sana_video_core import ops
 from comfyui_sana_video.sana_video_core.config import FAMILIES
+from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import ops
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.image_file import (
+from comfyui_sana_video.sana_video_core.files.image_file import (
     LABEL_HEIGHT,
     contact_sheet,
     fill_and_crop,

@@ -9,16 +9,16 @@ from functools import cache, partial
 import pytest
 import torch
 from checkpoint_files import CONFIG, WEIGHTS, cuts, diffusers_named, refusal, split
-from comfyui_sana_video.sana_video_core.checkpoint import load_vae
-from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.fingerprint import SAMPLES, weights_fingerprint
-from comfyui_sana_video.sana_video_core.keys import (
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
+from comfyui_sana_video.sana_video_core.checkpoints.keys import (
     canonical_module,
     canonical_transformer,
     canonical_vae,
     fused_parts,
     without_prefix,
 )
+from comfyui_sana_video.sana_video_core.errors import FileError
+from comfyui_sana_video.sana_video_core.files.fingerprint import SAMPLES, weights_fingerprint
 from pack import DATA
 from safetensors.torch import save_file
 

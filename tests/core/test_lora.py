@@ -12,8 +12,8 @@ import checks_diffusers
 import pytest
 import torch
 from checkpoint_files import WEIGHTS, diffusers_named, refusal
+from comfyui_sana_video.sana_video_core.checkpoints.lora import LoraTarget, canonical_lora
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.lora import LoraTarget, canonical_lora
 from lora_files import (
     NAMINGS,
     OTHERS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoint_files import WEIGHTS, diffusers_named, refusal
+from comfyui_sana_video.sana_video_core.checkpoints.lora import canonical_lora
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.lora import canonical_lora
 from lora_files import (
     FF,
     NAMINGS,

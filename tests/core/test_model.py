@@ -71,7 +71,7 @@ def test_prepared_text_of_another_model_is_refused():
 
 
 def test_positions_do_not_ask_for_the_default_device():
-    positions, grid = PACK.core("positions"), PACK.core("shapes").LatentGrid(2, 3)
+    positions, grid = PACK.core("transformer.positions"), PACK.core("shapes").LatentGrid(2, 3)
     truth = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
     with torch.device("meta"):
         found = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
@@ -116,10 +116,10 @@ def test_window_of_many_chunks_forgets_the_oldest():
 
 def test_state_size_at_480p():
     """152.6 MiB at 480 x 832 in bfloat16: counted on the meta device at the true sizes."""
-    config, memory = PACK.core("config"), PACK.core("memory")
+    config, memory = PACK.core("config"), PACK.core("transformer.memory")
     family = config.LONGSANA_480P
     with torch.device("meta"):
-        model = PACK.core("model").SanaVideo(family.config, family, dtype=torch.bfloat16)
+        model = PACK.core("transformer.model").SanaVideo(family.config, family, dtype=torch.bfloat16)
         latents = torch.zeros(1, 16, 1, *family.compression.grid(480, 832))
         after = model.absorb(latents, torch.zeros(1, 300, 2304))
     assert sum(p.numel() for p in model.parameters()) == 2_056_862_144
@@ -129,7 +129,7 @@ def test_state_size_at_480p():
 @torch.no_grad()
 def test_a_large_feed_forward_is_split_over_latent_frames(monkeypatch):
     """Beyond the limit of 32-bit indices, in pieces that stay below it; the result is the same."""
-    model, layers = PACK.tiny_model(), PACK.core("layers")
+    model, layers = PACK.tiny_model(), PACK.core("transformer.layers")
     latents, text = (
         torch.randn(2, 16, 5, 4, 6, generator=torch.Generator().manual_seed(0)),
         torch.ones(1, 5, 24),

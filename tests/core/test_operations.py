@@ -30,7 +30,9 @@ def _counting(made):
 def test_every_weighted_layer_is_the_hosts():
     made = []
     config = PACK.core("config")
-    model = PACK.core("model").SanaVideo(config.DEMO.config, config.DEMO, operations=_counting(made))
+    model = PACK.core("transformer.model").SanaVideo(
+        config.DEMO.config, config.DEMO, operations=_counting(made)
+    )
     weighted = [m for m in model.modules() if isinstance(m, tuple(getattr(nn, kind) for kind in KINDS))]
     assert len(weighted) == len(made)
     assert {id(m) for m in weighted} == {id(m) for m in made}
@@ -47,7 +49,7 @@ def test_parameter_names_are_the_originals():
     """The published 418 tensors, less the stored caption and positions, which no model uses."""
     config = PACK.core("config")
     with torch.device("meta"):
-        model = PACK.core("model").SanaVideo(config.LONGSANA_480P.config, config.LONGSANA_480P)
+        model = PACK.core("transformer.model").SanaVideo(config.LONGSANA_480P.config, config.LONGSANA_480P)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert len(shapes) == 416
     assert shapes["blocks.19.attn.qkv.weight"] == (6720, 2240)
@@ -73,13 +75,17 @@ def _casting():
 
 @torch.no_grad()
 def test_a_host_may_compute_in_another_dtype_than_weights_are_kept_in():
-    config, model = PACK.core("config"), PACK.core("model")
+    config, model = PACK.core("config"), PACK.core("transformer.model")
 
     class Hosted(model.SanaVideo):
         compute_dtype = torch.bfloat16
 
-    stored = PACK.core("demo_set").seeded(Hosted(config.DEMO.config, config.DEMO, operations=_casting()), 0)
-    narrow = PACK.core("demo_set").seeded(model.SanaVideo(config.DEMO.config, config.DEMO), 0).bfloat16()
+    stored = PACK.module("demo.demo_set").seeded(
+        Hosted(config.DEMO.config, config.DEMO, operations=_casting()), 0
+    )
+    narrow = (
+        PACK.module("demo.demo_set").seeded(model.SanaVideo(config.DEMO.config, config.DEMO), 0).bfloat16()
+    )
     generator = torch.Generator().manual_seed(1)
     latents, text = (
         torch.randn(1, 16, 3, 4, 6, generator=generator),

@@ -9,8 +9,8 @@ from pack import Pack
 from PIL import Image
 
 PACK = Pack()
-report, filmstrip = PACK.core("report").report, PACK.core("report").filmstrip
-LABEL_HEIGHT = PACK.core("image_file").LABEL_HEIGHT
+report, filmstrip = PACK.core("streaming.report").report, PACK.core("streaming.report").filmstrip
+LABEL_HEIGHT = PACK.core("files.image_file").LABEL_HEIGHT
 
 
 def _stream():
@@ -18,7 +18,7 @@ def _stream():
     model = PACK.tiny_model(depth=1)
 
     image = torch.zeros(1, 16, 1, 4, 6)
-    state = PACK.core("stream").prime(model, begin(PACK, model), prompt(PACK, "a cat"), image)
+    state = PACK.core("streaming.stream").prime(model, begin(PACK, model), prompt(PACK, "a cat"), image)
     state = run(PACK, model, state, "a cat", plan=(2,), steps=1, loras=("soft", "loud 0.5"))
     return run(PACK, model, state, "a dog", plan=(3,), steps=1, seed=9, on_prompt_change="cut")
 

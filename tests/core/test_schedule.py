@@ -7,7 +7,7 @@ import pytest
 from pack import Pack
 
 PACK = Pack()
-schedule, errors = PACK.core("schedule"), PACK.core("errors")
+schedule, errors = PACK.core("sampling.schedule"), PACK.core("errors")
 GRIDS = {"dpm++": schedule.dpm_sigmas, "euler": schedule.euler_sigmas}
 
 

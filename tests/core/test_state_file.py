@@ -14,9 +14,9 @@ import pytest
 import torch
 from checkpoint_files import WEIGHTS, cuts, refusal, write_ours
 from checks_stream import assert_same_state, begin, prompt, run
-from comfyui_sana_video.sana_video_core import tensor_file
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.state_file import load_state, save_state
+from comfyui_sana_video.sana_video_core.files import tensor_file
+from comfyui_sana_video.sana_video_core.streaming.state_file import load_state, save_state
 from pack import ROOT, Pack
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -44,7 +44,7 @@ def path(tmp_path):
 def _primed(model, length, **size):
     generator = torch.Generator().manual_seed(1)
     given = torch.randn(1, 16, length, 4, 6, generator=generator)
-    return PACK.core("stream").prime(model, begin(PACK, model, **size), prompt(PACK, "p"), given)
+    return PACK.core("streaming.stream").prime(model, begin(PACK, model, **size), prompt(PACK, "p"), given)
 
 
 def _cut(model, **size):
@@ -166,7 +166,7 @@ def test_files_of_other_things(tmp_path):
 def test_a_state_is_no_checkpoint(state, path):
     save_state(state, path)
     assert "is no SANA-Video transformer" in refusal(
-        lambda: PACK.core("checkpoint").load_transformer(path), FileError
+        lambda: PACK.core("checkpoints.checkpoint").load_transformer(path), FileError
     )
 
 

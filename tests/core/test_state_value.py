@@ -29,7 +29,7 @@ def _absorb_in_place(model, absorb):
 
 
 def test_writing_in_place_is_noticed(monkeypatch):
-    kind = PACK.core("model").SanaVideo
+    kind = PACK.core("transformer.model").SanaVideo
     right = kind.absorb
 
     def wrong(self, *args, **options):

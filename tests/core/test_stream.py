@@ -7,7 +7,7 @@ from checks_stream import SIZE, assert_same_state, begin, prompt, run
 from pack import Pack
 
 PACK = Pack()
-errors, host, stream = (PACK.core(name) for name in ("errors", "host", "stream"))
+errors, host, stream = (PACK.core(name) for name in ("errors", "host", "streaming.stream"))
 
 
 @pytest.mark.parametrize("check", checks_stream.STREAM_CHECKS, ids=lambda check: check.__name__)
@@ -17,7 +17,7 @@ def test_law(check):
 
 def test_few_step_grid_of_two_steps():
     """What the formula in checks_stream relies on."""
-    assert PACK.core("schedule").few_step_sigmas(2) == (1.0, 0.889, 0.0)
+    assert PACK.core("sampling.schedule").few_step_sigmas(2) == (1.0, 0.889, 0.0)
 
 
 def _extend(model, state, words="b", *, listener, plan=(2, 2), **sampling):
@@ -264,7 +264,7 @@ def test_start_refuses_what_cannot_stream():
 
 def test_check_fits_names_both_sides():
     model = PACK.tiny_model()
-    state, check = begin(PACK, model, batch=2), PACK.core("state").check_fits
+    state, check = begin(PACK, model, batch=2), PACK.core("streaming.state").check_fits
     check(state, model, **SIZE, batch=2)
     with pytest.raises(errors.StateError, match=r"48 x 32.*64 x 32"):
         check(state, model, height=32, width=64)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import DIFFUSERS_WEIGHTS, cuts, refusal
-from comfyui_sana_video.sana_video_core import atomic, tensor_file
-from comfyui_sana_video.sana_video_core.atomic import atomic_path
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.tensor_file import (
+from comfyui_sana_video.sana_video_core.files import atomic, tensor_file
+from comfyui_sana_video.sana_video_core.files.atomic import atomic_path
+from comfyui_sana_video.sana_video_core.files.tensor_file import (
     parse_json,
     read_json,
     read_metadata,

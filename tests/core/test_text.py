@@ -11,12 +11,12 @@ from string import ascii_letters
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core import text
-from comfyui_sana_video.sana_video_core.demo_set import demo_set
-from comfyui_sana_video.sana_video_core.demo_text import build_demo_text_encoder, demo_vocabulary
+from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.demo.demo_text_encoder import build_demo_text_encoder, demo_vocabulary
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.instruction import find_instruction
-from comfyui_sana_video.sana_video_core.text import (
+from comfyui_sana_video.sana_video_core.text import text
+from comfyui_sana_video.sana_video_core.text.instruction import find_instruction
+from comfyui_sana_video.sana_video_core.text.text import (
     TextEncoder,
     embedding_digest,
     load_text_encoder,

@@ -8,8 +8,8 @@ from checks_stream import assert_same_state, begin, prompt, run
 from pack import Pack
 
 PACK = Pack()
-Unfinished = PACK.core("unfinished").Unfinished
-stream, host, errors = (PACK.core(name) for name in ("stream", "host", "errors"))
+Unfinished = PACK.core("streaming.unfinished").Unfinished
+stream, host, errors = (PACK.core(name) for name in ("streaming.stream", "host", "errors"))
 
 
 class Stop(BaseException):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import wan_twins
 from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, StateError
-from comfyui_sana_video.sana_video_core.vae_tiling import TiledCache, TilePlan, Tiling, fade_in, tile_plan
-from comfyui_sana_video.sana_video_core.wan_vae import WanVAE
+from comfyui_sana_video.sana_video_core.vae.vae_tiling import TiledCache, TilePlan, Tiling, fade_in, tile_plan
+from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
 from diffusers import AutoencoderKLWan
 from wan_twins import TOLERANCE, apart, decoded, loud
 

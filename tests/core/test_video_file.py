@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core import image_file, video_file
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.video_file import VideoWriter
-from comfyui_sana_video.sana_video_core.video_reading import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files import image_file, video_file
+from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
 from video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
 # --- writing and reading back ---------------------------------------------------------------------------------------

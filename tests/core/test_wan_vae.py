@@ -6,9 +6,9 @@ import pytest
 import torch
 import wan_twins
 from comfyui_sana_video.sana_video_core.errors import InputError
-from comfyui_sana_video.sana_video_core.vae_tiling import Tiling
-from comfyui_sana_video.sana_video_core.wan_layers import RMSNorm
-from comfyui_sana_video.sana_video_core.wan_vae import VAEConfig, WanVAE, to_model_space, to_vae_space
+from comfyui_sana_video.sana_video_core.vae.vae_tiling import Tiling
+from comfyui_sana_video.sana_video_core.vae.wan_layers import RMSNorm
+from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE, to_model_space, to_vae_space
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 from wan_twins import KEYMAP, TOLERANCE, WIDTH, apart, loud, random_latents, random_pixels

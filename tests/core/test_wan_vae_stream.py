@@ -4,7 +4,7 @@ import pytest
 import torch
 import wan_twins
 from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, StateError
-from comfyui_sana_video.sana_video_core.wan_vae import WanVAE
+from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
 from wan_twins import decoded
 
 ROWS, COLUMNS = 3, 2  # latents: unequal, so that swapped axes are noticed

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from comfyui_sana_video.sana_video_core.wan_vae import VAEConfig, WanVAE
+from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from diffusers import AutoencoderKLWan
 
 KEYMAP: dict[str, str] = json.loads((Path(__file__).parents[1] / "data" / "wan_vae_keymap.json").read_text())

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.demo_set import demo_set
-from comfyui_sana_video.sana_video_core.stream import Sampling
-from comfyui_sana_video.sana_video_core.text import motion_suffix
-from comfyui_sana_video.sana_video_core.wan_vae import to_vae_space
+from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.sana_video_core.streaming.stream import Sampling
+from comfyui_sana_video.sana_video_core.text.text import motion_suffix
+from comfyui_sana_video.sana_video_core.vae.wan_vae import to_vae_space
 from comfyui_sana_video.training.measures import frames_of_chunk, obeyed
 from comfyui_sana_video.training.quality import Quality, held_out_stories
 from comfyui_sana_video.training.sampling import load, sample, watch, watch_state

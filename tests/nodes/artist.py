@@ -12,10 +12,10 @@ from unittest.mock import patch
 import folder_paths
 import pytest
 import torch
+from comfyui_sana_video.demo import demo_set
 from comfyui_sana_video.nodes import NODES
-from comfyui_sana_video.sana_video_core import demo_set
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
-from comfyui_sana_video.sana_video_core.wan_vae import to_vae_space
+from comfyui_sana_video.sana_video_core.vae.wan_vae import to_vae_space
 from pack import same
 
 DEMO = "demo (built in)"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from artist import folders, run
-from comfyui_sana_video.sana_video_core.checkpoint import save_transformer
+from comfyui_sana_video.demo.demo_set import TINY, VAE_CONFIG, seeded
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import DEMO
-from comfyui_sana_video.sana_video_core.demo_set import TINY, VAE_CONFIG, seeded
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.model import SanaVideo
-from comfyui_sana_video.sana_video_core.tensor_file import write_tensors
-from comfyui_sana_video.sana_video_core.wan_vae import WanVAE
+from comfyui_sana_video.sana_video_core.files.tensor_file import write_tensors
+from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
+from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
 
 LIMIT = 40_000  # bytes; a state takes 100 kB, a film more
 

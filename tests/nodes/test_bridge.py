@@ -8,11 +8,11 @@ import torch
 from artist import demo, folders, run, sample, start
 from comfy import model_management
 from comfyui_sana_video.bridge import hosted, native, vaes
-from comfyui_sana_video.sana_video_core.demo_set import demo_set
+from comfyui_sana_video.demo.demo_set import demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.host import Progress
-from comfyui_sana_video.sana_video_core.ops import Choice
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
+from comfyui_sana_video.sana_video_core.transformer.ops import Choice
 from safetensors.torch import load_file, save_file
 
 

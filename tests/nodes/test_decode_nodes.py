@@ -9,7 +9,7 @@ import torch
 from artist import begun, decoded, demo, folders, node, refused, run, sample, start, story
 from comfy import utils
 from comfyui_sana_video.bridge.vaes import HostedVae
-from comfyui_sana_video.sana_video_core.video_reading import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
 from pack import same
 
 

@@ -11,8 +11,8 @@ import folder_paths
 import pytest
 from comfy import model_management, utils
 from comfy_api.latest import io, ui
-from comfyui_sana_video.standalone.graph import by_id
-from comfyui_sana_video.standalone.page import Page
+from comfyui_sana_video.standalone.engine.graph import by_id
+from comfyui_sana_video.standalone.studio.page import Page
 from PIL import Image
 
 test_utils = pytest.importorskip("aiohttp.test_utils")

@@ -8,8 +8,8 @@ import toy
 from comfy import model_management, utils
 from comfy_api.latest import io
 from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, SanaVideoError
-from comfyui_sana_video.standalone.executor import Executor
-from comfyui_sana_video.standalone.graph import Validation, by_id, fits
+from comfyui_sana_video.standalone.engine.executor import Executor
+from comfyui_sana_video.standalone.engine.graph import Validation, by_id, fits
 from prompts import NO_BLOCK, RUNS, VALIDATION, chain, node, shown, start
 
 

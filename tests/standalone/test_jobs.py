@@ -179,7 +179,7 @@ def test_one_output_by_its_own_button(ask):
 
 
 def test_a_full_queue_says_so(ask, monkeypatch):
-    monkeypatch.setattr("comfyui_sana_video.standalone.page.QUEUE_LIMIT", 2)
+    monkeypatch.setattr("comfyui_sana_video.standalone.studio.page.QUEUE_LIMIT", 2)
 
     async def check(asked):
         for seed in (1, 2):
@@ -203,7 +203,7 @@ def test_odd_drawings_do_not_spoil_the_list_of_jobs(ask):
 
 
 def test_old_jobs_are_forgotten(ask, monkeypatch):
-    monkeypatch.setattr("comfyui_sana_video.standalone.jobs.KEPT", 2)
+    monkeypatch.setattr("comfyui_sana_video.standalone.studio.jobs.KEPT", 2)
 
     async def check(asked):
         jobs = []

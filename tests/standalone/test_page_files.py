@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("aiohttp")
-from comfyui_sana_video.standalone import page_files
+from comfyui_sana_video.standalone.studio import page_files
 from page_client import fixture_ask  # noqa: F401
 
 
@@ -74,7 +74,7 @@ def test_files_are_seen_in_their_own_folders_only(ask, tmp_path):
 
 def test_pictures_are_uploaded_under_free_names(ask, monkeypatch):
     monkeypatch.setattr(page_files, "UPLOAD_LIMIT", 10_000)
-    monkeypatch.setattr("comfyui_sana_video.standalone.page.UPLOAD_LIMIT", 10_000)
+    monkeypatch.setattr("comfyui_sana_video.standalone.studio.page.UPLOAD_LIMIT", 10_000)
 
     async def check(asked):
         base = asked.base

@@ -9,10 +9,10 @@ import av
 import pytest
 import torch
 from comfy_api.latest import InputImpl, io
+from comfyui_sana_video.command_line.run import add_arguments, run
 from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, SanaVideoError
-from comfyui_sana_video.sana_video_core.video_file import VideoWriter
-from comfyui_sana_video.standalone import core_nodes, graph
-from comfyui_sana_video.standalone.run import add_arguments, run
+from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.standalone.engine import core_nodes, graph
 from drawing import DRAWING, PROMPT
 from PIL import Image
 from prompts import chain, node, start
@@ -266,7 +266,7 @@ def test_a_server_that_is_not_there(options):
 
 
 def test_ctrl_c_interrupts_the_server(serve, monkeypatch, tmp_path):
-    from comfyui_sana_video.standalone import server as client
+    from comfyui_sana_video.command_line import server as client
 
     async def hang(*_):
         asyncio.current_task().cancel()

@@ -1,8 +1,8 @@
 """Files that a server names stay in the output folder."""
 
 import pytest
+from comfyui_sana_video.command_line.server import _place
 from comfyui_sana_video.sana_video_core.errors import InputError
-from comfyui_sana_video.standalone.server import _place
 
 
 def test_a_server_cannot_write_outside_of_the_output_folder(tmp_path):

@@ -15,7 +15,7 @@ from conftest import command_line
 from prompts import node
 
 pytest.importorskip("aiohttp")
-from comfyui_sana_video.standalone.server import run_on_server
+from comfyui_sana_video.command_line.server import run_on_server
 
 
 @pytest.fixture

@@ -5,7 +5,12 @@ from copy import deepcopy
 
 import pytest
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.standalone.workflow_file import apply_demo, apply_setting, read_workflow, to_prompt
+from comfyui_sana_video.standalone.engine.workflow_file import (
+    apply_demo,
+    apply_setting,
+    read_workflow,
+    to_prompt,
+)
 from drawing import DRAWING, PROMPT
 from prompts import chain, node
 

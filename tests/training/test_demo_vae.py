@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.wan_vae import to_model_space
+from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
 from comfyui_sana_video.training import vae
 
 CPU = torch.device("cpu")

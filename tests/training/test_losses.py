@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.memory import BlockState
+from comfyui_sana_video.sana_video_core.transformer.memory import BlockState
 from comfyui_sana_video.training import flow, student
 from comfyui_sana_video.training.latents import Clips, chunk_place
 from comfyui_sana_video.training.student import Stream

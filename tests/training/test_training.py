@@ -5,9 +5,9 @@ import types
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.demo_set import DemoSet
-from comfyui_sana_video.sana_video_core.memory import memory_tensors
-from comfyui_sana_video.sana_video_core.wan_vae import to_model_space
+from comfyui_sana_video.demo.demo_set import DemoSet
+from comfyui_sana_video.sana_video_core.transformer.memory import memory_tensors
+from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
 from comfyui_sana_video.training import flow, student, vae
 from comfyui_sana_video.training.export import export_set
 from comfyui_sana_video.training.latents import Clips, chunk_place, make_clips, sentence, tokens_of

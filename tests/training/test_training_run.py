@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.demo_set import DemoSet, demo_set
+from comfyui_sana_video.demo.demo_set import DemoSet, demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.tensor_file import read_tensors
+from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
 from comfyui_sana_video.training.sampling import load, prompt_of
 from comfyui_sana_video.training.stages import begin_folder
 from pack import ROOT

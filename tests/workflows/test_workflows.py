@@ -9,8 +9,8 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from comfyui_sana_video.standalone.graph import fits
-from comfyui_sana_video.standalone.workflow_file import to_prompt
+from comfyui_sana_video.standalone.engine.graph import fits
+from comfyui_sana_video.standalone.engine.workflow_file import to_prompt
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,114 @@
+"""`sana-video run WORKFLOW.json`: a workflow file with this pack's nodes, here or on a ComfyUI server."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+# Nothing heavy is imported here: the command line asks this module for its options each time it starts.
+SHEET_FRAMES = 24
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("workflow", type=Path, help="a workflow file of ComfyUI, either format")
+    add(
+        "--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="NODE: id, title or class name"
+    )
+    add("--demo", action="store_true", help="take the built-in demo models, and a size that suits them")
+    add("--base", type=Path, default=Path(), help="the folder with models/, input/ and output/")
+    add("--input", type=Path, help="where pictures come from, in place of input/")
+    add("--output", type=Path, help="where videos go, in place of output/")
+    add("--sheet", type=Path, metavar="FILE.png", help="also write a contact sheet of the last video")
+    add("--server", metavar="URL", help="run it on a real ComfyUI, for example http://127.0.0.1:8188")
+
+
+def run(options: Namespace) -> int:
+    """0 when done. Raises SanaVideoError (a sentence), or Cancelled after Ctrl-C."""
+    from ..standalone.engine.graph import load_nodes
+    from ..standalone.engine.workflow_file import apply_demo, apply_setting, read_workflow, to_prompt
+
+    workflow = read_workflow(options.workflow)
+
+    def prepare(info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        prompt = to_prompt(workflow, info)
+        if options.demo:
+            apply_demo(prompt)
+        for setting in options.set:
+            apply_setting(prompt, setting, info)
+        return prompt, {"workflow": workflow} if "nodes" in workflow else {}
+
+    if options.server:
+        from .server import run_on_server
+
+        files = run_on_server(options.server, prepare, options.output or options.base / "output")
+    else:
+        files = _run_here(options, prepare, load_nodes())
+    if options.sheet:
+        _write_sheet(files, options.sheet)
+    return 0
+
+
+def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list[Path]:
+    import folder_paths
+
+    from ..sana_video_core.errors import InputError
+    from ..standalone.engine.executor import Executor
+    from .workflow_console import Console
+
+    folder_paths.set_base_directory(str(options.base))
+    for folder, put in (
+        (options.input, folder_paths.set_input_directory),
+        (options.output, folder_paths.set_output_directory),
+    ):
+        if folder:
+            put(str(folder.absolute()))
+    info = {name: node.GET_NODE_INFO_V1() for name, node in classes.items()}
+    prompt, extra = prepare(info)
+    if missing := sorted({str(node["class_type"]) for node in prompt.values()} - set(classes)):
+        raise InputError(
+            f"This workflow needs nodes that are not here: {', '.join(missing)}. A real ComfyUI with this pack runs it: "
+            "start ComfyUI, then add --server http://127.0.0.1:8188 to this command."
+        )
+    _draw_example(prompt, Path(folder_paths.get_input_directory()))
+    with Console(prompt) as console:
+        Executor(classes, console.tell).run(prompt, extra)
+    root = folder_paths.get_output_directory()
+    files = [Path(root, file["subfolder"], file["filename"]) for file in console.files]
+    console.say_saved(files)
+    return files
+
+
+def _draw_example(prompt: dict[str, Any], folder: Path) -> None:
+    """ComfyUI ships an example.png; here one is drawn when a workflow asks for it."""
+    wanted = any(
+        n["class_type"] == "LoadImage" and n["inputs"].get("image") == "example.png" for n in prompt.values()
+    )
+    if wanted and not (folder / "example.png").exists():
+        from PIL import Image, ImageDraw, ImageOps
+
+        picture = ImageOps.colorize(Image.linear_gradient("L"), "royalblue", "mistyrose").resize((832, 480))
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle((0, 340, 832, 480), fill=(70, 120, 80))
+        draw.ellipse((340, 200, 500, 360), fill=(220, 60, 50))
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / "example.png")
+
+
+def _write_sheet(files: list[Path], sheet: Path) -> None:
+    import av
+
+    from ..sana_video_core.errors import InputError
+    from ..sana_video_core.files.image_file import contact_sheet
+    from ..sana_video_core.files.video_reading import read_frames
+
+    videos = [file for file in files if file.suffix == ".mp4"]
+    if not videos:
+        raise InputError(
+            "A contact sheet was asked for, but this workflow saves no video; add a Save Video node."
+        )
+    with av.open(str(videos[-1])) as video:
+        fps = min(16, SHEET_FRAMES * av.time_base / (video.duration or av.time_base))
+    frames = read_frames(videos[-1], fps=fps)[0].unbind(1)
+    contact_sheet([(f"{index / fps:.1f} s", frame) for index, frame in enumerate(frames)], sheet)

@@ -1,0 +1,101 @@
+"""A workflow on a real ComfyUI: posted, followed over its web socket, and its files fetched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
+from ..sana_video_core.files.atomic import atomic_path
+from ..standalone.engine.graph import Prompt, title
+from .workflow_console import Console
+
+
+def run_on_server(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
+    """The files that were saved, now in `output`. prepare(object_info) makes the prompt and what to save with it."""
+    try:
+        return asyncio.run(_run(url.rstrip("/"), prepare, output))
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        if isinstance(error, SanaVideoError):
+            raise
+        raise InputError(
+            f"No ComfyUI answers at {url} ({error}). Start it there, or correct the address."
+        ) from error
+
+
+async def _run(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/object_info", raise_for_status=True) as answer:
+            prompt, extra = prepare(await answer.json())
+        client = uuid4().hex
+        async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
+            body = {"prompt": prompt, "client_id": client, "extra_data": {"extra_pnginfo": extra}}
+            async with session.post(f"{url}/prompt", json=body) as answer:
+                reply = await answer.json()
+            if answer.status != 200:
+                raise InputError(_problems(prompt, reply))
+            with Console(prompt) as console:
+                if reply.get("node_errors"):
+                    console.tell("left out", {"message": _problems(prompt, reply)})
+                try:
+                    await _follow(socket, reply["prompt_id"], prompt, console)
+                except asyncio.CancelledError:  # Ctrl-C
+                    await session.post(f"{url}/interrupt")
+                    raise
+        files = []
+        for file in console.files:
+            async with session.get(f"{url}/view", params=file, raise_for_status=True) as answer:
+                files.append(_place(output, file))
+                with atomic_path(files[-1]) as path:
+                    path.write_bytes(await answer.read())
+        console.say_saved(files)
+        return files
+
+
+def _place(output: Path, file: dict[str, Any]) -> Path:
+    """Where a file of the server goes; its names must not lead out of the output folder."""
+    place = (output / file["subfolder"] / file["filename"]).resolve()
+    if not place.is_relative_to(output.resolve()):
+        raise InputError(
+            f"The server names a file outside of the output folder ({place}); nothing was written there."
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
+    """What a server has against a prompt, a line for each problem."""
+    found = [(i, e) for i, node in reply.get("node_errors", {}).items() for e in node["errors"]]
+    lines = [f"{title(prompt, node_id)}: {error['message']}: {error['details']}." for node_id, error in found]
+    error = reply.get("error") or {}
+    return (
+        "\n".join(lines)
+        or f"The server refuses this workflow: {error.get('message')} {error.get('details')}".strip()
+    )
+
+
+async def _follow(
+    socket: aiohttp.ClientWebSocketResponse, prompt_id: str, prompt: Prompt, console: Console
+) -> None:
+    """Show what the server tells of our prompt, until it is done."""
+    async for message in socket:
+        event = message.json() if message.type is aiohttp.WSMsgType.TEXT else {}  # previews are binary
+        kind, data = event.get("type"), event.get("data", {})
+        if data.get("prompt_id") != prompt_id:
+            continue
+        if kind == "execution_success":
+            return console.tell("finished", {})
+        if kind == "execution_interrupted":
+            raise Cancelled(f"The server was stopped in {title(prompt, data['node_id'])}.")
+        if kind == "execution_error":
+            raise SanaVideoError(f"{title(prompt, data['node_id'])}: {data['exception_message'].strip()}")
+        if kind in ("executing", "progress", "executed") and data.get("node") in prompt:
+            console.tell(kind, data)
+    raise SanaVideoError(
+        "The server closed the connection before the workflow was done; look at its own messages."
+    )

@@ -1,0 +1,1 @@
+"""The demo's models, and what writes others of their kind."""

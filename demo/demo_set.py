@@ -1,0 +1,141 @@
+"""The demo set: a small transformer, VAE and text encoder in the real file formats, trained on scenes that we draw.
+
+It lies in the pack's folder demo/, so that every command runs on a bare machine. A set of the same kind but smaller and
+with random weights, which makes patterns and no scenes, can be written from a seed: for tests, and to try formats.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..sana_video_core.checkpoints.checkpoint import save_transformer
+from ..sana_video_core.config import DEMO, TransformerConfig
+from ..sana_video_core.errors import FileError
+from ..sana_video_core.files.tensor_file import write_tensors
+from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
+from .demo_text_encoder import build_demo_text_encoder
+
+FOLDER = Path(__file__).parent
+VAE_CONFIG = VAEConfig(base_width=8)
+# the transformer of `write_demo_set`: the family is the demo's, the sizes are not
+TINY = TransformerConfig(
+    channels=DEMO.config.channels,
+    patch=DEMO.config.patch,
+    width=112,
+    depth=3,
+    head_dim=28,
+    cross_head_dim=28,
+    ffn_hidden=336,
+    caption_channels=32,
+)
+
+
+class DemoSet(NamedTuple):
+    """Where the three models of a set lie."""
+
+    transformer: Path
+    vae: Path
+    text_encoder: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> DemoSet:
+        return cls(
+            folder / "demo_transformer.safetensors", folder / "demo_vae.safetensors", folder / "demo_text"
+        )
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file of a set; without one of them it is incomplete."""
+        text = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        return self.transformer, self.vae, *(self.text_encoder / name for name in text)
+
+
+def demo_set() -> DemoSet:
+    """The trained set that comes with the pack. Raises FileError when a file of it is not there."""
+    found = DemoSet.at(FOLDER)
+    for path in found.files():
+        if not path.is_file():
+            raise FileError(
+                f"The demo's file “{path.relative_to(FOLDER.parent).as_posix()}” is not in this pack's folder "
+                f"“{FOLDER.parent}”, so the folder is incomplete. Get the pack again."
+            )
+    return found
+
+
+def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
+    """Write a `TINY` set with random weights into a new folder, which appears complete or not at all.
+
+    The same seed gives the same weights.
+    """
+    folder = Path(folder)
+    if _exists(folder):
+        raise FileError(
+            f"“{folder}” exists already. Choose a new folder for the demo set, or remove this one."
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+            complete = Path(name) / folder.name
+            complete.mkdir()
+            _write(DemoSet.at(complete), seed)
+            complete.rename(folder)
+    except Exception as error:
+        # tokenizers raises plain exceptions when a file cannot be written
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
+            raise
+        if _exists(DemoSet.at(folder).text_encoder):  # somebody else wrote the same set meanwhile
+            return DemoSet.at(folder)
+        # a FileError's own words name a temporary file, which is gone
+        reason = error.__cause__ if isinstance(error, FileError) else error
+        raise FileError(
+            f"The demo set cannot be written to “{folder}” ({reason}). Nothing was left behind; free some space or choose "
+            "another folder."
+        ) from error
+    return DemoSet.at(folder)
+
+
+def _exists(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:  # a place that the system refuses; writing there will tell why
+        return False
+
+
+def _write(paths: DemoSet, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):  # the constructors draw their own first weights
+        transformer, vae = SanaVideo(TINY, DEMO), WanVAE(VAE_CONFIG)
+    seeded(transformer, seed)
+    save_transformer(paths.transformer, transformer.state_dict(), TINY, DEMO.name)
+    seeded(vae, seed + 1)
+    tensors = vae.state_dict()
+    # random weights overshoot: the last convolution is scaled until pictures stay within the range
+    tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 0.5
+    write_tensors(paths.vae, tensors, {"note": "random weights of the demo set"})
+    build_demo_text_encoder(paths.text_encoder, seed=seed + 2, width=TINY.caption_channels)
+
+
+def seeded(module: nn.Module, seed: int) -> nn.Module:
+    """The module with every parameter drawn from `seed`, at a scale that keeps activations near 1.
+
+    Norm weights are spread around 1 and no bias is 0, so that a test on these weights sees every one of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {name: _drawn(name, tensor, generator) for name, tensor in module.state_dict().items()}
+    module.load_state_dict(tensors, strict=True)
+    return module.eval().requires_grad_(False)
+
+
+def _drawn(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    values = torch.randn(like.shape, generator=generator)
+    if "norm" in name or name.endswith("gamma"):
+        return 1 + 0.1 * values
+    if like.ndim == 1 or name.endswith("scale_shift_table"):
+        return 0.1 * values
+    return values / math.sqrt(like[0].numel())

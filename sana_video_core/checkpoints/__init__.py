@@ -1,0 +1,1 @@
+"""Model files of every published format, and LoRAs."""

@@ -1,0 +1,1 @@
+"""Reading and writing tensors, pictures and videos."""

@@ -1,0 +1,191 @@
+"""Image files, and how a picture becomes numbers and back.
+
+Pixels are tensors [3, H, W] in [-1, 1]; bytes are arrays [H, W, 3] of uint8 in [0, 255], as Pillow and PyAV have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+from torch import Tensor
+
+from ..errors import FileError, InputError
+from .atomic import atomic_path
+
+LABEL_HEIGHT = 16  # pixels under a thumbnail, room for one line of Pillow's built-in font
+
+
+def to_bytes(pixels: Tensor) -> np.ndarray:
+    """Bytes [H, W, 3] of one frame [3, H, W] in [-1, 1], of any float dtype, on any device."""
+    if pixels.dim() != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point():
+        raise InputError(
+            f"A frame of shape {tuple(pixels.shape)} and type {pixels.dtype} was given; "
+            "it has to be [3, height, width] in a floating-point type, with values in [-1, 1]."
+        )
+    # float32 first: bfloat16 has too few digits for 127.5·x + 127.5. The cast truncates, it does not round to nearest,
+    # because the original's does; what from_bytes makes of 0 … 255 comes back exactly all the same.
+    scaled = (127.5 * pixels.detach().to(torch.float32) + 127.5).clamp(0, 255)
+    return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def from_bytes(array: np.ndarray) -> Tensor:
+    """Pixels [3, H, W] float32 in [-1, 1] of bytes [H, W, 3]."""
+    return torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def fill_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """`picture` scaled (Lanczos) until it covers `width` x `height` pixels, with what hangs over cut off evenly."""
+    if width < 1 or height < 1:
+        raise InputError(
+            f"A picture of {width}x{height} pixels was asked for; both sides have to be at least 1."
+        )
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+
+
+def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None) -> Tensor:
+    """Pixels [1, 3, n, H, W] float32 of n RGB pictures, each filled and cropped to `size` (width, height).
+
+    Without a size all take the first one's. The pictures are taken one at a time and kept as bytes, so that the floats
+    lie in memory once only.
+    """
+    arrays: list[np.ndarray] = []
+    for picture in pictures:
+        size = size or picture.size
+        arrays.append(np.asarray(fill_and_crop(picture, *size)))
+    pixels = torch.empty(1, 3, len(arrays), *arrays[0].shape[:2])
+    for index, array in enumerate(arrays):
+        pixels[0, :, index] = from_bytes(array)
+    return pixels
+
+
+def fit_images(images: Tensor, *, width: int, height: int) -> Tensor:
+    """A host's pictures [n, H, W, 3 or 4] in [0, 1] as frames [1, 3, n, height, width] in [-1, 1], filled and cropped."""
+    if images.ndim != 4 or images.shape[-1] not in (3, 4) or not images.numel():
+        raise InputError(
+            f"Pictures of shape {list(images.shape)} were given; they have to be [pictures, rows, columns, 3]."
+        )
+    pictures = (Image.fromarray(to_bytes(picture[..., :3].movedim(-1, 0) * 2 - 1)) for picture in images)
+    return stack_pictures(pictures, (width, height))
+
+
+def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
+    """Pieces [B, 3, n, H, W] in [-1, 1] of a video of `frames` frames as a host's pictures [B * frames, H, W, 3] in [0, 1].
+
+    Filled piece by piece, so that a long video lies in memory once.
+    """
+    images, made = None, 0
+    for piece in pieces:
+        batch, _, count, height, width = piece.shape
+        if images is None:
+            images = torch.empty(batch, frames, height, width, 3)
+        images[:, made : made + count] = ((piece + 1) / 2).clamp(0, 1).movedim(1, -1)
+        made += count
+    if images is None:
+        raise InputError(
+            "There is nothing to decode: the latents or the state are empty. Sample a chunk first."
+        )
+    return images.flatten(0, 1)
+
+
+def read_image(path: Path | str, *, width: int, height: int) -> Tensor:
+    """An image file as one frame [1, 3, 1, height, width], float32 in [-1, 1]: upright, on black, filled and cropped."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"There is no image file “{path}”. Check the name and the folder.")
+    try:
+        with Image.open(path) as image:
+            picture = _flattened(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise FileError(
+            f"“{path}” cannot be read as an image ({error}). It may be damaged or of another kind; "
+            "open it in an image program and save it as PNG or JPEG."
+        ) from error
+    return stack_pictures([picture], (width, height))
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """`image` as opaque RGB."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGBA")
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image).convert("RGB")
+
+
+def save_frame(pixels: Tensor, path: Path | str) -> None:
+    """Write one frame [3, H, W] in [-1, 1] as a PNG file."""
+    _save_png(Image.fromarray(to_bytes(pixels)), path)
+
+
+def contact_sheet(
+    frames: Iterable[tuple[str, Tensor]], path: Path | str, *, columns: int = 6, cell_width: int = 160
+) -> None:
+    """Write labelled thumbnails of `frames` (label, [3, H, W] in [-1, 1]) row by row into one PNG file."""
+    pictures = ((label, Image.fromarray(to_bytes(pixels))) for label, pixels in frames)
+    _save_png(sheet_of(pictures, columns=columns, cell_width=cell_width), path)
+
+
+def sheet_of(
+    pictures: Iterable[tuple[str, Image.Image]], *, columns: int = 6, cell_width: int = 160
+) -> Image.Image:
+    """Labelled thumbnails of (label, picture), row by row in one picture.
+
+    Each is `cell_width` pixels wide and shaped like the first. Pictures are taken one at a time.
+    """
+    if columns < 1 or cell_width < 1:
+        raise InputError(
+            f"{columns} columns of {cell_width} pixels were asked for; both have to be at least 1."
+        )
+    cells: list[Image.Image] = []
+    for label, picture in pictures:
+        height = (
+            cells[0].height - LABEL_HEIGHT
+            if cells
+            else max(1, round(cell_width * picture.height / picture.width))
+        )
+        cells.append(_cell(label, fill_and_crop(picture, cell_width, height)))
+    if not cells:
+        raise InputError("A contact sheet was asked for, but there are no frames; give at least one.")
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (min(columns, len(cells)) * cell_width, rows * cells[0].height))
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
+        sheet.paste(cell, (column * cell_width, row * cell.height))
+    return sheet
+
+
+def captioned(picture: Image.Image | None, lines: list[str]) -> Image.Image:
+    """`picture` under lines of words, white on black; lines that are too long are cut off."""
+    width, height = (480, 0) if picture is None else picture.size
+    whole = Image.new("RGB", (max(width, 480), height + LABEL_HEIGHT * len(lines)))
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(whole).text((2, LABEL_HEIGHT * number + 2), _printable(line), fill=(255, 255, 255))
+    if picture is not None:
+        whole.paste(picture, (0, LABEL_HEIGHT * len(lines)))
+    return whole
+
+
+def _printable(text: str) -> str:
+    """Where Pillow was built without FreeType, its font has Latin-1 only and raises on anything else."""
+    return text.encode("latin-1", "replace").decode("latin-1")
+
+
+def _cell(label: str, thumbnail: Image.Image) -> Image.Image:
+    """`thumbnail` with its label under it; a label that is too long is cut off at the cell's edge."""
+    cell = Image.new("RGB", (thumbnail.width, thumbnail.height + LABEL_HEIGHT))
+    cell.paste(thumbnail, (0, 0))
+    ImageDraw.Draw(cell).text((2, thumbnail.height + 2), _printable(label), fill=(255, 255, 255))
+    return cell
+
+
+def _save_png(picture: Image.Image, path: Path | str) -> None:
+    """Write `picture` whole or not at all."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"“{path}” was given as the name of a picture; it has to end in .png.")
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")

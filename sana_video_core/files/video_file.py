@@ -1,0 +1,246 @@
+"""Video files, written so that what was finished is kept.
+
+Pixels are tensors [1, 3, n, H, W] in [-1, 1]; n counts frames.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from ..errors import FileError, InputError
+from .image_file import to_bytes
+
+logger = logging.getLogger(__name__)
+
+ENCODERS = {"h264": "libx264"}  # what a person chooses -> what FFmpeg calls it
+BT709 = 1  # this standard's number in all three of H.264's tables: primaries, transfer, matrix
+LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
+FRAGMENT_SECONDS = 1  # what a full disk costs, besides what the encoder still holds
+METADATA_KEY = "comment"  # the one free text that MP4 and every player know
+
+
+class VideoWriter(AbstractContextManager):
+    """Writes pixels into an H.264 MP4 file as they come; use it in a `with` block.
+
+    While it runs, the frames lie in a hidden file beside `path`, in fragments that play by themselves. At the end they
+    are copied into an ordinary MP4, which takes the final name in one rename. So an older file stays until then; an
+    exception in the block keeps the finished frames; a full disk keeps the whole fragments (the last seconds are
+    lost); a killed process leaves only hidden files, which the next writer of the name removes.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        fps: int | Fraction = 16,
+        codec: str = "h264",
+        crf: int = 18,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """`fps` frames a second; `crf` is H.264's quality, 0 (lossless) to 51; `metadata` is kept as JSON.
+
+        What can be wrong before the first frame is found here, so that no sampling is wasted.
+        """
+        # Absolute, so that FFmpeg cannot take “a:b.mp4” for a protocol and a change of folder does no harm.
+        self.path = Path(path).absolute()
+        self._partial = self.path.with_name(f".{self.path.stem}.partial.mp4")
+        self._whole = self.path.with_name(f".{self.path.stem}.whole.mp4")
+        if self.path.suffix.lower() != ".mp4":
+            raise InputError(f"“{self.path}” was given as the name of a video; it has to end in .mp4.")
+        if not 0 <= crf <= 51:
+            raise InputError(f"crf is {crf}; it has to be 0 (lossless) to 51 (poor); 18 is usual.")
+        if codec not in ENCODERS:
+            raise InputError(f"The codec “{codec}” was asked for; choose one of: {', '.join(ENCODERS)}.")
+        if ENCODERS[codec] not in av.codecs_available:
+            raise FileError(
+                f"PyAV cannot write {codec}, for it was built without {ENCODERS[codec]}; pip install av."
+            )
+        self._encoder = ENCODERS[codec]
+        self._crf = crf
+        self._fps = checked_fps(fps)
+        # Odd objects become text: metadata must never cost a video.
+        self._metadata = json.dumps(dict(metadata or {}), skipkeys=True, default=str)
+        self._container: OutputContainer | None = None
+        self._written: list[None] = []  # one entry for every frame
+        self._closed = False
+        with self._explained("Choose a folder that exists and that you may write to."):
+            self._remove_hidden_files()  # what a killed process left behind
+            self._partial.touch()
+
+    @property
+    def frames(self) -> int:
+        """Frames written so far."""
+        return len(self._written)
+
+    def write(self, pixels: Tensor) -> None:
+        """Append frames [3, n, H, W] or [1, 3, n, H, W] in [-1, 1], of any float dtype, on any device.
+
+        The first call sets the size; both sides have to be even.
+        """
+        if self._closed:
+            raise InputError(f"“{self.path}” is already closed; open a new writer to write more frames.")
+        if pixels.dim() == 5 and pixels.shape[0] == 1:
+            pixels = pixels[0]
+        if pixels.dim() != 4 or pixels.shape[0] != 3:
+            raise InputError(
+                f"Frames of shape {tuple(pixels.shape)} were given; a video takes [3, frames, height, width]. "
+                "Write one file per batch row."
+            )
+        height, width = pixels.shape[2:]
+        if self._container is None:
+            self._container = self._open(width, height)
+        stream = self._container.streams.video[0]
+        if (width, height) != (stream.width, stream.height):
+            raise InputError(
+                f"Frames of {width}x{height} pixels were given after frames of {stream.width}x{stream.height}; "
+                "all frames of a video have one size. Start another file."
+            )
+        for bare in pixels.unbind(1):  # one at a time, so that no second copy of a long chunk is made
+            frame = av.VideoFrame.from_ndarray(to_bytes(bare), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = self.frames, 1 / self._fps
+            with self._explained("What was finished is kept if it can be; free some space."):
+                # One call into C encodes, writes and counts. Python raises Ctrl-C between two calls, where packets
+                # or the count would be lost.
+                self._written.extend(_encoding(self._container, frame))
+
+    def close(self) -> None:
+        """Finish the file under its final name; without a single frame leave nothing. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._explained("Close every program that has it open, and try again."):
+            try:
+                if self._container is not None and self.frames:
+                    self._finish(self._container)
+            finally:
+                self._remove_hidden_files()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except FileError as failure:
+            if error is None:
+                raise
+            logger.warning("%s", failure)  # the block's own exception is the one to go on
+
+    def _open(self, width: int, height: int) -> OutputContainer:
+        """The hidden file, ready for frames of this size."""
+        if width % 2 or height % 2 or not width or not height:
+            raise InputError(f"Frames of {width}x{height} pixels were given; H.264 needs even sides.")
+        # delay_moov: without it such a file starts two frames late, at the first B-frame's decoding time.
+        flags = {"movflags": "frag_keyframe+delay_moov+default_base_moof"}
+        container = av.open(str(self._partial), "w", format="mp4", options=flags)
+        container.metadata[METADATA_KEY] = self._metadata
+        options = {"crf": str(self._crf), "g": str(math.ceil(FRAGMENT_SECONDS * self._fps))}
+        stream = cast(VideoStream, container.add_stream(self._encoder, rate=self._fps, options=options))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = 1 / self._fps
+        # Untagged, a player guesses the matrix from the height, and colours shift.
+        context.color_primaries = context.color_trc = context.colorspace = BT709
+        context.color_range = LIMITED_RANGE
+        with self._explained("Free some space, or choose another size."):
+            container.start_encoding()  # now, because a Ctrl-C in it would cost the first packets
+        return container
+
+    def _finish(self, container: OutputContainer) -> None:
+        """End the fragments and give the file its name. Raises FileError when not all of it could be kept."""
+        reason = "the end did not reach the disk"
+        try:
+            with container:  # closes it
+                next(_encoding(container, None))
+        except av.FFmpegError as error:
+            reason = error.strerror
+        # Looked after in any case: FFmpeg does not report every failure at the end of a file.
+        kept = _cut_to_whole_fragments(self._partial)
+        if kept:
+            copied = _copy_as_ordinary_mp4(self._partial, self._whole) == kept
+            (self._whole if copied else self._partial).replace(self.path)  # fragments play as well
+        if kept < self.frames:
+            raise FileError(
+                f"Only {kept} of the {self.frames} frames could be kept in “{self.path}”: {reason}. "
+                "Free some space or choose another folder, and make the rest again."
+            )
+
+    def _remove_hidden_files(self) -> None:
+        self._partial.unlink(missing_ok=True)
+        self._whole.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self, advice: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            if isinstance(error, FileError):
+                raise
+            what = f"Writing “{self.path}” failed after {self.frames} frames: {error.strerror}."
+            raise FileError(f"{what} {advice}") from error
+
+
+def checked_fps(fps: float | Fraction) -> Fraction:
+    if not (math.isfinite(fps) and 0.01 <= fps <= 1000):
+        raise InputError(f"fps is {fps}; it has to be 0.01 to 1000; SANA-Video makes 16.")
+    return Fraction(fps).limit_denominator(1001)  # 1001 is broadcasting's: 30000/1001 for 29.97
+
+
+def _encoding(container: OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:
+    """Sends one frame, or None for the end, through the encoder into the file, when it is asked for its one item."""
+    return map(container.mux, map(container.streams.video[0].encode, (frame,)))
+
+
+def _cut_to_whole_fragments(path: Path) -> int:
+    """Cut a fragmented MP4 after its last whole fragment; how many frames it then holds."""
+    end = position = 0
+    with path.open("r+b") as file:
+        size = path.stat().st_size
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            position += max(length, 8)
+            if kind in (b"mdat", b"mfra") and position <= size:
+                end = position
+            file.seek(position)
+        file.truncate(end)
+    return _whole_frames(path)
+
+
+def _copy_as_ordinary_mp4(source: Path, target: Path) -> int:
+    """Copy a fragmented MP4 into one that every player can seek, its only index in front; how many frames arrived."""
+    flags = {"movflags": "faststart"}
+    try:
+        with (
+            av.open(str(source)) as fragments,
+            av.open(str(target), "w", format="mp4", options=flags) as copy,
+        ):
+            copy.metadata.update(fragments.metadata)
+            # opaque: without it PyAV before 15 opens an encoder for the copy, and writes empty packets.
+            stream = copy.add_stream_from_template(fragments.streams.video[0], opaque=True)
+            for packet in fragments.demux(video=0):
+                if packet.size:  # PyAV ends with an empty packet
+                    packet.stream = stream
+                    copy.mux(packet)
+    except av.FFmpegError:
+        return 0
+    return _whole_frames(target)
+
+
+def _whole_frames(path: Path) -> int:
+    """How many frames an MP4 of ours really holds, whatever its index says."""
+    try:
+        with av.open(str(path)) as container:
+            return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
+    except av.FFmpegError:
+        return 0

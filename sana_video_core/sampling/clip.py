@@ -1,0 +1,187 @@
+"""One clip of fixed length with a bidirectional model: many steps, guidance, and an image as frame 0 if wanted.
+
+B batch, C channels, F latent frames, H W latent rows and columns. Source: inference_sana_video.py, flow_euler and
+flow_dpm-solver samplers of the original; image-to-video: the `ltx` task (frame 0 clean, at timestep 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ChunkError, InputError
+from ..host import Host, Progress
+from ..shapes import LatentGrid
+from ..transformer.layers import MASKED, TextKeys
+from ..transformer.model import PreparedText, SanaVideo
+from .noise import draw_noise
+from .sampler import Velocity, sample_dpm, sample_euler
+from .schedule import dpm_sigmas, euler_sigmas
+
+SAMPLERS = {"dpm++": (sample_dpm, dpm_sigmas), "euler": (sample_euler, euler_sigmas)}
+Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -> velocity
+
+GUIDANCE = ("batched", "sequential")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSampling:
+    """How a clip is denoised. `guidance`: both branches in one call of twice the batch, or one after the other."""
+
+    seed: int = 0
+    steps: int = 50
+    cfg: float = 6.0
+    sampler: str = "dpm++"
+    shift: float = 8.0
+    guidance: str = "batched"
+
+    def __post_init__(self) -> None:
+        for name, value, possible in (
+            ("sampler", self.sampler, tuple(SAMPLERS)),
+            ("guidance", self.guidance, GUIDANCE),
+        ):
+            if value not in possible:
+                raise InputError(f"{name} is “{value}”; choose one of: {', '.join(possible)}.")
+        if not self.cfg >= 1:
+            raise InputError(f"cfg is {self.cfg}; it has to be at least 1 (1 is no guidance, 6 is usual).")
+
+
+@torch.no_grad()
+def sample_clip(
+    model: SanaVideo,
+    positive: PreparedText,
+    negative: PreparedText | None,
+    grid: LatentGrid,
+    latent_frames: int,
+    sampling: ClipSampling,
+    *,
+    image: Tensor | None = None,
+    batch: int = 1,
+    noise: Tensor | None = None,
+    host: Host | None = None,
+) -> Tensor:
+    """Clean latents [B, C, F, H, W] in model space, float32.
+
+    `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, at timestep 0 in every step, and is returned untouched.
+    `noise` [B, C, F, H, W] takes the place of the seed's. Raises ChunkError when the model returns no numbers.
+    """
+    model.family.chunks.check_room(0, (latent_frames,))
+    if sampling.cfg > 1 and negative is None:
+        raise InputError(
+            "Guidance (cfg above 1) needs a negative prompt; an empty one will do, or set cfg to 1."
+        )
+    if batch < 1 or any(len(text.caption) not in (1, batch) for text in (positive, negative or positive)):
+        raise InputError(
+            f"A batch of {batch} was asked for; it has to be at least 1, with one prompt for all or one for each."
+        )
+    size = (batch, model.config.channels, latent_frames, *grid)
+    _check_shape("The noise", noise, size)
+    _check_shape("The image for frame 0", image, (*size[:2], 1, *grid))
+    if noise is None:
+        channels = model.config.channels
+        noise = draw_noise(sampling.seed, 0, latent_frames, 0, batch=batch, channels=channels, grid=grid)
+    x = noise.to(model.device, torch.float32).expand(batch, -1, -1, -1, -1)
+    if image is not None:
+        image = image.to(x).expand(len(x), -1, -1, -1, -1)
+        x = x[:, :, 1:]
+    update, grid_of = SAMPLERS[sampling.sampler]
+    sigmas = grid_of(sampling.steps, sampling.shift)
+    guided = _guided(model, positive, negative, sampling, len(x))
+    x = update(_velocity(guided, image, host or Host(), sampling.steps), x, sigmas)
+    return x if image is None else torch.cat([image, x], dim=2)
+
+
+def _check_shape(what: str, given: Tensor | None, size: tuple[int, ...]) -> None:
+    if given is not None and tuple(given.shape) not in (size, (1, *size[1:])):
+        raise InputError(
+            f"{what} has the shape {list(given.shape)}; it has to be {list(size)} (batch may be 1)."
+        )
+
+
+def _guided(
+    model: SanaVideo,
+    positive: PreparedText,
+    negative: PreparedText | None,
+    sampling: ClipSampling,
+    batch: int,
+) -> Guided:
+    """velocity(latents, timesteps) under classifier-free guidance: v = v_neg + cfg * (v_pos - v_neg)."""
+    if sampling.cfg == 1 or negative is None:
+        return lambda x, t: model(x, t, positive)
+
+    def sequential(x: Tensor, t: Tensor) -> Tensor:
+        apart = model(x, t, negative)
+        return apart + sampling.cfg * (model(x, t, positive) - apart)
+
+    if sampling.guidance == "sequential":
+        return sequential
+    both = _stacked(negative, positive, batch)
+
+    def batched(x: Tensor, t: Tensor) -> Tensor:
+        apart, together = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return apart + sampling.cfg * (together - apart)
+
+    return batched
+
+
+def _stacked(first: PreparedText, second: PreparedText, batch: int) -> PreparedText:
+    """Two prompts as one batch of 2 * `batch`; the shorter one is padded, and its padding masked."""
+    length = max(first.caption.shape[1], second.caption.shape[1])
+    texts = [_padded(text, length, batch) for text in (first, second)]
+    captions, blocks, biases = zip(*texts, strict=True)
+    pairs = (TextKeys(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(*blocks, strict=True))
+    return PreparedText(torch.cat(captions), tuple(pairs), torch.cat(biases))
+
+
+def _padded(text: PreparedText, length: int, batch: int) -> PreparedText:
+    missing = length - text.caption.shape[1]
+
+    def longer(x: Tensor, value: float = 0.0) -> Tensor:
+        """x [1 or B, …, L, size] -> [B, …, length, size]."""
+        return F.pad(x, (0, 0, 0, missing), value=value).expand(batch, *[-1] * (x.ndim - 1))
+
+    bias = (
+        text.caption.new_zeros(len(text.caption), 1, 1, text.caption.shape[1])
+        if text.bias is None
+        else text.bias
+    )
+    bias = longer(bias.transpose(2, 3), MASKED).transpose(2, 3)
+    blocks = tuple(TextKeys(*(longer(x) for x in block)) for block in text.blocks)
+    return PreparedText(longer(text.caption), blocks, bias)
+
+
+def _timesteps(x: Tensor, sigma: float, image: Tensor | None) -> Tensor:
+    """[B], or [B, F] with timestep 0 on frame 0 where an image holds it."""
+    if image is None:
+        return torch.full((len(x),), 1000 * sigma, device=x.device)
+    timesteps = torch.full((len(x), x.shape[2] + 1), 1000 * sigma, device=x.device)
+    timesteps[:, 0] = 0
+    return timesteps
+
+
+def _velocity(guided: Guided, image: Tensor | None, host: Host, steps: int) -> Velocity:
+    """The guided velocity as a sampler calls it: with the image in front, cancellable, checked and reported."""
+    done = 0
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        nonlocal done
+        host.check(f"at step {done + 1} of {steps}")
+        latents = x if image is None else torch.cat([image, x], dim=2)
+        v = guided(latents, _timesteps(x, sigma, image))
+        if image is not None:
+            v = v[:, :, 1:]
+        if not bool(torch.isfinite(v).all()):
+            raise ChunkError(
+                f"The model returned values that are not numbers at step {done + 1} of {steps}. Try bfloat16 or float32, "
+                "or without LoRAs."
+            )
+        done += 1
+        host.progress(Progress(1, 1, done, steps, x - sigma * v))
+        return v
+
+    return velocity

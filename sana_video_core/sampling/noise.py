@@ -1,0 +1,43 @@
+"""Noise as a pure function of (seed, latent frame of the whole stream, draw number).
+
+Because a latent frame's noise does not depend on what was drawn before, N samplers of one chunk see the same noise
+as one sampler of N chunks. Nothing touches the global generator.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..shapes import LatentGrid
+
+_MASK = 2**64 - 1
+
+
+def _mix(value: int) -> int:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection on 64 bits that scatters every bit."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def frame_seed(seed: int, frame: int, draw: int) -> int:
+    """The 64-bit seed of one draw of one latent frame: mix(mix(mix(seed) + frame) + draw).
+
+    All bits matter and the low 32 suffice: torch's CPU generator reads only those.
+    """
+    return _mix((_mix((_mix(seed & _MASK) + frame) & _MASK) + draw) & _MASK)
+
+
+def draw_noise(
+    seed: int, first_frame: int, frames: int, draw: int, *, batch: int, channels: int, grid: LatentGrid
+) -> Tensor:
+    """Standard normal noise [B, C, F, H, W], float32 on the CPU; row r of the batch uses seed + r."""
+    noise = torch.empty(batch, channels, frames, *grid)
+    generator = torch.Generator(device="cpu")
+    for row in range(batch):
+        for offset in range(frames):
+            generator.manual_seed(frame_seed(seed + row, first_frame + offset, draw))
+            noise[row, :, offset] = torch.randn(channels, *grid, generator=generator)
+    return noise

@@ -1,0 +1,53 @@
+"""What a state holds, in words and as a filmstrip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PIL import Image
+from torch import Tensor
+
+from ..files.image_file import captioned, sheet_of
+from .state import StreamState
+
+MOST, COLUMNS = 24, 3  # thumbnails of a filmstrip
+
+
+def report(state: StreamState) -> str:
+    """What a state holds, for a person: one line each for model, video, memory and every chunk."""
+    own = state.identity
+    height, width = own.rules.compression.pixels(own.grid)
+    story = sum(chunk.latents.numel() * chunk.latents.element_size() for chunk in state.story)
+    lines = [
+        f"model        {own.family}, fingerprint {own.fingerprint[:12]}",
+        f"video        {width} x {height}, batch {own.batch}, {len(state.story)} chunks, {state.frames} frames "
+        f"({state.frames / own.rules.fps:.1f} s)",
+        f"memory       {state.bytes / 2**20:.1f} MiB, window {own.window or 'none (the whole past)'}; story "
+        f"{story / 2**20:.1f} MiB",
+    ]
+    for number, chunk in enumerate(state.story):
+        made = "primed" if chunk.primed else f"seed {chunk.seed}"
+        loras = f", LoRAs {', '.join(chunk.loras)}" if chunk.loras else ""
+        lines.append(
+            f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, {made}{loras}: {chunk.prompt}"
+        )
+    return "\n".join(lines)
+
+
+def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
+    """What a state holds, as one picture: two lines of words, then a labelled thumbnail a chunk (at most `MOST`).
+
+    `picture` makes a small picture of one latent frame [B, C, 1, H, W] in model space: a host has a quick way to.
+    """
+    height, width = state.identity.rules.compression.pixels(state.identity.grid)
+    words = [
+        f"{len(state.story)} chunks, {state.frames} frames, {state.seconds:.1f} s",
+        f"{width} x {height}, memory {state.bytes / 2**20:.1f} MiB, model {state.identity.fingerprint[:12]}",
+    ]
+    shown = range(0, len(state.story), -(-len(state.story) // MOST) or 1)
+    cells = []
+    for number in shown:
+        chunk = state.story[number]
+        middle = chunk.length // 2
+        cells.append((f"{number}: {chunk.prompt}", picture(chunk.latents[:, :, middle : middle + 1])))
+    return captioned(sheet_of(cells, columns=COLUMNS) if cells else None, words)

@@ -1,0 +1,175 @@
+"""A state: the memory of a stream, with its identity and its story. A value: nothing ever writes to it.
+
+B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the unchanged tensors of the
+old one; that is why branching costs nothing, and why no function may write to a tensor that it did not allocate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import Family, family_named
+from ..errors import StateError
+from ..files.fingerprint import weights_fingerprint
+from ..host import StreamModel
+from ..shapes import LatentGrid
+from ..transformer.memory import Memory, memory_bytes, memory_tensors, memory_to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a state belongs to."""
+
+    fingerprint: str  # of the model's weights as they lay in the file, before casts and LoRAs
+    family: str
+    channels: int
+    rows: int  # of latents
+    columns: int
+    batch: int
+    window: int | None = None  # earlier chunks that the memory looks back on; None for all
+
+    @property
+    def grid(self) -> LatentGrid:
+        return LatentGrid(self.rows, self.columns)
+
+    @property
+    def rules(self) -> Family:
+        return family_named(self.family)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """One chunk of the story: what was made, and from what."""
+
+    latents: Tensor  # [B, C, F, H, W] clean, model space, float32
+    prompt: str
+    digest: str  # of the prompt as the model saw it
+    scene: int
+    seed: int | None = None  # None for a primed chunk
+    primed: bool = False
+    loras: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Latent frames."""
+        return self.latents.shape[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StreamState:
+    """A stream between two chunks."""
+
+    identity: Identity
+    memory: Memory | None = None  # after the last chunk of this scene; None at its start
+    memory_before: Memory | None = None  # before the last chunk: what recache starts from; one deep, for ever
+    story: tuple[Chunk, ...] = ()
+    scene: int = 0
+
+    @property
+    def position(self) -> int:
+        """Latent frames in the current scene: the rotary position of the next one."""
+        return sum(chunk.length for chunk in self.story if chunk.scene == self.scene)
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames in the whole stream: the noise index of the next one."""
+        return sum(chunk.length for chunk in self.story)
+
+    @property
+    def frames(self) -> int:
+        """Frames that the whole story decodes to, each scene on its own."""
+        per_scene: dict[int, int] = {}
+        for chunk in self.story:
+            per_scene[chunk.scene] = per_scene.get(chunk.scene, 0) + chunk.length
+        compression = self.identity.rules.compression
+        return sum(compression.frames(count) for count in per_scene.values())
+
+    def frames_from(self, chunk: int) -> int:
+        """Frames that the story decodes to from chunk number `chunk` (counted from 0) on."""
+        return self.frames - replace(self, story=self.story[:chunk]).frames
+
+    def only_row(self, row: int) -> StreamState:
+        """One video of the batch, to be looked at: its story without a memory."""
+        story = tuple(replace(chunk, latents=chunk.latents[row : row + 1]) for chunk in self.story)
+        return replace(
+            self, identity=replace(self.identity, batch=1), memory=None, memory_before=None, story=story
+        )
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.identity.rules.fps
+
+    @property
+    def plan(self) -> tuple[tuple[int, ...], ...]:
+        """Chunk lengths in latent frames, scene by scene."""
+        scenes: dict[int, list[int]] = {}
+        for chunk in self.story:
+            scenes.setdefault(chunk.scene, []).append(chunk.length)
+        return tuple(tuple(lengths) for lengths in scenes.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of both memories, without the story."""
+        return memory_bytes(self.memory) + memory_bytes(self.memory_before)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the state: both memories, then the story."""
+        memories = memory_tensors(self.memory) + memory_tensors(self.memory_before)
+        return memories + [chunk.latents for chunk in self.story]
+
+    def to(self, device: torch.device | str) -> StreamState:
+        """The same state on another device; what is there already is shared."""
+        return replace(
+            self,
+            memory=memory_to(self.memory, device),
+            memory_before=memory_to(self.memory_before, device),
+            story=tuple(replace(chunk, latents=chunk.latents.to(device)) for chunk in self.story),
+        )
+
+    def with_chunk(self, chunk: Chunk, memory: Memory) -> StreamState:
+        """The state after one more chunk. The memory before it moves up by one; the one before that is let go."""
+        return replace(self, memory=memory, memory_before=self.memory, story=(*self.story, chunk))
+
+    def with_cut(self) -> StreamState:
+        """The state at the start of a new scene: an empty memory; story, frame count and noise run on."""
+        return replace(self, memory=None, memory_before=None, scene=self.scene + 1) if self.position else self
+
+
+def model_identity(model: StreamModel) -> dict[str, Any]:
+    """The part of an identity that the model alone decides. Without a file, the weights in memory are read."""
+    fingerprint = model.fingerprint or weights_fingerprint(model.state_dict())
+    return {"fingerprint": fingerprint, "family": model.family.name, "channels": model.config.channels}
+
+
+def check_fits(
+    state: StreamState,
+    model: StreamModel,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    batch: int | None = None,
+) -> None:
+    """Raises StateError, naming both sides, when a state belongs to another model, size or batch."""
+    own, other = state.identity, model_identity(model)
+    if own.fingerprint != other["fingerprint"] or own.channels != other["channels"]:
+        raise StateError(
+            f"This state was made by the model {own.fingerprint[:12]} ({own.family}, {own.channels} channels), but the "
+            f"model here is {other['fingerprint'][:12]} ({other['family']}, {other['channels']} channels). Load the "
+            "model that made the state, or start a new stream."
+        )
+    own_height, own_width = own.rules.compression.pixels(own.grid)
+    height, width = (own_height if height is None else height), (own_width if width is None else width)
+    if (height, width) != (own_height, own_width):
+        raise StateError(
+            f"This state is of a video of {own_width} x {own_height} (width x height), but {width} x {height} was "
+            "asked for. A stream keeps its size: continue at the state's, or start a new one."
+        )
+    if batch is not None and batch != own.batch:
+        raise StateError(
+            f"This state holds a batch of {own.batch}, but {batch} was asked for. A stream keeps its batch: "
+            "continue with the state's, or start a new one."
+        )

@@ -1,0 +1,220 @@
+"""Text to the embeddings that SANA-Video reads: Gemma-2-2B-it, last hidden state, 300 positions.
+
+Source: NVlabs/Sana, inference_video_scripts/inference_sana_video.py (the rule of the window and of the motion
+score), and diffusers, pipelines/sana_video/pipeline_sana_video.py (the same rule; it also lower-cases prompts, which
+the original does not do and neither do we). In short: an instruction is put before a prompt, Gemma reads both, and
+only the beginning-of-text token and the last 299 positions are kept. Gemma is causal, so these have seen it all.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError, InputError
+from .instruction import find_instruction
+from .text_file import load_gemma_file
+from .text_folder import load_gemma_folder
+
+logger = logging.getLogger("sana_video")
+
+
+@functools.cache  # once per process: a long video encodes many prompts, and one warning is enough
+def _warn_no_instruction() -> None:
+    logger.warning(
+        "The wording that SANA-Video was trained to read before every prompt was not found, so your prompts will "
+        "be followed less closely. To give it, put the model's original yaml file (it contains `chi_prompt`) in the "
+        "folder of the model or the text encoder, or install diffusers, or pass your own wording as the instruction."
+    )
+
+
+def prompt_digest(text: str, *, instruction: str | None, motion_score: int | None) -> str:
+    """sha256 (hex) of everything that decides what a prompt encodes to, apart from the encoder itself.
+
+    `instruction` is the wording really used, as `TextEncoder.resolve_instruction` returns it.
+    """
+    used = hashlib.sha256(instruction.encode("utf-8", "surrogatepass")).hexdigest() if instruction else ""
+    # JSON quotes the text, so no text can imitate the fields that follow it.
+    return hashlib.sha256(json.dumps([text.strip(), used, motion_score or 0]).encode("ascii")).hexdigest()
+
+
+def embedding_digest(embeddings: Tensor, mask: Tensor | None) -> str:
+    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] of each video where the mask is true.
+
+    embeddings [B, L, D] of any dtype and device, read as float32; mask [B, L], or of one row for all, with any axes of
+    length 1 between (None: every row counts). How the rest is padded does not matter, how long it is does.
+    """
+    if embeddings.ndim != 3 or not embeddings.is_floating_point():
+        raise InputError(
+            f"Text embeddings have the shape [batch, tokens, width], and a tensor of {list(embeddings.shape)} "
+            f"({str(embeddings.dtype).removeprefix('torch.')}) was given. Connect what a text encoder made."
+        )
+    B, L, _ = embeddings.shape
+    kept = torch.ones(1, L, dtype=torch.bool) if mask is None else mask.detach().to("cpu") != 0
+    if kept.ndim == 0 or kept.shape[-1] != L or kept.numel() not in (L, B * L):
+        raise InputError(
+            f"The mask of the text embeddings has the shape {list(kept.shape)}, but for embeddings of "
+            f"{list(embeddings.shape)} it must be [{B}, {L}] or [1, {L}]."
+        )
+    kept = kept.reshape(-1, L).expand(B, L)
+    rows = embeddings.detach().to("cpu", torch.float32)[kept]
+    digest = hashlib.sha256(json.dumps(list(embeddings.shape)).encode("ascii"))
+    for part in (kept.to(torch.uint8), rows):
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class TextEncoder:
+    """A tokenizer and a Gemma-2 without its head. Holds no state between calls.
+
+    `instruction` is the original wording if somebody found it (see `find_instruction`); None if nobody did, and "" for
+    an encoder that reads prompts as they are.
+    """
+
+    def __init__(self, tokenizer, model, *, instruction: str | None = None):
+        self.tokenizer = tokenizer
+        self.model = model.eval()
+        own = getattr(model.config, "sana_instruction", None)  # anything but a text is somebody else's entry
+        self.instruction = own if isinstance(own, str) else instruction
+        self._bos = _special_id(tokenizer, model, "bos_token_id")
+        self._pad = _special_id(tokenizer, model, "pad_token_id")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def resolve_instruction(self, instruction: bool | str | None) -> str | None:
+        """What `encode` puts before a prompt: True is the original, False or None is nothing, a text is itself."""
+        if instruction is True:
+            if self.instruction is None:
+                _warn_no_instruction()
+            return self.instruction or None
+        if instruction is False or instruction is None:
+            return None
+        if not isinstance(instruction, str):
+            raise InputError(
+                f"The instruction must be on, off or a text, and {instruction!r} is none of these."
+            )
+        return instruction or None
+
+    @torch.no_grad()  # not inference_mode: what comes out may be used to train
+    def encode(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        instruction: bool | str | None = True,
+        motion_score: int | None = None,
+        max_tokens: int = 300,
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts to (embeddings [B, L, D] in the model's dtype, mask [B, L] bool, True where there is text).
+
+        L is max_tokens (the network's 300), D the width of the encoder (2304). A negative prompt takes no
+        instruction: encode it with instruction=False. A prompt too long loses its end, the motion score first.
+        """
+        texts = _checked_prompts(prompts)
+        suffix = motion_suffix(motion_score)
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise InputError(
+                f"max_tokens must be a whole number of at least 1, and {max_tokens!r} was given."
+            )
+        prefix = self.resolve_instruction(instruction) or ""
+        total = max_tokens
+        if prefix:
+            # The instruction ends with a space: alone a token of its own, but before a word it melts into that word's
+            # token. So minus one for it, and one for the beginning of text, which is kept apart: then the window of
+            # the last positions starts exactly at the first word.
+            total += len(self._token_ids(prefix)) - 2
+        ids, mask = self._padded([prefix + text.strip() + suffix for text in texts], total)
+        hidden = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        kept = torch.tensor([0, *range(total - max_tokens + 1, total)], device=ids.device)
+        return hidden[:, kept], mask[:, kept]
+
+    def _token_ids(self, text: str) -> list[int]:
+        """Token ids of one text after a beginning-of-text token, whatever the tokenizer itself would add."""
+        ids = self.tokenizer(text, add_special_tokens=False, padding=False, truncation=False, verbose=False)
+        return [self._bos, *ids["input_ids"]]
+
+    def _padded(self, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
+        """Token ids [B, length] and mask [B, length] bool, cut and padded on the right.
+
+        Done here and not by the tokenizer: Gemma's tokenizers pad on the left unless told otherwise.
+        """
+        ids = torch.full((len(texts), length), self._pad, dtype=torch.long)
+        mask = torch.zeros(len(texts), length, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            tokens = self._token_ids(text)[:length]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = True
+        return ids.to(self.device), mask.to(self.device)
+
+
+def _special_id(tokenizer, model, name: str) -> int:
+    for owner in (tokenizer, model.config):
+        value = getattr(owner, name, None)
+        if value is not None:
+            return int(value)
+    raise FileError(
+        f"The text encoder is not complete: neither its tokenizer nor its config.json names a {name}."
+    )
+
+
+def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise InputError("There is no prompt to encode. Give at least one text; an empty text is allowed.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"A prompt must be a text, and {text!r} is of type {type(text).__name__}.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"The prompt contains half a character at position {error.start}, probably an emoji that was cut in "
+                "two. Delete it and type it again."
+            ) from error
+    return texts
+
+
+def motion_suffix(score: int | None) -> str:
+    """What follows the prompt. None and 0 add nothing; 30 is strong, and LongSANA was trained with 10."""
+    if score is None:
+        return ""
+    if isinstance(score, bool) or not isinstance(score, int) or score < 0:
+        raise InputError(
+            f"The motion score must be a whole number from 0 (say nothing about motion) upwards, and {score!r} was "
+            "given. Usual values are 10 to 30."
+        )
+    return f" motion score: {score}." if score else ""
+
+
+def load_text_encoder(
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    instruction: str | None = None,
+) -> TextEncoder:
+    """A Gemma-2 from a local file or folder; nothing is downloaded and no code of the folder is run.
+
+    `path` is one safetensors file with the tokenizer inside (ComfyUI's form); or one folder in Hugging Face layout
+    with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in it. With or
+    without the language head. dtype None keeps the weights as they are stored.
+    `instruction` is the original wording if a host has it; otherwise it is looked for, in the yaml files of these
+    folders and in an installed diffusers.
+    """
+    path = Path(path).absolute()
+    if path.is_file():
+        tokenizer, model = load_gemma_file(path, device=device, dtype=dtype)
+        near = [path.parent]
+    else:
+        tokenizer, model, near = load_gemma_folder(path, dtype=dtype)
+    return TextEncoder(tokenizer, model.to(device), instruction=instruction or find_instruction(near=near))

@@ -1,0 +1,127 @@
+"""Gemma-2 from a folder in Hugging Face layout, by transformers: its config, its tokenizer, its safetensors files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import FileError
+
+NEEDED = (
+    "Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm_bf16.safetensors (Comfy-Org/PixelDiT, text_encoders), or "
+    "the text_encoder and tokenizer folders of a SANA-Video diffusers download, or the folder of "
+    "google/gemma-2-2b-it."
+)
+
+
+def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, Any, list[Path]]:
+    """Tokenizer, Gemma2Model on the CPU, and the folders that may hold more files of the same download.
+
+    `path` as in `text.load_text_encoder`, absolute. Nothing is downloaded and no code of the folder is run.
+    """
+    folder, tokenizer_folder = _find_folders(path)
+    _check_config(folder)
+    tokenizer = _load_tokenizer(tokenizer_folder)
+    model = _load_model(folder, dtype)
+    if len(tokenizer) > model.config.vocab_size:
+        raise FileError(
+            f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, but the text encoder in {folder} "
+            f"only {model.config.vocab_size}: they do not belong together. Take both from one download."
+        )
+    return tokenizer, model, list(dict.fromkeys((folder, folder.parent, tokenizer_folder)))
+
+
+def _find_folders(path: Path) -> tuple[Path, Path]:
+    """The folder of the model and the folder of the tokenizer."""
+    if not path.is_dir():
+        raise FileError(f"There is no file or folder {path}. {NEEDED}")
+    inner = path / "text_encoder"
+    folder = inner if inner.is_dir() and not (path / "config.json").is_file() else path
+    if not (folder / "config.json").is_file():
+        raise FileError(
+            f"{folder} has no config.json, so it is not a text encoder in Hugging Face layout. {NEEDED}"
+        )
+    for candidate in (folder, folder.parent / "tokenizer"):
+        if any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+            return folder, candidate
+    raise FileError(
+        f"There is no tokenizer for the text encoder in {folder}: neither tokenizer.json nor tokenizer.model is in it "
+        f"or in {folder.parent / 'tokenizer'}. Copy the tokenizer files of the same download there."
+    )
+
+
+def _check_config(folder: Path) -> None:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be read ({error}). Download it again.") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "gemma2":
+        raise FileError(
+            f"SANA-Video reads text with Gemma-2 (model_type gemma2), but {path} says "
+            f"{kind or 'nothing about its kind'}. {NEEDED}"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise FileError(f"There are no weights in {folder}: no file there ends with .safetensors. {NEEDED}")
+
+
+def _load_tokenizer(folder: Path):
+    from transformers import AutoTokenizer  # seconds to import, so only when an encoder is really loaded
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # many kinds, all of them about this folder
+        raise FileError(
+            f"The tokenizer in {folder} cannot be read ({_first_line(error)}). Download its files again."
+        ) from error
+
+
+def _load_model(folder: Path, dtype: torch.dtype | None):
+    """Gemma2Model on the CPU. A checkpoint with the language head loads too; the head is left out."""
+    import transformers
+
+    # "auto" is the dtype of the file. The argument's old name still works in transformers 5, with a warning.
+    major = int(transformers.__version__.split(".")[0])
+    options: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": dtype or "auto"}
+    try:
+        model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  a pair, because of output_loading_info
+            folder,
+            local_files_only=True,
+            use_safetensors=True,  # never a pickle
+            attn_implementation="eager",  # the others may skip the soft-capping of the attention logits
+            output_loading_info=True,
+            **options,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # many kinds, all of them about this folder
+        raise FileError(
+            f"The weights in {folder} cannot be read ({_first_line(error)}). A file is probably incomplete or "
+            "missing; download it again."
+        ) from error
+    _check_loading_info(folder, info)
+    return model
+
+
+def _check_loading_info(folder: Path, info: dict) -> None:
+    """Refuse what transformers only warns about: it fills missing tensors with random numbers."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise FileError(
+            f"The weights in {folder} are not complete: {missing[0]} is missing ({len(missing)} in all). "
+            "Download the folder again."
+        )
+    extra = sorted(key for key in info["unexpected_keys"] if key.removeprefix("model.").startswith("layers."))
+    if extra:
+        raise FileError(
+            f"The weights in {folder} do not fit their config.json: {extra[0]} has no place in it "
+            f"({len(extra)} in all). Take both from one download."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    ).rstrip(".")

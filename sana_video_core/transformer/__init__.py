@@ -1,0 +1,1 @@
+"""The network: tokens in, velocity or memory out."""

@@ -1,0 +1,40 @@
+"""The one door to the kernels: the core imports operations from here and nowhere else."""
+
+from ...kernels.dispatch import BACKENDS, PRECISIONS, Choice, choose
+from ...kernels.fp8_product import Fp8Rows, fp8_product, fp8_rows, fp8_taps
+from ...kernels.gated_depthwise import gated_depthwise
+from ...kernels.linear_attention import (
+    KeyValueSum,
+    folded_weight,
+    key_value_sum,
+    linear_attention,
+    query_rows,
+    read_rows,
+    rotate,
+)
+from ...kernels.residual_norm import gated_residual, gated_residual_fp8, residual_norm, residual_norm_fp8
+from ...kernels.temporal_taps import temporal_taps
+
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "Choice",
+    "Fp8Rows",
+    "KeyValueSum",
+    "choose",
+    "folded_weight",
+    "fp8_product",
+    "fp8_rows",
+    "fp8_taps",
+    "gated_depthwise",
+    "gated_residual",
+    "gated_residual_fp8",
+    "key_value_sum",
+    "linear_attention",
+    "query_rows",
+    "read_rows",
+    "residual_norm",
+    "residual_norm_fp8",
+    "rotate",
+    "temporal_taps",
+]

@@ -1,0 +1,71 @@
+"""Rotary positions on three axes, and the timestep: the two places where float32 arithmetic is not enough.
+
+F latent frames, H W token rows and columns, d head size. Source: WanRotaryPosEmbed / timestep embedding in
+diffusion/model/nets of the original (complex128 there; float64 tables here).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..shapes import LatentGrid
+
+THETA = 10000.0
+TIMESTEP_DIMENSIONS = 256
+
+
+def truncate_timestep(timesteps: Tensor) -> Tensor:
+    """The integer timestep that the network was trained to see, as float32.
+
+    The original casts to int64. A float32 sigma times 1000 falls just below 251, 253, 502, 506 and 511, where a
+    plain cast would be one too low; the offset 0.001 repairs these and leaves true fractions (948.99) alone.
+    """
+    return torch.floor(timesteps.to(torch.float64) + 0.001).to(torch.float32)
+
+
+def timestep_features(timesteps: Tensor) -> Tensor:
+    """Sinusoids [..., 256] of truncated timesteps [...], cosines first, period up to 10000; float32."""
+    half = TIMESTEP_DIMENSIONS // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = truncate_timestep(timesteps)[..., None] * torch.exp(-math.log(THETA) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _axis_angles(first: int, count: int, dimensions: int) -> Tensor:
+    """Angles [count, dimensions / 2] of positions first, first + 1, …; float64."""
+    place = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
+    frequencies = THETA ** (-torch.arange(0, dimensions, 2, **place) / dimensions)
+    return torch.arange(first, first + count, **place)[:, None] * frequencies
+
+
+def _sent(table: Tensor, device: torch.device) -> Tensor:
+    """To the device in float32. A GPU is sent pages that stay in place: so the copy need not wait until its queue is empty."""
+    table = table.to(torch.float32)
+    if device.type != "cuda" or torch.compiler.is_compiling():  # a compiler knows no such pages
+        return table.to(device)
+    return table.pin_memory().to(device, non_blocking=True)
+
+
+def rotary_table(
+    frames: int, grid: LatentGrid, split: tuple[int, int, int], first_frame: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [N, d / 2] for N = F*H*W tokens, time then row then column; float32.
+
+    Time runs on from `first_frame`, absolute in its scene; rows and columns start at 0. The angles are float64
+    (on the CPU: not every device has it), because at position 1000 a float32 angle is off by 6e-5.
+    """
+    lengths = (frames, *grid)
+    offsets = (first_frame, 0, 0)
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for axis, dimensions in enumerate(split):
+        angles = _axis_angles(offsets[axis], lengths[axis], dimensions)
+        shape = [1, 1, 1, dimensions // 2]
+        shape[axis] = lengths[axis]
+        for part, table in zip(parts, (angles.cos(), angles.sin()), strict=True):
+            small = _sent(table, device).view(shape)
+            part.append(small.expand(*lengths, dimensions // 2))
+    cosines, sines = (torch.cat(part, dim=-1).flatten(0, 2) for part in parts)
+    return cosines, sines

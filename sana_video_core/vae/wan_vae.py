@@ -1,0 +1,300 @@
+"""The Wan 2.1 video VAE: pixels to latents and back, whole, streamed or in tiles.
+
+B batch, C latent channels, F H W latent frames, rows and columns. A latent frame is 4 frames of 8 x 8 pixels per
+latent; the first of a clip is 1 frame. Pixels are in [-1, 1].
+
+The network is causal and runs step by step. All it knows of the past is a cache, a value that goes in and comes out
+anew. The steps are always the same (decoding one latent frame, encoding 1, 4, 4, ... frames), however the calls are
+cut; so every cut of a stream gives the same bits.
+
+Source: Wan 2.1 VAE, wan/modules/vae.py of the original, whose parameter names are kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .vae_tiling import StreamCache, Tiling, tile_plan
+from .wan_layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
+
+PIXEL_CHANNELS = 3
+STRIDE_TIME, STRIDE_SPACE = 4, 8
+
+# fmt: off
+# Channel by channel, what the training videos' latents measured in VAE space; model space is free of both.
+MEANS = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)
+DEVIATIONS = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)
+# fmt: on
+
+Pieces: TypeAlias = Iterable[Tensor] | Tensor  # of latents, or all of them as one
+OnStep: TypeAlias = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of the network. Its four levels are `base_width` times the `multipliers` wide, finest first."""
+
+    base_width: int = 96
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    latent_channels: int = 16
+    blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more
+    stride_time: ClassVar[int] = STRIDE_TIME
+    stride_space: ClassVar[int] = STRIDE_SPACE
+
+    def __post_init__(self) -> None:
+        if min(self.base_width, self.latent_channels, self.blocks, *self.multipliers) < 1:
+            raise InputError(f"Every size of a VAE has to be at least 1, but these were given: {self}.")
+        levels = len(DOWN) + 1
+        if len(self.multipliers) != levels or any(width % 2 for width in self.widths[1:]):
+            raise InputError(
+                f"The levels of a VAE are {self.widths} channels wide; it has {levels} of them, all but the first of an "
+                f"even width. Give {levels} multipliers and an even base width."
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.base_width * multiplier for multiplier in self.multipliers)
+
+    @classmethod
+    def from_state_dict(cls, weights: Mapping[str, Tensor | Sequence[int]]) -> VAEConfig:
+        """The sizes of a checkpoint: original names -> tensors, or their shapes."""
+        layers = {key.split(".")[2] for key in weights if key.startswith("encoder.downsamples.")}
+        blocks, rest = divmod(len(layers) - len(DOWN), len(DOWN) + 1)
+        if blocks < 1 or rest:
+            raise _foreign(f"have {len(layers)} layers named “encoder.downsamples” instead of 11")
+        base = _out_channels(weights, "encoder.conv1.weight")
+        firsts = range(0, len(layers), blocks + 1)
+        widths = [_out_channels(weights, f"encoder.downsamples.{i}.residual.2.weight") for i in firsts]
+        if any(width % base for width in widths):
+            raise _foreign(f"have levels of {widths} channels, not multiples of the first layer's {base}")
+        multipliers = tuple(width // base for width in widths)
+        return cls(base, multipliers, _out_channels(weights, "conv2.weight"), blocks)
+
+
+def _out_channels(weights: Mapping[str, Tensor | Sequence[int]], key: str) -> int:
+    if key not in weights:
+        raise _foreign(f"have no “{key}”")
+    entry = weights[key]
+    return (entry.shape if isinstance(entry, Tensor) else entry)[0]
+
+
+def _foreign(finding: str) -> InputError:
+    return InputError(
+        f"These weights {finding}. Choose a Wan 2.1 VAE with the original's names; a Wan 2.2 VAE (48 channels) is "
+        "another network."
+    )
+
+
+class Encoder(CausalNetwork):
+    """1 or 4 frames [B, 3, 1 | 4, 8 H, 8 W] -> the moments of one latent frame [B, 2 C, 1, H, W]."""
+
+    def __init__(self, config: VAEConfig, ops: Any, **place: Any) -> None:
+        width, coarsest = config.base_width, config.widths[-1]
+        moments = 2 * config.latent_channels
+        super().__init__((PIXEL_CHANNELS, width), coarsest, (coarsest, moments), ops, **place)
+        self.downsamples = nn.ModuleList()
+        for out, halve in itertools.zip_longest(config.widths, DOWN):
+            for _ in range(config.blocks):
+                self.downsamples.append(ResidualBlock(width, out, ops, **place))
+                width = out
+            if halve is not None:
+                self.downsamples.append(halve(width, ops, **place))
+
+    def body(self) -> Iterator[CausalLayer]:
+        return cast(Iterator[CausalLayer], itertools.chain(self.downsamples, self.middle))
+
+
+class Decoder(CausalNetwork):
+    """One latent frame [B, C, 1, H, W] -> 1 or 4 frames [B, 3, 1 | 4, 8 H, 8 W]."""
+
+    def __init__(self, config: VAEConfig, ops: Any, **place: Any) -> None:
+        finest, *_, width = config.widths
+        super().__init__((config.latent_channels, width), width, (finest, PIXEL_CHANNELS), ops, **place)
+        self.upsamples = nn.ModuleList()
+        for out, double in itertools.zip_longest(reversed(config.widths), UP):
+            for _ in range(config.blocks + 1):
+                self.upsamples.append(ResidualBlock(width, out, ops, **place))
+                width = out
+            if double is not None:
+                self.upsamples.append(double(width, ops, **place))
+                width //= 2
+
+    def body(self) -> Iterator[CausalLayer]:
+        return cast(Iterator[CausalLayer], itertools.chain(self.middle, self.upsamples))
+
+
+class WanVAE(nn.Module):
+    """Encoder and decoder. Layer classes come from `operations`, so that a host can pass its own."""
+
+    def __init__(
+        self,
+        config: VAEConfig,
+        *,
+        operations: Any = nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.latent_channels
+        self.encoder = Encoder(config, operations, device=device, dtype=dtype)
+        self.conv1 = operations.Conv3d(2 * channels, 2 * channels, 1, device=device, dtype=dtype)
+        self.conv2 = operations.Conv3d(channels, channels, 1, device=device, dtype=dtype)
+        self.decoder = Decoder(config, operations, device=device, dtype=dtype)
+
+    def encode(
+        self, pixels: Tensor, *, tiling: Tiling | None = None, on_step: OnStep | None = None
+    ) -> Tensor:
+        """pixels [B, 3, T, 8 H, 8 W] -> the mean latents [B, C, F, H, W] in VAE space, F = 1 + (T - 1) // 4.
+
+        Frames beyond 4 F - 3 are dropped. `on_step(done, total)` is called after each latent frame of each tile.
+        """
+        _check_video(pixels, "pixels", PIXEL_CHANNELS)
+        rows, columns = pixels.shape[-2:]
+        if rows % STRIDE_SPACE or columns % STRIDE_SPACE:
+            fit = [max(side // STRIDE_SPACE, 1) * STRIDE_SPACE for side in (columns, rows)]
+            raise InputError(
+                f"The picture is {columns} x {rows} (width x height); the VAE needs multiples of {STRIDE_SPACE}. "
+                f"Scale or crop it, for example to {fit[0]} x {fit[1]}."
+            )
+        length = 1 + (pixels.shape[2] - 1) // STRIDE_TIME
+        plan = tile_plan(rows // STRIDE_SPACE, columns // STRIDE_SPACE, tiling)
+        tick = _ticker(on_step, length * len(plan.windows))
+        tiles = (self._encode_clip(window.of(pixels, STRIDE_SPACE), length, tick) for window in plan.windows)
+        return plan.blend(tiles, scale=1)
+
+    def decode(
+        self, latents: Tensor, *, tiling: Tiling | None = None, on_step: OnStep | None = None
+    ) -> Tensor:
+        """latents [B, C, F, H, W] in VAE space -> pixels [B, 3, 4 F - 3, 8 H, 8 W].
+
+        `on_step(done, total)` is called after each latent frame of each tile. Each tile runs through the whole clip
+        before the next begins, so only one tile's cache is alive; a stream keeps all of them.
+        """
+        _check_video(latents, "latents", self.config.latent_channels)
+        length, rows, columns = latents.shape[2:]
+        plan = tile_plan(rows, columns, tiling)
+        tick = _ticker(on_step, length * len(plan.windows))
+        tiles = (self._decode_clip(window.of(latents), tick) for window in plan.windows)
+        # after the blend, which would mix clamped values otherwise; in place, as nobody else holds this large tensor
+        return plan.blend(tiles, STRIDE_SPACE).clamp_(-1.0, 1.0)
+
+    def decode_stream(
+        self, pieces: Pieces, *, cache: StreamCache | None = None, tiling: Tiling | None = None
+    ) -> Generator[Tensor, None, StreamCache | None]:
+        """Pieces [B, C, any, H, W] of one clip -> its pixels [B, 3, 1 | 4, 8 H, 8 W], as soon as they are known.
+
+        Bit for bit the pixels of one `decode`. A stream goes on from a `cache`; where it ends, the generator returns
+        the next one (the value of `yield from`).
+        """
+        for piece in (pieces,) if isinstance(pieces, Tensor) else pieces:
+            _check_video(piece, "latents", self.config.latent_channels)
+            plan = tile_plan(piece.shape[-2], piece.shape[-1], tiling)
+            for latent in piece.split(1, dim=2):
+                pixels, cache = plan.step(self.decode_frame, latent, cache, STRIDE_SPACE)
+                yield pixels.clamp(-1.0, 1.0)
+        return cache
+
+    def decode_frame(self, latent: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """The step that all decoding is made of: one latent frame [B, C, 1, H, W] and the cache of those before it.
+
+        Returns pixels [B, 3, 4, 8 H, 8 W], not yet clamped (1 frame if the cache is None), and the next cache.
+        """
+        _check_video(latent, "latents", self.config.latent_channels, frames=1)
+        return self.decoder(self.conv2(self._plain(latent)), cache)
+
+    def encode_frames(self, pixels: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        """The step that all encoding is made of: 4 frames [B, 3, 4, 8 H, 8 W], or 1 if the cache is None.
+
+        Returns the moments of one latent frame [B, 2 C, 1, H, W], means before log variances, and the next cache.
+        """
+        _check_video(pixels, "pixels", PIXEL_CHANNELS, frames=1 if cache is None else STRIDE_TIME)
+        moments, kept = self.encoder(self._plain(pixels), cache)
+        return self.conv1(moments), kept
+
+    def _encode_clip(self, pixels: Tensor, length: int, tick: Callable[[], None]) -> Tensor:
+        """pixels of one tile [B, 3, T, 8 H, 8 W] -> means of `length` latent frames [B, C, F, H, W]."""
+        means: list[Tensor] = []
+        cache = None
+        for step in range(length):
+            last = STRIDE_TIME * step
+            moments, cache = self.encode_frames(pixels[:, :, max(0, last - 3) : last + 1], cache)
+            means.append(moments[:, : self.config.latent_channels])
+            tick()
+        return torch.cat(means, dim=2)
+
+    def _decode_clip(self, latents: Tensor, tick: Callable[[], None]) -> Tensor:
+        """latents of one tile [B, C, F, H, W] -> pixels [B, 3, 4 F - 3, 8 H, 8 W], not yet clamped."""
+        batch, _, length, rows, columns = latents.shape
+        size = (STRIDE_TIME * length - 3, STRIDE_SPACE * rows, STRIDE_SPACE * columns)
+        # filled piece by piece: a concatenation at the end would hold every frame twice
+        video = latents.new_empty(batch, PIXEL_CHANNELS, *size, dtype=self.conv2.weight.dtype)
+        cache, start = None, 0
+        for latent in latents.split(1, dim=2):
+            pixels, cache = self.decode_frame(latent, cache)
+            video[:, :, start : start + pixels.shape[2]] = pixels
+            start += pixels.shape[2]
+            tick()
+        return video
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """x in the parameters' type, copied: the layout of a slice may choose other kernels, and so other bits."""
+        return x.to(self.conv2.weight.dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def to_model_space(latents: Tensor) -> Tensor:
+    """VAE space -> model space, [B, 16, ...] of any type -> float32."""
+    means, deviations = _statistics(latents)
+    return (latents.float() - means) / deviations
+
+
+def to_vae_space(latents: Tensor) -> Tensor:
+    """Model space -> VAE space, [B, 16, ...] of any type -> float32."""
+    means, deviations = _statistics(latents)
+    return latents.float() * deviations + means
+
+
+def _statistics(latents: Tensor) -> Tensor:
+    """Means and deviations, stacked, that broadcast over latents [B, 16, ...]."""
+    if latents.ndim < 2 or latents.shape[1] != len(MEANS):
+        raise InputError(
+            f"Latents of the shape {tuple(latents.shape)} were given; Wan 2.1 latents have {len(MEANS)} channels on "
+            "the second axis. Use latents of a Wan 2.1 VAE, or put the channels there."
+        )
+    statistics = torch.tensor((MEANS, DEVIATIONS), device=latents.device, dtype=torch.float32)
+    return statistics.view(2, len(MEANS), *(1,) * (latents.ndim - 2))
+
+
+def _check_video(video: Tensor, name: str, channels: int, frames: int | None = None) -> None:
+    """Raises unless this is a video [B, channels, T, H, W] with something in it (and with `frames` frames)."""
+    size = list(video.shape)
+    if len(size) != 5 or size[1] != channels or 0 in size or frames not in (None, size[2]):
+        raise InputError(
+            f"The {name} have the shape {size}; they have to be [batch, {channels}, {frames or 'frames'}, rows, "
+            "columns], none of them 0. Reorder or cut them."
+        )
+
+
+def _ticker(on_step: OnStep | None, total: int) -> Callable[[], None]:
+    """Counts calls, and tells them to a listener if there is one."""
+    done = itertools.count(1)
+
+    def tick() -> None:
+        if on_step is not None:
+            on_step(next(done), total)
+
+    return tick

@@ -1,0 +1,1 @@
+"""Runs a workflow: its file, its graph, its nodes."""

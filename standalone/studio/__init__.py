@@ -1,0 +1,1 @@
+"""ComfyUI's page in a browser, over the engine."""

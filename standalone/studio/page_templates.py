@@ -1,0 +1,47 @@
+"""Our workflow files in the page's Templates, where ComfyUI shows its own: the first thing that a newcomer sees."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
+routes = web.RouteTableDef()
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """A card: its words are the first ones of the workflow's note."""
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    note = next(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
+    title, words = (re.sub(r"[#*_]+", " ", part).strip() for part in note.split("\n\n")[:2])
+    card = {"name": path.stem, "title": title, "description": re.sub(r" +", " ", words)}
+    return card | {"mediaType": "image", "mediaSubtype": "jpg", "tags": ["SANA-Video"], "openSource": True}
+
+
+@routes.get("/templates/index.json")
+async def index(request: web.Request) -> web.Response:
+    # “save today” before “continue tomorrow”
+    files = sorted(WORKFLOWS.glob("*.json"), key=lambda path: path.stem.replace("save_today", "a"))
+    cards = [_about(path) for path in files]
+    # this group is what the page opens with for somebody who comes for the first time
+    group = {"moduleName": "default", "title": "Getting Started", "isEssential": True, "type": "video"}
+    return web.json_response([group | {"icon": "icon-[lucide--film]", "templates": cards}])
+
+
+@routes.get("/templates/{name}.json")
+async def workflow(request: web.Request) -> web.StreamResponse:
+    return _file(f"{request.match_info['name']}.json")
+
+
+@routes.get("/templates/{name}-1.jpg")
+async def picture(request: web.Request) -> web.StreamResponse:
+    return _file(f"{request.match_info['name']}.jpg")
+
+
+def _file(name: str) -> web.StreamResponse:
+    known = {path.name: path for path in WORKFLOWS.iterdir()}  # no name leads anywhere else
+    return web.FileResponse(known[name]) if name in known else web.Response(status=404)
