@@ -15,7 +15,7 @@ if not Path("/dev/nvidiactl").exists():  # Triton looks at it once, when somebod
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # a second conftest would hide this one from `import conftest`; the tests of a GPU also run where there is no browser
-pytest_plugins = ["browser.windows"] if importlib.util.find_spec("playwright") else []
+pytest_plugins = ["support.windows"] if importlib.util.find_spec("playwright") else []
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"
 
@@ -51,7 +51,7 @@ importlib.import_module(f"{PACKAGE}.standalone").use_double()
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """One real ComfyUI for all tests, with previews on, as an artist's page asks for them."""
-    comfyui = importlib.import_module("comfyui")  # tests/comfy, whose files alone ask for this
+    comfyui = importlib.import_module("support.comfyui")
     with comfyui.running(tmp_path_factory.mktemp("comfyui"), "--preview-method", "latent2rgb") as found:
         yield found
 
@@ -59,8 +59,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def toy_classes():
     """Toy nodes by class name, loaded against the double; a real ComfyUI loads the same folder as a pack."""
-    sys.path.insert(0, str(ROOT / "tests" / "standalone"))
-    toy = importlib.import_module("toy")
+    toy = importlib.import_module("support.toy")
     by_id = importlib.import_module(f"{PACKAGE}.standalone.engine.graph").by_id
     nodes = [toy.Start, toy.Block, toy.Show, toy.Lazy, toy.Checked, toy.Blocks, toy.Own, toy.Fails]
     return by_id(nodes, "custom_nodes.toy")

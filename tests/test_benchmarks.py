@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from pack import ROOT
+from support.pack import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = {

@@ -1,9 +1,9 @@
 """The same numbers and laws on a CUDA device."""
 
-import checks_stream
 import pytest
 import torch
-from pack import Pack, assert_close, golden, same
+from support import checks_stream
+from support.pack import Pack, assert_close, golden, same
 
 pytestmark = [
     pytest.mark.gpu,

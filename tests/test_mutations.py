@@ -5,12 +5,9 @@ A mutation is (file, text, what it becomes). The text has to stand there exactly
 
 from __future__ import annotations
 
-import checks_diffusers
-import checks_model
-import checks_stream
-import checks_vae
 import pytest
-from pack import Pack, forget, mutant
+from support import checks_diffusers, checks_model, checks_stream, checks_vae
+from support.pack import Pack, forget, mutant
 
 CORE = "sana_video_core"
 MODEL, STREAM, VAE = "model", "stream", "vae"

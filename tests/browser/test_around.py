@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from browser.comfy_page import ComfyPage
-from browser.sites import ROOT
 from PIL import Image
 from playwright.sync_api import expect
+from support.comfy_page import ComfyPage
+from support.sites import ROOT
 
 
 def drawing(name):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from browser.comfy_page import ComfyPage
+from support.comfy_page import ComfyPage
 
 
 @pytest.mark.alone

@@ -3,8 +3,8 @@
 import json
 import re
 
-from browser.sites import ROOT
 from playwright.sync_api import expect
+from support.sites import ROOT
 
 PACK = "SanaVideo"
 

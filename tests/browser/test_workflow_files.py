@@ -9,10 +9,10 @@ from copy import deepcopy
 from functools import cache
 
 import pytest
-from browser.comfy_page import ComfyPage
-from browser.sites import ROOT
-from browser.workflow_checks import CHECKS, wrong_prompt, wrong_values
 from PIL import Image
+from support.comfy_page import ComfyPage
+from support.sites import ROOT
+from support.workflow_checks import CHECKS, wrong_prompt, wrong_values
 
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -2,10 +2,10 @@
 
 import graphs
 import pytest
-from comfyui import film_of, needs_comfyui
 from comfyui_sana_video.demo.demo_set import write_demo_set
 from graphs import chain, changed, film, loaders, node, sampler, save_video, show, with_film
 from PIL import Image
+from support.comfyui import film_of, needs_comfyui
 
 pytestmark = needs_comfyui
 

@@ -9,12 +9,12 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from comfyui import ROOT, needs_comfyui
 from comfyui_sana_video.sana_video_core.streaming.state_file import load_state
 from comfyui_sana_video.standalone.engine.executor import Executor
 from comfyui_sana_video.standalone.engine.graph import load_nodes
 from comfyui_sana_video.standalone.engine.workflow_file import apply_demo
 from PIL import Image
+from support.comfyui import ROOT, needs_comfyui
 
 pytestmark = needs_comfyui
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from comfyui import COMFYUI, ENVIRONMENT, needs_comfyui, python
+from support.comfyui import COMFYUI, ENVIRONMENT, needs_comfyui, python
 
 FILES = (
     "checks_inside.py",

@@ -6,9 +6,9 @@ import time
 import graphs
 import pytest
 import torch
-from comfyui import film_of, frames_of, needs_comfyui, running
 from comfyui_sana_video.sana_video_core.streaming.state_file import load_state
 from graphs import chain, changed, film, loaders, node, prompt, sampler, save_video, show, with_film
+from support.comfyui import film_of, frames_of, needs_comfyui, running
 
 BLOCKS = {"block1", "block2", "block3", "block4", "other"}
 

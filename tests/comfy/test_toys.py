@@ -1,16 +1,13 @@
 """The double's rules against the real ComfyUI's: the same toy nodes, the same prompts."""
 
 import json
-import sys
 from copy import deepcopy
 
 import pytest
-from comfyui import ROOT, needs_comfyui
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.standalone.engine.executor import Executor
-
-sys.path.insert(0, str(ROOT / "tests" / "standalone"))
-from prompts import NO_BLOCK, RUNS, VALIDATION, node, start
+from support.comfyui import needs_comfyui
+from support.prompts import NO_BLOCK, RUNS, VALIDATION, node, start
 
 pytestmark = needs_comfyui
 

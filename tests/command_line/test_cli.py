@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 import torch
 from conftest import ROOT
-from pack import Pack, same
 from PIL import Image
+from support.pack import Pack, same
 
 PACK = Pack()
 SMALL = ["--size", "64x32"]

@@ -1,7 +1,7 @@
 """Families, and every formula between pixels, latents, tokens and chunks."""
 
 import pytest
-from pack import Pack
+from support.pack import Pack
 
 PACK = Pack()
 config, errors, shapes = (PACK.core(name) for name in ("config", "errors", "shapes"))

@@ -17,7 +17,7 @@ from comfyui_sana_video.training.measures import frames_of_chunk, obeyed
 from comfyui_sana_video.training.quality import Quality, held_out_stories
 from comfyui_sana_video.training.sampling import load, sample, watch, watch_state
 from comfyui_sana_video.training.scenes import STRAIGHT, TURNING, Shot
-from pack import ROOT
+from support.pack import ROOT
 
 pytestmark = pytest.mark.slow
 CHUNKS = 2

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pack import ROOT
+from support.pack import ROOT
 
 # bytes that one program may have. By compute capability: CUDA C++ Programming Guide, technical specifications; a Radeon
 # (RX 7900): RDNA 3 instruction set, local data share

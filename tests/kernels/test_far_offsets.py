@@ -5,7 +5,7 @@ test_gpu.py does the same to the depthwise kernel, with all of the memory in use
 
 import pytest
 import torch
-from interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
+from support.interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
 
 FAR, ROWS = 2**29, 5
 NEAR = 1e-6

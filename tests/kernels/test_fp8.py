@@ -5,7 +5,7 @@ Triton's interpreter rounds a few values to 8 bits wrongly (126 becomes 64), so 
 
 import pytest
 import torch
-from interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
+from support.interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
 
 NEAR = 1e-6
 SHAPES = [(1, 16), (3, 33), (2, 5, 112), (4, 2240)]

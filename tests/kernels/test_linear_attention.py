@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_sana_video.kernels.linear_attention import linear_attention
-from pack import assert_close
+from support.pack import assert_close
 
 
 def _inputs(tokens, *, batch=2, heads=3, size=112, seed=0):

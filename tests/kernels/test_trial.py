@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfyui_sana_video.kernels import trial
 from comfyui_sana_video.sana_video_core.config import FAMILIES
-from interpreted import interpreter, pair  # noqa: F401  the fixture is for all tests here
+from support.interpreted import interpreter, pair  # noqa: F401  the fixture is for all tests here
 
 CPU = torch.device("cpu")
 

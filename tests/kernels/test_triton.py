@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from interpreted import attention, interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
+from support.interpreted import attention, interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
 
 NEAR = 1e-6
 

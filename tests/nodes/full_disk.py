@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from artist import folders, run
 from comfyui_sana_video.demo.demo_set import TINY, VAE_CONFIG, seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import DEMO
@@ -18,6 +17,7 @@ from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.tensor_file import write_tensors
 from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
 from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
+from support.artist import folders, run
 
 LIMIT = 40_000  # bytes; a state takes 100 kB, a film more
 

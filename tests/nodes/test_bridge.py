@@ -5,7 +5,6 @@ import logging
 import latent_preview
 import pytest
 import torch
-from artist import demo, folders, run, sample, start
 from comfy import model_management
 from comfyui_sana_video.bridge import hosted, native, vaes
 from comfyui_sana_video.demo.demo_set import demo_set
@@ -14,6 +13,7 @@ from comfyui_sana_video.sana_video_core.host import Progress
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.transformer.ops import Choice
 from safetensors.torch import load_file, save_file
+from support.artist import demo, folders, run, sample, start
 
 
 @pytest.fixture

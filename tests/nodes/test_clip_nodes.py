@@ -4,14 +4,14 @@ from functools import cache
 
 import pytest
 import torch
-from artist import demo, folders, picture, refused, run
 from comfyui_sana_video.demo.demo_set import seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images
 from comfyui_sana_video.sana_video_core.sampling import schedule
 from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
-from pack import same
+from support.artist import demo, folders, picture, refused, run
+from support.pack import same
 
 
 @pytest.fixture(autouse=True)

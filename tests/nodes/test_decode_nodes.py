@@ -6,11 +6,11 @@ import shutil
 import comfy.model_management as management
 import pytest
 import torch
-from artist import begun, decoded, demo, folders, node, refused, run, sample, start, story
 from comfy import utils
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
-from pack import same
+from support.artist import begun, decoded, demo, folders, node, refused, run, sample, start, story
+from support.pack import same
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import latent_preview
 import numpy as np
 import pytest
 import torch
-from artist import DEMO, run
 from comfyui_sana_video.bridge import text_encoders
 from comfyui_sana_video.bridge.previews import latent_format
 from comfyui_sana_video.demo.demo_set import demo_set
@@ -16,7 +15,8 @@ from comfyui_sana_video.sana_video_core.config import family_named
 from comfyui_sana_video.sana_video_core.text import text
 from comfyui_sana_video.sana_video_core.text.text import prompt_digest
 from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
-from pack import same
+from support.artist import DEMO, run
+from support.pack import same
 
 
 def test_the_trained_models_make_a_chunk():

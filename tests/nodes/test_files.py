@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from artist import DEMO, NAMED, folders, refused
 from comfyui_sana_video.demo.demo_set import DemoSet
 from comfyui_sana_video.nodes import files
+from support.artist import DEMO, NAMED, folders, refused
 
 KINDS = [files.TRANSFORMER, files.TEXT_ENCODER, files.VAE, files.LORA]
 WITH_DEMO = KINDS[:3]

@@ -4,8 +4,8 @@ from contextlib import contextmanager
 
 import comfy.model_management as management
 import pytest
-from artist import begun, demo, folders, refused, same_state, sample, start
 from comfyui_sana_video.bridge import sampling
+from support.artist import begun, demo, folders, refused, same_state, sample, start
 
 CALLS = 3  # of a chunk: two steps, and the clean pass
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from artist import begun, demo, folders, latents, picture, refused, run, same_state, sample, start
 from comfy_api.latest import InputImpl
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images
 from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
 from comfyui_sana_video.sana_video_core.files.video_reading import read_frames
-from pack import same
+from support.artist import begun, demo, folders, latents, picture, refused, run, same_state, sample, start
+from support.pack import same
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from artist import NAMED
 from comfyui_sana_video.nodes import NODES, SanaVideoExtension
+from support.artist import NAMED
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "web" / "docs"

@@ -5,9 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from artist import begun, demo, folders, node, output_of, refused, run, same_state, sample, start, story
 from comfyui_sana_video.nodes.files import saved_state, saved_states
 from PIL import Image
+from support.artist import (
+    begun,
+    demo,
+    folders,
+    node,
+    output_of,
+    refused,
+    run,
+    same_state,
+    sample,
+    start,
+    story,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,11 @@ import logging
 
 import pytest
 import torch
-from artist import (
+from comfy import model_management as management
+from comfy import sd, utils
+from comfyui_sana_video.bridge.text_encoders import prompt_of
+from comfyui_sana_video.sana_video_core.text.text import embedding_digest, prompt_digest
+from support.artist import (
     begun,
     demo,
     folders,
@@ -18,11 +22,7 @@ from artist import (
     start,
     story,
 )
-from comfy import model_management as management
-from comfy import sd, utils
-from comfyui_sana_video.bridge.text_encoders import prompt_of
-from comfyui_sana_video.sana_video_core.text.text import embedding_digest, prompt_digest
-from pack import same
+from support.pack import same
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
 from comfyui_sana_video.training.sampling import load, prompt_of
 from comfyui_sana_video.training.stages import begin_folder
-from pack import ROOT
+from support.pack import ROOT
 
 pytestmark = pytest.mark.slow
 

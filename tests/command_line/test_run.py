@@ -1,0 +1,290 @@
+"""`sana-video run`, with toy nodes here and against a small stand-in server."""
+
+import argparse
+import asyncio
+import json
+import threading
+
+import av
+import pytest
+import torch
+from comfy_api.latest import InputImpl, io
+from comfyui_sana_video.command_line.run import add_arguments, run
+from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, SanaVideoError
+from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.standalone.engine import core_nodes, graph
+from PIL import Image
+from support.drawing import DRAWING, PROMPT
+from support.prompts import chain, node, start
+
+web = pytest.importorskip("aiohttp.web")
+
+
+class MakeVideo(io.ComfyNode):
+    """A video as long as asked, beside the picture that it is given."""
+
+    FOLDER = ""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Image.Input("image"), io.Int.Input("frames", default=3)]
+        return io.Schema(node_id="MakeVideo", inputs=inputs, outputs=[io.Video.Output()])
+
+    @classmethod
+    def execute(cls, image, frames):
+        path = f"{MakeVideo.FOLDER}/made.mp4"
+        with VideoWriter(path, fps=16, metadata={}) as writer:
+            writer.write(torch.zeros(1, 3, frames, 32, 64) + image.mean())
+        return io.NodeOutput(InputImpl.VideoFromFile(path))
+
+
+@pytest.fixture
+def options(tmp_path, toy_classes, monkeypatch):
+    """options(workflow, *arguments): as from the command line, with toy nodes beside those of core."""
+    own = graph.by_id([*core_nodes.NODES, MakeVideo], "nodes")
+    monkeypatch.setattr(graph, "load_nodes", lambda: own | toy_classes)
+    monkeypatch.setattr(MakeVideo, "FOLDER", str(tmp_path))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def parse(workflow, *arguments):
+        (tmp_path / "workflow.json").write_text(json.dumps(workflow))
+        base = ["--base", str(tmp_path / "base")]
+        return parser.parse_args([str(tmp_path / "workflow.json"), *base, *map(str, arguments)])
+
+    return parse
+
+
+def film(image="example.png"):
+    return {
+        "1": node("LoadImage", image=image),
+        "2": node("MakeVideo", image=["1", 0], frames=3),
+        "3": node("SaveVideo", video=["2", 0], filename_prefix="video/film", format="auto", codec="auto"),
+    }
+
+
+def test_a_video_is_saved_and_told_of(options, tmp_path, capsys):
+    assert run(options(film(), "--set", "2.frames=40", "--sheet", tmp_path / "sheet.png")) == 0
+    video = tmp_path / "base/output/video/film_00001_.mp4"
+    out = capsys.readouterr()
+    assert f"saved {video}" in out.out
+    assert "LoadImage (node 1): 100%" in out.err
+    assert (tmp_path / "base/input/example.png").is_file()  # drawn, since it was not there
+    with av.open(str(video)) as file:
+        assert file.streams.video[0].frames == 40
+        assert json.loads(file.metadata["prompt"])["2"]["inputs"]["frames"] == 40
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 6 * 160
+        assert sheet.height == 4 * (80 + 16)  # 24 of the 40 frames
+
+
+def test_folders_can_be_set_and_nothing_is_overwritten(options, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "in/example.png")
+    before = (tmp_path / "in/example.png").read_bytes()
+    for _ in range(2):
+        run(options(film(), "--input", tmp_path / "in", "--output", tmp_path / "out"))
+    assert (tmp_path / "in/example.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.glob("out/video/*")) == [
+        "film_00001_.mp4",
+        "film_00002_.mp4",
+    ]
+
+
+def test_a_drawing_is_kept_in_the_video(options, tmp_path, capsys):
+    assert run(options(DRAWING)) == 0
+    assert "[7, 5, 42, 7]" not in capsys.readouterr().out  # node 8 shows a number, node 14 a state
+    assert run(options(DRAWING, "--set", "14.value=3")) if False else True
+
+
+def test_texts_are_told(options, capsys):
+    assert run(options(chain(5))) == 0
+    assert "[1, 5]" in capsys.readouterr().out
+
+
+def test_nodes_that_are_not_here_are_named(options):
+    with pytest.raises(InputError, match=r"KSampler, VAELoader\. .*--server http://"):
+        run(options(chain() | {"a": node("VAELoader"), "b": node("KSampler")}))
+
+
+def test_what_is_wrong_is_told(options):
+    with pytest.raises(InputError, match=r"no picture “other\.png”"):
+        run(options(film("other.png")))
+    with pytest.raises(InputError, match="contact sheet"):
+        run(options(chain(), "--sheet", "x.png"))
+
+
+def test_load_image(tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths._roots, "input", str(tmp_path))
+    Image.new("RGBA", (3, 2), (255, 0, 51, 64)).save(tmp_path / "clear.png")
+    Image.new("RGB", (3, 2), (255, 0, 51)).save(tmp_path / "solid.png")
+    image, mask = core_nodes.LoadImage.execute("clear.png").args
+    assert (image.shape, mask.shape) == ((1, 2, 3, 3), (1, 2, 3))
+    assert image[0, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+    assert mask.max() == pytest.approx(1 - 64 / 255)
+    assert core_nodes.LoadImage.execute("solid.png").args[1].shape == (1, 64, 64)
+    choices = core_nodes.LoadImage.GET_NODE_INFO_V1()["input"]["required"]["image"][1]
+    assert choices["options"] == ["clear.png", "solid.png"]
+    assert choices["image_upload"] is True
+    first = core_nodes.LoadImage.fingerprint_inputs("solid.png")
+    Image.new("RGB", (3, 2), (254, 0, 51)).save(tmp_path / "solid.png")
+    assert core_nodes.LoadImage.fingerprint_inputs("solid.png") != first
+
+
+class Server:
+    """Answers like a ComfyUI that plays `events` once a prompt came."""
+
+    def __init__(self, info, events, refusal=None):
+        self.info, self.events, self.refusal, self.got = info, events, refusal, []
+        self._ready, self._stop = threading.Event(), None
+        threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
+        assert self._ready.wait(10)
+
+    async def _serve(self):
+        self._stop, self._queue, loop = asyncio.Event(), asyncio.Queue(), asyncio.get_running_loop()
+
+        async def object_info(request):
+            return web.json_response(self.info)
+
+        async def prompt(request):
+            self.got.append(await request.json())
+            if self.refusal:
+                self._queue.put_nowait(False)  # so that the socket is closed at once
+                return web.json_response(self.refusal, status=400)
+            self._queue.put_nowait(True)
+            return web.json_response({"prompt_id": "p", "number": 1, "node_errors": {}})
+
+        async def interrupt(request):
+            self.got.append("interrupt")
+            return web.Response()
+
+        async def view(request):
+            return web.Response(body=json.dumps(dict(request.query)).encode())
+
+        async def follow(request):
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            if not await self._queue.get():
+                return socket
+            await socket.send_bytes(b"a preview")
+            for kind, data in self.events:
+                await socket.send_json({"type": kind, "data": {"prompt_id": "p", **data}})
+            return socket
+
+        app = web.Application()
+        app.add_routes(
+            [web.get("/object_info", object_info), web.post("/prompt", prompt), web.get("/ws", follow)]
+        )
+        app.add_routes([web.post("/interrupt", interrupt), web.get("/view", view)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        self.stop = lambda: loop.call_soon_threadsafe(self._stop.set)
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+
+@pytest.fixture
+def serve(toy_classes):
+    servers = []
+
+    def make(*events, refusal=None):
+        info = {name: toy.GET_NODE_INFO_V1() for name, toy in toy_classes.items()}
+        servers.append(Server(json.loads(json.dumps(info)), events, refusal))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+def test_a_server_is_posted_to_and_its_files_are_fetched(options, serve, tmp_path, capsys):
+    file = {"filename": "a.mp4", "subfolder": "video", "type": "output"}
+    preview = {"filename": "b.png", "subfolder": "", "type": "temp"}
+    server = serve(
+        ("execution_success", {"prompt_id": "somebody else's"}),
+        ("executing", {"node": "1"}),
+        ("progress", {"node": "1", "value": 1, "max": 4}),
+        ("executed", {"node": "8", "output": {"images": [file, preview], "text": ["a text"]}}),
+        ("execution_success", {}),
+    )
+    assert (
+        run(options(DRAWING, "--server", server.url + "/", "--output", tmp_path / "out", "--set", "1.seed=8"))
+        == 0
+    )
+    expected = json.loads(json.dumps(PROMPT))
+    expected["1"]["inputs"]["seed"] = 8
+    assert server.got[0]["prompt"] == expected
+    assert server.got[0]["extra_data"]["extra_pnginfo"]["workflow"] == json.loads(json.dumps(DRAWING))
+    assert json.loads((tmp_path / "out/video/a.mp4").read_text()) == file
+    assert not (tmp_path / "out/b.png").exists()
+    out = capsys.readouterr()
+    assert "a text" in out.out
+    assert f"saved {tmp_path / 'out/video/a.mp4'}" in out.out
+    assert "The start (node 1)" in out.err
+
+
+def test_a_server_that_refuses_is_quoted(options, serve):
+    error = {
+        "type": "value_bigger_than_max",
+        "message": "Value 500 bigger than max of 100",
+        "details": "seed",
+    }
+    refusal = {"error": {"message": "failed", "details": ""}, "node_errors": {"2": {"errors": [error]}}}
+    with pytest.raises(InputError, match=r"ToyBlock \(node 2\): Value 500 bigger than max of 100: seed"):
+        run(options(chain(500), "--server", serve(refusal=refusal).url))
+    refusal = {"error": {"message": "Node 'X' not found.", "details": "ID 1"}, "node_errors": {}}
+    with pytest.raises(InputError, match="refuses this workflow: Node 'X' not found"):
+        run(options(chain(), "--server", serve(refusal=refusal).url))
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "says"),
+    [
+        (
+            ("execution_error", {"node_id": "2", "exception_message": "broke\n"}),
+            SanaVideoError,
+            r"ToyBlock \(node 2\): broke",
+        ),
+        (("execution_interrupted", {"node_id": "2"}), Cancelled, r"stopped in ToyBlock \(node 2\)"),
+        (("status", {}), SanaVideoError, "closed the connection"),
+    ],
+)
+def test_a_run_that_ends_badly_on_a_server(event, error, says, options, serve):
+    with pytest.raises(error, match=says):
+        run(options(chain(5), "--server", serve(event).url))
+
+
+def test_a_server_that_is_not_there(options):
+    with pytest.raises(InputError, match=r"No ComfyUI answers at http://127\.0\.0\.1:9 "):
+        run(options(chain(5), "--server", "http://127.0.0.1:9"))
+
+
+def test_ctrl_c_interrupts_the_server(serve, monkeypatch, tmp_path):
+    from comfyui_sana_video.command_line import server as client
+
+    async def hang(*_):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(client, "_follow", hang)
+    server = serve()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(client._run(server.url, lambda info: ({"1": start()}, {}), tmp_path))
+    assert server.got[-1] == "interrupt"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"1": {"inputs": {}}}', '{"nodes": {"a": 1}}', '{"nodes": [{"id": 1}]}', "[" * 100_000, '{"1": 2}'],
+)
+def test_a_damaged_workflow_is_refused_in_words(options, tmp_path, text):
+    parsed = options({})
+    parsed.workflow.write_text(text)
+    with pytest.raises(SanaVideoError, match="workflow"):
+        run(parsed)

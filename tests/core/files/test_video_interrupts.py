@@ -1,0 +1,173 @@
+"""Whatever interrupts the writing of a video, a playable file or none is left."""
+
+import os
+import re
+import signal
+
+import pytest
+from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError
+from comfyui_sana_video.sana_video_core.files import video_file
+from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
+from support.video_files import boxes, grey, names, numbers_in, posix, run_python, write_numbers
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Cancelled, RuntimeError])
+@pytest.mark.parametrize("count", [1, 7, 37])
+def test_an_exception_leaves_a_whole_file_of_the_finished_frames(tmp_path, error, count):
+    with pytest.raises(error, match="stop"), VideoWriter(tmp_path / "a.mp4") as writer:  # noqa: PT012
+        writer.write(grey(*range(count)))
+        raise error("stop")
+    assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(count))
+    assert "moof" not in boxes(tmp_path / "a.mp4")
+    assert names(tmp_path) == ["a.mp4"]
+
+
+@posix
+def test_ctrl_c_in_the_middle_of_encoding_loses_no_packet(tmp_path):
+    """The alarm comes while x264 works; Python raises then at the next opportunity between two of its own steps."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    older = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for attempt in range(12):
+            path = tmp_path / f"{attempt}.mp4"
+            with pytest.raises(KeyboardInterrupt), VideoWriter(path) as writer:  # noqa: PT012
+                writer.write(grey(0, size=(256, 384)))
+                signal.setitimer(signal.ITIMER_REAL, 0.05 + 0.007 * attempt)
+                for number in range(1, 10_000):
+                    writer.write(grey(number % 50, size=(256, 384)))
+            found = numbers_in(read_frames(path))
+            assert found == [number % 50 for number in range(writer.frames)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, older)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_without_a_frame_the_older_file_stays(tmp_path, error):
+    before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
+    try:
+        with VideoWriter(tmp_path / "a.mp4"):
+            if error is not None:
+                raise error
+    except KeyboardInterrupt:
+        assert error is KeyboardInterrupt
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_the_older_file_stays_until_the_new_one_is_whole(tmp_path):
+    before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
+    with VideoWriter(tmp_path / "a.mp4") as writer:
+        writer.write(grey(*range(40)))
+        assert (tmp_path / "a.mp4").read_bytes() == before
+    assert len(numbers_in(read_frames(tmp_path / "a.mp4"))) == 40
+
+
+@posix
+def test_a_killed_process_never_touches_the_name_and_the_next_writer_cleans_up(tmp_path):
+    before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
+    process = run_python(
+        """
+        writer = VideoWriter(sys.argv[1])
+        while True:
+            writer.write(torch.rand(3, 8, 64, 96))
+            if writer.frames == 160:
+                print("ready", flush=True)
+        """,
+        tmp_path / "a.mp4",
+    )
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert names(tmp_path) == [".a.partial.mp4", "a.mp4"]
+    (tmp_path / ".a.whole.mp4").touch()  # as if it had been killed while copying
+    write_numbers(tmp_path / "a.mp4", 5)
+    assert names(tmp_path) == ["a.mp4"]
+    assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(5))
+
+
+DISK_FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+noise = torch.Generator().manual_seed(0)
+try:
+    with VideoWriter(sys.argv[1], metadata={"seed": 7}) as writer:
+        for number in range(0, 60, 5):
+            dark = torch.arange(number, number + 5).view(1, 5, 1, 1) * 4 + 10.5
+            writer.write((dark + torch.randint(-10, 11, (3, 5, 64, 96), generator=noise)) / 127.5 - 1)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@posix
+@pytest.mark.parametrize("room, least", [(40_000, 15), (70_000, 30)])
+def test_a_full_disk_keeps_the_fragments_that_are_whole(tmp_path, room, least):
+    process = run_python(DISK_FULL, tmp_path / "a.mp4", room)
+    said, failed = process.communicate(timeout=60)
+    assert said.startswith("FileError"), said + failed
+    assert re.search("File too large|did not reach the disk", said)
+    assert re.search("[Ff]ree some space", said)
+    found = numbers_in(read_frames(tmp_path / "a.mp4"))
+    assert least <= len(found) < 60
+    assert f"Only {len(found)} of the " in said + failed
+    assert found == list(range(len(found)))
+    assert read_metadata(tmp_path / "a.mp4") == {"seed": 7}
+    assert names(tmp_path) == ["a.mp4"]
+
+
+@posix
+def test_a_disk_that_is_full_from_the_start_leaves_the_older_file(tmp_path):
+    before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
+    process = run_python(DISK_FULL, tmp_path / "a.mp4", 600)
+    said, failed = process.communicate(timeout=60)
+    assert said.startswith("FileError"), said + failed
+    assert "Only 0 of the " in said + failed
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert names(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, monkeypatch, reported):
+    """FFmpeg does not report every write that failed at a file's end; then only the cut-off copy tells."""
+
+    def no_room(source, target):
+        assert original(source, target) == 40
+        os.truncate(target, target.stat().st_size - 1)
+        return 0 if reported else video_file._whole_frames(target)
+
+    original = video_file._copy_as_ordinary_mp4
+    monkeypatch.setattr(video_file, "_copy_as_ordinary_mp4", no_room)
+    write_numbers(tmp_path / "a.mp4", 40, metadata={"seed": 7})
+    assert "moof" in boxes(tmp_path / "a.mp4")
+    assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(40))
+    assert read_metadata(tmp_path / "a.mp4") == {"seed": 7}
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_a_copy_that_cannot_be_written_counts_as_nothing(tmp_path):
+    write_numbers(tmp_path / "a.mp4", 5)
+    assert video_file._copy_as_ordinary_mp4(tmp_path / "a.mp4", tmp_path / "missing" / "b.mp4") == 0
+
+
+def test_a_name_that_is_a_folder_is_said_and_nothing_is_left(tmp_path):
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(FileError, match=r"a\.mp4.*failed after 2 frames"):
+        write_numbers(tmp_path / "a.mp4", 2)
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_a_failed_closing_does_not_hide_the_exception_of_the_block(tmp_path, caplog):
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(Cancelled), VideoWriter(tmp_path / "a.mp4") as writer:  # noqa: PT012
+        writer.write(grey(0))
+        raise Cancelled
+    assert "failed after 1 frames" in caplog.text

@@ -1,0 +1,428 @@
+"""The text side against diffusers, its files, and the tiny encoder that tests and demo use."""
+
+import copy
+import hashlib
+import inspect
+import json
+import logging
+import shutil
+import struct
+from string import ascii_letters
+
+import pytest
+import torch
+from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.demo.demo_text_encoder import build_demo_text_encoder, demo_vocabulary
+from comfyui_sana_video.sana_video_core.errors import FileError, InputError
+from comfyui_sana_video.sana_video_core.text import text
+from comfyui_sana_video.sana_video_core.text.instruction import find_instruction
+from comfyui_sana_video.sana_video_core.text.text import (
+    TextEncoder,
+    embedding_digest,
+    load_text_encoder,
+    prompt_digest,
+)
+from safetensors.torch import load_file, save_file
+from support.text_folders import build_instructed_encoder
+from tokenizers import Tokenizer
+
+RULE = (
+    "Describe the scene for a painter.\nPrompt: "  # any wording will do where diffusers' own is not the point
+)
+LONG = "a very long prompt " * 100
+WORDS = len(demo_vocabulary()[0])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The demo's encoder as it is written."""
+    folder = tmp_path_factory.mktemp("demo") / "written"
+    build_demo_text_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The same, but it takes an instruction."""
+    return build_instructed_encoder(tmp_path_factory.mktemp("demo") / "gemma")
+
+
+@pytest.fixture(scope="module")
+def encoder(demo):
+    return load_text_encoder(demo, instruction=RULE)
+
+
+@pytest.fixture(scope="module")
+def pipeline(encoder):
+    """diffusers' own text path, around copies of the same tokenizer and model."""
+    diffusers = pytest.importorskip("diffusers")
+    parts = {"tokenizer": copy.deepcopy(encoder.tokenizer), "text_encoder": copy.deepcopy(encoder.model)}
+    return diffusers.SanaVideoPipeline(**parts, vae=None, transformer=None, scheduler=None)
+
+
+@pytest.fixture
+def damaged(demo, tmp_path):
+    """A copy of the demo folder that a test may break."""
+    return shutil.copytree(demo, tmp_path / "copy")
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(folder, change):
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+
+
+class TestAgainstDiffusers:
+    @pytest.mark.parametrize("length", [300, 20])
+    @pytest.mark.parametrize(
+        "prompts", [["a red circle moves"], ["  3 cats, a dog.\n", "", "红色 one 😀"], [LONG, "word"]]
+    )
+    def test_equal(self, encoder, pipeline, prompts, length):
+        wording = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
+        options = {"complex_human_instruction": wording, "max_sequence_length": length, "device": "cpu"}
+        negatives = ["blurry, " + prompt for prompt in prompts]
+        scored = prompts[0].strip() + " motion score: 30."
+        theirs = pipeline.encode_prompt(prompts, negative_prompt=negatives, **options)
+        theirs_scored = pipeline.encode_prompt(scored, False, **options)
+
+        rule = "\n".join(wording)
+        positive = encoder.encode(prompts, instruction=rule, max_tokens=length)
+        negative = encoder.encode(negatives, instruction=False, max_tokens=length)
+        moving = encoder.encode(prompts[0], instruction=rule, max_tokens=length, motion_score=30)
+        for ours, other in zip((*positive, *negative, *moving), (*theirs, *theirs_scored[:2]), strict=True):
+            assert ours.shape[1] == length
+            torch.testing.assert_close(ours, other.to(ours.dtype), atol=1e-5, rtol=0)
+
+
+class TestPrompts:
+    def test_a_batch_is_its_rows(self, encoder):
+        prompts = ["a red circle", "", LONG]
+        embeddings, masks = encoder.encode(prompts, motion_score=5)
+        for row, prompt in enumerate(prompts):
+            single, mask = encoder.encode(prompt, motion_score=5)
+            torch.testing.assert_close(embeddings[row], single[0], atol=1e-6, rtol=0)
+            assert torch.equal(masks[row], mask[0])
+
+    @pytest.mark.parametrize("bos, side", [(True, "left"), (False, "right"), (False, "left")])
+    def test_the_settings_of_the_tokenizer_do_not_matter(self, encoder, damaged, bos, side):
+        settings = {"add_bos_token": bos, "padding_side": side, "truncation_side": side}
+        edit_json(damaged / "tokenizer_config.json", **settings)
+        if not bos:
+            edit_json(damaged / "tokenizer.json", post_processor=None)
+        odd = load_text_encoder(damaged, instruction=RULE)
+        plain = odd.tokenizer("a", padding="max_length", max_length=9)["input_ids"]
+        assert (2 in plain) == bos
+        assert (plain[0] == 0) == (side == "left")
+        for prompt in ("a red circle", LONG):
+            for ours, expected in zip(odd.encode(prompt), encoder.encode(prompt), strict=True):
+                assert torch.equal(ours, expected)
+
+    def test_a_tokenizer_without_special_tokens_takes_them_from_the_model(self, encoder):
+        tokenizer, model = copy.deepcopy((encoder.tokenizer, encoder.model))
+        tokenizer.bos_token = tokenizer.pad_token = None
+        bare = TextEncoder(tokenizer, model, instruction=RULE)
+        assert torch.equal(bare.encode("a cat")[0], encoder.encode("a cat")[0])
+        model.config.bos_token_id = None
+        with pytest.raises(FileError, match="names a bos_token_id"):
+            TextEncoder(tokenizer, model)
+
+    @pytest.mark.parametrize(
+        "arguments, sentence",
+        [
+            ({"prompts": []}, "There is no prompt to encode"),
+            ({"prompts": ["a", 5]}, "A prompt must be a text, and 5 is of type int"),
+            ({"prompts": "cut \ud83d"}, "half a character at position 4"),
+            ({"motion_score": -1}, "motion score must be a whole number from 0"),
+            ({"motion_score": 2.5}, "motion score must be a whole number"),
+            ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
+            ({"instruction": 1}, "must be on, off or a text, and 1 is none"),
+        ],
+    )
+    def test_impossible_input(self, encoder, arguments, sentence):
+        with pytest.raises(InputError, match=sentence):
+            encoder.encode(**{"prompts": "a cat", **arguments})
+
+
+class TestDigest:
+    def test_every_part_counts(self):
+        variants = [
+            ("a cat", RULE, 10),
+            ("A cat", RULE, 10),
+            ("a cat", RULE + " ", 10),
+            ("a cat", None, 10),
+            ("a cat", RULE, 11),
+            ("a cat", RULE, None),
+            ("a cat motion score: 10.", RULE, None),
+            ("", None, None),
+            ("half \ud83d", None, None),
+            ('a cat", "", 10]', None, None),
+            ('a cat", "", 10', None, None),
+        ]
+        digests = {prompt_digest(t, instruction=rule, motion_score=score) for t, rule, score in variants}
+        assert len(digests) == len(variants)
+
+    def test_it_does_not_change_between_versions(self):
+        """Saved states hold digests, so this form is for ever."""
+        rule = hashlib.sha256(RULE.encode()).hexdigest()
+        for wording, middle in ((None, ""), (RULE, rule)):
+            expected = hashlib.sha256(f'["a \\u732b", "{middle}", 10]'.encode()).hexdigest()
+            assert prompt_digest(" a 猫", instruction=wording, motion_score=10) == expected
+        plain = prompt_digest("a", instruction=None, motion_score=None)
+        assert plain == prompt_digest("a", instruction="", motion_score=0)
+
+
+class TestEmbeddingDigest:
+    @pytest.fixture
+    def encoded(self, encoder):
+        return encoder.encode(["a cat", "a red circle moves"], instruction=False, max_tokens=12)
+
+    def test_it_is_of_the_values_and_not_of_their_form(self, encoded):
+        embeddings, mask = encoded
+        half = embeddings.bfloat16()
+        expected = embedding_digest(half, mask)
+        assert expected != embedding_digest(embeddings, mask)
+        assert embedding_digest(half.double().transpose(1, 2).contiguous().transpose(1, 2), mask) == expected
+        for same in (mask.long(), mask.float(), mask[:, None], mask[:, None, None, :]):
+            assert embedding_digest(half, same) == expected
+        one = embedding_digest(half[:1].requires_grad_(), mask[:1])
+        assert embedding_digest(half[:1], mask[0]) == one
+        assert one not in (expected, embedding_digest(half[1:], mask[1:]))
+
+    def test_padding_does_not_matter_and_every_token_does(self, encoded):
+        embeddings, mask = encoded
+        digest = embedding_digest(embeddings, mask)
+        padded = torch.where(mask[..., None], embeddings, torch.nan)
+        assert embedding_digest(padded, mask) == digest
+        for place in mask.nonzero().tolist():
+            changed = embeddings.clone()
+            changed[(*place, 3)] += 1e-3
+            assert embedding_digest(changed, mask) != digest
+        shorter = mask.clone()
+        shorter[1, mask[1].sum() - 1] = False
+        assert len({digest, embedding_digest(embeddings, shorter), embedding_digest(embeddings, None)}) == 3
+
+    def test_where_the_rows_stand_counts(self):
+        """The same kept rows, otherwise shared between the videos, otherwise long, or of another width."""
+        rows, left, right = (
+            torch.ones(2, 2, 4),
+            torch.tensor([[1, 1], [1, 0]]),
+            torch.tensor([[1, 0], [1, 1]]),
+        )
+        wider = torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [1, 0, 0]])
+        narrow = torch.ones(2, 4, 2), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        cases = [(rows, left), (rows, right), wider, narrow, (rows, torch.zeros(2, 2))]
+        assert len({embedding_digest(*case) for case in cases}) == len(cases)
+
+    def test_no_mask_is_a_mask_of_everything(self, encoded):
+        embeddings = encoded[0]
+        everything = embedding_digest(embeddings, None)
+        for mask in (torch.ones(2, 12), torch.ones(12), torch.ones(1, 12)):
+            assert embedding_digest(embeddings, mask) == everything
+
+    def test_it_does_not_change_between_versions(self):
+        """Saved states hold digests, so this form is for ever."""
+        values = struct.pack("<4f", 1, 2, -0.5, 4)
+        expected = hashlib.sha256(b"[1, 3, 2]" + bytes([1, 0, 1]) + values).hexdigest()
+        embeddings = torch.tensor([[[1, 2], [9, 9], [-0.5, 4]]], dtype=torch.float16)
+        assert embedding_digest(embeddings, torch.tensor([1, 0, 1])) == expected
+
+    @pytest.mark.parametrize(
+        "shape, mask, sentence",
+        [
+            ((3, 4), None, r"\[batch, tokens, width\], and a tensor of \[3, 4\] \(float32\)"),
+            ((2, 3, 4), (2, 4), r"mask .* \[2, 4\], .* must be \[2, 3\] or \[1, 3\]"),
+            ((2, 3, 4), (3, 3), r"mask .* \[3, 3\]"),
+            ((2, 3, 4), (3, 2), r"mask .* \[3, 2\]"),
+            ((2, 3, 4), (), r"mask .* \[\]"),
+        ],
+    )
+    def test_impossible_input(self, shape, mask, sentence):
+        with pytest.raises(InputError, match=sentence):
+            embedding_digest(torch.zeros(shape), None if mask is None else torch.ones(mask))
+
+
+class TestModel:
+    def test_soft_capping_is_applied(self, damaged):
+        # Steep logits, so that the cap has something to cut.
+        edit_weights(damaged, lambda all: {key: w * 12 if "q_proj" in key else w for key, w in all.items()})
+        capped = load_text_encoder(damaged, instruction=RULE)
+        assert capped.model.config._attn_implementation == "eager"
+        edit_json(damaged / "config.json", attn_logit_softcapping=None)
+        free = load_text_encoder(damaged, instruction=RULE)
+        assert (capped.encode("a red circle")[0] - free.encode("a red circle")[0]).abs().max() > 1e-2
+
+    def test_dtype_and_device(self, encoder, damaged):
+        half = load_text_encoder(damaged, dtype=torch.bfloat16, device=torch.device("cpu"))
+        assert (half.dtype, half.device) == (torch.bfloat16, torch.device("cpu"))
+        embeddings, mask = half.encode("a cat", instruction=RULE)
+        expected, _ = encoder.encode("a cat")
+        assert (embeddings.dtype, mask.dtype, expected.dtype) == (torch.bfloat16, torch.bool, torch.float32)
+        assert (embeddings.float() - expected).abs().mean() < 0.03
+        half.model.save_pretrained(damaged)
+        assert load_text_encoder(damaged).dtype == torch.bfloat16  # as stored
+        assert not expected.requires_grad
+        assert not expected.is_inference()  # it may be trained on
+
+    def test_nothing_remembers_where_the_model_was(self, demo):
+        """A host moves the module, not the encoder."""
+        encoder = load_text_encoder(demo, instruction=RULE)
+        encoder.encode("a cat")
+        encoder.model.to(torch.float64)
+        assert (encoder.dtype, encoder.encode("a cat")[0].dtype) == (torch.float64, torch.float64)
+        encoder.model.to("meta")
+        embeddings, mask = encoder.encode("a cat")
+        assert {encoder.device.type, embeddings.device.type, mask.device.type} == {"meta"}
+
+
+class TestFolders:
+    def check(self, path, encoder):
+        loaded = load_text_encoder(path, instruction=RULE)
+        assert torch.equal(loaded.encode("a red circle")[0], encoder.encode("a red circle")[0])
+
+    def test_diffusers_layout(self, encoder, damaged, tmp_path, monkeypatch):
+        inner, tokenizer = tmp_path / "text_encoder", tmp_path / "tokenizer"
+        tokenizer.mkdir()
+        for file in damaged.glob("tokenizer*"):
+            file.rename(tokenizer / file.name)
+        damaged.rename(inner)
+        monkeypatch.chdir(inner)
+        for path in (tmp_path, str(inner), "."):
+            self.check(path, encoder)
+
+    def test_with_the_language_head(self, encoder, damaged):
+        edit_weights(damaged, lambda all: {f"model.{key}": value for key, value in all.items()})
+        edit_json(damaged / "config.json", architectures=["Gemma2ForCausalLM"])
+        self.check(damaged, encoder)
+        head = encoder.model.embed_tokens.weight.clone()
+        edit_weights(damaged, lambda all: {**all, "lm_head.weight": head})
+        self.check(damaged, encoder)
+
+    def test_in_several_files(self, encoder, damaged):
+        (damaged / "model.safetensors").unlink()
+        encoder.model.save_pretrained(damaged, max_shard_size="50KB")
+        shards = sorted(damaged.glob("*.safetensors"))
+        assert len(shards) > 1
+        self.check(damaged, encoder)
+        shards[-1].unlink()
+        with pytest.raises(FileError, match="cannot be read"):
+            load_text_encoder(damaged)
+
+
+def lose_a_tensor(folder):
+    edit_weights(folder, lambda all: {key: all[key] for key in all if key != "layers.1.mlp.up_proj.weight"})
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def add_a_token(folder):
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["model"]["vocab"]["one too many"] = len(table["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+
+
+def set_config(**changes):
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+@pytest.mark.parametrize(
+    "damage, sentence",
+    [
+        (shutil.rmtree, "There is no file or folder .*copy.* Needed is Gemma-2-2B-it"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model'), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "says nothing about its kind"),
+        (set_config(model_type="llama"), "with Gemma-2 .* says llama"),
+        (set_config(hidden_size="wide"), "cannot be read"),
+        (set_config(intermediate_size=48), "weights in .* cannot be read"),
+        (set_config(num_hidden_layers=1, layer_types=["full_attention"]), r"layers.1.* no place .*11 in all"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer in .* cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "There is no tokenizer for the text encoder"),
+        (add_a_token, f"knows {WORDS + 1} tokens, .* only {WORDS}: they do not belong together"),
+        (truncate, "weights in .* cannot be read .* incomplete"),
+        (lose_a_tensor, r"layers.1.mlp.up_proj.weight is missing \(1 in all\)"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "model.bin"), "There are no weights"),
+    ],
+)
+def test_a_broken_folder_gets_a_sentence(damaged, damage, sentence):
+    damage(damaged)
+    one_line = rf"\A[^\n]*{sentence}[^\n]*\.\Z"  # with a full stop
+    with pytest.raises(FileError, match=one_line):
+        load_text_encoder(damaged)
+
+
+def test_a_path_of_another_kind_gets_a_sentence(tmp_path):
+    (tmp_path / "text_encoder").mkdir()
+    with pytest.raises(
+        FileError, match=r"text_encoder has no config\.json.* the file gemma_2_2b_it_elm_bf16"
+    ):
+        load_text_encoder(tmp_path)
+
+
+class TestDemoEncoder:
+    def test_the_same_seed_writes_the_same_bytes_and_draws_nothing(self, written, tmp_path):
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        build_demo_text_encoder(tmp_path / "again", seed=0)
+        build_demo_text_encoder(tmp_path / "other", seed=1)
+        assert torch.equal(before, torch.get_rng_state())
+        names = sorted(path.name for path in written.iterdir())
+        assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        for name in names:
+            first = (written / name).read_bytes()
+            assert first == (tmp_path / "again" / name).read_bytes()
+            assert (first == (tmp_path / "other" / name).read_bytes()) == (name != "model.safetensors")
+
+    def test_the_tokenizer_is_of_gemmas_kind(self, demo, encoder):
+        tokenizer = encoder.tokenizer
+        assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == ["<pad>", "<eos>", "<bos>", "<unk>"]
+        assert len(tokenizer) == encoder.model.config.vocab_size
+        assert tokenizer.convert_ids_to_tokens(tokenizer.encode("猫")) == [
+            "<bos>",
+            "<0xE7>",
+            "<0x8C>",
+            "<0xAB>",
+        ]
+        text = "A cat\tand 2 dogs,\nΩ 猫 😀!"
+        assert tokenizer.unk_token_id not in tokenizer.encode(text)
+        assert Tokenizer.from_file(str(demo / "tokenizer.json")).encode(text).ids == tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+
+    @pytest.mark.parametrize("rest", ["", "at", "ing", "he"])
+    def test_any_letter_melts_with_the_space_before_it(self, encoder, rest):
+        for letter in ascii_letters:
+            assert "▁" not in encoder.tokenizer.tokenize("Prompt: " + letter + rest)
+
+    def test_a_word_of_the_scenes_is_one_token(self, encoder):
+        words = "a red ball moves right over a grey floor and bounces off the walls in a circle"
+        assert encoder.tokenizer.tokenize(" " + words) == ["▁" + word for word in words.split()]
+
+    @pytest.mark.parametrize("trained", [True, False], ids=["trained", "random"])
+    @pytest.mark.parametrize("found", [None, RULE], ids=["none was found", "one was found"])
+    def test_it_reads_prompts_as_they_are(self, written, monkeypatch, caplog, trained, found):
+        """Trained without an instruction, it takes none, whatever this machine has; and nobody is warned."""
+        text._warn_no_instruction.cache_clear()
+        monkeypatch.setattr(text, "find_instruction", lambda **_: found)
+        folder = demo_set().text_encoder if trained else written
+        with caplog.at_level(logging.DEBUG, logger="sana_video"):
+            for encoder in (load_text_encoder(folder), load_text_encoder(folder, instruction=found)):
+                assert encoder.resolve_instruction(True) is None
+                on, off = (encoder.encode("a ball", instruction=way, motion_score=9) for way in (True, False))
+                assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
+                assert encoder.resolve_instruction(RULE) == RULE  # asked for in words, it is put there
+        assert not caplog.records
+
+
+def test_the_original_wording_is_found_by_the_loader(demo):
+    """True is the original's wording, read from the installed diffusers or a yaml file; no host has to look for it."""
+    original = find_instruction()
+    encoder = load_text_encoder(demo)
+    assert encoder.resolve_instruction(True) == original
+    by_default, named = encoder.encode("a ball"), encoder.encode("a ball", instruction=original)
+    assert torch.equal(by_default[0], named[0])
+    assert not torch.equal(by_default[0], encoder.encode("a ball", instruction=False)[0])
+    assert load_text_encoder(demo, instruction=RULE).resolve_instruction(True) == RULE

@@ -1,0 +1,56 @@
+"""Checks of the Wan VAE against diffusers with the same random weights. Each takes a Pack and asserts."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import torch
+from support.pack import DATA, Pack, assert_close
+
+KEYMAP = json.loads((DATA / "wan_vae_keymap.json").read_text(encoding="utf-8"))
+
+
+@cache
+def theirs():
+    """diffusers' class, narrow, with gammas away from 1."""
+    from diffusers import AutoencoderKLWan
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        vae = AutoencoderKLWan(base_dim=8).eval().requires_grad_(False)
+        for name, parameter in vae.named_parameters():
+            if name.endswith("gamma"):
+                parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+    return vae
+
+
+def ours(pack: Pack):
+    vae = pack.core("vae.wan_vae")
+    network = vae.WanVAE(vae.VAEConfig(base_width=8))
+    network.load_state_dict({KEYMAP[name]: tensor for name, tensor in theirs().state_dict().items()})
+    return network.requires_grad_(False)
+
+
+def decoding(pack: Pack) -> None:
+    latents = 2 * torch.randn(1, 16, 4, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert_close(ours(pack).decode(latents), theirs().decode(latents).sample, 1e-4)
+
+
+def encoding(pack: Pack) -> None:
+    pixels = 2 * torch.rand(1, 3, 9, 24, 32, generator=torch.Generator().manual_seed(0)) - 1
+    assert_close(ours(pack).encode(pixels), theirs().encode(pixels).latent_dist.mode(), 1e-4)
+
+
+def spaces(pack: Pack) -> None:
+    """Model space is diffusers' normalisation by its config; and back."""
+    vae, config = pack.core("vae.wan_vae"), theirs().config
+    latents = torch.randn(1, 16, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    means, deviations = (
+        torch.tensor(values).view(16, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
+    )
+    assert_close(vae.to_model_space(latents), (latents - means) / deviations, 1e-5)
+    assert_close(vae.to_vae_space(latents), latents * deviations + means, 1e-5)
+
+
+VAE_CHECKS = (decoding, encoding, spaces)
