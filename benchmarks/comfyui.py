@@ -195,7 +195,7 @@ def write_text_encoder(folder: Path) -> Path:
 
 def measure(folder: Path, told: dict[str, object], limit: float | None) -> None:
     transformer, vae_file = write_models(folder)
-    patcher = pack("bridge.native").load_patcher(transformer, None)
+    patcher = pack("bridge.model").load_patcher(transformer, None)
     told["patcher"] = type(patcher).__name__
     told["memory_required_gib"] = patcher.memory_required([1, 16, 11, 60, 104]) / GIB
     start = node_run("SanaVideoStart", patcher, WIDTH, HEIGHT, 1)
@@ -218,7 +218,7 @@ def measure(folder: Path, told: dict[str, object], limit: float | None) -> None:
     if run:
         told |= {"bare_s_per_chunk": bare, "same_bits": same(expected.tensors(), state.tensors)}
     del run
-    changed = pack("bridge.patching").with_lora(patcher, write_lora(folder), 1.0)
+    changed = pack("bridge.lora").with_lora(patcher, write_lora(folder), 1.0)
     with_lora, seconds, _ = timed(lambda: sample(changed)[1])
     told |= {"lora_s_per_chunk": seconds / CHUNKS, "lora_changes": not same(with_lora.tensors, plain.tensors)}
     told["lora_chunk_0_mean"] = (

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from conftest import PACKAGE  # registers the checkout as this package
 
 assert PACKAGE == "comfyui_sana_video"
-from comfyui_sana_video.demo.demo_set import DemoSet, demo_set
+from comfyui_sana_video.demo.model_set import DemoSet, demo_set
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.training.quality import Quality
 from comfyui_sana_video.training.sampling import load

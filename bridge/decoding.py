@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.image_file import to_images
-from ..sana_video_core.files.video_file import VideoWriter
+from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.streaming.decode import chunks_of, decode_clip, decode_story
-from ..sana_video_core.streaming.encode import image_rows
+from ..sana_video_core.streaming.decoding import chunks_of, decode_clip, decode_story
+from ..sana_video_core.streaming.priming import image_rows
 from ..sana_video_core.streaming.state import StreamState
-from .hosted import HostedModel, device_of, host, parking_place
+from .stream_model import HostedModel, device_of, host, parking_place
 from .vaes import CoreVae, HostedVae, vae_of
 
 logger = logging.getLogger("sana_video")

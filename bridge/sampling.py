@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.streaming.encode import encode_beginning, image_rows, video_end
+from ..sana_video_core.streaming.priming import encode_beginning, image_rows, video_end
+from ..sana_video_core.streaming.resume import Unfinished
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.stream import Sampling, check_prime, check_request, extend, prime
-from ..sana_video_core.streaming.unfinished import Unfinished
 from ..sana_video_core.vae.wan_vae import to_vae_space
-from .hosted import HostedModel, device_of, host, parking_place
+from .stream_model import HostedModel, device_of, host, parking_place
 from .text_encoders import prompt_of
 from .vaes import vae_of
 

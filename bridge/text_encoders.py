@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.streaming.stream import Prompt
-from ..sana_video_core.text.instruction import find_instruction
-from ..sana_video_core.text.text import (
+from ..sana_video_core.text.encoder import (
     TextEncoder,
     embedding_digest,
     load_text_encoder,
     motion_suffix,
     prompt_digest,
 )
-from .hosted import parking_place
+from ..sana_video_core.text.system_prompt import find_instruction
+from .stream_model import parking_place
 
 logger = logging.getLogger("sana_video")
 PIXELDIT = "comfy.text_encoders.pixeldit"

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.vae.vae_tiling import Tiling
+from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
-from .hosted import interrupted
+from .stream_model import interrupted
 
 # Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's activations.
 # Measured on full-size weights, docs/log.md.

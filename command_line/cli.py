@@ -11,7 +11,7 @@ from pathlib import Path
 # Nothing heavy is imported here (these know no torch): `sana-video --help` answers at once.
 from ..sana_video_core.config import FAMILIES
 from ..sana_video_core.errors import Cancelled, SanaVideoError
-from ..standalone.studio import studio
+from ..standalone.studio import serve as studio
 from . import run as workflow
 
 
@@ -165,7 +165,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _make_demo(options: argparse.Namespace) -> None:
-    from ..demo.demo_set import write_demo_set
+    from ..demo.model_set import write_demo_set
 
     print("\n".join(f"wrote {path}" for path in write_demo_set(options.folder, seed=options.seed)))
 

@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-from ..sana_video_core.host import Host, Progress
+from ..sana_video_core.callbacks import Host, Progress
 
 
 class Bar:

@@ -16,11 +16,11 @@ from ..sana_video_core.checkpoints.checkpoint import (
 from ..sana_video_core.errors import FileError
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.files.tensor_file import read_metadata as read_tensor_metadata
-from ..sana_video_core.files.video_reading import read_metadata as read_video_metadata
+from ..sana_video_core.files.video_reader import read_metadata as read_video_metadata
 from ..sana_video_core.streaming.report import report
 from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.streaming.state_file import load_state
-from ..sana_video_core.text.instruction import find_instruction
+from ..sana_video_core.text.system_prompt import find_instruction
 from ..sana_video_core.transformer.model import SanaVideo
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

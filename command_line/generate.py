@@ -13,8 +13,8 @@ from torch import Tensor
 from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.image_file import read_image
-from ..sana_video_core.sampling.clip import ClipSampling, sample_clip
-from ..sana_video_core.streaming.encode import encode_beginning, video_end
+from ..sana_video_core.sampling.one_shot import ClipSampling, sample_clip
+from ..sana_video_core.streaming.priming import encode_beginning, video_end
 from ..sana_video_core.streaming.state import StreamState, check_fits
 from ..sana_video_core.streaming.state_file import load_state, save_state
 from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, prime, start

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from ..demo.demo_set import demo_set
+from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.tensor_file import read_metadata
 from ..sana_video_core.streaming.stream import Prompt
-from ..sana_video_core.text.instruction import find_instruction
-from ..sana_video_core.text.text import load_text_encoder, prompt_digest
+from ..sana_video_core.text.encoder import load_text_encoder, prompt_digest
+from ..sana_video_core.text.system_prompt import find_instruction
 from ..sana_video_core.transformer.model import SanaVideo
 from .files import DTYPES
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..sana_video_core.files.image_file import contact_sheet
 from ..sana_video_core.files.tensor_file import write_tensors
-from ..sana_video_core.files.video_file import VideoWriter
-from ..sana_video_core.streaming.decode import decode_story
+from ..sana_video_core.files.video_writer import VideoWriter
+from ..sana_video_core.streaming.decoding import decode_story
 from ..sana_video_core.streaming.state import StreamState
-from ..sana_video_core.vae.vae_tiling import Tiling
+from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE, to_vae_space
 from .console import Bar
 

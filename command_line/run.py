@@ -101,7 +101,7 @@ def _write_sheet(files: list[Path], sheet: Path) -> None:
 
     from ..sana_video_core.errors import InputError
     from ..sana_video_core.files.image_file import contact_sheet
-    from ..sana_video_core.files.video_reading import read_frames
+    from ..sana_video_core.files.video_reader import read_frames
 
     videos = [file for file in files if file.suffix == ".mp4"]
     if not videos:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .clips import SanaVideoEmptyLatent, SanaVideoSigmas
 from .decode import SanaVideoDecode, SanaVideoDecodeStream
 from .loading import SanaVideoLoraLoader, SanaVideoModelLoader, SanaVideoTextEncoderLoader, SanaVideoVAELoader
+from .one_shot import SanaVideoEmptyLatent, SanaVideoSigmas
 from .states import SanaVideoLoadState, SanaVideoSaveState, SanaVideoStateInfo
 from .streams import SanaVideoBlockSampler, SanaVideoPrime, SanaVideoStart, SanaVideoTextEncode
 

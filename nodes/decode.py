@@ -49,7 +49,7 @@ class SanaVideoDecodeStream(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, fps) -> bool | str:
-        from ..sana_video_core.files.video_file import checked_fps
+        from ..sana_video_core.files.video_writer import checked_fps
 
         return fps is None or sentence(checked_fps, fps)  # None: linked, so not known yet
 

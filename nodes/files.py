@@ -65,7 +65,7 @@ def _model_folders(folder: str) -> Iterator[str]:
 def path_of(kind: Kind, name: str) -> Path:
     """Where a chosen file or folder lies. Raises FileError, which names the folder, the file and where it is published."""
     if kind.demo and name == DEMO:
-        from ..demo.demo_set import demo_set
+        from ..demo.model_set import demo_set
 
         return getattr(demo_set(), kind.demo)
     if not name or ".." in Path(name).parts or Path(name).is_absolute():

@@ -36,7 +36,7 @@ class SanaVideoModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, family, kernels="auto", precision="full") -> io.NodeOutput:
-        from ..bridge.native import load_patcher
+        from ..bridge.model import load_patcher
 
         family = None if family == "auto" else family
         return io.NodeOutput(load_patcher(path_of(TRANSFORMER, model_name), family, kernels, precision))
@@ -107,6 +107,6 @@ class SanaVideoLoraLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name, strength) -> io.NodeOutput:
-        from ..bridge.patching import with_lora
+        from ..bridge.lora import with_lora
 
         return io.NodeOutput(with_lora(model, path_of(LORA, lora_name), strength) if strength else model)

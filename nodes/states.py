@@ -29,7 +29,7 @@ class SanaVideoStateInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, state) -> io.NodeOutput:
-        from ..bridge.hosted import filmstrip_of
+        from ..bridge.stream_model import filmstrip_of
         from ..sana_video_core.streaming.report import report
 
         stream, words, strip = state.state, report(state.state), filmstrip_of(state.state)
@@ -82,7 +82,7 @@ class SanaVideoLoadState(io.ComfyNode):
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        from ..bridge.hosted import parking_place
+        from ..bridge.stream_model import parking_place
         from ..sana_video_core.streaming.state_file import load_state
 
         return io.NodeOutput(SocketState.of(load_state(saved_state(file)).to(parking_place())))

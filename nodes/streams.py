@@ -52,7 +52,7 @@ class SanaVideoStart(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, width, height, batch_size) -> io.NodeOutput:
-        from ..bridge.hosted import HostedModel
+        from ..bridge.stream_model import HostedModel
         from ..sana_video_core.streaming.stream import start
 
         state = start(HostedModel(model), height=height, width=width, batch=batch_size)

@@ -48,7 +48,7 @@ def test_chained_is_single(dtype, park):
 @torch.no_grad()
 def test_decode_on_the_device():
     """Streamed = whole, to the bit; and near the CPU's."""
-    wan, demo = PACK.core("vae.wan_vae"), PACK.module("demo.demo_set")
+    wan, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
     vae = demo.seeded(wan.WanVAE(wan.VAEConfig(base_width=16)), 0)
     latents = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = vae.decode(latents)

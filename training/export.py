@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..demo.demo_set import DemoSet
-from ..demo.demo_text_encoder import build_demo_text_encoder
+from ..demo.model_set import DemoSet
+from ..demo.text_encoder import build_demo_text_encoder
 from ..sana_video_core.checkpoints.checkpoint import save_transformer
 from ..sana_video_core.config import DEMO
 from ..sana_video_core.files.tensor_file import write_tensors

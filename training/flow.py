@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.sampling.schedule import few_step_sigmas, warp
-from ..sana_video_core.text.text import TextEncoder
+from ..sana_video_core.text.encoder import TextEncoder
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText, SanaVideo
 from .latents import Clips, chunk_place

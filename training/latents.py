@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sana_video_core.text.text import TextEncoder, motion_suffix
+from ..sana_video_core.text.encoder import TextEncoder, motion_suffix
 from ..sana_video_core.vae.wan_vae import WanVAE, to_model_space
 from .drawing import draw_pieces
 from .scenes import Story, Track, random_story, track

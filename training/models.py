@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..demo.demo_text_encoder import build_demo_text_encoder
+from ..demo.text_encoder import build_demo_text_encoder
 from ..sana_video_core.config import DEMO
-from ..sana_video_core.text.text import TextEncoder, load_text_encoder
+from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder
 from ..sana_video_core.transformer.model import SanaVideo
 from .flow import Learner
 

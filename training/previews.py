@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from conftest import PACKAGE  # noqa: F401  registers the checkout under its package name
 
 # isort: split
-from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE, to_model_space
 from comfyui_sana_video.training.drawing import draw

@@ -17,7 +17,7 @@ from itertools import chain
 import torch
 from PIL import Image
 
-from ..sana_video_core.streaming.decode import decode_story
+from ..sana_video_core.streaming.decoding import decode_story
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.stream import Sampling
 from .drawing import draw

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..demo.demo_set import DemoSet
+from ..demo.model_set import DemoSet
 from ..sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
-from ..sana_video_core.streaming.decode import decode_story
+from ..sana_video_core.streaming.decoding import decode_story
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
-from ..sana_video_core.text.text import TextEncoder, load_text_encoder, prompt_digest
+from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder, prompt_digest
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .measures import frame_changes, light

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..demo.demo_set import DemoSet
+from ..demo.model_set import DemoSet
 from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.errors import FileError
 from ..sana_video_core.files.atomic import atomic_path
-from ..sana_video_core.text.text import TextEncoder
+from ..sana_video_core.text.encoder import TextEncoder
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .checkpoints import load_parts, save_parts
 from .export import export_set, write_vae

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sana_video_core.sampling.sampler import sample_dpm
 from ..sana_video_core.sampling.schedule import warp
+from ..sana_video_core.sampling.solvers import sample_dpm
 from ..sana_video_core.transformer.memory import BlockState, Memory
 from ..sana_video_core.transformer.model import PreparedText
 from .flow import GRID, Learner, Words, estimate, mean_error, noised, normal, smeared, wordless

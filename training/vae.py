@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sana_video_core.vae.wan_layers import Cache
+from ..sana_video_core.vae.layers import Cache
 from ..sana_video_core.vae.wan_vae import DEVIATIONS, MEANS, VAEConfig, WanVAE
 from .drawing import draw
 from .graphs import Graph

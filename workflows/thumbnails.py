@@ -19,9 +19,9 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from conftest import PACKAGE  # noqa: F401  registers the checkout under its package name
 
 # isort: split
-from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.files.image_file import fill_and_crop, to_bytes
-from comfyui_sana_video.sana_video_core.streaming.decode import decode_story
+from comfyui_sana_video.sana_video_core.streaming.decoding import decode_story
 from comfyui_sana_video.sana_video_core.streaming.stream import Sampling
 from comfyui_sana_video.training.sampling import Models, load, sample
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..callbacks import StreamModel
 from ..config import Family, family_named
 from ..errors import StateError
 from ..files.fingerprint import weights_fingerprint
-from ..host import StreamModel
 from ..shapes import LatentGrid
 from ..transformer.memory import Memory, memory_bytes, memory_tensors, memory_to
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..callbacks import Host, StreamModel
 from ..errors import InputError, StateError
-from ..host import Host, StreamModel
 from ..sampling.schedule import few_step_sigmas
 from ..transformer.memory import Memory, memory_to
 from ..transformer.model import PreparedText
+from .chunk_runner import StreamCalls
 from .state import Chunk, Identity, StreamState, check_fits, model_identity
-from .stream_calls import StreamCalls
 
 SAMPLERS = ("few_step", "euler")
 PROMPT_CHANGES = ("recache", "keep", "cut")

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ..config import Family, TransformerConfig
 from ..errors import InputError
 from ..shapes import LatentGrid
-from .fused import fused_block, fused_final, fused_patches
+from .fused_block import fused_block, fused_final, fused_patches
+from .gemm import Fp8Products, FullProducts, Products, WeightsOf, own_weights
+from .inputs import check_memory, check_text, without_padding
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
 from .memory import Memory, check_window, first_block_state, memory_window
-from .model_inputs import check_memory, check_text, without_padding
 from .ops import Choice, choose
 from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
-from .products import Fp8Products, FullProducts, Products, WeightsOf, own_weights
 
 CAPTION_NORM_EPS = 1e-5
 

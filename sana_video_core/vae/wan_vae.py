@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .vae_tiling import StreamCache, Tiling, tile_plan
-from .wan_layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
+from .layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
+from .tiling import StreamCache, Tiling, tile_plan
 
 PIXEL_CHANNELS = 3
 STRIDE_TIME, STRIDE_SPACE = 4, 8

@@ -22,12 +22,12 @@ from aiohttp import web
 
 from ..engine.core_nodes import SHOWN, shown_info
 from ..engine.graph import PACK
+from .files import UPLOAD_LIMIT, WRITING, read_json, refuse
+from .files import routes as file_routes
 from .jobs import Job, Jobs
-from .page_files import UPLOAD_LIMIT, WRITING, read_json, refuse
-from .page_files import routes as file_routes
-from .page_prompt import read_asked
-from .page_socket import Sockets
-from .page_templates import routes as template_routes
+from .prompts import read_asked
+from .templates import routes as template_routes
+from .websocket import Sockets
 
 ROOT = Path(__file__).parents[2]
 QUEUE_LIMIT = 1000  # jobs

@@ -18,7 +18,7 @@ def the_clean_estimate_is_x_minus_sigma_v(demo):
     sigma = torch.tensor([0.889])
     clean = base.apply_model(x, sigma, c_crossattn=context, attention_mask=mask)
     core = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
-        pack("demo.demo_set").demo_set().transformer, family="sana_video_480p"
+        pack("demo.model_set").demo_set().transformer, family="sana_video_480p"
     )
     close(clean, x - sigma * core(x, torch.tensor([889.0]), context, mask), 1e-5)
 
@@ -28,7 +28,7 @@ def a_loaded_model_lets_the_file_go(_):
     """Four gigabytes of a checkpoint must not stay in memory beside the model."""
     import gc
 
-    native, kept = pack("bridge.native"), []
+    native, kept = pack("bridge.model"), []
     read = native.read_checkpoint
 
     def watched(path, **options):
@@ -38,7 +38,7 @@ def a_loaded_model_lets_the_file_go(_):
 
     native.read_checkpoint = watched
     try:
-        patcher = native.load_patcher(pack("demo.demo_set").demo_set().transformer, None)
+        patcher = native.load_patcher(pack("demo.model_set").demo_set().transformer, None)
     finally:
         native.read_checkpoint = read
     gc.collect()
@@ -97,9 +97,9 @@ def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
     sampler = custom.SamplerDPMPP_2M_SDE.execute("midpoint", 0.0, 1.0, "cpu").args[0]
     noise = custom.RandomNoise.execute(5).args[0]
     theirs = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
-    clip, wan = pack("sana_video_core.sampling.clip"), pack("sana_video_core.vae.wan_vae")
+    clip, wan = pack("sana_video_core.sampling.one_shot"), pack("sana_video_core.vae.wan_vae")
     model = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
-        pack("demo.demo_set").demo_set().transformer, family="sana_video_480p"
+        pack("demo.model_set").demo_set().transformer, family="sana_video_480p"
     )
     texts = [model.prepare_text(c[0][0], c[0][1]["attention_mask"]) for c in (demo.positive, demo.negative)]
     ours = clip.sample_clip(

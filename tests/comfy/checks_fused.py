@@ -43,7 +43,7 @@ def lora_on_every_product(folder: Path) -> Path:
 
     generator, tensors = torch.Generator().manual_seed(4), {}
     network = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
-        pack("demo.demo_set").demo_set().transformer
+        pack("demo.model_set").demo_set().transformer
     )
     for name, parameter in network.blocks[0].named_parameters():
         if name.endswith("weight"):
@@ -80,7 +80,7 @@ def moves_both(demo, changed) -> None:
 @check
 def loras_reach_fused_blocks(demo):
     with tempfile.TemporaryDirectory() as folder:
-        changed = pack("bridge.patching").with_lora(demo.causal, lora_on_every_product(Path(folder)), 0.7)
+        changed = pack("bridge.lora").with_lora(demo.causal, lora_on_every_product(Path(folder)), 0.7)
         moves_both(demo, changed)
 
 
@@ -88,7 +88,7 @@ def low_rank_on_projections() -> dict:
     import torch
 
     network = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
-        pack("demo.demo_set").demo_set().transformer
+        pack("demo.model_set").demo_set().transformer
     )
     generator, tensors = torch.Generator().manual_seed(5), {}
     for layer in ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.proj"):
@@ -128,7 +128,7 @@ def products_in_8_bits_take_comfyuis_weights(demo):
 
     half = loaded_as(torch.float32, torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
-        changed = pack("bridge.patching").with_lora(half, lora_on_every_product(Path(folder)), 0.7)
+        changed = pack("bridge.lora").with_lora(half, lora_on_every_product(Path(folder)), 0.7)
         for model in (half, changed):
             full, _, _ = demo.sample(model, steps=1)
             with fused(fp8=True):

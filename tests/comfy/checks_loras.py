@@ -50,7 +50,7 @@ SPELLINGS = {
 
 @check
 def loras_of_every_spelling_reach_the_stream_and_go_again(demo):
-    patching = pack("bridge.patching")
+    patching = pack("bridge.lora")
     plain, _, _ = demo.sample()
     with tempfile.TemporaryDirectory() as folder:
         results = {}
@@ -75,7 +75,7 @@ def cores_own_loader_reaches_the_stream(demo):
     with tempfile.TemporaryDirectory() as folder:
         path = _file(Path(folder), "comfyui", *SPELLINGS["comfyui"])
         core, _ = comfy.sd.load_lora_for_models(demo.causal, None, load_file(path), 0.8, 0)
-        ours = pack("bridge.patching").with_lora(demo.causal, path, 0.8)
+        ours = pack("bridge.lora").with_lora(demo.causal, path, 0.8)
         one, state, _ = demo.sample(core)
         other, _, _ = demo.sample(ours)
     assert same(one["samples"], other["samples"])
@@ -87,7 +87,7 @@ def loras_change_clips_under_ksampler(demo):
     plain = demo.ksample()
     with tempfile.TemporaryDirectory() as folder:
         path = _file(Path(folder), "peft", *SPELLINGS["peft"])
-        changed = demo.ksample(pack("bridge.patching").with_lora(demo.clip_model, path, 1.0))
+        changed = demo.ksample(pack("bridge.lora").with_lora(demo.clip_model, path, 1.0))
     assert not same(changed, plain)
     assert same(demo.ksample(), plain)
 
@@ -103,9 +103,9 @@ def a_table_that_core_passes_over_is_changed_and_comes_back(demo):
         path = Path(folder) / "table.safetensors"
         save_file({f"diffusion_model.{key}.diff": torch.full((6, 112), 0.25)}, path)
         plain, _, _ = demo.sample()
-        changed = pack("bridge.patching").with_lora(demo.causal, path, 2.0)
+        changed = pack("bridge.lora").with_lora(demo.causal, path, 2.0)
         latent, _, _ = demo.sample(changed)
-        twice, _, _ = demo.sample(pack("bridge.patching").with_lora(changed, path, -2.0))
+        twice, _, _ = demo.sample(pack("bridge.lora").with_lora(changed, path, -2.0))
         again, _, _ = demo.sample()
         core, _ = comfy.sd.load_lora_for_models(demo.causal, None, load_file(path), 2.0, 0)
         silent, _, _ = demo.sample(core)

@@ -121,7 +121,7 @@ def a_node_costs_little(demo):
         pack("sana_video_core.streaming.stream"),
         pack("sana_video_core.checkpoints.checkpoint"),
     )
-    model = checkpoint.load_transformer(pack("demo.demo_set").demo_set().transformer)
+    model = checkpoint.load_transformer(pack("demo.model_set").demo_set().transformer)
     (embeddings, told) = demo.positive[0]
     prompt = stream.Prompt(embeddings=embeddings, mask=told["attention_mask"], digest=told["sana_digest"])
     state = stream.start(model, height=48, width=64)

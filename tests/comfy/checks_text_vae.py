@@ -110,7 +110,7 @@ def cores_wan_vae_streams_as_its_own_whole_decode(demo):
     import torch
     from safetensors.torch import load_file
 
-    path = pack("demo.demo_set").demo_set().vae
+    path = pack("demo.model_set").demo_set().vae
     core = comfy.sd.VAE(sd=load_file(path))
     latents = torch.randn(1, 16, 8, 6, 8, generator=torch.Generator().manual_seed(2))
     whole = core.decode(latents)
@@ -135,7 +135,7 @@ def a_vae_of_another_model_is_refused(demo):
     import torch
     from safetensors.torch import load_file
 
-    other = comfy.sd.VAE(sd=load_file(pack("demo.demo_set").demo_set().vae))
+    other = comfy.sd.VAE(sd=load_file(pack("demo.model_set").demo_set().vae))
     other.first_stage_model = torch.nn.Identity()
     latent, state, _ = demo.sample()
     for call in (
@@ -167,7 +167,7 @@ def sana_files_in_cores_loader_are_refused_by_ours(demo):
     import comfy.sd
     from safetensors.torch import load_file
 
-    tensors = load_file(pack("demo.demo_set").demo_set().transformer)
+    tensors = load_file(pack("demo.model_set").demo_set().transformer)
     try:
         wrong = comfy.sd.load_diffusion_model_state_dict(dict(tensors))
     except Exception:  # of this size even core's own construction fails

@@ -2,7 +2,7 @@
 
 import graphs
 import pytest
-from comfyui_sana_video.demo.demo_set import write_demo_set
+from comfyui_sana_video.demo.model_set import write_demo_set
 from graphs import chain, changed, film, loaders, node, sampler, save_video, show, with_film
 from PIL import Image
 from support.comfyui import film_of, needs_comfyui

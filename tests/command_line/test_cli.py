@@ -23,7 +23,7 @@ def demo(tmp_path_factory):
     """A random set in place of the trained one: smaller, and the tests do not depend on what was learned."""
     from comfyui_sana_video.command_line import models
 
-    found = PACK.module("demo.demo_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
+    found = PACK.module("demo.model_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
     with patch.object(models, "demo_set", lambda: found):
         yield found
 
@@ -44,7 +44,7 @@ def sana(tmp_path, monkeypatch, capsys):
 
 
 def _frames(path):
-    return PACK.core("files.video_reading").read_frames(path, fps=None)
+    return PACK.core("files.video_reader").read_frames(path, fps=None)
 
 
 def _state(path):
@@ -65,7 +65,7 @@ def test_three_shots(sana):
     video = _frames("v.mp4")
     assert video.shape == (1, 3, 121, 32, 64)
     assert video.std() > 0.1, "the video is blank"
-    told = PACK.core("files.video_reading").read_metadata("v.mp4")
+    told = PACK.core("files.video_reader").read_metadata("v.mp4")
     assert told["prompts"] == ["a", "b", "b"]
     assert told["seeds"] == [5, 5, 5]
     assert told["plan"] == [[11, 10, 10]]
@@ -128,7 +128,7 @@ def test_an_image_begins_a_stream(sana):
 def test_a_video_begins_a_stream(sana, demo):
     """Its last 4n + 1 frames are absorbed, shown, and continued; 43 frames make 41, in a chunk of 11 latent frames."""
     frames = torch.linspace(-1, 1, 43)[None, :, None, None].expand(3, -1, 40, 80)
-    with PACK.core("files.video_file").VideoWriter("in.mp4", fps=16) as writer:
+    with PACK.core("files.video_writer").VideoWriter("in.mp4", fps=16) as writer:
         writer.write(frames)
     status, out, err = sana(
         "generate", "a", *SMALL, "--video", "in.mp4", "--out", "v.mp4", "--state-out", "s.safetensors"
@@ -139,7 +139,7 @@ def test_a_video_begins_a_stream(sana, demo):
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 11), (False, 10)]
     again = PACK.core("vae.wan_vae").to_model_space
     vae = PACK.core("checkpoints.checkpoint").load_vae(demo.vae)
-    pixels = PACK.core("files.video_reading").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
+    pixels = PACK.core("files.video_reader").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
     assert same(story[0].latents, again(vae.encode(pixels)))
     Path("i.png").touch()
     assert "use one of them" in sana("generate", "a", "--video", "in.mp4", "--image", "i.png")[2]
@@ -184,7 +184,7 @@ def test_720p_ends_in_latents_and_says_so(sana, demo):
         ffn_hidden=56,
         caption_channels=32,
     )
-    model = PACK.module("demo.demo_set").seeded(
+    model = PACK.module("demo.model_set").seeded(
         PACK.core("transformer.model").SanaVideo(sizes, config.SANA_VIDEO_720P), 0
     )
     checkpoint.save_transformer("m.safetensors", model.state_dict(), sizes, "sana_video_720p")
@@ -368,7 +368,7 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert "Traceback" not in err
     assert _frames(tmp_path / "v.mp4").shape[2] % 40 == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.safetensors", "v.mp4"]
-    trained = PACK.module("demo.demo_set").demo_set().transformer
+    trained = PACK.module("demo.model_set").demo_set().transformer
     made_by = PACK.core("checkpoints.checkpoint").load_transformer(trained).fingerprint
     assert _state(tmp_path / "s.safetensors").identity.fingerprint == made_by
 
@@ -378,7 +378,7 @@ def test_what_the_model_reads(sana, demo):
     from comfyui_sana_video.command_line.cli import _parser
     from comfyui_sana_video.command_line.models import choose_models, encode_prompts
 
-    text, said = PACK.core("text.text"), "Write well. User Prompt: "
+    text, said = PACK.core("text.encoder"), "Write well. User Prompt: "
     options = _parser().parse_args(
         [
             "generate",

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import InputImpl, io
 from comfyui_sana_video.command_line.run import add_arguments, run
 from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, SanaVideoError
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from comfyui_sana_video.standalone.engine import core_nodes, graph
 from PIL import Image
 from support.drawing import DRAWING, PROMPT

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.streaming.stream import Sampling
-from comfyui_sana_video.sana_video_core.text.text import motion_suffix
+from comfyui_sana_video.sana_video_core.text.encoder import motion_suffix
 from comfyui_sana_video.sana_video_core.vae.wan_vae import to_vae_space
 from comfyui_sana_video.training.measures import frames_of_chunk, obeyed
 from comfyui_sana_video.training.quality import Quality, held_out_stories

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from comfyui_sana_video.demo.demo_set import TINY, VAE_CONFIG, seeded
+from comfyui_sana_video.demo.model_set import TINY, VAE_CONFIG, seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import DEMO
 from comfyui_sana_video.sana_video_core.errors import FileError

@@ -6,10 +6,12 @@ import latent_preview
 import pytest
 import torch
 from comfy import model_management
-from comfyui_sana_video.bridge import hosted, native, vaes
-from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.bridge import model as native
+from comfyui_sana_video.bridge import stream_model as hosted
+from comfyui_sana_video.bridge import vaes
+from comfyui_sana_video.demo.model_set import demo_set
+from comfyui_sana_video.sana_video_core.callbacks import Progress
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.host import Progress
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.transformer.ops import Choice
 from safetensors.torch import load_file, save_file

@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfy import utils
 from comfyui_sana_video.bridge.vaes import HostedVae
-from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from support.artist import begun, decoded, demo, folders, node, refused, run, sample, start, story
 from support.pack import same
 

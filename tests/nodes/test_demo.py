@@ -8,12 +8,12 @@ import pytest
 import torch
 from comfyui_sana_video.bridge import text_encoders
 from comfyui_sana_video.bridge.previews import latent_format
-from comfyui_sana_video.demo.demo_set import demo_set
+from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO as FAMILY
 from comfyui_sana_video.sana_video_core.config import family_named
-from comfyui_sana_video.sana_video_core.text import text
-from comfyui_sana_video.sana_video_core.text.text import prompt_digest
+from comfyui_sana_video.sana_video_core.text import encoder as text
+from comfyui_sana_video.sana_video_core.text.encoder import prompt_digest
 from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
 from support.artist import DEMO, run
 from support.pack import same

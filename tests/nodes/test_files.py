@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from comfyui_sana_video.demo.demo_set import DemoSet
+from comfyui_sana_video.demo.model_set import DemoSet
 from comfyui_sana_video.nodes import files
 from support.artist import DEMO, NAMED, folders, refused
 
@@ -62,7 +62,7 @@ def test_folders_of_text_encoders_are_names_too(base):
 @pytest.mark.parametrize("kind", WITH_DEMO, ids=lambda kind: kind.folder)
 def test_the_demo_lies_in_its_set(kind, monkeypatch, tmp_path):
     found = DemoSet.at(tmp_path / "set")
-    monkeypatch.setattr("comfyui_sana_video.demo.demo_set.demo_set", lambda: found)
+    monkeypatch.setattr("comfyui_sana_video.demo.model_set.demo_set", lambda: found)
     assert files.path_of(kind, DEMO) == getattr(found, kind.demo)
     assert files.check(kind, DEMO) is True
 

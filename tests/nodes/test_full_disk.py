@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from comfyui_sana_video.sana_video_core.files.video_reading import read_frames
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames
 from comfyui_sana_video.sana_video_core.streaming.state_file import load_state
 
 pytest.importorskip("resource", reason="limits on files are a thing of Unix")

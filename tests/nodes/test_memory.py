@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 from comfyui_sana_video.bridge.vaes import HostedVae
-from comfyui_sana_video.demo.demo_set import demo_set
-from comfyui_sana_video.sana_video_core.vae.vae_tiling import Tiling
+from comfyui_sana_video.demo.model_set import demo_set
+from comfyui_sana_video.sana_video_core.vae.tiling import Tiling
 
 
 @pytest.fixture

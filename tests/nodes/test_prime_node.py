@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import InputImpl
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
-from comfyui_sana_video.sana_video_core.files.video_reading import read_frames
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.artist import begun, demo, folders, latents, picture, refused, run, same_state, sample, start
 from support.pack import same
 

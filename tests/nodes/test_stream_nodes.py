@@ -7,7 +7,7 @@ import torch
 from comfy import model_management as management
 from comfy import sd, utils
 from comfyui_sana_video.bridge.text_encoders import prompt_of
-from comfyui_sana_video.sana_video_core.text.text import embedding_digest, prompt_digest
+from comfyui_sana_video.sana_video_core.text.encoder import embedding_digest, prompt_digest
 from support.artist import (
     begun,
     demo,

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import folder_paths
 import pytest
 import torch
-from comfyui_sana_video.demo import demo_set
+from comfyui_sana_video.demo import model_set as demo_set
 from comfyui_sana_video.nodes import NODES
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.sana_video_core.vae.wan_vae import to_vae_space

@@ -111,7 +111,7 @@ def update_rules(pack: Pack) -> None:
     """Whole runs of both samplers on a velocity that depends on x and sigma."""
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.sampler")
+    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.solvers")
     noise = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 
     def field(x, sigma):
@@ -134,7 +134,7 @@ def whole_pipeline(pack: Pack) -> None:
     """Four steps of DPM-Solver++ under guidance 6, against diffusers' pipeline; both layouts, both ways of guidance."""
     from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline
 
-    clip = pack.core("sampling.clip")
+    clip = pack.core("sampling.one_shot")
     for family, (channels, patch, _) in FAMILIES.items():
         stride = 32 if patch == 1 else 8
         pipe = SanaVideoPipeline(
@@ -177,7 +177,7 @@ def image_to_video_loop(pack: Pack) -> None:
     theirs, model, clip = (
         transformer("sana_video_480p")[0],
         ours(pack, "sana_video_480p"),
-        pack.core("sampling.clip"),
+        pack.core("sampling.one_shot"),
     )
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(1, 16, 3, 4, 6, generator=generator)

@@ -57,7 +57,7 @@ def few_step_loop(pack: Pack) -> None:
     """The whole loop of the original's sampler with given noise, over three chunks."""
     g = golden("sample_global")
     model, memory = pack.golden_model, None
-    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.sampler")
+    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.solvers")
     sigmas = schedule.few_step_sigmas(4)
     assert [round(1000 * sigma) for sigma in sigmas] == [1000, 960, 889, 727, 0]
     text = model.prepare_text(g["in_y"], g["in_mask"])

@@ -121,7 +121,7 @@ def untouched(pack: Pack) -> None:
 def _listen_and_spoil(pack: Pack, model, state, given, words) -> None:
     """A listener that writes to what it is told: neither the states nor the caller's latents may feel it."""
     stream = pack.core("streaming.stream")
-    spoiler = pack.core("host").Host(progress=lambda news: news.latents.zero_())
+    spoiler = pack.core("callbacks").Host(progress=lambda news: news.latents.zero_())
     sampling = stream.Sampling(seed=7, steps=2)
     (spoiled,) = stream.extend(model, state, prompt(pack, "b"), sampling, plan=(2,), host=spoiler)
     assert_same_state(spoiled, run(pack, model, state, "b", plan=(2,)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from comfyui_sana_video.demo.demo_set import seeded
+from comfyui_sana_video.demo.model_set import seeded
 from conftest import PACKAGE, ROOT, load_checkout
 from safetensors.torch import load_file
 from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from comfyui_sana_video.demo.demo_text_encoder import build_demo_text_encoder
+from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder
 
 
 def build_instructed_encoder(folder: Path) -> Path:

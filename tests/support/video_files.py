@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (64, 96)  # height, width

@@ -5,7 +5,7 @@ import types
 
 import pytest
 import torch
-from comfyui_sana_video.demo.demo_set import DemoSet
+from comfyui_sana_video.demo.model_set import DemoSet
 from comfyui_sana_video.sana_video_core.transformer.memory import memory_tensors
 from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
 from comfyui_sana_video.training import flow, student, vae

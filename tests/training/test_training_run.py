@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from comfyui_sana_video.demo.demo_set import DemoSet, demo_set
+from comfyui_sana_video.demo.model_set import DemoSet, demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
 from comfyui_sana_video.training.sampling import load, prompt_of

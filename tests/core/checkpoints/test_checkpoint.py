@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 import torch
-from comfyui_sana_video.demo.demo_set import seeded
+from comfyui_sana_video.demo.model_set import seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import (
     load_transformer,
     read_checkpoint,

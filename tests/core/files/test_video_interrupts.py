@@ -6,9 +6,9 @@ import signal
 
 import pytest
 from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError
-from comfyui_sana_video.sana_video_core.files import video_file
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
-from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files import video_writer as video_file
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.video_files import boxes, grey, names, numbers_in, posix, run_python, write_numbers
 
 

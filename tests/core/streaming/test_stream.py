@@ -7,7 +7,7 @@ from support.checks_stream import SIZE, assert_same_state, begin, prompt, run
 from support.pack import Pack
 
 PACK = Pack()
-errors, host, stream = (PACK.core(name) for name in ("errors", "host", "streaming.stream"))
+errors, host, stream = (PACK.core(name) for name in ("errors", "callbacks", "streaming.stream"))
 
 
 @pytest.mark.parametrize("check", checks_stream.STREAM_CHECKS, ids=lambda check: check.__name__)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfyui_sana_video.sana_video_core.transformer import model as module
 from comfyui_sana_video.sana_video_core.transformer import ops
-from comfyui_sana_video.sana_video_core.transformer.products import own_weights
+from comfyui_sana_video.sana_video_core.transformer.gemm import own_weights
 from support.fused_blocks import PACK, fused_fixture, inputs, text_for  # noqa: F401
 from support.pack import assert_close
 

@@ -80,11 +80,11 @@ def test_a_host_may_compute_in_another_dtype_than_weights_are_kept_in():
     class Hosted(model.SanaVideo):
         compute_dtype = torch.bfloat16
 
-    stored = PACK.module("demo.demo_set").seeded(
+    stored = PACK.module("demo.model_set").seeded(
         Hosted(config.DEMO.config, config.DEMO, operations=_casting()), 0
     )
     narrow = (
-        PACK.module("demo.demo_set").seeded(model.SanaVideo(config.DEMO.config, config.DEMO), 0).bfloat16()
+        PACK.module("demo.model_set").seeded(model.SanaVideo(config.DEMO.config, config.DEMO), 0).bfloat16()
     )
     generator = torch.Generator().manual_seed(1)
     latents, text = (

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import InputError
-from comfyui_sana_video.sana_video_core.vae.vae_tiling import Tiling
-from comfyui_sana_video.sana_video_core.vae.wan_layers import RMSNorm
+from comfyui_sana_video.sana_video_core.vae.layers import RMSNorm
+from comfyui_sana_video.sana_video_core.vae.tiling import Tiling
 from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE, to_model_space, to_vae_space
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm

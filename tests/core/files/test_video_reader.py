@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
-from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.video_files import SIZE, numbers_in, write_numbers
 
 # --- another rate, another size -------------------------------------------------------------------------------------

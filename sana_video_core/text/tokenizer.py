@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from .text_folder import NEEDED
+from .gemma_folder import NEEDED
 
 BOS, PAD = 2, 0  # Gemma's, in every version
 TOKENIZER = "spiece_model"

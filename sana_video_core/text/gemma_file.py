@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..files.tensor_file import read_safetensors
-from .text_folder import NEEDED
-from .text_tokenizer import TOKENIZER, SentencePieceTokenizer, read_tokenizer
+from .gemma_folder import NEEDED
+from .tokenizer import TOKENIZER, SentencePieceTokenizer, read_tokenizer
 
 HEAD_DIM = 256  # of Gemma-2-2B; a file's metadata may say another `head_dim` and `query_pre_attn_scalar`
 GEMMA_2_2B = {  # what no tensor shows

@@ -5,7 +5,9 @@ import torch
 from support.pack import Pack, assert_close, same
 
 PACK = Pack()
-clip, errors, host, shapes = (PACK.core(name) for name in ("sampling.clip", "errors", "host", "shapes"))
+clip, errors, host, shapes = (
+    PACK.core(name) for name in ("sampling.one_shot", "errors", "callbacks", "shapes")
+)
 GRID = shapes.LatentGrid(4, 6)
 
 

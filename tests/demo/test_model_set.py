@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_sana_video.demo import demo_set as module
-from comfyui_sana_video.demo.demo_set import TINY, DemoSet, demo_set, seeded, write_demo_set
+from comfyui_sana_video.demo import model_set as module
+from comfyui_sana_video.demo.model_set import TINY, DemoSet, demo_set, seeded, write_demo_set
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
-from comfyui_sana_video.sana_video_core.text.text import load_text_encoder
+from comfyui_sana_video.sana_video_core.text.encoder import load_text_encoder
 from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
 from safetensors import SafetensorError
 from support.checkpoint_files import refusal

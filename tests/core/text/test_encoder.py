@@ -11,17 +11,17 @@ from string import ascii_letters
 
 import pytest
 import torch
-from comfyui_sana_video.demo.demo_set import demo_set
-from comfyui_sana_video.demo.demo_text_encoder import build_demo_text_encoder, demo_vocabulary
+from comfyui_sana_video.demo.model_set import demo_set
+from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder, demo_vocabulary
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.text import text
-from comfyui_sana_video.sana_video_core.text.instruction import find_instruction
-from comfyui_sana_video.sana_video_core.text.text import (
+from comfyui_sana_video.sana_video_core.text import encoder as text
+from comfyui_sana_video.sana_video_core.text.encoder import (
     TextEncoder,
     embedding_digest,
     load_text_encoder,
     prompt_digest,
 )
+from comfyui_sana_video.sana_video_core.text.system_prompt import find_instruction
 from safetensors.torch import load_file, save_file
 from support.text_folders import build_instructed_encoder
 from tokenizers import Tokenizer

@@ -9,10 +9,10 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from comfyui_sana_video.demo.demo_text_encoder import SPACE, _random_gemma, _write_tokenizer
+from comfyui_sana_video.demo.text_encoder import SPACE, _random_gemma, _write_tokenizer
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.text import text
-from comfyui_sana_video.sana_video_core.text.text import load_text_encoder
+from comfyui_sana_video.sana_video_core.text import encoder as text
+from comfyui_sana_video.sana_video_core.text.encoder import load_text_encoder
 from safetensors.torch import load_file, save_file
 from support.text_folders import forget_the_demo
 

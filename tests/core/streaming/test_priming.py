@@ -8,11 +8,11 @@ PACK = Pack()
 encode, errors, image_file, video_file, reading, wan = (
     PACK.core(name)
     for name in (
-        "streaming.encode",
+        "streaming.priming",
         "errors",
         "files.image_file",
-        "files.video_file",
-        "files.video_reading",
+        "files.video_writer",
+        "files.video_reader",
         "vae.wan_vae",
     )
 )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("aiohttp")
-from comfyui_sana_video.standalone.studio import page_files
+from comfyui_sana_video.standalone.studio import files as page_files
 from support.page_client import fixture_ask  # noqa: F401
 
 

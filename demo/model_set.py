@@ -21,7 +21,7 @@ from ..sana_video_core.errors import FileError
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
-from .demo_text_encoder import build_demo_text_encoder
+from .text_encoder import build_demo_text_encoder
 
 FOLDER = Path(__file__).parent
 VAE_CONFIG = VAEConfig(base_width=8)

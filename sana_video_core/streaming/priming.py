@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import Family
 from ..errors import InputError
 from ..files.image_file import fit_images
-from ..files.video_reading import read_frames
+from ..files.video_reader import read_frames
 from ..shapes import Compression
 from ..vae.wan_vae import to_model_space
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, InputError
-from .instruction import find_instruction
-from .text_file import load_gemma_file
-from .text_folder import load_gemma_folder
+from .gemma_file import load_gemma_file
+from .gemma_folder import load_gemma_folder
+from .system_prompt import find_instruction
 
 logger = logging.getLogger("sana_video")
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..callbacks import Host, Progress
 from ..errors import ChunkError, InputError
-from ..host import Host, Progress
-from ..vae.vae_tiling import Tiling
+from ..vae.tiling import Tiling
 from ..vae.wan_vae import WanVAE, to_vae_space
 from .state import Chunk, StreamState
 

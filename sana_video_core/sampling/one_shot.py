@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..callbacks import Host, Progress
 from ..errors import ChunkError, InputError
-from ..host import Host, Progress
 from ..shapes import LatentGrid
 from ..transformer.layers import MASKED, TextKeys
 from ..transformer.model import PreparedText, SanaVideo
 from .noise import draw_noise
-from .sampler import Velocity, sample_dpm, sample_euler
 from .schedule import dpm_sigmas, euler_sigmas
+from .solvers import Velocity, sample_dpm, sample_euler
 
 SAMPLERS = {"dpm++": (sample_dpm, dpm_sigmas), "euler": (sample_euler, euler_sigmas)}
 Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -> velocity

@@ -6,7 +6,7 @@ from comfyui_sana_video.kernels import dispatch
 from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.sana_video_core.transformer import model as module
 from comfyui_sana_video.sana_video_core.transformer import ops
-from comfyui_sana_video.sana_video_core.transformer.fused import fused_block
+from comfyui_sana_video.sana_video_core.transformer.fused_block import fused_block
 from support import checks_model
 from support.fused_blocks import PACK, fused_fixture, inputs  # noqa: F401
 from support.pack import assert_close
@@ -37,7 +37,7 @@ def test_one_timestep_for_each_latent_frame(fused, monkeypatch):
 
 @torch.no_grad()
 def test_long_clips_go_through_the_widest_part_in_pieces(fused, monkeypatch):
-    from comfyui_sana_video.sana_video_core.transformer import fused as fused_module
+    from comfyui_sana_video.sana_video_core.transformer import fused_block as fused_module
 
     tiny = PACK.tiny_model()
     x, _ = inputs(frames=5)

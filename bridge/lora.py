@@ -11,7 +11,7 @@ import torch
 from ..sana_video_core.checkpoints.lora import canonical_lora
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.tensor_file import read_tensors
-from .hosted import LORAS, HostedModel
+from .stream_model import LORAS, HostedModel
 
 logger = logging.getLogger("sana_video")
 PREFIX = "diffusion_model."

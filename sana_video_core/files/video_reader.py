@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import FileError, InputError
 from .image_file import stack_pictures
-from .video_file import METADATA_KEY, checked_fps
+from .video_writer import METADATA_KEY, checked_fps
 
 Moment: TypeAlias = tuple[Fraction, Fraction, av.VideoFrame]  # seconds at which a frame comes and goes
 

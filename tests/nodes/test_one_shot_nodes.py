@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from comfyui_sana_video.demo.demo_set import seeded
+from comfyui_sana_video.demo.model_set import seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images

@@ -12,9 +12,9 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
-from comfyui_sana_video.sana_video_core.text import instruction as module
-from comfyui_sana_video.sana_video_core.text import text
-from comfyui_sana_video.sana_video_core.text.instruction import ORIGINAL_SHA256, find_instruction
+from comfyui_sana_video.sana_video_core.text import encoder as text
+from comfyui_sana_video.sana_video_core.text import system_prompt as module
+from comfyui_sana_video.sana_video_core.text.system_prompt import ORIGINAL_SHA256, find_instruction
 from support.text_folders import build_instructed_encoder
 
 # Any wording will do where the original is not the point.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
+from .gemm import Products
 from .layers import (
     ATTENTION_EPS,
     LAYER_NORM_EPS,
@@ -24,7 +25,6 @@ from .layers import (
     TextKeys,
 )
 from .memory import BlockState, WindowBlockState
-from .products import Products
 
 ROWS_AT_ONCE = 2**15  # tokens in the widest part of the feed-forward: more are not faster, and need memory
 

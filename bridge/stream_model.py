@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sana_video_core.callbacks import Host, Progress
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.host import Host, Progress
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.streaming.report import filmstrip
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
-from .native import SanaVideoModel
+from .model import SanaVideoModel
 from .previews import latent_format
 
 # Step caches of ComfyUI. They count on its own sampling loop; a distilled stream of four steps has nothing to skip.

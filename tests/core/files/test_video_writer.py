@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.files import image_file, video_file
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
-from comfyui_sana_video.sana_video_core.files.video_reading import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files import image_file
+from comfyui_sana_video.sana_video_core.files import video_writer as video_file
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
 # --- writing and reading back ---------------------------------------------------------------------------------------

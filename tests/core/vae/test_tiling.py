@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, StateError
-from comfyui_sana_video.sana_video_core.vae.vae_tiling import TiledCache, TilePlan, Tiling, fade_in, tile_plan
+from comfyui_sana_video.sana_video_core.vae.tiling import TiledCache, TilePlan, Tiling, fade_in, tile_plan
 from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
 from diffusers import AutoencoderKLWan
 from support import wan_twins

@@ -9,13 +9,13 @@ from support.pack import Pack, same
 
 PACK = Pack()
 decode, errors, host, wan = (
-    PACK.core(name) for name in ("streaming.decode", "errors", "host", "vae.wan_vae")
+    PACK.core(name) for name in ("streaming.decoding", "errors", "callbacks", "vae.wan_vae")
 )
 
 
 @pytest.fixture(scope="module")
 def vae():
-    return PACK.module("demo.demo_set").seeded(wan.WanVAE(wan.VAEConfig(base_width=8)), 0)
+    return PACK.module("demo.model_set").seeded(wan.WanVAE(wan.VAEConfig(base_width=8)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_primed_chunks_are_shown(vae):
 
 
 def test_tiles(vae, state):
-    tiling = PACK.core("vae.vae_tiling").Tiling(tile=4, overlap=1)
+    tiling = PACK.core("vae.tiling").Tiling(tile=4, overlap=1)
     tiled = _frames(vae, state, tiling=tiling)
     assert tiled.shape == _frames(vae, state).shape
     assert same(tiled[:, :, 9:], _frames(vae, state, from_chunk=1, tiling=tiling))

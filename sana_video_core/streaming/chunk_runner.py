@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..callbacks import Host, Progress, StreamModel
 from ..errors import ChunkError
-from ..host import Host, Progress, StreamModel
 from ..sampling.noise import draw_noise
-from ..sampling.sampler import sample_euler, sample_few_step
+from ..sampling.solvers import sample_euler, sample_few_step
 from ..transformer.memory import Memory, memory_to
 from ..transformer.model import PreparedText
 from .state import StreamState

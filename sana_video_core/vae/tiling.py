@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, StateError
-from .wan_layers import Cache
+from .layers import Cache
 
 ROWS, COLUMNS = -2, -1
 

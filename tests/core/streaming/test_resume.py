@@ -8,8 +8,8 @@ from support.checks_stream import assert_same_state, begin, prompt, run
 from support.pack import Pack
 
 PACK = Pack()
-Unfinished = PACK.core("streaming.unfinished").Unfinished
-stream, host, errors = (PACK.core(name) for name in ("streaming.stream", "host", "errors"))
+Unfinished = PACK.core("streaming.resume").Unfinished
+stream, host, errors = (PACK.core(name) for name in ("streaming.stream", "callbacks", "errors"))
 
 
 class Stop(BaseException):

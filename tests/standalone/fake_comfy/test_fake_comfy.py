@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfy import latent_formats, model_base, model_patcher, patcher_extension, supported_models_base, utils
 from comfy_api.latest import InputImpl, io, ui
-from comfyui_sana_video.sana_video_core.files.video_file import VideoWriter
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from comfyui_sana_video.standalone import DOUBLE, use_double
 
 STORED = Path(__file__).parent / "object_info.json"
