@@ -1,7 +1,9 @@
-"""Our nodes in a real ComfyUI on one GPU at the true size: the same bits as the bare core, the cost of the node, and memory.
+"""Our nodes in a real ComfyUI on one GPU at full size: bit-exact with the bare core? What do they cost?
 
-Usage: python benchmarks/comfyui.py COMFYUI_FOLDER [--dynamic] [--limit GIB]. Random weights in the published shapes.
-`--dynamic` switches on ComfyUI's dynamic VRAM (comfy-aimdo), `--limit` pretends a smaller card, with a hard wall.
+    python -m comfyui_sana_video.benchmarks.comfyui COMFYUI_FOLDER [--dynamic] [--limit GIB]
+
+Random weights in the published shapes. `--dynamic` turns on ComfyUI's dynamic VRAM (comfy-aimdo). `--limit`
+simulates a smaller card, with a hard limit. The pack is loaded from its folder, as ComfyUI does it.
 """
 
 from __future__ import annotations
@@ -131,14 +133,14 @@ def node_run(name: str, *arguments):
 
 
 def bare_core(path: Path):
-    """The core without a host: load on the GPU and extend."""
+    """The core without a host: loads the model on the GPU, and returns what extends a stream."""
     stream, checkpoint = (
         pack("sana_video_core.streaming.stream"),
         pack("sana_video_core.checkpoints.checkpoint"),
     )
     model = checkpoint.load_transformer(path, device="cuda", dtype=torch.bfloat16)
-    ((embeddings, told),) = conditioning()
-    prompt = stream.Prompt(embeddings=embeddings, mask=told["attention_mask"], digest="1")
+    ((embeddings, options),) = conditioning()
+    prompt = stream.Prompt(embeddings=embeddings, mask=options["attention_mask"], digest="1")
 
     def run():
         state = stream.start(model, height=HEIGHT, width=WIDTH)
@@ -150,7 +152,7 @@ def bare_core(path: Path):
 
 
 def write_lora(folder: Path) -> Path:
-    """A LoRA of rank 16 on the attention of every block, in PEFT's split spelling."""
+    """A LoRA of rank 16 on the attention of every block, with PEFT's names and q, k, v apart."""
     generator, tensors = torch.Generator().manual_seed(2), {}
     for block in range(20):
         for name in "qkv":
@@ -162,7 +164,7 @@ def write_lora(folder: Path) -> Path:
 
 
 def write_text_encoder(folder: Path) -> Path:
-    """Gemma-2-2B at its full size with random weights, in one file as ComfyUI users have it."""
+    """Gemma-2-2B at full size with random weights, in one file as ComfyUI users have it."""
     import io
 
     import sentencepiece
@@ -193,11 +195,11 @@ def write_text_encoder(folder: Path) -> Path:
     return folder / "gemma.safetensors"
 
 
-def measure(folder: Path, told: dict[str, object], limit: float | None) -> None:
+def measure(folder: Path, results: dict[str, object], limit: float | None) -> None:
     transformer, vae_file = write_models(folder)
     patcher = pack("bridge.model").load_patcher(transformer, None)
-    told["patcher"] = type(patcher).__name__
-    told["memory_required_gib"] = patcher.memory_required([1, 16, 11, 60, 104]) / GIB
+    results["patcher"] = type(patcher).__name__
+    results["memory_required_gib"] = patcher.memory_required([1, 16, 11, 60, 104]) / GIB
     start = node_run("SanaVideoStart", patcher, WIDTH, HEIGHT, 1)
 
     def sample(model=patcher):
@@ -208,46 +210,58 @@ def measure(folder: Path, told: dict[str, object], limit: float | None) -> None:
     plain = sample()[1]
     nodes, bare = [], []
     run = bare_core(transformer) if limit is None else None
-    for _ in range(4 if run else 2):  # in turns, so that a warming card favours neither
+    for _ in range(4 if run else 2):  # alternating, so that a card that heats up favours neither
         if run:
-            expected, seconds, told["bare_peak_gib"] = timed(run)
+            expected, seconds, results["bare_peak_gib"] = timed(run)
             bare.append(seconds / CHUNKS)
-        (_, state, _), seconds, told["node_peak_gib"] = timed(sample)
+        (_, state, _), seconds, results["node_peak_gib"] = timed(sample)
         nodes.append(seconds / CHUNKS)
-    told["node_s_per_chunk"] = nodes
+    results["node_s_per_chunk"] = nodes
     if run:
-        told |= {"bare_s_per_chunk": bare, "same_bits": same(expected.tensors(), state.tensors)}
+        results |= {"bare_s_per_chunk": bare, "same_bits": same(expected.tensors(), state.tensors)}
     del run
     changed = pack("bridge.lora").with_lora(patcher, write_lora(folder), 1.0)
     with_lora, seconds, _ = timed(lambda: sample(changed)[1])
-    told |= {"lora_s_per_chunk": seconds / CHUNKS, "lora_changes": not same(with_lora.tensors, plain.tensors)}
-    told["lora_chunk_0_mean"] = (
-        with_lora.state.story[0].latents.double().mean().item()
-    )  # the same in every mode
-    told["without_again_same_bits"] = same(sample()[1].tensors, plain.tensors)
+    results |= {
+        "lora_s_per_chunk": seconds / CHUNKS,
+        "lora_changes": not same(with_lora.tensors, plain.tensors),
+    }
+    # the same in every mode
+    results["lora_chunk_0_mean"] = with_lora.state.history[0].latents.double().mean().item()
+    results["without_again_same_bits"] = same(sample()[1].tensors, plain.tensors)
     if limit is None or limit >= 6:
-        measure_others(folder, vae_file, state, told)
-    _, seconds, told["again_peak_gib"] = timed(sample)  # the transformer comes back after the others
-    told["again_s_per_chunk"] = seconds / CHUNKS
+        measure_others(folder, vae_file, state, results)
+    _, seconds, results["again_peak_gib"] = timed(sample)  # the transformer is loaded again after the others
+    results["again_s_per_chunk"] = seconds / CHUNKS
 
 
 def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def measure_others(folder: Path, vae_file: Path, state, told: dict[str, object]) -> None:
+def measure_others(folder: Path, vae_file: Path, state, results: dict[str, object]) -> None:
     """Decoding 41 frames, and one prompt with the full-size text encoder."""
     vae = pack("bridge.vaes").HostedVae.load(vae_file)
-    latent = {"samples": pack("sana_video_core.vae.wan_vae").to_vae_space(state.state.story[0].latents)}
+    statistics, config = pack("sana_video_core.vae.statistics"), pack("sana_video_core.config")
+    clean = statistics.to_vae_space(state.state.history[0].latents, config.WAN_2_1)
+    latent = {"samples": clean}
     node_run("SanaVideoDecode", vae, latent)
     images, seconds, peak = timed(lambda: node_run("SanaVideoDecode", vae, latent))
-    told |= {"decode_41_s": seconds, "decode_peak_gib": peak, "decode_finite": bool(images.isfinite().all())}
+    results |= {
+        "decode_41_s": seconds,
+        "decode_peak_gib": peak,
+        "decode_finite": bool(images.isfinite().all()),
+    }
     encoder = pack("bridge.text_encoders").HostedTextEncoder.load(write_text_encoder(folder))
     torch.cuda.empty_cache()
     embeddings, seconds, peak = timed(
         lambda: node_run("SanaVideoTextEncode", encoder, "a red ball rolls", 10, True)
     )
-    told |= {"text_s": seconds, "text_peak_gib": peak, "text_finite": bool(embeddings[0][0].isfinite().all())}
+    results |= {
+        "text_s": seconds,
+        "text_peak_gib": peak,
+        "text_finite": bool(embeddings[0][0].isfinite().all()),
+    }
 
 
 def main() -> None:
@@ -257,13 +271,17 @@ def main() -> None:
     parser.add_argument("--limit", type=float)
     options = parser.parse_args()
     start_comfyui(options.comfyui.resolve(), options.dynamic, options.limit)
-    told: dict[str, object] = {
-        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "dtype": "bfloat16", "size": f"{WIDTH}x{HEIGHT}",
-        "dynamic": options.dynamic, "limit_gib": options.limit,
-    }  # fmt: skip
+    results: dict[str, object] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "dtype": "bfloat16",
+        "size": f"{WIDTH}x{HEIGHT}",
+        "dynamic": options.dynamic,
+        "limit_gib": options.limit,
+    }
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
-        measure(Path(name), told, options.limit)
-    print(json.dumps(told, indent=1))
+        measure(Path(name), results, options.limit)
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What the next chunk of a stream costs, against how long its video is: with the carried state, and without one.
+"""What the next chunk of a stream costs by the length of its video, with the carried state and without one.
 
-Usage: python benchmarks/length.py [--out FOLDER]. LongSANA 2B at 480 x 832 with random weights, bfloat16, one pass of 10 latent frames.
-Three ways to know the past, each with our fastest kernels: the state; all chunks computed again with the new one; full
-(softmax) attention to keys and values that are kept. The last is a stand-in: our pass, and PyTorch's attention of one block,
-measured, times the number of blocks; its memory is our peak and the keys' and values' bytes.
+    python -m comfyui_sana_video.benchmarks.length [--out FOLDER]
+
+LongSANA 2B at 480 x 832 with random weights, bfloat16, one pass of 10 latent frames. Three ways to know the
+past, each with our fastest kernels: the state; all chunks computed again with the new one; full (softmax)
+attention to cached keys and values. The last is an estimate: our pass, plus PyTorch's attention measured on
+one block, times the number of blocks. Its memory is our peak plus the bytes of the keys and values.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import report
 import torch
 import torch.nn.functional as F
-from stream import FRAMES, build
+
+from . import report
+from .stream import FRAMES, build
 
 CASE = f"LongSANA 480x832 bf16, one pass of {FRAMES} latent frames behind a number of chunks"
 PAST = (1, 2, 4, 8, 16)  # chunks
@@ -27,7 +30,7 @@ ROWS = FRAMES * 30 * 52  # tokens of a chunk
 
 def timed(call: Any) -> tuple[float, float]:
     """(milliseconds, peak GiB), the median of a few passes."""
-    taken = []
+    times = []
     torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM + PASSES):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -35,13 +38,13 @@ def timed(call: Any) -> tuple[float, float]:
         call()
         end.record()
         torch.cuda.synchronize()
-        taken.append(begin.elapsed_time(end))
-    return statistics.median(taken[WARM:]), torch.cuda.max_memory_allocated() / 2**30
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times[WARM:]), torch.cuda.max_memory_allocated() / 2**30
 
 
 @torch.no_grad()
 def with_state(model: Any, past: int) -> tuple[float, float]:
-    """One pass of the network that reads the state of `past` chunks."""
+    """One pass of the network with the state of `past` chunks."""
     text = model.prepare_text(torch.randn(1, 300, 2304, device="cuda"))
     chunk, memory = torch.randn(1, 16, FRAMES, 60, 104, device="cuda", dtype=torch.bfloat16), None
     for number in range(past):
@@ -60,7 +63,7 @@ def again(model: Any, past: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def softmax(config: Any, past: int) -> tuple[float, float]:
-    """Softmax attention of a chunk to itself and its past, all blocks; and the memory of their keys and values in GiB."""
+    """Softmax attention of a chunk to itself and its past, all blocks: (ms, GiB of keys and values)."""
     heads, size = config.width // config.head_dim, config.head_dim
     q = torch.randn(1, heads, ROWS, size, device="cuda", dtype=torch.bfloat16)
     k, v = (

@@ -1,6 +1,8 @@
-"""docs/speed.png out of benchmarks/results/: what the next chunk costs, against how long the video already is.
+"""Draws docs/speed.png from benchmarks/results/: what the next chunk costs by the length of the video so far.
 
-Usage: python benchmarks/plot.py [GPU] [--out FILE.png]. What is drawn was measured by length.py and stream.py.
+    python -m comfyui_sana_video.benchmarks.plot [GPU] [--out FILE.png]
+
+length.py and stream.py measured what is drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SECONDS = 40 / 16  # of video in a chunk
-# a name, passes of the network for a chunk (four steps, and one that adds it to what is kept), a colour
+# label, passes of the network for a chunk (four steps, and one that adds it to the past), colour
 WAYS = {
     "state": ("the carried state (here)", 5, "#0072b2"),
     "everything again": ("all of the past computed again", 4, "#d55e00"),
@@ -26,7 +28,7 @@ WAYS = {
 
 
 def draw(length: dict[str, Any], stream: dict[str, Any]) -> Figure:
-    """Two panels, seconds and GiB; a line for each way to know the past, and dots for a stream's own chunks."""
+    """Two panels, seconds and GiB: a line for each way to know the past, dots for the chunks of a stream."""
     mpl.rcParams |= {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=110)
     panels = figure.subplots(1, 2)
@@ -43,8 +45,8 @@ def draw(length: dict[str, Any], stream: dict[str, Any]) -> Figure:
             values = [factor * row[way][key] for row in rows]
             axes.plot(made, values, color=colour, marker="o", markersize=4, linewidth=2, label=name)
             if way == "state":
-                told = f"the same, chunks {first} to {last}, fastest of {len(stream['streams'])}"
-                axes.plot(later, dots, ".", color=colour, markersize=3, label=told)
+                label = f"the same, chunks {first} to {last}, fastest of {len(stream['streams'])}"
+                axes.plot(later, dots, ".", color=colour, markersize=3, label=label)
         _axes(axes, title)
     panels[0].legend(frameon=False, fontsize=9, loc="center right")
     gpu = length["gpu"].removeprefix("NVIDIA ").split(" 80GB")[0]
@@ -63,11 +65,11 @@ def _axes(axes: Axes, title: str) -> None:
 
 
 def draw_files(folder: Path, gpu: str, target: Path) -> None:
-    given = [
+    length, stream = (
         json.loads((folder / f"{name}_{gpu}.json").read_text(encoding="utf-8"))
         for name in ("length", "stream_full")
-    ]
-    draw(*given).savefig(target)
+    )
+    draw(length, stream).savefig(target)
 
 
 def main() -> None:

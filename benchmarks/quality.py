@@ -1,6 +1,6 @@
 """How good a demo set is: a table on the screen, a JSON file and contact sheets in a folder.
 
-Usage: python benchmarks/quality.py [--set FOLDER] [--only prompts,borders] [--out FOLDER] …; see --help.
+python -m comfyui_sana_video.benchmarks.quality [--set FOLDER] [--only prompts,borders] [--out FOLDER] …
 """
 
 from __future__ import annotations
@@ -14,14 +14,10 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import PACKAGE  # registers the checkout as this package
-
-assert PACKAGE == "comfyui_sana_video"
-from comfyui_sana_video.demo.model_set import DemoSet, demo_set
-from comfyui_sana_video.sana_video_core.errors import SanaVideoError
-from comfyui_sana_video.training.quality import Quality
-from comfyui_sana_video.training.sampling import load
+from ..demo.model_set import DemoSet, demo_set
+from ..sana_video_core.errors import SanaVideoError
+from ..training.quality import Quality
+from ..training.sampling import load
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -63,7 +59,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def measured(quality: Quality, sections: list[str]) -> dict[str, dict]:
-    """The tables by section; tells on stderr how long each took."""
+    """The tables by section; prints on stderr how long each took."""
     tables = {}
     for section in sections:
         began = time.perf_counter()
@@ -125,5 +121,5 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (SanaVideoError, OSError) as error:  # a file that is not there or not what it should be
+    except (SanaVideoError, OSError) as error:  # a file that is missing, or of another kind
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""What was measured, with all that a number needs to mean something, as a file under benchmarks/results/."""
+"""Writes what was measured to benchmarks/results/, with what the numbers depend on: GPU, versions, code."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def write(folder: Path | None, name: str, found: dict[str, Any]) -> None:
-    """folder/NAME_GPU.json. The cases of an earlier file of the same code, GPU and versions stay, so that long runs can be cut."""
+def write(folder: Path | None, name: str, results: dict[str, Any]) -> None:
+    """Write folder/NAME_GPU.json.
+
+    Keeps the cases of an earlier file of the same code, GPU and versions, so that a long run can be split.
+    """
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}_{gpu()}.json"
     origin = {"gpu": torch.cuda.get_device_name(), **_versions(), "code": code()}
     earlier = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    if "cases" in found and origin.items() <= earlier.items():
-        found = {**found, "cases": {**earlier["cases"], **found["cases"]}}
-    target.write_text(_short(json.dumps(origin | _rounded(found), indent=1)) + "\n", encoding="utf-8")
+    if "cases" in results and origin.items() <= earlier.items():
+        results = {**results, "cases": {**earlier["cases"], **results["cases"]}}
+    target.write_text(_short(json.dumps(origin | _rounded(results), indent=1)) + "\n", encoding="utf-8")
 
 
 def gpu() -> str:
@@ -35,7 +38,7 @@ def gpu() -> str:
 
 
 def code() -> str:
-    """Of the network's and the kernels' sources: tells whether a number is of this code, also where there is no git."""
+    """A hash of the network's and the kernels' sources: the code of a result is known without git."""
     digest = hashlib.sha256()
     for path in sorted(
         path for part in ("kernels", "sana_video_core") for path in (ROOT / part).rglob("*.py")
@@ -45,13 +48,13 @@ def code() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("torch", "triton", "diffusers"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "none"
-    return found
+            versions[name] = "none"
+    return versions
 
 
 def _rounded(value: Any) -> Any:
@@ -65,4 +68,4 @@ def _rounded(value: Any) -> Any:
 
 def _short(text: str) -> str:
     """Lists of numbers on one line."""
-    return re.sub(r"\[\s+([-\d.,\s]+?)\s+\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
+    return re.sub(r"\[\s+([-\d.,\s]+?)\s+\]", lambda match: "[" + " ".join(match[1].split()) + "]", text)

@@ -1,7 +1,8 @@
-"""A stream at the true size on one GPU: checks first, then seconds per chunk and memory over many chunks.
+"""A stream at full size on one GPU: checks first, then seconds per chunk and memory over many chunks.
 
-Usage: python benchmarks/stream.py [chunks] [--warm 20] [--streams 3] [--precision fp8] [--out FOLDER]. Random weights of LongSANA 2B, bfloat16,
-480 x 832.
+    python -m comfyui_sana_video.benchmarks.stream [chunks] [--warm 20] [--streams 3] [--out FOLDER]
+
+LongSANA 2B with random weights, bfloat16 (or --precision fp8), 480 x 832.
 """
 
 from __future__ import annotations
@@ -9,28 +10,26 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from itertools import combinations
 from pathlib import Path
 
-import report
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import PACKAGE
-from pack import Pack
+from ..sana_video_core.config import LONGSANA_480P
+from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
+from ..sana_video_core.transformer.memory import memory_bytes
+from ..sana_video_core.transformer.model import SanaVideo
+from . import report
 
-PACK = Pack(PACKAGE)
 STEPS, FRAMES = 4, 10
 
 
-def build():
+def build() -> SanaVideo:
     """LongSANA at its published sizes with random weights; velocities of the size of noise."""
-    config, model = PACK.core("config"), PACK.core("transformer.model")
     torch.manual_seed(0)
     with torch.device("cuda"):
-        network = model.SanaVideo(config.LONGSANA_480P.config, config.LONGSANA_480P, dtype=torch.bfloat16)
+        network = SanaVideo(LONGSANA_480P.config, LONGSANA_480P, dtype=torch.bfloat16)
     for name, parameter in network.named_parameters():
         if "norm" in name:
             torch.nn.init.ones_(parameter)
@@ -43,14 +42,13 @@ def build():
 
 def run(model, state, chunks: int):
     """(state, seconds, peak GiB, bytes allocated between chunks) after each chunk."""
-    stream = PACK.core("streaming.stream")
     generator = torch.Generator().manual_seed(1)
     text = torch.randn(1, 300, 2304, generator=generator)
-    prompt = stream.Prompt(embeddings=text, mask=torch.arange(300)[None] < 120, digest="p")
+    prompt = Prompt(embeddings=text, mask=torch.arange(300)[None] < 120, digest="p")
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
     began = time.perf_counter()
-    for state in stream.extend(model, state, prompt, stream.Sampling(seed=3, steps=STEPS), chunks=chunks):  # noqa: B020
+    for state in extend(model, state, prompt, Sampling(seed=3, steps=STEPS), chunks=chunks):  # noqa: B020
         torch.cuda.synchronize()
         now = time.perf_counter()
         yield state, now - began, torch.cuda.max_memory_allocated() / 2**30, torch.cuda.memory_allocated()
@@ -59,40 +57,37 @@ def run(model, state, chunks: int):
 
 
 def check_chain(model) -> None:
-    """Chained = single at the true size, bfloat16, to the bit."""
-    stream, memory = PACK.core("streaming.stream"), PACK.core("transformer.memory")
-    begin = stream.start(model, height=480, width=832)
+    """Two calls of one chunk are bit-exact with one call of two, at full size in bfloat16."""
+    begin = start(model, height=480, width=832)
     *_, (single, *_) = run(model, begin, 2)
     *_, (first, *_) = run(model, begin, 1)
     *_, (chained, *_) = run(model, first, 1)
     pairs = zip(single.tensors(), chained.tensors(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs), "chained differs from single"
-    print(
-        json.dumps({"chained_equals_single": True, "memory_MiB": memory.memory_bytes(single.memory) / 2**20})
-    )
+    print(json.dumps({"chained_equals_single": True, "memory_MiB": memory_bytes(single.memory) / 2**20}))
 
 
 def rise(values) -> float:
-    """What the values rise from the first to the last, as a share of their median.
+    """How much the values rise from the first to the last, relative to their median.
 
-    The slope is the median of all pairs' slopes (Theil and Sen): a hiccup of the machine is no trend.
+    The slope is the median of all pairs' slopes (Theil-Sen), so that a hiccup of the machine isn't a trend.
     """
     slopes = [(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(values), 2)]
     return statistics.median(slopes) * (len(values) - 1) / statistics.median(values)
 
 
 def least_squares_rise(values) -> float:
-    """The same by a straight line through all values: hiccups count."""
+    """The same by a least-squares line through all values: hiccups count."""
     places = range(len(values))
     slope = statistics.linear_regression(places, values).slope
     return slope * (len(values) - 1) / statistics.mean(values)
 
 
 def summary(streams, warm: int) -> dict:
-    """Of rows (seconds, peak, held) of each chunk of each stream, without the first `warm` chunks.
+    """Summarises rows (seconds, peak, held) of each chunk of each stream, without the first `warm` chunks.
 
-    A chunk takes up to a tenth longer than the next, whatever its number: the machine only ever adds to it. So its fastest of all
-    streams is what is asked for a trend; the median is of all.
+    The machine makes any chunk up to a tenth slower at random, and none faster. So the trend is that of each
+    chunk's fastest time over all streams; the median is that of all times.
     """
     streams = [rows[warm:] for rows in streams]
     every = [tuple(seconds for seconds, _, _ in rows) for rows in streams]
@@ -116,37 +111,26 @@ def summary(streams, warm: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chunks", nargs="?", type=int, default=60)
-    parser.add_argument(
-        "--warm", type=int, default=20, help="chunks before those: a card slows down as it gets hot"
-    )
-    parser.add_argument(
-        "--streams", type=int, default=3, help="the same stream again; of each chunk the fastest counts"
-    )
+    parser.add_argument("--warm", type=int, default=20, help="chunks before those: a hot card is slower")
+    parser.add_argument("--streams", type=int, default=3, help="repeats; the fastest time of a chunk counts")
     parser.add_argument("--precision", default="full")
     parser.add_argument("--out", type=Path, help="folder of stream_PRECISION_GPU.json")
     options = parser.parse_args()
     model = build()
     check_chain(model)
     model.precision = options.precision
-    begin = PACK.core("streaming.stream").start(model, height=480, width=832)
+    begin = start(model, height=480, width=832)
     streams = [
         [row[1:] for row in run(model, begin, options.warm + options.chunks)] for _ in range(options.streams)
     ]
-    found = {
+    results = {
         "case": f"LongSANA 480x832 bf16, {STEPS} steps + absorb, chunk of {FRAMES} latent frames",
         "precision": options.precision,
         **summary(streams, options.warm),
     }
-    print(
-        json.dumps(
-            {
-                key: told
-                for key, told in found.items()
-                if not isinstance(told, tuple | list) or key == "chunks"
-            }
-        )
-    )
-    report.write(options.out, f"stream_{options.precision}", found)
+    short = {k: value for k, value in results.items() if k == "chunks" or not isinstance(value, tuple | list)}
+    print(json.dumps(short))
+    report.write(options.out, f"stream_{options.precision}", results)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""One call of the transformer at its true size: correctness first, then ours, diffusers' eager and diffusers' compiled, in turns.
+"""One call of the transformer at full size: correctness, then the speed of ours and diffusers, also compiled.
 
-Usage: python benchmarks/transformer.py [case …] [--no-compile] [--profile] [--out FOLDER]. Cases: see CASES; diffusers 0.42 and a GPU.
-Random weights, bfloat16, 300 text tokens, no padding. Times are medians of passes that alternate between the versions. Our text is
-prepared before (as in a stream), diffusers' in every call, a thousandth of its time.
+    python -m comfyui_sana_video.benchmarks.transformer [case …] [--no-compile] [--profile] [--out FOLDER]
+
+Needs a GPU and diffusers 0.42; the cases are CASES. Random weights, bfloat16, 300 text tokens, no padding.
+Times are medians of passes that alternate between the versions. Our text is prepared once (as in a stream),
+that of diffusers in every call: a thousandth of its time.
 """
 
 from __future__ import annotations
@@ -12,19 +14,17 @@ import copy
 import gc
 import json
 import statistics
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import report
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import PACKAGE
-from pack import Pack
+from ..sana_video_core.checkpoints.keys import canonical_transformer
+from ..sana_video_core.config import FAMILIES
+from ..sana_video_core.transformer.model import SanaVideo
+from . import report
 
-PACK = Pack(PACKAGE)
 RATE = 790e12  # FLOP/s of one H200 in bfloat16, measured: docs/log.md
 OURS = {"ours": ("triton", "full"), "ours, fp8": ("triton", "fp8"), "ours, plain": ("reference", "full")}
 
@@ -53,7 +53,7 @@ def build(case: Case, depth: int = 20, dtype: torch.dtype = torch.bfloat16) -> t
     """(diffusers' model, ours) with the same random weights."""
     from diffusers import SanaVideoTransformer3DModel
 
-    family = PACK.core("config").FAMILIES[case.family]
+    family = FAMILIES[case.family]
     sizes = family.config
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -68,11 +68,9 @@ def build(case: Case, depth: int = 20, dtype: torch.dtype = torch.bfloat16) -> t
     for name, parameter in theirs.named_parameters():
         scale = 0.02 if parameter.ndim == 1 or name.endswith("table") else parameter[0].numel() ** -0.5
         torch.nn.init.normal_(parameter, mean=float("norm" in name), std=scale)
-    model = PACK.core("transformer.model")
     with torch.device("meta"):
-        ours = model.SanaVideo(replace(sizes, depth=depth), family, dtype=dtype)
-    tensors = PACK.core("checkpoints.keys").canonical_transformer(theirs.state_dict())
-    ours.load_state_dict(tensors, assign=True)
+        ours = SanaVideo(replace(sizes, depth=depth), family, dtype=dtype)
+    ours.load_state_dict(canonical_transformer(theirs.state_dict()), assign=True)
     return theirs.eval().requires_grad_(False), ours.eval().requires_grad_(False)
 
 
@@ -89,7 +87,10 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @torch.no_grad()
 def check(case: Case) -> dict[str, float]:
-    """Errors against float64 at two blocks: ours fused, in 8 bits and plain, and diffusers. Raises where ours is no better."""
+    """Relative errors to float64 with two blocks: ours fused, in fp8 and plain, and diffusers.
+
+    Raises AssertionError where ours fused is worse than diffusers.
+    """
     theirs, ours = build(case, depth=2)
     latents, timestep, text = inputs(case)
     latents = latents[:, :, :3]
@@ -97,19 +98,19 @@ def check(case: Case) -> dict[str, float]:
     exact.kernels = "reference"
     truth = exact(latents.double(), timestep, text.double())
     ours.bfloat16()
-    found = {"diffusers": relative(theirs(latents, text, timestep).sample, truth)}
+    errors = {"diffusers": relative(theirs(latents, text, timestep).sample, truth)}
     for name, (ours.kernels, ours.precision) in OURS.items():
         out, again = (ours(latents, timestep, text) for _ in range(2))
         assert torch.equal(out, again), f"{name}: two runs differ"
-        found[name] = relative(out, truth)
-    assert found["ours"] <= found["diffusers"], found
-    assert found["ours, fp8"] < 0.06, found
-    return found
+        errors[name] = relative(out, truth)
+    assert errors["ours"] <= errors["diffusers"], errors
+    assert errors["ours, fp8"] < 0.06, errors
+    return errors
 
 
 @torch.no_grad()
 def versions(case: Case, theirs: Any, ours: Any, compiled: bool) -> dict[str, Any]:
-    """Callables of no arguments, each one call of the network. All have the same weights, in the same memory."""
+    """Functions without arguments, each one call of the network. All share the same weights in memory."""
     latents, timestep, text = inputs(case)
     prepared = ours.prepare_text(text)
     memory = ours.absorb(torch.randn_like(latents), prepared) if case.causal else None
@@ -121,34 +122,37 @@ def versions(case: Case, theirs: Any, ours: Any, compiled: bool) -> dict[str, An
 
         return call
 
-    found = {name: run(name) for name in OURS}
+    calls = {name: run(name) for name in OURS}
     if not case.baselines:
-        return found
-    found["diffusers"] = lambda: theirs(latents, text, timestep).sample
+        return calls
+    calls["diffusers"] = lambda: theirs(latents, text, timestep).sample
     if compiled:
         torch._dynamo.reset()
         other = copy.deepcopy(theirs, {id(part): part for part in (*theirs.parameters(), *theirs.buffers())})
         for block in other.transformer_blocks:
             block.compile()
-        found["diffusers compiled"] = lambda: other(latents, text, timestep).sample
-    return found
+        calls["diffusers compiled"] = lambda: other(latents, text, timestep).sample
+    return calls
 
 
 @torch.no_grad()
-def compare(calls: dict[str, Any], causal: bool) -> dict[str, float]:
-    """How far the whole network's results are from ours; a version that cannot run at this length is left out of `calls`."""
-    mine, found = calls["ours"](), {}
+def compare(calls: dict[str, Any], causal: bool) -> dict[str, Any]:
+    """Relative differences of the whole network's results to ours.
+
+    A version that can't run at this length is removed from `calls`; its entry is the error.
+    """
+    mine, differences = calls["ours"](), {}
     for name in list(calls):
         try:
-            found[name] = relative(calls[name](), mine)
+            differences[name] = relative(calls[name](), mine)
         except RuntimeError as error:  # out of memory, or an index beyond 32 bits
-            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            differences[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             del calls[name]
         torch.cuda.empty_cache()
     # without a memory, diffusers computes something else
     same = set(calls) - {"ours, fp8"} - ({"diffusers", "diffusers compiled"} if causal else set())
-    assert all(found[name] < 0.05 for name in same), found
-    return found
+    assert all(differences[name] < 0.05 for name in same), differences
+    return differences
 
 
 @torch.no_grad()
@@ -181,10 +185,10 @@ def measure(calls: dict[str, Any], case: Case) -> dict[str, dict[str, float]]:
 def profile(call: Any, rows: int = 25) -> str:
     from torch.profiler import ProfilerActivity
 
-    with torch.no_grad(), torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as found:
+    with torch.no_grad(), torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
         call()
         torch.cuda.synchronize()
-    return found.key_averages().table(
+    return profiler.key_averages().table(
         sort_by="self_cuda_time_total", row_limit=rows, max_name_column_width=60
     )
 
@@ -192,20 +196,23 @@ def profile(call: Any, rows: int = 25) -> str:
 def run_case(name: str, options: argparse.Namespace) -> dict[str, Any]:
     case = CASES[name]
     case = case._replace(passes=options.passes or case.passes)
-    found: dict[str, Any] = {"error": check(case)}
+    results: dict[str, Any] = {"error": check(case)}
     theirs, ours = build(case)
     calls = versions(case, theirs, ours, compiled=not options.no_compile)
-    found["from_ours"] = compare(calls, case.causal)
-    print(name, json.dumps(found), flush=True)
+    results["from_ours"] = compare(calls, case.causal)
+    print(name, json.dumps(results), flush=True)
     calls.pop("ours, plain", None)
-    found["times"] = measure(calls, case)
-    found["passes"] = case.passes
-    for of, told in found["times"].items():
-        print(f"{name} {of}: {told['ms']:.1f} ms, spread {told['spread']:.1%}, peak {told['peak_gib']:.2f} GiB,"
-              f" {told['share']:.1%} of 790 TFLOP/s", flush=True)  # fmt: skip
+    results["times"] = measure(calls, case)
+    results["passes"] = case.passes
+    for version, measured in results["times"].items():
+        print(
+            f"{name} {version}: {measured['ms']:.1f} ms, spread {measured['spread']:.1%}, "
+            f"peak {measured['peak_gib']:.2f} GiB, {measured['share']:.1%} of 790 TFLOP/s",
+            flush=True,
+        )
     if options.profile:
         print(profile(calls["ours"]), flush=True)
-    return found
+    return results
 
 
 def main() -> None:
@@ -213,7 +220,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["480p", "720p", "chunk"])
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--passes", type=int, help="that are timed, instead of the case's own number")
+    parser.add_argument("--passes", type=int, help="timed passes, in place of the case's number")
     parser.add_argument("--out", type=Path, help="folder of transformer_GPU.json, written after each case")
     options = parser.parse_args()
     for name in options.cases:

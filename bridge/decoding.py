@@ -14,11 +14,13 @@ from torch import Tensor
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.image_file import to_images
 from ..sana_video_core.files.video_writer import VideoWriter
-from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.streaming.decoding import chunks_of, decode_clip, decode_story
+from ..sana_video_core.shapes import Compression, LatentGrid
+from ..sana_video_core.streaming.decoding import chunks_of, decode_clip, decode_history
 from ..sana_video_core.streaming.priming import image_rows
 from ..sana_video_core.streaming.state import StreamState
-from .stream_model import HostedModel, device_of, host, parking_place
+from .devices import device_of, intermediate_device
+from .progress import callbacks
+from .stream_model import HostedModel
 from .vaes import CoreVae, HostedVae, vae_of
 
 logger = logging.getLogger("sana_video")
@@ -26,50 +28,62 @@ STEPS = 10  # of the progress bar in each chunk
 
 
 def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tensor:
-    """Pictures [B * n, H, W, 3] in [0, 1] of latents [B, 16, F, H / 8, W / 8] in VAE space."""
+    """Pictures [B * n, H, W, 3] in [0, 1] of latents [B, C, F, H, W] in VAE space."""
     decoder = vae_of(vae)
-    if latents.ndim != 5 or latents.shape[1] != 16:
+    spec = decoder.spec
+    if latents.ndim != 5 or latents.shape[1] != spec.channels:
         raise InputError(
-            f"Latents of shape {list(latents.shape)} were given; this node decodes [batch, 16, latent frames, rows, columns]. "
-            "Latents of the 720p family decode with ComfyUI's VAE Decode and the LTX-2 VAE."
+            f"Latents of shape {list(latents.shape)} were given; this node decodes [batch, {spec.channels}, latent "
+            "frames, rows, columns]. Latents of the 720p family decode with ComfyUI's VAE Decode and the LTX-2 VAE."
         )
     with device_of(decoder.patcher):
         decoder.load_for(len(latents), LatentGrid(*latents.shape[-2:]))
         if state is None:
-            pieces = decode_clip(decoder, latents, host=host(1, latents.shape[2]), device=decoder.device)
-            return to_images(pieces, 4 * latents.shape[2] - 3).to(parking_place())
-        first = chunks_of(state, latents)
-        return to_images(_story(decoder, state, first), state.frames_from(first)).to(parking_place())
+            work = callbacks(1, latents.shape[2])
+            pieces = decode_clip(decoder, latents, spec, callbacks=work, device=decoder.device)
+            frames = Compression(spec.time_stride, spec.space_stride, patch=1).frames(latents.shape[2])
+        else:
+            first = chunks_of(state, latents)
+            pieces, frames = _history(decoder, state, first), state.frames_from(first)
+        return to_images(pieces, frames).to(intermediate_device())
 
 
-def _story(decoder: HostedVae | CoreVae, state: StreamState, from_chunk: int) -> Iterator[Tensor]:
-    work = host(len(state.story), STEPS)
-    return decode_story(decoder, state, from_chunk=from_chunk, host=work, device=decoder.device)
+def _history(decoder: HostedVae | CoreVae, state: StreamState, from_chunk: int) -> Iterator[Tensor]:
+    work = callbacks(len(state.history), STEPS)
+    return decode_history(decoder, state, from_chunk=from_chunk, callbacks=work, device=decoder.device)
 
 
 def decode_to_file(
-    vae: Any, state: StreamState, path: Path, rescue: Callable[[], Path], *, row: int, **options: Any
+    vae: Any,
+    state: StreamState,
+    path: Path,
+    rescue: Callable[[], Path],
+    *,
+    row: int,
+    from_chunk: int,
+    fps: float,
+    codec: str,
 ) -> Path:
-    """One row of a stream as a video at `path`. Stopped early, what is done moves to `rescue()`, playable.
-
-    `options`: from_chunk, fps, codec.
-    """
-    decoder, own, from_chunk = vae_of(vae), state.identity, options.pop("from_chunk")
-    if row >= own.batch:
+    """One row of a stream as a video at `path`. Stopped early, what is done moves to `rescue()`, playable."""
+    decoder, identity = vae_of(vae), state.identity
+    if row >= identity.batch:
         raise InputError(
-            f"Row {row} was asked for, but this stream has a batch of {own.batch} (counted from 0)."
+            f"Row {row} was asked for, but this stream has a batch of {identity.batch} (counted from 0)."
         )
-    told = {
-        "prompts": [c.prompt for c in state.story],
-        "seeds": [c.seed for c in state.story],
+    metadata = {
+        "prompts": [c.prompt for c in state.history],
+        "seeds": [c.seed for c in state.history],
         "plan": state.plan,
     }
     try:
-        with device_of(decoder.patcher), VideoWriter(path, metadata=told, **options) as writer:
-            decoder.load_for(1, own.grid)
-            for pixels in _story(decoder, state.only_row(row), from_chunk):
+        with (
+            device_of(decoder.patcher),
+            VideoWriter(path, metadata=metadata, fps=fps, codec=codec) as writer,
+        ):
+            decoder.load_for(1, identity.grid)
+            for pixels in _history(decoder, state.only_row(row), from_chunk):
                 writer.write(pixels)
-    except BaseException:  # ComfyUI's interrupt is none of Exception's kind
+    except BaseException:  # ComfyUI's interrupt isn't an Exception
         if path.is_file():  # in the temp folder, which ComfyUI empties
             _keep(path, rescue)
         raise
@@ -77,7 +91,7 @@ def decode_to_file(
 
 
 def _keep(path: Path, rescue: Callable[[], Path]) -> None:
-    """Move what was finished to the output folder. On a full disk it stays where it is, and the first error is told."""
+    """Move what was finished to the output folder. On a full disk it stays where it is, and the first error counts."""
     try:
         kept = Path(shutil.move(path, rescue()))
     except (OSError, InputError) as error:
@@ -89,17 +103,21 @@ def _keep(path: Path, rescue: Callable[[], Path]) -> None:
 def empty_latent(
     patcher: Any, width: int, height: int, length: int, batch: int, vae: Any, image: Tensor | None
 ) -> dict[str, Tensor]:
-    """A LATENT of zeros [B, C, F, H, W]; with an image, frame 0 in VAE space and a mask [1, 1, F, H, W] that keeps it (0)."""
+    """A LATENT of zeros [B, C, F, H, W]; with an image, frame 0 in VAE space and a mask [1, 1, F, H, W] that keeps it.
+
+    The mask is 0 there.
+    """
     family = HostedModel(patcher).family
     grid, channels = family.compression.grid(height, width), family.config.channels
     samples = torch.zeros(batch, channels, family.compression.latent_frames(length), *grid)
     if image is None:
-        return {"samples": samples.to(parking_place())}
-    if vae is None or channels != 16:
+        return {"samples": samples.to(intermediate_device())}
+    if vae is None:
+        raise InputError("An image needs a VAE: connect Load SANA-Video VAE or Load VAE (Wan 2.1).")
+    if not family.vae.built_in:
         raise InputError(
-            "An image needs a VAE: connect Load SANA-Video VAE or Load VAE (Wan 2.1)."
-            if vae is None
-            else "Images begin clips of the 480p family here. For 720p encode the picture with ComfyUI's own LTX nodes."
+            f"The {family.vae.name} VAE of {family.title} isn't part of this pack, so an image cannot be encoded here. "
+            "Encode the picture with ComfyUI's own LTX nodes."
         )
     encoder, pixels = vae_of(vae), image_rows(image, batch, width=width, height=height)
     with device_of(encoder.patcher):
@@ -107,4 +125,4 @@ def empty_latent(
         samples[:, :, :1] = encoder.encode(pixels).to(samples)
     mask = torch.ones(1, 1, samples.shape[2], *grid)
     mask[:, :, 0] = 0
-    return {"samples": samples.to(parking_place()), "noise_mask": mask.to(parking_place())}
+    return {"samples": samples.to(intermediate_device()), "noise_mask": mask.to(intermediate_device())}

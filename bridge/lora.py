@@ -29,32 +29,32 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     HostedModel(patcher)  # refuses another network
     shapes = {name: tensor.shape for name, tensor in patcher.model.diffusion_model.state_dict().items()}
     tensors, metadata = read_tensors(path)
-    found = canonical_lora(tensors, shapes, metadata=metadata)
+    lora = canonical_lora(tensors, shapes, metadata=metadata)
     places = {
         module: PREFIX + target.parameter
         if target.rows is None
         else (PREFIX + target.parameter, (0, *target.rows))
-        for module, target in found.targets.items()
+        for module, target in lora.targets.items()
     }
-    patches = comfy.lora.load_lora(found.tensors, places)
+    patches = comfy.lora.load_lora(lora.tensors, places)
     changed = patcher.clone()
     tables = {key: patches.pop(key) for key in list(patches) if isinstance(key, str) and key.endswith(TABLE)}
     changed.add_patches(patches, strength)
     for key, patch in tables.items():
         _patch_table(changed, key, patch, strength, comfy.lora.calculate_weight)
     changed.set_attachments(LORAS, (*(patcher.get_attachment(LORAS) or ()), f"{path.stem} {strength:g}"))
-    if found.unused:
+    if lora.unused:
         logger.warning(
             "“%s”: %d tensors are for no part of this model and were left out (%s …).",
             path.name,
-            len(found.unused),
-            found.unused[0],
+            len(lora.unused),
+            lora.unused[0],
         )
     return changed
 
 
 def _patch_table(patcher: Any, key: str, patch: Any, strength: float, calculate: Any) -> None:
-    """A table is a bare parameter beside layers, which ComfyUI's patching passes over in silence: exchange it as a whole."""
+    """A table is a bare parameter beside layers, which ComfyUI's patching skips in silence: exchange it as a whole."""
     table = patcher.get_model_object(key)
     weight = calculate([(strength, patch, 1.0, None, None)], table.detach().float().clone(), key)
     patcher.add_object_patch(key, torch.nn.Parameter(weight.to(table.dtype), requires_grad=False))

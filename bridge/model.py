@@ -1,7 +1,7 @@
 """SANA-Video as a genuine ComfyUI MODEL: configuration, model class, patcher. Imported when a model is loaded.
 
 ComfyUI owns the weights: its layer classes cast, offload and patch them, its patcher moves them. All clones of a patcher
-share one inner module, so nobody may keep that module between two runs (hosted.py asks for it in every call).
+share one inner module, so nobody may keep that module between two runs (stream_model.py asks for it in every call).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import comfy.conds
 import comfy.model_base
@@ -27,21 +27,22 @@ from ..sana_video_core.checkpoints.checkpoint import Checkpoint, check_complete,
 from ..sana_video_core.config import Family, TransformerConfig
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.transformer.memory import Memory
-from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.transformer.model import PreparedText, SanaVideo
 from .previews import latent_format
 
+Result = TypeVar("Result", covariant=True)
 NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by
 
 
 @contextmanager
 def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, while they are used.
+    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, for a while.
 
-    What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and the next but one
-    layer would overwrite it.
+    What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and the next
+    but one layer would overwrite it.
     """
-    found: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
-    weight, bias, stream = found
+    weights: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
+    weight, bias, stream = weights
     # the latter with dynamic VRAM
     stays = weight is layer.weight or weight is getattr(layer, "_v_weight", None)
     try:
@@ -57,17 +58,48 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012  without it, num_heads would reach our constructor
     sampling_settings = {"shift": 8.0, "multiplier": 1000}  # noqa: RUF012
     supported_inference_dtypes = [torch.bfloat16, torch.float32]  # noqa: RUF012
-    memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md tells how it was measured
+    memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md says how it was measured
 
-    def __init__(self, found: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         # not the checkpoint itself: a configuration lives as long as the model, and would keep the file's tensors alive
-        told = {
-            "sizes": found.config,
-            "family": found.family,
-            "fingerprint": weights_fingerprint(found.tensors),
+        arguments = {
+            "sizes": checkpoint.config,
+            "family": checkpoint.family,
+            "fingerprint": weights_fingerprint(checkpoint.tensors),
         }
-        super().__init__({**self.unet_config, **told})
-        self.latent_format = latent_format(found.family)
+        super().__init__({**self.unet_config, **arguments})
+        self.latent_format = latent_format(checkpoint.family)
+
+
+class StreamCall(Protocol[Result]):
+    """What a stream asks of the network. ComfyUI's wrappers run around it, as around a call of a sampler."""
+
+    def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Result: ...
+
+
+class Velocity(NamedTuple):
+    """The velocity of x, as SanaVideo.forward."""
+
+    text: PreparedText
+    memory: Memory | None
+    first_frame: int
+
+    def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Tensor:
+        forward = SanaVideo.forward
+        return forward(network, x, timestep, self.text, memory=self.memory, first_frame=self.first_frame)
+
+
+class Absorb(NamedTuple):
+    """The memory after x, as SanaVideo.absorb."""
+
+    text: PreparedText
+    memory: Memory | None
+    first_frame: int
+    window: int | None
+
+    def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Memory:
+        memory, first_frame, window = self[1:]
+        return network.absorb(x, self.text, memory=memory, first_frame=first_frame, window=window)
 
 
 class SanaVideoModule(SanaVideo):
@@ -86,15 +118,15 @@ class SanaVideoModule(SanaVideo):
     ) -> None:
         super().__init__(sizes, family, operations=operations, device=device, dtype=dtype)
         self.fingerprint, self.weights_of = fingerprint, hosted_weights
-        self.place: tuple[torch.device, torch.dtype] | None = None
+        self.computes: tuple[torch.device, torch.dtype] | None = None  # where, and in what
 
     @property
     def compute_device(self) -> torch.device:
-        return self.place[0] if self.place else self.device
+        return self.computes[0] if self.computes else self.device
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        return self.place[1] if self.place else self.dtype
+        return self.computes[1] if self.computes else self.dtype
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  ComfyUI's signature
         self,
@@ -106,7 +138,7 @@ class SanaVideoModule(SanaVideo):
         transformer_options: dict[str, Any] = {},  # noqa: B006  ComfyUI's own signature; read only
         **extra: Any,
     ) -> Any:
-        """The velocity of x [B, C, F, H, W]; with `absorb`, the memory after x. Wrappers of nodes run around it."""
+        """The velocity of x [B, C, F, H, W]; with a `stream` call, what that returns. Nodes' wrappers run around it."""
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )
@@ -122,17 +154,11 @@ class SanaVideoModule(SanaVideo):
         control: Any,
         transformer_options: dict[str, Any],
         *,
-        text: Any = None,  # a PreparedText: a stream calls
-        memory: Memory | None = None,
-        first_frame: int = 0,
-        absorb: bool = False,
-        window: int | None = None,
+        stream: StreamCall[Any] | None = None,
         **_: Any,
     ) -> Any:
-        if absorb:
-            return self.absorb(x, text, memory=memory, first_frame=first_frame, window=window)
-        if text is not None:
-            return super().forward(x, timestep, text, memory=memory, first_frame=first_frame)
+        if stream is not None:
+            return stream(self, x, timestep)
         return super().forward(x, timestep, context, _mask_for(context, attention_mask))
 
 
@@ -154,12 +180,12 @@ class SanaVideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
         # CONDRegular, also for the text: ComfyUI's own choice would repeat a shorter text, past its mask
-        given = {
+        sources = {
             "c_crossattn": "cross_attn",
             "attention_mask": "attention_mask",
             "denoise_mask": "denoise_mask",
         }
-        values = {name: kwargs.get(source) for name, source in given.items()}
+        values = {name: kwargs.get(source) for name, source in sources.items()}
         return out | {name: comfy.conds.CONDRegular(v) for name, v in values.items() if v is not None}
 
     def process_timestep(self, timestep: Tensor, x: Any = None, denoise_mask: Any = None, **_: Any) -> Tensor:
@@ -182,6 +208,12 @@ def _keep_frames(executor: Any, noise: Tensor, latent_image: Tensor, sampler: An
     return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
 
 
+def _choose_runner(executor: Any, model_wrap: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around a sampler's steps, when weights and patches are in place: they hold for all of its passes."""
+    with model_wrap.inner_model.diffusion_model.runner_chosen():
+        return executor(model_wrap, *args, **kwargs)
+
+
 def load_patcher(
     path: Path,
     family: str | None,
@@ -189,35 +221,39 @@ def load_patcher(
     precision: str = "full",
     disable_dynamic: bool = False,
 ) -> Any:
-    """A MODEL of the transformer in a file; dtype and place are ComfyUI's choice.
+    """A MODEL of the transformer in a file; dtype and device are ComfyUI's choice.
 
-    `kernels` is a name in ops.BACKENDS, `precision` one in ops.PRECISIONS; what cannot run raises InputError.
-    `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a patcher that moves it whole.
+    `kernels` is a name in config.BACKENDS, `precision` one in config.PRECISIONS; what cannot run raises InputError.
+    `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a patcher that moves it
+    whole.
     """
     management = comfy.model_management
-    found = read_checkpoint(path, family=family)
-    device, config = management.get_torch_device(), SanaVideoConfig(found)
+    checkpoint = read_checkpoint(path, family=family)
+    device, config = management.get_torch_device(), SanaVideoConfig(checkpoint)
     supported = config.supported_inference_dtypes
     dtype = management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(found.tensors),
+        model_params=comfy.utils.calculate_parameters(checkpoint.tensors),
         supported_dtypes=supported,
-        weight_dtype=comfy.utils.weight_dtype(found.tensors),
+        weight_dtype=comfy.utils.weight_dtype(checkpoint.tensors),
     )
     compute = management.unet_manual_cast(dtype, device, supported)
     config.unet_config["dtype"], config.manual_cast_dtype = dtype, compute
     model = SanaVideoModel(config)
     network = model.diffusion_model
-    network.place, network.kernels, network.precision = (device, compute or dtype), kernels, precision
-    choice = network.kernel_choice(*network.place)  # a refusal comes before the work
+    network.computes = device, compute or dtype
+    network.kernels, network.precision = kernels, precision
+    choice = network.kernel_choice(*network.computes)  # a refusal comes before the work
     if not choice.triton:
         logging.getLogger("sana_video").info("SANA-Video runs in plain PyTorch: %s.", choice.reason)
-    check_complete(network, found.tensors, path, "SANA-Video transformer")
+    check_complete(network, checkpoint.tensors, path, "SANA-Video transformer")
     patchers = comfy.model_patcher
     patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(
         model, load_device=device, offload_device=management.unet_offload_device()
     )
-    model.load_model_weights(dict(found.tensors), "", assign=patcher.is_dynamic())
+    model.load_model_weights(dict(checkpoint.tensors), "", assign=patcher.is_dynamic())
     network.requires_grad_(False)
     patcher.cached_patcher_init = (load_patcher, (path, family, kernels, precision))
-    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, NAME, _keep_frames)
+    wrappers = comfy.patcher_extension.WrappersMP
+    patcher.add_wrapper_with_key(wrappers.OUTER_SAMPLE, NAME, _keep_frames)
+    patcher.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, NAME, _choose_runner)
     return patcher

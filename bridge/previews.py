@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import comfy.latent_formats
+import latent_preview
+import numpy as np
+import torch
 
-from ..sana_video_core.config import DEMO, Family
+from ..sana_video_core.config import DEMO, LTX_2, WAN_2_1, Family
+from ..sana_video_core.streaming.report import filmstrip
+from ..sana_video_core.streaming.state import StreamState
 
 
 class DemoLatents(comfy.latent_formats.Wan21):
@@ -31,7 +36,19 @@ class DemoLatents(comfy.latent_formats.Wan21):
     latent_rgb_factors_bias = [-0.5588, -0.5074, -0.4183]  # noqa: RUF012
 
 
+# by the name of a family's VAE
+FORMATS = {WAN_2_1.name: comfy.latent_formats.Wan21, LTX_2.name: comfy.latent_formats.LTXV}
+
+
 def latent_format(family: Family) -> comfy.latent_formats.LatentFormat:
-    if family.name == DEMO.name:
-        return DemoLatents()
-    return comfy.latent_formats.Wan21() if family.config.channels == 16 else comfy.latent_formats.LTXV()
+    return (DemoLatents if family.name == DEMO.name else FORMATS[family.vae.name])()
+
+
+def filmstrip_of(state: StreamState) -> torch.Tensor:
+    """One picture [1, H, W, 3] in [0, 1] with a cell a chunk, by ComfyUI's quick estimate of colours."""
+    latents = latent_format(state.identity.rules)
+    previewer = latent_preview.Latent2RGBPreviewer(
+        latents.latent_rgb_factors, latents.latent_rgb_factors_bias
+    )
+    sheet = filmstrip(state, previewer.decode_latent_to_preview)
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]

@@ -12,61 +12,73 @@ from torch import Tensor
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.streaming.priming import encode_beginning, image_rows, video_end
-from ..sana_video_core.streaming.resume import Unfinished
+from ..sana_video_core.streaming.resume import InterruptedRun
 from ..sana_video_core.streaming.state import StreamState
-from ..sana_video_core.streaming.stream import Sampling, check_prime, check_request, extend, prime
-from ..sana_video_core.vae.wan_vae import to_vae_space
-from .stream_model import HostedModel, device_of, host, parking_place
+from ..sana_video_core.streaming.stream import Sampling, check_prime, plan_extension, prime, run_extension
+from ..sana_video_core.vae.statistics import to_vae_space
+from .devices import device_of, intermediate_device
+from .progress import callbacks
+from .stream_model import HostedModel
 from .text_encoders import prompt_of
 from .vaes import vae_of
 
-UNFINISHED = Unfinished()
+INTERRUPTED = InterruptedRun()
 
 
 def extend_with(
-    patcher: Any, positive: Any, state: StreamState, chunks: int, options: dict[str, Any]
+    patcher: Any,
+    positive: Any,
+    state: StreamState,
+    chunks: int,
+    *,
+    seed: int,
+    steps: int,
+    sampler: str,
+    on_prompt_change: str,
 ) -> StreamState:
     """The state after `chunks` more chunks. Refuses what cannot work before anything is loaded."""
     model, prompt = HostedModel(patcher), prompt_of(positive)
-    sampling = Sampling(**options, loras=model.loras)
-    check_request(model, state, prompt, sampling, chunks=chunks)
+    sampling = Sampling(
+        seed=seed, steps=steps, sampler=sampler, on_prompt_change=on_prompt_change, loras=model.loras
+    )
 
-    def go(state: StreamState, chunks: int) -> Iterator[StreamState]:
-        work = host(chunks, len(sampling.sigmas), patcher)
+    def run(state: StreamState, chunks: int) -> Iterator[StreamState]:
+        extension = plan_extension(model, state, prompt, sampling, chunks=chunks)
+        work = callbacks(chunks, len(sampling.sigmas), patcher)
         with device_of(patcher):
             model.load(state.identity.batch, state.identity.grid)
-            yield from extend(model, state, prompt, sampling, chunks=chunks, host=work, park=parking_place())
+            yield from run_extension(model, extension, callbacks=work, device=intermediate_device())
 
     request = (prompt.digest, sampling, patcher.patches_uuid, model.fingerprint)
-    return UNFINISHED.run(request, state, chunks, go)
+    return INTERRUPTED.run_or_resume(request, state, chunks, run)
 
 
 def latents_since(before: StreamState, after: StreamState) -> dict[str, Tensor]:
     """The chunks that `after` has and `before` has not, as a LATENT [B, C, F, H, W] in VAE space."""
-    new = after.story[len(before.story) :]
-    return {"samples": torch.cat([to_vae_space(chunk.latents) for chunk in new], dim=2)}
+    vae, new = after.identity.rules.vae, after.history[len(before.history) :]
+    return {"samples": torch.cat([to_vae_space(chunk.latents, vae) for chunk in new], dim=2)}
 
 
 def prime_with(
     patcher: Any, vae: Any, positive: Any, state: StreamState, image: Tensor | None, video: Any
 ) -> StreamState:
     """The stream with an image or the end of a video as its beginning."""
-    model, prompt, encoder, own = HostedModel(patcher), prompt_of(positive), vae_of(vae), state.identity
+    model, prompt, encoder, identity = HostedModel(patcher), prompt_of(positive), vae_of(vae), state.identity
     if (image is None) == (video is None):
         raise InputError("Connect either an image or a video: one of them is what the stream begins with.")
     check_prime(model, state)
-    height, width = model.family.compression.pixels(own.grid)
+    height, width = model.family.compression.pixels(identity.grid)
     if image is not None:
-        pixels = image_rows(image, own.batch, width=width, height=height)
+        pixels = image_rows(image, identity.batch, width=width, height=height)
     else:
         pixels = _end_of(video, model, width, height)
     with device_of(encoder.patcher):
-        encoder.load_for(len(pixels), own.grid)
-        latents = encode_beginning(encoder.encode, pixels, model.family.compression)
+        encoder.load_for(len(pixels), identity.grid)
+        latents = encode_beginning(encoder.encode, pixels, model.family)
     with device_of(patcher):
-        model.load(own.batch, own.grid)
-        work = host(len(model.family.chunks.plan(latents.shape[2])), 1)
-        return prime(model, state, prompt, latents, host=work, park=parking_place())
+        model.load(identity.batch, identity.grid)
+        work = callbacks(len(model.family.chunks.plan(latents.shape[2])), 1)
+        return prime(model, state, prompt, latents, callbacks=work, device=intermediate_device())
 
 
 def _end_of(video: Any, model: HostedModel, width: int, height: int) -> Tensor:

@@ -1,27 +1,19 @@
-"""A stream's view of ComfyUI: the model as `StreamModel`, progress, previews, interrupts, and loading before work."""
+"""A MODEL as a stream calls it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
-import comfy.utils
-import latent_preview
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..sana_video_core.callbacks import Host, Progress
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.streaming.report import filmstrip
-from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
-from .model import SanaVideoModel
-from .previews import latent_format
+from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
 
 # Step caches of ComfyUI. They count on its own sampling loop; a distilled stream of four steps has nothing to skip.
 STEP_CACHES = ("easycache", "lazycache")
@@ -34,8 +26,8 @@ class HostedModel:
     def __init__(self, patcher: Any) -> None:
         if not isinstance(getattr(patcher, "model", None), SanaVideoModel):
             raise InputError(
-                f"This MODEL is a {type(getattr(patcher, 'model', patcher)).__name__}, no SANA-Video. Load the file with Load "
-                "SANA-Video Model: ComfyUI's own Load Diffusion Model takes SANA's files for another network."
+                f"This MODEL is a {type(getattr(patcher, 'model', patcher)).__name__}, not SANA-Video. Load the file with "
+                "Load SANA-Video Model: ComfyUI's own Load Diffusion Model takes SANA's files for another network."
             )
         self.patcher, network = patcher, patcher.model.diffusion_model
         self.config, self.family, self.fingerprint = network.config, network.family, network.fingerprint
@@ -70,7 +62,7 @@ class HostedModel:
         memory: Memory | None,
         first_frame: int,
     ) -> Tensor:
-        return self._run(latents, timesteps, text=text, memory=memory, first_frame=first_frame)
+        return self._run(Velocity(text, memory, first_frame), latents, timesteps)
 
     def absorb(
         self,
@@ -82,11 +74,9 @@ class HostedModel:
         window: int | None,
     ) -> Memory:
         timesteps = torch.zeros(len(latents), device=latents.device)
-        return self._run(
-            latents, timesteps, text=text, memory=memory, first_frame=first_frame, absorb=True, window=window
-        )
+        return self._run(Absorb(text, memory, first_frame, window), latents, timesteps)
 
-    def _run(self, latents: Tensor, timesteps: Tensor, **stream: Any) -> Any:
+    def _run(self, stream: StreamCall[Result], latents: Tensor, timesteps: Tensor) -> Result:
         """One call inside the wrappers of nodes; torch.compile's puts its module in the place of ours while they run."""
         base, extension = self.patcher.model, comfy.patcher_extension
 
@@ -97,7 +87,7 @@ class HostedModel:
 
         wrappers = extension.get_all_wrappers(extension.WrappersMP.APPLY_MODEL, self._options)
         executor = extension.WrapperExecutor.new_class_executor(call, base, wrappers)
-        return executor.execute(latents, timesteps, None, None, None, self._options, **stream)
+        return executor.execute(latents, timesteps, None, None, None, self._options, stream=stream)
 
     def load(self, batch: int, grid: LatentGrid) -> None:
         """Have ComfyUI put this clone's weights in place, with room for a chunk. In every execute: clones share a module."""
@@ -110,48 +100,7 @@ def _transformer_options(patcher: Any) -> dict[str, Any]:
     options = {k: v for k, v in patcher.model_options["transformer_options"].items() if k not in STEP_CACHES}
     wrappers = comfy.patcher_extension.merge_nested_dicts(options.get("wrappers", {}), patcher.wrappers)
     options["wrappers"] = {
-        kind: {key: found for key, found in by_key.items() if key not in STEP_CACHES}
+        kind: {key: listed for key, listed in by_key.items() if key not in STEP_CACHES}
         for kind, by_key in wrappers.items()
     }
     return options
-
-
-def interrupted() -> bool:
-    """Raises when the artist has stopped the run; never true."""
-    comfy.model_management.throw_exception_if_processing_interrupted()  # ComfyUI's own exception ends the run
-    return False
-
-
-def host(chunks: int, steps: int, patcher: Any = None) -> Host:
-    """One progress bar over `chunks` x `steps`; with a MODEL, previews of its newest latent frame, as ComfyUI is set."""
-    bar = comfy.utils.ProgressBar(chunks * steps)
-    previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
-
-    def progress(news: Progress) -> None:
-        if news.chunk == 0:  # the last chunk absorbed again under a new prompt, before the first of these
-            return
-        preview = None
-        if previewer and news.latents is not None:
-            preview = previewer.decode_latent_to_preview_image("JPEG", news.latents[:, :, -1:])
-        done = (news.chunk - 1) * steps + news.step * steps // news.steps
-        bar.update_absolute(done, chunks * steps, preview)
-
-    return Host(cancelled=interrupted, progress=progress)
-
-
-def device_of(patcher: Any) -> AbstractContextManager[Any]:
-    """The patcher's device as the current one, where there are several GPUs."""
-    return comfy.model_management.cuda_device_context(patcher.load_device)
-
-
-def parking_place() -> torch.device:
-    """Where values between nodes lie."""
-    return comfy.model_management.intermediate_device()
-
-
-def filmstrip_of(state: StreamState) -> Tensor:
-    """One picture [1, H, W, 3] in [0, 1] with words and a cell a chunk, by ComfyUI's quick estimate of colours."""
-    known = latent_format(state.identity.rules)
-    previewer = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias)
-    sheet = filmstrip(state, previewer.decode_latent_to_preview)
-    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -13,16 +13,10 @@ import comfy.sd
 from torch import Tensor, nn
 
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.streaming.stream import Prompt
-from ..sana_video_core.text.encoder import (
-    TextEncoder,
-    embedding_digest,
-    load_text_encoder,
-    motion_suffix,
-    prompt_digest,
-)
-from ..sana_video_core.text.system_prompt import find_instruction
-from .stream_model import parking_place
+from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder
+from ..sana_video_core.text.prompt import Prompt, embedding_digest, encode_prompt, motion_suffix
+from ..sana_video_core.text.system_prompt import find_system_prompt
+from .devices import intermediate_device
 
 logger = logging.getLogger("sana_video")
 PIXELDIT = "comfy.text_encoders.pixeldit"
@@ -36,12 +30,6 @@ class _Holder(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-
-
-class Encoded(NamedTuple):
-    embeddings: Tensor  # [1, 300, D] float32
-    mask: Tensor  # [1, 300] int64, 1 where there is text
-    digest: str
 
 
 class HostedTextEncoder:
@@ -62,50 +50,65 @@ class HostedTextEncoder:
         if comfy.model_management.text_encoder_device().type == "cpu":
             dtype = None  # as stored: half precision is slow there, and gains nothing
         near = [path if path.is_dir() else path.parent]
-        wording = find_instruction(near=near, extra=filter(None, [_pixeldit("_PIXELDIT_CHI_PROMPT")]))
-        return cls(load_text_encoder(path, dtype=dtype, instruction=wording))
+        system_prompt = find_system_prompt(near=near, extra=filter(None, [_pixeldit("_PIXELDIT_CHI_PROMPT")]))
+        return cls(load_text_encoder(path, dtype=dtype, system_prompt=system_prompt))
 
-    def encode(self, text: str, instruction: bool, motion_score: int) -> Encoded:
+    def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
+        return self.encoder.resolve_system_prompt(system_prompt)
+
+    def encode(
+        self, prompts: str, *, system_prompt: str | None, motion_score: int | None
+    ) -> tuple[Tensor, Tensor]:
         # whole: transformers' layers cannot fetch a part that stayed behind
         comfy.model_management.load_models_gpu([self.patcher], memory_required=MEMORY, force_full_load=True)
-        used = self.encoder.resolve_instruction(instruction)
-        embeddings, mask = self.encoder.encode(text, instruction=used, motion_score=motion_score)
-        return Encoded(embeddings.float(), mask.long(), _digest(text, used, motion_score))
+        return self.encoder.encode(prompts, system_prompt=system_prompt, motion_score=motion_score)
 
 
 class ClipTextEncoder:
-    """ComfyUI's CLIP of type pixeldit: the same Gemma-2. Its own node puts the instruction before negatives, too."""
+    """ComfyUI's CLIP of type pixeldit: the same Gemma-2. Its own node puts the system prompt before negatives, too."""
 
     def __init__(self, clip: Any) -> None:
         tokenizer = _pixeldit("PixelDiTGemma2Tokenizer")
         if tokenizer is None or not isinstance(clip.tokenizer, tokenizer):
             raise InputError(
-                f"This CLIP was loaded for another model ({type(clip.tokenizer).__name__}). SANA-Video reads text with Gemma-2: "
-                "choose the type pixeldit in Load CLIP, or use Load SANA-Video Text Encoder."
+                f"This CLIP was loaded for another model ({type(clip.tokenizer).__name__}). SANA-Video reads text with "
+                "Gemma-2: choose the type pixeldit in Load CLIP, or use Load SANA-Video Text Encoder."
             )
         self.clip = clip
 
-    def encode(self, text: str, instruction: bool, motion_score: int) -> Encoded:
-        used = find_instruction(extra=[_pixeldit("_PIXELDIT_CHI_PROMPT")]) if instruction else None
+    def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
+        if system_prompt is True:
+            return find_system_prompt(extra=[_pixeldit("_PIXELDIT_CHI_PROMPT")])
+        return system_prompt or None
+
+    def encode(
+        self, prompts: str, *, system_prompt: str | None, motion_score: int | None
+    ) -> tuple[Tensor, Tensor]:
         gemma = self.clip.tokenizer.gemma2_2b
-        # as in TextEncoder.encode: one token of the instruction melts into the first word, one is the beginning of text
-        length = TOKENS + (len(gemma.tokenizer(used)["input_ids"]) - 2 if used else 0)
-        whole = (used or "") + text.strip() + motion_suffix(motion_score)
+        # as in TextEncoder.encode: one token of the system prompt melts into the first word, one is the text's beginning
+        length = TOKENS + (len(gemma.tokenizer(system_prompt)["input_ids"]) - 2 if system_prompt else 0)
+        whole = (system_prompt or "") + prompts.strip() + motion_suffix(motion_score)
         row = gemma.tokenize_with_weights(whole, disable_weights=True, min_length=length)[0][:length]
-        ((embeddings, told),) = self.clip.encode_from_tokens_scheduled({"gemma2_2b": [row]})
-        return Encoded(embeddings.float(), told["attention_mask"].long(), _digest(text, used, motion_score))
+        ((embeddings, extra),) = self.clip.encode_from_tokens_scheduled({"gemma2_2b": [row]})
+        return embeddings, extra["attention_mask"]
 
 
 def encode(encoder: Any, text: str, motion_score: int, instruction: bool) -> list[Any]:
-    """A prompt as CONDITIONING: embeddings, mask, words and digest."""
+    """A prompt as CONDITIONING: embeddings [1, 300, D] float32, mask [1, 300] int64, text and digests."""
     if not text.strip() and instruction:
         logger.warning("The prompt is empty, so the model chooses what to show. Write what the video shows.")
-        instruction = False  # as ComfyUI's own encoder does: an instruction without a prompt says nothing
-    found = encoder_of(encoder).encode(text, instruction, motion_score)
-    told = {"attention_mask": found.mask.to(parking_place()), "pooled_output": None}
-    told |= {"sana_words": text.strip(), "sana_digest": found.digest}
-    told["sana_embedding"] = embedding_digest(found.embeddings, found.mask)
-    return [[found.embeddings.to(parking_place()), told]]
+        instruction = False  # as ComfyUI's own encoder does: a system prompt without a prompt says nothing
+    prompt = encode_prompt(encoder_of(encoder), text, system_prompt=instruction, motion_score=motion_score)
+    assert prompt.mask is not None, "an encoder always says where its text ends"
+    embeddings, mask = prompt.embeddings.float(), prompt.mask.long()
+    extra = {
+        "attention_mask": mask.to(intermediate_device()),
+        "pooled_output": None,
+        "sana_words": prompt.text,
+        "sana_digest": prompt.digest,
+        "sana_embedding": embedding_digest(embeddings, mask),
+    }
+    return [[embeddings.to(intermediate_device()), extra]]
 
 
 def encoder_of(value: Any) -> HostedTextEncoder | ClipTextEncoder:
@@ -119,12 +122,8 @@ def encoder_of(value: Any) -> HostedTextEncoder | ClipTextEncoder:
     )
 
 
-def _digest(text: str, used: str | None, motion_score: int) -> str:
-    return prompt_digest(text, instruction=used, motion_score=motion_score)
-
-
 def _pixeldit(name: str) -> Any:
-    """A name of ComfyUI's PixelDiT text encoder, or None where this ComfyUI has none (its wording is read, not copied)."""
+    """A name of ComfyUI's PixelDiT text encoder, or None where there is none (its text is read, not copied)."""
     try:
         return getattr(importlib.import_module(PIXELDIT), name, None)
     except ImportError:
@@ -135,14 +134,14 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
     """A CONDITIONING as a prompt of the core. Raises InputError unless it is one entry."""
     if len(conditioning) != 1:
         raise InputError(
-            f"This CONDITIONING has {len(conditioning)} entries; a stream follows one prompt at a time. Connect one text "
-            "encode node, and chain block samplers for more prompts."
+            f"This CONDITIONING has {len(conditioning)} entries; a stream follows one prompt at a time. Connect one "
+            "text encode node, and chain block samplers for more prompts."
         )
-    embeddings, told = conditioning[0]
-    mask = told.get("attention_mask")
+    embeddings, extra = conditioning[0]
+    mask = extra.get("attention_mask")
     if mask is not None and mask.shape != embeddings.shape[:2]:
         mask = None  # the text was concatenated: read all of it
-    digest, words = embedding_digest(embeddings, mask), ""
-    if told.get("sana_embedding") == digest:  # nodes that change a text copy our words along with it
-        digest, words = told["sana_digest"], told["sana_words"]
-    return Prompt(embeddings=embeddings, mask=mask, digest=digest, words=words)
+    digest, text = embedding_digest(embeddings, mask), ""
+    if extra.get("sana_embedding") == digest:  # nodes that change a text copy what we wrote along with it
+        digest, text = extra["sana_digest"], extra["sana_words"]
+    return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text)

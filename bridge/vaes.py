@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoints.checkpoint import load_vae
+from ..sana_video_core.config import WAN_2_1, VAESpec
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
-from .stream_model import interrupted
+from .progress import interrupted
 
 # Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's activations.
 # Measured on full-size weights, docs/log.md.
 DECODE_BYTES = 480_000
-LATENT_CHANNELS = 16
 
 logger = logging.getLogger("sana_video")
 
@@ -34,7 +34,7 @@ class HostedVae:
 
     def __init__(self, vae: WanVAE) -> None:
         management = comfy.model_management
-        self.vae, self.device = vae, management.vae_device()
+        self.vae, self.device, self.spec = vae, management.vae_device(), vae.spec
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             vae, load_device=self.device, offload_device=management.vae_offload_device()
         )
@@ -53,9 +53,9 @@ class HostedVae:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles, and gone on where it stopped.
+        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles and continued where it stopped.
 
-        So `pieces` has to give them again when it is asked again, as the core's decoders' do.
+        So `pieces` has to yield them again when it is asked again, as the core's decoders' do.
         """
         made, frames = 0, self.vae.decode_stream(pieces, tiling=tiling)
         while True:
@@ -85,19 +85,22 @@ class HostedVae:
 class CoreVae:
     """ComfyUI's own Wan 2.1 VAE, streamed with its own causal cache."""
 
+    spec: VAESpec = WAN_2_1
+
     def __init__(self, vae: Any) -> None:
         from comfy.ldm.wan.vae import WanVAE as CoreWanVAE  # pyright: ignore[reportMissingImports]
 
         network = vae.first_stage_model
-        if not isinstance(network, CoreWanVAE) or vae.latent_channels != LATENT_CHANNELS:
+        if not isinstance(network, CoreWanVAE) or vae.latent_channels != self.spec.channels:
             raise InputError(
-                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; these latents need the Wan 2.1 VAE "
-                f"({LATENT_CHANNELS} channels). Connect that one (the 720p family decodes with ComfyUI's VAE Decode)."
+                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; these latents need the "
+                f"{self.spec.name} VAE ({self.spec.channels} channels). Connect that one (the 720p family decodes with "
+                "ComfyUI's VAE Decode)."
             )
         self.vae, self.device, self.patcher = vae, vae.device, vae.patcher
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
-        needed = self.vae.memory_used_decode((batch, LATENT_CHANNELS, 8, *grid), self.vae.vae_dtype)
+        needed = self.vae.memory_used_decode((batch, self.spec.channels, 8, *grid), self.vae.vae_dtype)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 # Nothing heavy is imported here (these know no torch): `sana-video --help` answers at once.
-from ..sana_video_core.config import FAMILIES
+from ..sana_video_core.config import CLIP_SAMPLERS, FAMILIES, PROMPT_CHANGES, STREAM_SAMPLERS
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from ..standalone.studio import serve as studio
 from . import run as workflow
@@ -84,7 +84,11 @@ def _add_generate(commands) -> None:
     add("--size", type=_size, metavar="WIDTHxHEIGHT", help="the model's own size by default")
     add("--image", type=Path, help="begin from this image")
     add("--steps", type=int, help="4 for LongSANA, 50 for the others by default")
-    add("--sampler", choices=("few_step", "euler", "dpm++"), help="the family's own by default")
+    add(
+        "--sampler",
+        choices=tuple(dict.fromkeys(STREAM_SAMPLERS + CLIP_SAMPLERS)),
+        help="the family's own by default",
+    )
     add("--motion-score", type=int, help="10 is calm, 30 is lively; said to the model after the prompt")
     add(
         "--instruction", help="text to put before each prompt in place of the original's wording; '' for none"
@@ -123,7 +127,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     stream.add_argument("--state-in", type=Path, help="continue from this state")
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
     stream.add_argument("--video", type=Path, help="go on from the last 10 seconds of this video")
-    stream.add_argument("--on-prompt-change", choices=("recache", "keep", "cut"), default="recache")
+    stream.add_argument("--on-prompt-change", choices=PROMPT_CHANGES, default=PROMPT_CHANGES[0])
     stream.add_argument("--window", type=int, help="earlier chunks to look back on (default: all)")
 
     clip = generate.add_argument_group("clips (the 50-step families)")
@@ -142,7 +146,7 @@ class _Formatter(argparse.HelpFormatter):
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"“{text}” is no size; write WIDTHxHEIGHT, for example 832x480")
+        raise argparse.ArgumentTypeError(f"“{text}” isn't a size; write WIDTHxHEIGHT, for example 832x480")
     return int(match[1]), int(match[2])
 
 

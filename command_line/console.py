@@ -1,47 +1,104 @@
-"""Progress on a terminal."""
+"""Progress on a terminal: a bar over the chunks of `generate`, and a bar for each node of `run`."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from ..sana_video_core.callbacks import Host, Progress
+from ..sana_video_core.callbacks import Callbacks, Progress
+from ..standalone.engine.graph import Prompt, title
 
 
 class Bar:
-    """One bar over the chunks of a job, moving at every model call, with the seconds that the last chunk took."""
+    """A progress bar that appears with its first value. What is printed after it closes starts a new line."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, title: str, unit: str = "chunk") -> None:
+        self._title, self._unit = title, unit
         self._bar: tqdm | None = None
         self._began = time.perf_counter()
 
-    def host(self) -> Host:
-        return Host(progress=self._show)
+    def show(self, value: float, total: float, note: str = "") -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc=self._title, unit=self._unit, dynamic_ncols=True)
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.total = total
+        self._bar.update(round(value, 2) - self._bar.n)
 
-    def _show(self, progress: Progress) -> None:
+    def close(self, full: bool = False) -> None:
+        if self._bar is not None:
+            self._bar.n = self._bar.total if full else self._bar.n
+            self._bar.refresh()
+            self._bar.close()
+            self._bar = None
+
+    def callbacks(self) -> Callbacks:
+        """Moves the bar at every model call, and notes how many seconds the last chunk took."""
+        return Callbacks(progress=self._show_chunks)
+
+    def _show_chunks(self, progress: Progress) -> None:
         if progress.chunk == 0:  # a call before the first chunk: the last one absorbed under a new prompt
             return
-        if self._bar is None:
-            self._bar = tqdm(total=progress.chunks, desc=self._title, unit="chunk", dynamic_ncols=True)
+        value, note = progress.chunk - 1 + progress.step / progress.steps, ""
         if progress.step == progress.steps:
             now = time.perf_counter()
-            self._bar.set_postfix_str(f"{now - self._began:.1f} s for chunk {progress.chunk}", refresh=False)
-            self._began = now
-        done = progress.chunk - 1 + progress.step / progress.steps
-        self._bar.update(round(done, 2) - self._bar.n)
-        if done == progress.chunks:
-            self._close()  # so that what is printed next begins a line
+            note, self._began = f"{now - self._began:.1f} s for chunk {progress.chunk}", now
+        self.show(value, progress.chunks, note)
+        if value == progress.chunks:
+            self.close()
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+
+class Console:
+    """Shows what an Executor or a server reports: a bar for each node, texts, and where the files are."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+        self._bar: Bar | None = None
+        self.files: list[dict[str, str]] = []  # what nodes saved: filename, subfolder, type
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close(full=False)
+
+    def tell(self, event: str, data: dict[str, Any]) -> None:
+        """Takes the events of an Executor."""
+        if event == "executing":
+            self._close(full=True)
+            self._bar = Bar(title(self._prompt, data["node"]), unit="step")
+            self._bar.show(0, 1)
+        elif event == "progress" and self._bar is not None:
+            self._bar.show(data["value"], data["max"])
+        elif event == "executed":
+            self._close(full=True)
+            output = data.get("output") or {}
+            # without previews
+            self.files += [file for file in output.get("images", []) if file["type"] == "output"]
+            for line in output.get("text", []):
+                self.say(line)
+        elif event in ("finished", "error"):
+            self._close(full=event == "finished")
+        elif event == "left out":
+            self.say(f"Left out, the rest runs:\n{data['message']}")
+
+    def say(self, line: str) -> None:
+        tqdm.write(line)
+
+    def say_saved(self, files: list[Path]) -> None:
+        for path in files:
+            self.say(f"saved {path}")
+
+    def _close(self, full: bool) -> None:
         if self._bar is not None:
-            self._bar.refresh()
-            self._bar.close()
+            self._bar.close(full)
             self._bar = None

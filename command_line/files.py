@@ -20,7 +20,7 @@ from ..sana_video_core.files.video_reader import read_metadata as read_video_met
 from ..sana_video_core.streaming.report import report
 from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.streaming.state_file import load_state
-from ..sana_video_core.text.system_prompt import find_instruction
+from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.model import SanaVideo
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -46,38 +46,37 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
     """Write a transformer of any format as our single safetensors file; returns what was done."""
     if target.suffix != ".safetensors":
         raise FileError(f"“{target.name}” has to end with .safetensors: that is the format that is written.")
-    found = read_checkpoint(source, family=family, config=config)
+    checkpoint = read_checkpoint(source, family=family, config=config)
     with torch.device("meta"):
-        model = SanaVideo(found.config, found.family)
-    load_strictly(model, found.tensors, source, "SANA-Video transformer")
-    wanted = DTYPES.get(dtype)
-    tensors = {name: tensor.to(wanted or tensor.dtype) for name, tensor in found.tensors.items()}
-    save_transformer(
-        target, tensors, found.config, found.family.name, instruction=_instruction(found.instruction, source)
-    )
+        model = SanaVideo(checkpoint.config, checkpoint.family)
+    load_strictly(model, checkpoint.tensors, source, "SANA-Video transformer")
+    required = DTYPES.get(dtype)
+    tensors = {name: tensor.to(required or tensor.dtype) for name, tensor in checkpoint.tensors.items()}
+    name, system_prompt = checkpoint.family.name, _system_prompt(checkpoint.system_prompt, source)
+    save_transformer(target, tensors, checkpoint.config, name, system_prompt=system_prompt)
     size = target.stat().st_size / 2**20
-    return f"{source.name} ({found.source}) -> {target} ({found.family.name}, {dtype}, {size:.1f} MiB)"
+    return f"{source.name} ({checkpoint.source}) -> {target} ({name}, {dtype}, {size:.1f} MiB)"
 
 
-def _instruction(found: str | None, source: Path) -> str | None:
-    """The wording that belongs to the source: from its metadata, or a yaml file beside it."""
-    return find_instruction(
-        near=[source if source.is_dir() else source.parent], extra=[found] if found else []
+def _system_prompt(stored: str | None, source: Path) -> str | None:
+    """The one that belongs to the source: from its metadata, or a yaml file beside it."""
+    return find_system_prompt(
+        near=[source if source.is_dir() else source.parent], extra=[stored] if stored else []
     )
 
 
 def _transformer(path: Path) -> str:
-    found = read_checkpoint(path)
-    config, tensors = found.config, found.tensors
+    checkpoint = read_checkpoint(path)
+    config, tensors = checkpoint.config, checkpoint.tensors
     count = sum(tensor.numel() for tensor in tensors.values())
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     lines = [
-        f"{path.name}: a SANA-Video transformer ({found.source})",
-        f"family       {found.family.name}: {found.family.title}",
+        f"{path.name}: a SANA-Video transformer ({checkpoint.source})",
+        f"family       {checkpoint.family.name}: {checkpoint.family.title}",
         f"parameters   {count:,} in {len(tensors)} tensors, {', '.join(dtypes)}",
         f"sizes        {config.depth} blocks, width {config.width}, {config.heads} heads of {config.head_dim}",
         f"latents      {config.channels} channels, patches of {config.patch} x {config.patch}",
-        f"instruction  {'in the file' if found.instruction else 'not in the file'}",
+        f"instruction  {'in the file' if checkpoint.system_prompt else 'not in the file'}",
         f"fingerprint  {weights_fingerprint(tensors)}",
     ]
     return "\n".join(lines)
@@ -86,4 +85,5 @@ def _transformer(path: Path) -> str:
 def _vae(path: Path) -> str:
     vae = load_vae(path)
     count = sum(parameter.numel() for parameter in vae.parameters())
-    return f"{path.name}: a Wan 2.1 VAE, base width {vae.config.base_width}, {count:,} parameters, {next(vae.parameters()).dtype}"
+    dtype = next(vae.parameters()).dtype
+    return f"{path.name}: a {vae.spec.name} VAE, base width {vae.config.base_width}, {count:,} parameters, {dtype}"

@@ -17,12 +17,13 @@ from ..sana_video_core.sampling.one_shot import ClipSampling, sample_clip
 from ..sana_video_core.streaming.priming import encode_beginning, video_end
 from ..sana_video_core.streaming.state import StreamState, check_fits
 from ..sana_video_core.streaming.state_file import load_state, save_state
-from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, prime, start
+from ..sana_video_core.streaming.stream import Sampling, extend, prime, start
+from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
-from .outputs import tiling_of, write_clip, write_latents, write_story
+from .outputs import tiling_of, write_clip, write_latents, write_stream
 
 
 def generate(options: Namespace) -> int:
@@ -31,10 +32,10 @@ def generate(options: Namespace) -> int:
     models = choose_models(options)
     model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
     _check_options(options, model)
-    vae = _load_vae(models) if model.family.vae == "Wan 2.1" else None
+    vae = _load_vae(models) if model.family.vae.built_in else None
     try:
         if model.family.causal:
-            assert vae is not None, "every block-causal family has the Wan 2.1 VAE"
+            assert vae is not None, "every block-causal family's VAE is built in"
             return _generate_stream(options, models, model, vae)
         return _generate_clip(options, models, model, vae)
     except torch.OutOfMemoryError as error:
@@ -82,12 +83,12 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
             f"{family.title} makes one clip from one prompt and has no state. Streams need LongSANA (or --family longsana_480p, "
             "if this file is one)."
         )
-    suffixes = (".mp4",) if family.vae == "Wan 2.1" else (".latent", ".mp4")
+    suffixes = (".mp4",) if family.vae.built_in else (".latent", ".mp4")
     if options.out.suffix.lower() not in suffixes:
         raise InputError(f"“{options.out}” has to end with {' or '.join(suffixes)}.")
     if not family.causal:
         family.compression.latent_frames(options.frames)
-    if options.image and family.vae != "Wan 2.1":
+    if options.image and not family.vae.built_in:
         raise InputError(
             f"The VAE of {family.title} is ComfyUI's, so an image cannot be encoded here. Use it in ComfyUI."
         )
@@ -120,7 +121,7 @@ def _beginning(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE
     assert vae is not None, "a family without a VAE here has refused pictures before"
     vae.to(models.device)
     encode = partial(vae.encode, tiling=tiling_of(options))
-    latents = encode_beginning(encode, pixels.to(models.device), family.compression)
+    latents = encode_beginning(encode, pixels.to(models.device), family)
     vae.to("cpu")  # the transformer has the device to itself
     return latents
 
@@ -147,23 +148,23 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
     prompts = encode_prompts(models, options, options.prompts)
     beginning = _beginning(options, models, model, vae)
     model.to(models.device)
-    from_chunk = len(state.story)
+    from_chunk = len(state.history)
     if beginning is not None:
         state = prime(model, state, prompts[0], beginning)
-    made, stopped = len(state.story), None
+    made, stopped = len(state.history), None
     try:
         for newer in _shots(options, model, state, prompts):
             state = newer
             if options.state_out is not None:
                 save_state(state, options.state_out)  # after every chunk: a crash costs one chunk
     except (KeyboardInterrupt, SanaVideoError, torch.OutOfMemoryError) as error:
-        if len(state.story) == made:
+        if len(state.history) == made:
             raise
         stopped = error
         words = _out_of_memory(options) if isinstance(error, torch.OutOfMemoryError) else error or "Stopped."
-        print(f"{words} Finished and written: {len(state.story) - made} of the chunks.", file=sys.stderr)
+        print(f"{words} Finished and written: {len(state.history) - made} of the chunks.", file=sys.stderr)
     model.to("meta")  # the VAE has the device to itself
-    write_story(options, vae.to(models.device), state, from_chunk)
+    write_stream(options, vae.to(models.device), state, from_chunk)
     return 0 if stopped is None else 130 if isinstance(stopped, KeyboardInterrupt) else 1
 
 
@@ -179,7 +180,9 @@ def _shots(
     )
     for number, prompt in enumerate(prompts):
         with Bar(f"shot {number + 1}/{len(prompts)}") as bar:
-            for newer in extend(model, state, prompt, sampling, chunks=options.chunks, host=bar.host()):
+            for newer in extend(
+                model, state, prompt, sampling, chunks=options.chunks, callbacks=bar.callbacks()
+            ):
                 state = newer
                 yield state
 
@@ -205,7 +208,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Wa
             family.compression.latent_frames(options.frames),
             sampling,
             image=image,
-            host=bar.host(),
+            callbacks=bar.callbacks(),
         )
     model.to("meta")  # the VAE has the device to itself
     if vae is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.tensor_file import read_metadata
-from ..sana_video_core.streaming.stream import Prompt
-from ..sana_video_core.text.encoder import load_text_encoder, prompt_digest
-from ..sana_video_core.text.system_prompt import find_instruction
+from ..sana_video_core.text.encoder import load_text_encoder
+from ..sana_video_core.text.prompt import Prompt, encode_prompt
+from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.model import SanaVideo
 from .files import DTYPES
 
@@ -76,7 +77,7 @@ def load_model(models: Models, options: Namespace) -> SanaVideo:
     )
 
 
-def _stored_instruction(path: Path) -> str | None:
+def _stored_system_prompt(path: Path) -> str | None:
     return read_metadata(path).get("instruction") if path.suffix == ".safetensors" else None
 
 
@@ -84,23 +85,24 @@ def encode_prompts(
     models: Models, options: Namespace, texts: list[str], *, negative: bool = False
 ) -> list[Prompt]:
     """The prompts as the transformer reads them, on the CPU; the text encoder is let go afterwards."""
-    stored = _stored_instruction(models.transformer)
+    stored = _stored_system_prompt(models.transformer)
     near = models.transformer if models.transformer.is_dir() else models.transformer.parent
-    original = find_instruction(near=[near], extra=[stored] if stored else [])
+    original = find_system_prompt(near=[near], extra=[stored] if stored else [])
     dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16
     disable_progress_bar()  # a bar for the files of one model says nothing to a person
-    encoder = load_text_encoder(models.text_encoder, device=models.device, dtype=dtype, instruction=original)
-    wanted = options.instruction if options.instruction is not None else True
-    prompts = []
-    for text, positive in [(text, True) for text in texts] + (
-        [(options.negative, False)] if negative else []
-    ):
-        instruction = wanted if positive else False
-        score = options.motion_score if positive else None
-        embeddings, mask = encoder.encode(text, instruction=instruction, motion_score=score)
-        used = encoder.resolve_instruction(instruction)
-        digest = prompt_digest(text, instruction=used, motion_score=score)
-        prompts.append(
-            Prompt(embeddings=embeddings.cpu(), mask=mask.cpu(), digest=digest, words=text.strip())
-        )
-    return prompts
+    encoder = load_text_encoder(
+        models.text_encoder, device=models.device, dtype=dtype, system_prompt=original
+    )
+    system_prompt = True if options.instruction is None else options.instruction
+    prompts = [
+        encode_prompt(encoder, text, system_prompt=system_prompt, motion_score=options.motion_score)
+        for text in texts
+    ]
+    if negative:
+        prompts.append(encode_prompt(encoder, options.negative, system_prompt=False))
+    return [_on_cpu(prompt) for prompt in prompts]
+
+
+def _on_cpu(prompt: Prompt) -> Prompt:
+    mask = prompt.mask
+    return replace(prompt, embeddings=prompt.embeddings.cpu(), mask=None if mask is None else mask.cpu())

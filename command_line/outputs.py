@@ -11,10 +11,11 @@ from torch import Tensor
 from ..sana_video_core.files.image_file import contact_sheet
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
-from ..sana_video_core.streaming.decoding import decode_story
+from ..sana_video_core.streaming.decoding import decode_history
 from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
-from ..sana_video_core.vae.wan_vae import WanVAE, to_vae_space
+from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 
 SHEET_FRAMES = 24
@@ -25,18 +26,18 @@ def tiling_of(options: Namespace) -> Tiling | None:
     return None if options.tile is None else Tiling(tile=options.tile, overlap=options.tile // 4)
 
 
-def write_story(options: Namespace, vae: WanVAE, state: StreamState, from_chunk: int) -> None:
+def write_stream(options: Namespace, vae: WanVAE, state: StreamState, from_chunk: int) -> None:
     """The chunks of a stream from number `from_chunk` (from 0) on."""
     tiling = tiling_of(options)
     metadata = {
-        "prompts": [chunk.prompt for chunk in state.story[from_chunk:]],
-        "seeds": [chunk.seed for chunk in state.story[from_chunk:]],
+        "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
+        "seeds": [chunk.seed for chunk in state.history[from_chunk:]],
         "plan": state.plan,
         "from_chunk": from_chunk,
         "model": {"family": state.identity.family, "fingerprint": state.identity.fingerprint},
     }
     with Bar("decode") as bar:
-        frames = decode_story(vae, state, from_chunk=from_chunk, tiling=tiling, host=bar.host())
+        frames = decode_history(vae, state, from_chunk=from_chunk, tiling=tiling, callbacks=bar.callbacks())
         _write_video(options, frames, state.frames_from(from_chunk), metadata)
 
 
@@ -49,7 +50,7 @@ def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
         "seed": options.seed,
         "steps": options.steps,
     }
-    frames = vae.decode_stream([to_vae_space(latents)], tiling=tiling_of(options))
+    frames = vae.decode_stream([to_vae_space(latents, vae.spec)], tiling=tiling_of(options))
     _write_video(options, frames, options.frames, metadata)
 
 

@@ -55,21 +55,19 @@ def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list
 
     from ..sana_video_core.errors import InputError
     from ..standalone.engine.executor import Executor
-    from .workflow_console import Console
+    from .console import Console
 
     folder_paths.set_base_directory(str(options.base))
-    for folder, put in (
-        (options.input, folder_paths.set_input_directory),
-        (options.output, folder_paths.set_output_directory),
-    ):
-        if folder:
-            put(str(folder.absolute()))
+    if options.input:
+        folder_paths.set_input_directory(str(options.input.absolute()))
+    if options.output:
+        folder_paths.set_output_directory(str(options.output.absolute()))
     info = {name: node.GET_NODE_INFO_V1() for name, node in classes.items()}
     prompt, extra = prepare(info)
     if missing := sorted({str(node["class_type"]) for node in prompt.values()} - set(classes)):
         raise InputError(
-            f"This workflow needs nodes that are not here: {', '.join(missing)}. A real ComfyUI with this pack runs it: "
-            "start ComfyUI, then add --server http://127.0.0.1:8188 to this command."
+            f"This workflow needs nodes that are not here: {', '.join(missing)}. A real ComfyUI with this "
+            "pack runs it: start ComfyUI, then add --server http://127.0.0.1:8188 to this command."
         )
     _draw_example(prompt, Path(folder_paths.get_input_directory()))
     with Console(prompt) as console:
@@ -82,10 +80,10 @@ def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list
 
 def _draw_example(prompt: dict[str, Any], folder: Path) -> None:
     """ComfyUI ships an example.png; here one is drawn when a workflow asks for it."""
-    wanted = any(
+    needed = any(
         n["class_type"] == "LoadImage" and n["inputs"].get("image") == "example.png" for n in prompt.values()
     )
-    if wanted and not (folder / "example.png").exists():
+    if needed and not (folder / "example.png").exists():
         from PIL import Image, ImageDraw, ImageOps
 
         picture = ImageOps.colorize(Image.linear_gradient("L"), "royalblue", "mistyrose").resize((832, 480))

@@ -1,4 +1,4 @@
-"""A workflow on a real ComfyUI: posted, followed over its web socket, and its files fetched."""
+"""Runs a workflow on a real ComfyUI: posts it, follows it over the web socket, and fetches its files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import aiohttp
 from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
 from ..sana_video_core.files.atomic import atomic_path
 from ..standalone.engine.graph import Prompt, title
-from .workflow_console import Console
+from .console import Console
 
 
 def run_on_server(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
-    """The files that were saved, now in `output`. prepare(object_info) makes the prompt and what to save with it."""
+    """The saved files, now in `output`. prepare(object_info) returns the prompt and its metadata."""
     try:
         return asyncio.run(_run(url.rstrip("/"), prepare, output))
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -69,9 +69,12 @@ def _place(output: Path, file: dict[str, Any]) -> Path:
 
 
 def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
-    """What a server has against a prompt, a line for each problem."""
-    found = [(i, e) for i, node in reply.get("node_errors", {}).items() for e in node["errors"]]
-    lines = [f"{title(prompt, node_id)}: {error['message']}: {error['details']}." for node_id, error in found]
+    """Why a server refuses a prompt, a line for each problem."""
+    lines = [
+        f"{title(prompt, node_id)}: {error['message']}: {error['details']}."
+        for node_id, node in reply.get("node_errors", {}).items()
+        for error in node["errors"]
+    ]
     error = reply.get("error") or {}
     return (
         "\n".join(lines)
@@ -82,7 +85,7 @@ def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
 async def _follow(
     socket: aiohttp.ClientWebSocketResponse, prompt_id: str, prompt: Prompt, console: Console
 ) -> None:
-    """Show what the server tells of our prompt, until it is done."""
+    """Show what the server reports of our prompt, until it is done."""
     async for message in socket:
         event = message.json() if message.type is aiohttp.WSMsgType.TEXT else {}  # previews are binary
         kind, data = event.get("type"), event.get("data", {})

@@ -1,1 +1,1 @@
-"""The demo's models, and what writes others of their kind."""
+"""The demo's models, and code that writes others like them."""

@@ -1,7 +1,7 @@
-"""The demo set: a small transformer, VAE and text encoder in the real file formats, trained on scenes that we draw.
+"""The demo set: a small transformer, VAE and text encoder in the real formats, trained on drawn scenes.
 
-It lies in the pack's folder demo/, so that every command runs on a bare machine. A set of the same kind but smaller and
-with random weights, which makes patterns and no scenes, can be written from a seed: for tests, and to try formats.
+It is in the pack's folder demo/, so that every command runs on a bare machine. A smaller set with random
+weights can be written from a seed, for tests and to try formats; it makes patterns, not scenes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .text_encoder import build_demo_text_encoder
 
 FOLDER = Path(__file__).parent
 VAE_CONFIG = VAEConfig(base_width=8)
-# the transformer of `write_demo_set`: the family is the demo's, the sizes are not
+# the transformer of `write_demo_set`: the demo's family at other sizes
 TINY = TransformerConfig(
     channels=DEMO.config.channels,
     patch=DEMO.config.patch,
@@ -39,7 +39,7 @@ TINY = TransformerConfig(
 
 
 class DemoSet(NamedTuple):
-    """Where the three models of a set lie."""
+    """The paths of the three models of a set."""
 
     transformer: Path
     vae: Path
@@ -52,21 +52,21 @@ class DemoSet(NamedTuple):
         )
 
     def files(self) -> tuple[Path, ...]:
-        """Every file of a set; without one of them it is incomplete."""
+        """Every file of a complete set."""
         text = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
         return self.transformer, self.vae, *(self.text_encoder / name for name in text)
 
 
 def demo_set() -> DemoSet:
-    """The trained set that comes with the pack. Raises FileError when a file of it is not there."""
-    found = DemoSet.at(FOLDER)
-    for path in found.files():
+    """The trained set that comes with the pack. Raises FileError when one of its files is missing."""
+    paths = DemoSet.at(FOLDER)
+    for path in paths.files():
         if not path.is_file():
             raise FileError(
-                f"The demo's file “{path.relative_to(FOLDER.parent).as_posix()}” is not in this pack's folder "
-                f"“{FOLDER.parent}”, so the folder is incomplete. Get the pack again."
+                f"The demo's file “{path.relative_to(FOLDER.parent).as_posix()}” is not in this pack's "
+                f"folder “{FOLDER.parent}”, so the folder is incomplete. Get the pack again."
             )
-    return found
+    return paths
 
 
 def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
@@ -90,13 +90,13 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
         # tokenizers raises plain exceptions when a file cannot be written
         if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
             raise
-        if _exists(DemoSet.at(folder).text_encoder):  # somebody else wrote the same set meanwhile
+        if _exists(DemoSet.at(folder).text_encoder):  # another process wrote the same set meanwhile
             return DemoSet.at(folder)
-        # a FileError's own words name a temporary file, which is gone
+        # a FileError's message names a temporary file, which is gone
         reason = error.__cause__ if isinstance(error, FileError) else error
         raise FileError(
-            f"The demo set cannot be written to “{folder}” ({reason}). Nothing was left behind; free some space or choose "
-            "another folder."
+            f"The demo set cannot be written to “{folder}” ({reason}). Nothing was left behind; free some "
+            "space or choose another folder."
         ) from error
     return DemoSet.at(folder)
 
@@ -104,18 +104,18 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
 def _exists(folder: Path) -> bool:
     try:
         return folder.exists()
-    except OSError:  # a place that the system refuses; writing there will tell why
+    except OSError:  # the system refuses this place; the error of writing there says why
         return False
 
 
 def _write(paths: DemoSet, seed: int) -> None:
-    with torch.random.fork_rng(devices=[]):  # the constructors draw their own first weights
+    with torch.random.fork_rng(devices=[]):  # the constructors draw initial weights
         transformer, vae = SanaVideo(TINY, DEMO), WanVAE(VAE_CONFIG)
     seeded(transformer, seed)
     save_transformer(paths.transformer, transformer.state_dict(), TINY, DEMO.name)
     seeded(vae, seed + 1)
     tensors = vae.state_dict()
-    # random weights overshoot: the last convolution is scaled until pictures stay within the range
+    # random weights overshoot: the last convolution is scaled so that pictures stay within the range
     tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 0.5
     write_tensors(paths.vae, tensors, {"note": "random weights of the demo set"})
     build_demo_text_encoder(paths.text_encoder, seed=seed + 2, width=TINY.caption_channels)

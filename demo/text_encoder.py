@@ -1,8 +1,8 @@
-"""A tiny Gemma-2 with a tokenizer of its own, in the real formats, for the demo model and for the tests.
+"""A tiny Gemma-2 with its tokenizer, in the real formats, for the demo model and for the tests.
 
-Its weights are random but fixed by the seed. It keeps what the real one is relied on for: words melt with the space
-before them, letters that it does not know become bytes, special tokens have Gemma's ids, attention is soft-capped
-and causal.
+Its weights are random but fixed by the seed. It has the properties of the real one that matter here: words
+merge with the space before them, unknown letters become bytes, special tokens have Gemma's ids, attention is
+soft-capped and causal.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 SPACE = "\u2581"
 
-# The words that the demo scenes are told with; each becomes one token.
+# The words of the demo's prompts; each becomes one token.
 _WORDS = """
 a an red orange yellow green blue purple white grey brown black ball square triangle star ring cross floor
 moves left right up down in circle bounces off the walls grows shrinks spins stops turns and over motion score
@@ -26,7 +26,7 @@ moves left right up down in circle bounces off the walls grows shrinks spins sto
 
 def demo_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token ids and merges, in the order of a byte-pair model with byte fallback (as Gemma's)."""
-    # Every letter melts with the space before it first, whatever word it begins.
+    # Every letter first merges with the space before it, whatever word it begins.
     merges = [(SPACE, letter) for letter in ascii_letters] + _learn_merges()
     tokens = [
         *SPECIALS,
@@ -36,7 +36,7 @@ def demo_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         *(chr(code) for code in range(ord("!"), ord("~") + 1)),
         *(left + right for left, right in merges),
     ]
-    # Two merges may make the same token, which keeps its first id.
+    # Two merges may give the same token, which keeps its first id.
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
@@ -50,7 +50,7 @@ def build_demo_text_encoder(folder: Path, *, seed: int = 0, width: int = 32) -> 
 
 
 def _learn_merges() -> list[tuple[str, str]]:
-    """Byte-pair encoding on the words above, each with its space; the pieces themselves settle ties."""
+    """Byte-pair encoding of the words above, each with its space; ties go to the greater pair."""
     split = {word: [word[:2], *word[2:]] for word in (SPACE + word for word in _WORDS.split())}
     merges = []
     while any(len(pieces) > 1 for pieces in split.values()):
@@ -101,7 +101,7 @@ def _write_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[tupl
 
 
 def _random_gemma(vocab_size: int, seed: int, width: int):
-    """A Gemma2Model of 2 layers with seeded weights; the global random state is as before."""
+    """A Gemma2Model of 2 layers with seeded weights. Leaves the global random state unchanged."""
     from transformers import Gemma2Config, Gemma2Model
 
     config = Gemma2Config(
@@ -113,15 +113,15 @@ def _random_gemma(vocab_size: int, seed: int, width: int):
         num_key_value_heads=width // 32,
         head_dim=16,
         query_pre_attn_scalar=16,
-        sliding_window=4096,  # as the real one: never shorter than a prompt with its instruction
-        sana_instruction="",  # pyright: ignore[reportCallIssue]  ours: no words are put before a prompt
+        sliding_window=4096,  # as the real one: never shorter than a prompt with its system prompt
+        sana_instruction="",  # pyright: ignore[reportCallIssue]  ours: no system prompt
     )
-    with torch.random.fork_rng(devices=[]):  # the constructor draws its own first weights
+    with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights
         model = Gemma2Model(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Wide enough that attention has preferences, so a word's embedding depends on the words before it.
+            # large enough that attention has preferences: an embedding depends on the words before it
             parameter.copy_(
                 torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.ndim > 1 else 0.1)
             )

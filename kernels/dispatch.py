@@ -1,8 +1,8 @@
 """Which version of an operation runs, and why not the other one.
 
-auto takes Triton where it can run; reference is the plain version, everywhere; triton is asked for by name and says what is
-missing. The environment variable SANA_VIDEO_KERNELS stands in for auto. fp8 is a precision of the products between Triton
-kernels; it is asked for by name, too.
+auto takes Triton where it can run. reference is the plain version, everywhere. triton, asked for by name,
+says what is missing. The environment variable SANA_VIDEO_KERNELS stands in for auto. fp8, asked for by name too, is
+a precision of the GEMMs between Triton kernels.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
+from torch import Tensor
+
+from .choices import BACKENDS, PRECISIONS
 
 P = ParamSpec("P")
 R = TypeVar("R")
-BACKENDS = ("auto", "triton", "reference")
-PRECISIONS = ("full", "fp8")
 VARIABLE = "SANA_VIDEO_KERNELS"
-CAPABILITY = (8, 0)  # bf16 products in hardware; older GPUs are untried
+CAPABILITY = (8, 0)  # bf16 GEMMs in hardware; older GPUs are untried
 FP8_CAPABILITY = (8, 9)
 INTERPRETED = False  # tests set it: then Triton's interpreter runs the kernels on the CPU, slowly
 DTYPES = (torch.bfloat16, torch.float32)  # sums over a long clip do not fit into float16
@@ -41,15 +42,15 @@ def choose(
 ) -> Choice:  # fmt: skip
     """Raises ValueError for an unknown name, and when Triton or fp8 is asked for by name but cannot run.
 
-    `widths` are those of the products.
+    `widths` are those of the GEMMs.
     """
     set_to = os.environ.get(VARIABLE, "").strip().lower() if wanted == "auto" else ""
     variable = f"the environment variable {VARIABLE}" if set_to else ""
     named = set_to or wanted
     source = f" ({variable})" if variable else ""
-    for what, given, names in ((f"kernels{source}", named, BACKENDS), ("precision", precision, PRECISIONS)):
-        if given not in names:
-            raise ValueError(f"“{given}” is no choice of {what}; choose one of: {', '.join(names)}.")
+    for what, name, names in ((f"kernels{source}", named, BACKENDS), ("precision", precision, PRECISIONS)):
+        if name not in names:
+            raise ValueError(f"“{name}” is no choice of {what}; choose one of: {', '.join(names)}.")
     asked = f"the plain version was asked for by kernels{source}" if named == "reference" else ""
     reason = asked or _refusal(device, dtype, head_dim)
     if reason and named == "triton":
@@ -60,7 +61,7 @@ def choose(
         missing = missing or _fp8_refusal(device, dtype, widths)
         if missing:
             way = f"Change or remove {variable}, or choose" if asked and variable else "Choose"
-            raise ValueError(f"Products in fp8 cannot run here: {missing}. {way} full precision.")
+            raise ValueError(f"GEMMs in fp8 cannot run here: {missing}. {way} full precision.")
     return Choice(not reason, reason, precision == "fp8")
 
 
@@ -100,18 +101,21 @@ def _of_capability(device: torch.device) -> str:
 
 
 def by_device(plain: Callable[P, R]) -> Callable[P, R]:
-    """The operation `plain` of a reference.py: its Triton version where the first tensor lies on a GPU (or interpreted)."""
+    """The operation `plain` of a reference.py; on a GPU (or interpreted) its Triton version.
+
+    The first tensor says where.
+    """
 
     @functools.wraps(plain)
-    def run(*given: P.args, **named: P.kwargs) -> R:
-        first: Any = given[0]
-        x: torch.Tensor = first[0] if isinstance(first, tuple) else first
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = cast("Tensor | tuple[Tensor, ...]", args[0])
+        x = first[0] if isinstance(first, tuple) else first
         if not x.is_cuda and not INTERPRETED:
-            return plain(*given, **named)
+            return plain(*args, **kwargs)
         triton = import_module(f"{plain.__module__.removesuffix('.reference')}.triton_kernel")
         # Triton launches on the current device
         with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-            return getattr(triton, plain.__name__)(*given, **named)
+            return getattr(triton, plain.__name__)(*args, **kwargs)
 
     return run
 

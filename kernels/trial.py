@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import fp8_product, gated_depthwise, linear_attention, residual_norm, temporal_taps
-from .fp8_product import reference as plain_fp8
+from . import fp8_gemm, gated_depthwise, linear_attention, residual_norm, temporal_taps
+from .fp8_gemm import reference as plain_fp8
 from .gated_depthwise import reference as plain_depthwise
 from .linear_attention import reference as plain_attention
 from .residual_norm import reference as plain_norm
@@ -84,9 +84,9 @@ def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
 def _fp8_operations(device: torch.device):
     x = torch.arange(TOKENS * 64, device=device).mul(0.7).sin().view(TOKENS, 64).to(torch.bfloat16)
     rows = plain_fp8.fp8_rows(x)
-    yield fp8_product.fp8_product, plain_fp8.fp8_product, (rows, rows, x[:, 0].clone(), torch.bfloat16)
+    yield fp8_gemm.fp8_gemm, plain_fp8.fp8_gemm, (rows, rows, x[:, 0].clone(), torch.bfloat16)
 
-    def held(version: Callable[[Tensor], fp8_product.Fp8Rows]) -> Callable[[Tensor], Tensor]:
+    def held(version: Callable[[Tensor], fp8_gemm.Fp8Rows]) -> Callable[[Tensor], Tensor]:
         @functools.wraps(version)
         def run(given: Tensor) -> Tensor:
             values, scales = version(given)
@@ -94,7 +94,7 @@ def _fp8_operations(device: torch.device):
 
         return run
 
-    yield held(fp8_product.fp8_rows), held(plain_fp8.fp8_rows), (x,)
+    yield held(fp8_gemm.fp8_rows), held(plain_fp8.fp8_rows), (x,)
 
 
 def _tensors(result: Any) -> list[Tensor]:

@@ -69,10 +69,12 @@ def path_of(kind: Kind, name: str) -> Path:
 
         return getattr(demo_set(), kind.demo)
     if not name or ".." in Path(name).parts or Path(name).is_absolute():
-        raise FileError(f"“{name}” is no name of a file in models/{kind.folder}. Choose one from the list.")
-    found = folder_paths.get_full_path(kind.folder, name)
-    if found is not None:
-        return Path(found)
+        raise FileError(
+            f"“{name}” isn't the name of a file in models/{kind.folder}. Choose one from the list."
+        )
+    path = folder_paths.get_full_path(kind.folder, name)
+    if path is not None:
+        return Path(path)
     if kind is TEXT_ENCODER:
         for base in folder_paths.get_folder_paths(kind.folder):
             if (Path(base) / name / "config.json").is_file():
@@ -104,7 +106,7 @@ def check(kind: Kind, name: str | None) -> bool | str:
 
 def saved_states() -> list[str]:
     """States in output/sana_states and input, as ComfyUI annotates file names; the newest first."""
-    found: list[tuple[float, str]] = []
+    names: list[tuple[float, str]] = []
     places = (
         (folder_paths.get_output_directory(), STATES, "output"),
         (folder_paths.get_input_directory(), "", "input"),
@@ -113,8 +115,8 @@ def saved_states() -> list[str]:
         for path in Path(root, folder).rglob("*.safetensors"):
             if not path.name.startswith("."):
                 with suppress(OSError):  # gone meanwhile, or a link to nowhere
-                    found.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
-    return [name for _, name in sorted(found, reverse=True)]
+                    names.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
+    return [name for _, name in sorted(names, reverse=True)]
 
 
 def saved_state(name: str) -> Path:

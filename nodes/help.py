@@ -23,9 +23,9 @@ class Page(NamedTuple):
 def page(node_id: str) -> Page:
     """The parts of a help page that a schema needs: title, first paragraph, and both tables."""
     text = (PAGES / f"{node_id}.md").read_text(encoding="utf-8")
-    title, description = re.match(r"# (.+)\n\n(.+)\n", text).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    title, paragraph = re.match(r"# (.+)\n\n((?:.+\n)+)", text).groups()  # pyright: ignore[reportOptionalMemberAccess]
     tables = [dict(re.findall(r"^\| (\w+) \| (.+) \|$", part, re.M)) for part in text.split("\n## ")[1:3]]
-    return Page(title, description, *tables)
+    return Page(title, " ".join(paragraph.split()), *tables)
 
 
 def schema(node_id: str, category: str, inputs: list[Any], outputs: list[Any], **options: Any) -> io.Schema:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sana_video_core.config import FAMILIES
+from ..sana_video_core.config import BACKENDS, FAMILIES, PRECISIONS
 from .files import LORA, TEXT_ENCODER, TRANSFORMER, VAE, check, choices, path_of
 from .help import schema
 from .sockets import TextEncoder, Vae
 
-KERNELS = ["auto", "triton", "reference"]  # kernels/dispatch.py tells what they mean
-PRECISIONS = ["full", "fp8"]  # of the large products
 PUBLISHED = [name for name in FAMILIES if name != "demo"]
 
 
@@ -23,8 +21,12 @@ class SanaVideoModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input("model_name", options=choices(TRANSFORMER)),
                 io.Combo.Input("family", options=["auto", *PUBLISHED], default="auto"),
-                io.Combo.Input("kernels", options=KERNELS, default="auto", optional=True, advanced=True),
-                io.Combo.Input("precision", options=PRECISIONS, default="full", optional=True, advanced=True),
+                io.Combo.Input(
+                    "kernels", options=[*BACKENDS], default=BACKENDS[0], optional=True, advanced=True
+                ),
+                io.Combo.Input(
+                    "precision", options=[*PRECISIONS], default=PRECISIONS[0], optional=True, advanced=True
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             search_aliases=["sana", "longsana", "longlive", "load diffusion model", "unet loader"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sana_video_core.config import CLIP_SAMPLERS
 from .help import schema
 from .sockets import vae_input
 
@@ -13,12 +14,12 @@ class SanaVideoSigmas(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "SanaVideoSigmas",
-            "clip",
+            "sampling",
             inputs=[
                 io.Int.Input("steps", default=50, min=1, max=1000),
                 io.Float.Input("shift", default=8.0, min=0.01, max=100.0, step=0.01),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01),
-                io.Combo.Input("grid", options=["dpm++", "euler"], default="dpm++", advanced=True),
+                io.Combo.Input("grid", options=[*CLIP_SAMPLERS], default=CLIP_SAMPLERS[0], advanced=True),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
             search_aliases=["scheduler", "basic scheduler", "flow shift"],
@@ -38,7 +39,7 @@ class SanaVideoEmptyLatent(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "SanaVideoEmptyLatent",
-            "clip",
+            "sampling",
             inputs=[
                 io.Model.Input("model"),
                 io.Int.Input("width", default=832, min=16, max=4096, step=16),

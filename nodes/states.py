@@ -29,12 +29,12 @@ class SanaVideoStateInfo(io.ComfyNode):
 
     @classmethod
     def execute(cls, state) -> io.NodeOutput:
-        from ..bridge.stream_model import filmstrip_of
+        from ..bridge.previews import filmstrip_of
         from ..sana_video_core.streaming.report import report
 
-        stream, words, strip = state.state, report(state.state), filmstrip_of(state.state)
-        shown = ui.PreviewImage(strip, cls=cls).as_dict() | ui.PreviewText(words).as_dict()
-        return io.NodeOutput(state, words, len(stream.story), stream.seconds, strip, ui=shown)
+        stream, text, strip = state.state, report(state.state), filmstrip_of(state.state)
+        shown = ui.PreviewImage(strip, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(state, text, len(stream.history), stream.seconds, strip, ui=shown)
 
 
 class SanaVideoSaveState(io.ComfyNode):
@@ -77,12 +77,12 @@ class SanaVideoLoadState(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file) -> str:
         """A file that was written anew is read anew."""
-        found = saved_state(file).stat()
-        return f"{found.st_mtime_ns} {found.st_size}"
+        status = saved_state(file).stat()
+        return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        from ..bridge.stream_model import parking_place
+        from ..bridge.devices import intermediate_device
         from ..sana_video_core.streaming.state_file import load_state
 
-        return io.NodeOutput(SocketState.of(load_state(saved_state(file)).to(parking_place())))
+        return io.NodeOutput(SocketState.of(load_state(saved_state(file)).to(intermediate_device())))

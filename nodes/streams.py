@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sana_video_core.config import PROMPT_CHANGES, STREAM_SAMPLERS
 from ..sana_video_core.shapes import ChunkRule
 from .help import schema
 from .sockets import SocketState, State, TextEncoder, vae_input
@@ -45,17 +46,19 @@ class SanaVideoStart(io.ComfyNode):
                 io.Int.Input("width", default=832, min=16, max=4096, step=16),
                 io.Int.Input("height", default=480, min=16, max=4096, step=16),
                 io.Int.Input("batch_size", default=1, min=1, max=16),
+                io.Int.Input("window", default=0, min=0, max=LONGEST, optional=True, advanced=True),
             ],
             outputs=[State.Output(display_name="state")],
             search_aliases=["empty latent video", "begin", "new stream", "long video"],
         )
 
     @classmethod
-    def execute(cls, model, width, height, batch_size) -> io.NodeOutput:
+    def execute(cls, model, width, height, batch_size, window=0) -> io.NodeOutput:
         from ..bridge.stream_model import HostedModel
         from ..sana_video_core.streaming.stream import start
 
-        state = start(HostedModel(model), height=height, width=width, batch=batch_size)
+        back = window or None  # 0: the whole past
+        state = start(HostedModel(model), height=height, width=width, batch=batch_size, window=back)
         return io.NodeOutput(SocketState.of(state))
 
 
@@ -87,7 +90,6 @@ class SanaVideoPrime(io.ComfyNode):
 class SanaVideoBlockSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        changes = ["recache", "keep", "cut"]
         return schema(
             "SanaVideoBlockSampler",
             "stream",
@@ -98,8 +100,10 @@ class SanaVideoBlockSampler(io.ComfyNode):
                 io.Int.Input("chunks", default=1, min=1, max=LONGEST),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
                 io.Int.Input("steps", default=4, min=1, max=1000, advanced=True),
-                io.Combo.Input("sampler", options=["few_step", "euler"], default="few_step", advanced=True),
-                io.Combo.Input("on_prompt_change", options=changes, default="recache"),
+                io.Combo.Input(
+                    "sampler", options=[*STREAM_SAMPLERS], default=STREAM_SAMPLERS[0], advanced=True
+                ),
+                io.Combo.Input("on_prompt_change", options=[*PROMPT_CHANGES], default=PROMPT_CHANGES[0]),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -128,5 +132,5 @@ class SanaVideoBlockSampler(io.ComfyNode):
         from ..bridge.sampling import extend_with, latents_since
 
         options = {"seed": seed, "steps": steps, "sampler": sampler, "on_prompt_change": on_prompt_change}
-        after = extend_with(model, positive, state.state, chunks, options)
+        after = extend_with(model, positive, state.state, chunks, **options)
         return io.NodeOutput(latents_since(state.state, after), SocketState.of(after), after.frames)

@@ -7,10 +7,26 @@ a block-causal model carry the same names and shapes as those of a bidirectional
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+# this file and transformer/ops.py are the only doors to the kernels
+from ..kernels.choices import BACKENDS as BACKENDS
+from ..kernels.choices import PRECISIONS as PRECISIONS
 from .errors import InputError
 from .shapes import ChunkRule, Compression
+
+# Every list of choices stands once, here: for nodes, the command line, and the functions that check them.
+STREAM_SAMPLERS = ("few_step", "euler")
+CLIP_SAMPLERS = ("dpm++", "euler")
+PROMPT_CHANGES = ("recache", "keep", "cut")
+GUIDANCE = ("batched", "sequential")  # both branches in one call of twice the batch, or one after the other
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises InputError, with the choices, unless `value` is one of them."""
+    if value not in choices:
+        raise InputError(f"{name} is “{value}”; choose one of: {', '.join(choices)}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +70,19 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VAESpec:
+    """What a family has to know of its VAE. The network itself is in vae/."""
+
+    name: str
+    channels: int
+    time_stride: int  # frames per latent frame, but for the first, which is 1 frame
+    space_stride: int  # pixels per latent, each way
+    means: tuple[float, ...] = ()  # channel by channel in VAE space; model space is free of both.
+    deviations: tuple[float, ...] = ()  # Empty where only the VAE's file has them.
+    built_in: bool = True  # vae/ can encode and decode; if not, a host's own VAE does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """The rules of one published model: how it is sampled, and what its latents mean."""
 
@@ -61,8 +90,7 @@ class Family:
     title: str
     causal: bool
     config: TransformerConfig
-    compression: Compression
-    vae: str
+    vae: VAESpec
     height: int
     width: int
     fps: int
@@ -71,6 +99,31 @@ class Family:
     shift: float = 8.0
     cfg: float = 1.0
     chunks: ChunkRule = field(default_factory=ChunkRule)
+
+    @property
+    def compression(self) -> Compression:
+        """How pixels become tokens: the VAE's strides and the transformer's patches."""
+        return Compression(self.vae.time_stride, self.vae.space_stride, self.config.patch)
+
+
+# fmt: off
+WAN_2_1 = VAESpec(
+    name="Wan 2.1",
+    channels=16,
+    time_stride=4,
+    space_stride=8,
+    # what the training videos' latents measured
+    means=(
+        -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+        0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+    ),
+    deviations=(
+        2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+        3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+    ),
+)
+# fmt: on
+LTX_2 = VAESpec(name="LTX-2", channels=128, time_stride=8, space_stride=32, built_in=False)
 
 
 def _published(channels: int, patch: int) -> TransformerConfig:
@@ -90,9 +143,8 @@ SANA_VIDEO_480P = Family(
     name="sana_video_480p",
     title="SANA-Video 2B 480p, bidirectional",
     causal=False,
-    config=_published(channels=16, patch=2),
-    compression=Compression(time=4, space=8, patch=2),
-    vae="Wan 2.1",
+    config=_published(channels=WAN_2_1.channels, patch=2),
+    vae=WAN_2_1,
     height=480,
     width=832,
     fps=16,
@@ -104,9 +156,8 @@ SANA_VIDEO_720P = Family(
     name="sana_video_720p",
     title="SANA-Video 2B 720p, bidirectional, LTX-2 latents",
     causal=False,
-    config=_published(channels=128, patch=1),
-    compression=Compression(time=8, space=32, patch=1),
-    vae="LTX-2",
+    config=_published(channels=LTX_2.channels, patch=1),
+    vae=LTX_2,
     height=704,
     width=1280,
     fps=16,
@@ -130,7 +181,7 @@ DEMO = replace(
     height=128,
     width=128,
     config=TransformerConfig(
-        channels=16,
+        channels=WAN_2_1.channels,
         patch=2,
         width=168,
         depth=6,

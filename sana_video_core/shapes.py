@@ -75,9 +75,13 @@ class Compression:
         """Frames that a scene of `latent_frames` latent frames decodes to (0 for none)."""
         return max(0, (latent_frames - 1) * self.time + 1)
 
+    def latent_frames_of(self, frames: int) -> int:
+        """Latent frames that the first `frames` frames of a scene come from (0 for none)."""
+        return (frames - 1) // self.time + 1 if frames > 0 else 0
+
     def whole_frames(self, frames: int) -> int:
         """The largest possible clip length that is not longer than `frames`."""
-        return self.frames((frames - 1) // self.time + 1) if frames > 0 else 0
+        return self.frames(self.latent_frames_of(frames))
 
 
 @dataclass(frozen=True, slots=True)

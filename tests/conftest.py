@@ -44,8 +44,8 @@ if PACKAGE not in sys.modules:
     load_checkout(PACKAGE, ROOT)
 
 
-# Where there is no ComfyUI in this process, its double answers to its names.
-importlib.import_module(f"{PACKAGE}.standalone").use_double()
+# Where there is no ComfyUI in this process, the fake one is imported in its place.
+importlib.import_module(f"{PACKAGE}.standalone").use_fake_comfy()
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def toy_classes():
-    """Toy nodes by class name, loaded against the double; a real ComfyUI loads the same folder as a pack."""
+    """Toy nodes by class name, loaded with the fake ComfyUI; a real ComfyUI loads the same folder as a pack."""
     toy = importlib.import_module("support.toy")
     by_id = importlib.import_module(f"{PACKAGE}.standalone.engine.graph").by_id
     nodes = [toy.Start, toy.Block, toy.Show, toy.Lazy, toy.Checked, toy.Blocks, toy.Own, toy.Fails]

@@ -36,11 +36,11 @@ def test_chained_is_single(dtype, park):
     model = PACK.tiny_model(head=112, heads=4).to("cuda", dtype)
     size = {"height": 64, "width": 96}
     single = checks_stream.run(
-        PACK, model, checks_stream.begin(PACK, model, **size), plan=(3, 2, 2), park=park
+        PACK, model, checks_stream.begin(PACK, model, **size), plan=(3, 2, 2), device=park
     )
     chained = checks_stream.begin(PACK, model, **size)
     for length in (3, 2, 2):
-        chained = checks_stream.run(PACK, model, chained, plan=(length,), park=park)
+        chained = checks_stream.run(PACK, model, chained, plan=(length,), device=park)
     checks_stream.assert_same_state(single, chained)
     assert {tensor.device.type for tensor in chained.tensors()} == {park}
 
@@ -178,7 +178,7 @@ def _eight_bits():
 def test_rows_in_8_bits():
     """The plain version's values, but where a reciprocal in place of a division falls on the other side of a tie."""
     _eight_bits()
-    plain, fast = _kernels("fp8_product")
+    plain, fast = _kernels("fp8_gemm")
     for shape in ((1, 16), (5, 2240), (3, 7, 6720)):
         (x,) = _draw(shape, dtype=torch.bfloat16)
         x.view(-1, shape[-1])[0] = 0
@@ -207,14 +207,14 @@ def test_rows_in_8_bits():
 def test_product_in_8_bits():
     """The product of what 8 bits hold, but for sums in 14 bits and a result in bf16."""
     _eight_bits()
-    plain, fast = _kernels("fp8_product")
+    plain, fast = _kernels("fp8_gemm")
     for m, k, n in ((1, 16, 16), (65, 2240, 6720), (1560, 6720, 2240)):
         x, weight, bias = _draw((m, k), (n, k), (n,), dtype=torch.bfloat16)
         rows, ready = plain.fp8_rows(x), plain.fp8_rows(weight)
-        truth = plain.fp8_product(rows, ready, bias, torch.float32)
-        found = fast.fp8_product(rows, ready, bias, torch.bfloat16)
+        truth = plain.fp8_gemm(rows, ready, bias, torch.float32)
+        found = fast.fp8_gemm(rows, ready, bias, torch.bfloat16)
         assert _relative(found, truth) < 4e-3
-        assert same(found, fast.fp8_product(rows, ready, bias, torch.bfloat16, torch.empty_like(found)))
+        assert same(found, fast.fp8_gemm(rows, ready, bias, torch.bfloat16, torch.empty_like(found)))
 
 
 @torch.no_grad()

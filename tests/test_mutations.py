@@ -225,8 +225,8 @@ MUTATIONS = {
     "memory not added to": (
         MODEL,
         f"{CORE}/transformer/memory.py",
-        "BlockState(*(self.past + own), tail)",
-        "BlockState(*own, tail)",
+        "SumMemory(*(self.past + own), tail)",
+        "SumMemory(*own, tail)",
     ),
     "window one too long": (
         MODEL,
@@ -330,7 +330,7 @@ MUTATIONS = {
     "recache at the wrong position": (
         STREAM,
         f"{CORE}/streaming/chunk_runner.py",
-        "replace(state, story=state.story[:-1])",
+        "replace(state, history=state.history[:-1])",
         "replace(state, scene=state.scene)",
     ),
     "cut keeps the memory": (

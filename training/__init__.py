@@ -1,1 +1,1 @@
-"""Scenes that we draw ourselves, and the training of the demo model on them. Not part of the installed pack."""
+"""Draws scenes, and trains the demo model on them. Not part of the installed pack."""

@@ -1,4 +1,4 @@
-"""What a training goes on from, in files that stay small: one set of tensors, cut into parts of at most 15 MiB."""
+"""Checkpoints of a training in small files: one set of tensors, split into parts of at most 15 MiB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST = 15 * 2**20
 
 
 def save_parts(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> list[Path]:
-    """Write NAME-1.safetensors, NAME-2.safetensors, … in place of those that were there."""
+    """Write NAME-1.safetensors, NAME-2.safetensors, … and remove older parts."""
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
     for key in sorted(tensors):
@@ -35,7 +35,7 @@ def save_parts(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> list[P
 
 
 def load_parts(folder: Path, name: str) -> dict[str, Tensor] | None:
-    """The tensors of `save_parts`; None where there are none. Raises FileError when parts are not all of one save."""
+    """The tensors of `save_parts`, or None. Raises FileError when the parts are not all from one save."""
     paths = sorted(folder.glob(f"{name}-*.safetensors"))
     if not paths:
         return None
@@ -45,14 +45,14 @@ def load_parts(folder: Path, name: str) -> dict[str, Tensor] | None:
         part, metadata = read_tensors(path)
         if metadata.get("parts") != str(len(paths)):
             raise FileError(
-                f"“{folder}” has {len(paths)} parts of the training “{name}”, but {path.name} belongs to a set of "
-                f"{metadata.get('parts')}. Bring all parts of one set, or remove them to begin anew."
+                f"“{folder}” has {len(paths)} parts of the training “{name}”, but {path.name} belongs to a "
+                f"set of {metadata.get('parts')}. Bring all parts of one set, or remove them to begin anew."
             )
         saves.add(metadata.get("save"))
         tensors.update(part)
     if len(saves) > 1:
         raise FileError(
-            f"The parts of the training “{name}” in “{folder}” were not saved together. Bring all parts of one save, "
-            "or remove them to begin anew."
+            f"The parts of the training “{name}” in “{folder}” were not saved together. Bring all parts of "
+            "one save, or remove them to begin anew."
         )
     return tensors

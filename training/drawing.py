@@ -1,6 +1,6 @@
-"""Stories as pictures: a shaded shape with its shadow over a floor, with soft edges; on any device.
+"""Draws stories: a shaded shape with its shadow over a floor, with soft edges; on any device.
 
-B stories, T frames, H W rows and columns. A picture is a torus: what leaves on one side comes in on the other.
+B stories, T frames, H W rows and columns. A picture is a torus: what leaves on one side enters on the other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .scenes import SHAPES, Track
 
-LIGHT = (-0.5, -0.7)  # where the light comes from
+LIGHT = (-0.5, -0.7)  # the direction of the light
 FLOOR_ROWS = (0.72, 1.28)  # the floor's brightness in its first and its last row
 SHADOW = (0.025, 0.045)  # where the shadow falls, in heights of the picture
 
@@ -37,7 +37,7 @@ def draw(track: Track, height: int, width: int, device: torch.device | str = "cp
 
 
 def _offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Each pixel's way from the shape's centre [N, H, W], the short way round the torus."""
+    """Each pixel's offset from the shape's centre [N, H, W], the short way around the torus."""
     aspect = width / height
     xs = (torch.arange(width, device=centre.device) + 0.5) / height
     ys = (torch.arange(height, device=centre.device) + 0.5) / height
@@ -79,13 +79,13 @@ def _square(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor, y: Tensor) -> Tensor:
-    """Three sides, one corner up."""
+    """Three sides, with one corner up."""
     slanted = x.abs() * math.cos(math.pi / 6) - y * 0.5
     return torch.maximum(slanted, y) - 0.56
 
 
 def _star(x: Tensor, y: Tensor) -> Tensor:
-    """Five points: the straight edge from a point to the next dent, by symmetry in one tenth of the turn."""
+    """Five points: the straight edge from a point to the next dent, repeated by symmetry ten times."""
     turn = 2 * math.pi / 5
     around = torch.atan2(x, -y)
     around = (torch.remainder(around + turn / 2, turn) - turn / 2).abs()
@@ -116,10 +116,10 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def draw_pieces(
     track: Track, height: int, width: int, frames: int, device: torch.device | str
 ) -> Iterator[Tensor]:
-    """The same frames, the first one alone and then `frames` at a time: as an encoder takes them."""
+    """The same frames, the first one alone and then `frames` at a time, as an encoder takes them."""
     total, start = track.radius.shape[1], 0
     while start < total:
         end = 1 if start == 0 else min(total, start + frames)
-        part = Track(*(tensor[:, start:end] for tensor in track[:5]), track.shape)
+        part = Track(*(tensor[:, start:end] for tensor in track[:5]), shape=track.shape)
         yield draw(part, height, width, device)
         start = end

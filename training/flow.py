@@ -1,10 +1,10 @@
 """Block-causal flow matching: a transformer and its text encoder learn to continue our scenes chunk by chunk.
 
-A chunk is denoised at its own noise level while the past comes from the real streaming memory, through which gradients
-flow. v = noise - clean is what the network predicts. Levels never fall from one chunk to the next (earlier chunks are
-cleaner or equal), as in the original's train_video_ivjoint_chunk.py; what a chunk leaves in the memory is the truth,
-or, the more often the longer the training lasts, the network's own estimate from its level: errors as sampling makes
-them, with the truth as target.
+Each chunk has its own noise level. The past comes from the real streaming memory, and gradients flow through
+it. The network predicts v = noise - clean. Levels never fall from one chunk to the next (earlier chunks are
+cleaner or equal), as in the original's train_video_ivjoint_chunk.py. What a chunk leaves in the memory is the
+truth or, more often as training proceeds, the network's estimate: errors as sampling makes them, with the
+truth as target.
 
 B clips, K chunks, F latent frames, L tokens, D width.
 """
@@ -23,15 +23,15 @@ from ..sana_video_core.transformer.model import PreparedText, SanaVideo
 from .latents import Clips, chunk_place
 
 GRID = few_step_sigmas(4)[:-1]  # 1, 0.96, 0.889, 0.727
-OPENING = 4.0  # how much the first latent frame of a stream counts: the decoder makes a picture of it alone
-WORDLESS = 0.1  # of the clips are learned without their sentence: then guidance works
-RECACHED = 0.5  # of the changes of sentence; the others keep the memory as it is
+OPENING = 4.0  # weight of a stream's first latent frame, from which alone the decoder makes a picture
+WORDLESS = 0.1  # share of clips that are learned without their sentence, so that guidance works
+RECACHED = 0.5  # share of the changes of sentence; the others keep the memory as it is
 SMEAR = 0.08  # the largest noise level on what the memory reads as clean
 
 
 @dataclass(frozen=True)
 class Learner:
-    """The two networks that learn together."""
+    """The two networks that are trained together."""
 
     model: SanaVideo
     encoder: TextEncoder
@@ -56,9 +56,9 @@ class Words:
         return self.learner.model.prepare_text(self.embeddings[:, chunk], self.mask[:, chunk])
 
     def absorbing(self, chunk: int, generator: torch.Generator) -> PreparedText:
-        """The words under which a chunk is absorbed before the next: its own (keep), or the next one's (recache).
+        """The text with which a chunk is absorbed before the next: its text (keep) or the next one (recache).
 
-        That is what a stream does; where the sentence stays the same, both are the same.
+        A stream does the same. Where the sentence doesn't change, both are equal.
         """
         size, device = len(self.mask), self.mask.device
         now = (torch.rand(size, generator=generator, device=device) < RECACHED)[:, None]
@@ -68,9 +68,9 @@ class Words:
 
 
 def draw_levels(batch: int, chunks: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Noise levels [B, K] in (0, 1], whole thousandths, never falling along K; half of the rows hold one level.
+    """Noise levels [B, K] in (0, 1], whole thousandths, never falling along K; constant in half of the rows.
 
-    Half of all draws are on the grid of the four-step sampler, the others anywhere, more of them where noise is high.
+    Half of all draws are on the grid of the four-step sampler, the others anywhere, denser at high noise.
     """
 
     def uniform(*size: int) -> Tensor:
@@ -86,7 +86,7 @@ def draw_levels(batch: int, chunks: int, generator: torch.Generator, device: tor
 
 
 def noised(clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-    """clean [B, C, F, H, W] at the levels [B]."""
+    """clean [B, C, F, H, W] with noise of the levels [B]."""
     level = level.view(-1, 1, 1, 1, 1)
     return (1 - level) * clean + level * noise
 
@@ -94,21 +94,21 @@ def noised(clean: Tensor, level: Tensor, noise: Tensor) -> Tensor:
 def estimate(
     learner: Learner, x: Tensor, level: Tensor, text: PreparedText, memory: Memory | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """The velocity at x [B, C, F, H, W] and the clean latents that it points to."""
+    """The velocity at x [B, C, F, H, W], and the clean latents that it points to."""
     first, _ = chunk_place(chunk)
     velocity = learner.model(x, 1000 * level, text, memory=memory, first_frame=first)
     return velocity, x - level.view(-1, 1, 1, 1, 1) * velocity
 
 
 def smeared(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Clean latents with a little noise, a different little for each clip."""
+    """Clean latents with a little noise, of another level for each clip."""
     level = SMEAR * torch.rand(len(clean), generator=generator, device=clean.device)
     return noised(clean, level, normal(clean, generator))
 
 
-def mean_error(velocity: Tensor, wanted: Tensor, chunk: int) -> Tensor:
-    """The mean square of the difference [B, C, F, H, W]; in a first chunk, frame 0 counts OPENING times."""
-    errors = (velocity - wanted).square().mean((0, 1, 3, 4))
+def mean_error(velocity: Tensor, target: Tensor, chunk: int) -> Tensor:
+    """The mean squared error [B, C, F, H, W]; in a first chunk, frame 0 counts OPENING times."""
+    errors = (velocity - target).square().mean((0, 1, 3, 4))
     weights = torch.ones_like(errors)
     if chunk == 0:
         weights[0] = OPENING
@@ -116,13 +116,13 @@ def mean_error(velocity: Tensor, wanted: Tensor, chunk: int) -> Tensor:
 
 
 def _sometimes_wordless(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """The masks [B, K, L], of some clips `wordless`."""
+    """The masks [B, K, L], `wordless` in some clips."""
     chosen = torch.rand(len(mask), 1, 1, generator=generator, device=mask.device) < WORDLESS
     return torch.where(chosen, wordless(mask), mask)
 
 
 def wordless(mask: Tensor) -> Tensor:
-    """Only the first of the tokens [B, K, L]: that is what an encoder makes of an empty sentence."""
+    """Only the first of the tokens [B, K, L], as an encoder makes it of an empty sentence."""
     return mask & (torch.arange(mask.shape[2], device=mask.device) == 0)
 
 
@@ -131,9 +131,9 @@ def normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def flow_loss(
-    learner: Learner, clips: Clips, rows: Tensor, own: float, generator: torch.Generator
+    learner: Learner, clips: Clips, rows: Tensor, estimated: float, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean loss of some clips over all their chunks; `own` is the share of estimates in the memory."""
+    """The mean loss of some clips over all chunks; `estimated` is the share of estimates in the memory."""
     words = Words(learner, clips.tokens[rows], _sometimes_wordless(clips.mask[rows], generator))
     levels = draw_levels(len(rows), clips.chunks, generator, rows.device)
     memory: Memory | None = None
@@ -149,8 +149,7 @@ def flow_loss(
         x = noised(clean, levels[:, chunk], noise)
         velocity, guess = estimate(learner, x, levels[:, chunk], words.of(chunk), memory, chunk)
         losses.append(mean_error(velocity, noise - clean, chunk))
-        mine = torch.rand(len(rows), 1, 1, 1, 1, generator=generator, device=rows.device) < own
-        seen = torch.where(mine, guess.detach(), smeared(clean, generator))
+        chosen = torch.rand(len(rows), 1, 1, 1, 1, generator=generator, device=rows.device) < estimated
+        seen = torch.where(chosen, guess.detach(), smeared(clean, generator))
     every = torch.stack(losses)
-    told = {"first": every[0].detach(), "later": every[1:].detach().mean()}
-    return every.mean(), told
+    return every.mean(), {"first": every[0].detach(), "later": every[1:].detach().mean()}

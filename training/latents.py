@@ -1,4 +1,4 @@
-"""Stories as a training reads them: encoded once, with the sentence of every chunk as tokens.
+"""Stories as training data: encoded once, with the sentence of every chunk as tokens.
 
 N stories, K chunks, F latent frames, L tokens.
 """
@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..sana_video_core.config import WAN_2_1
 from ..sana_video_core.text.encoder import TextEncoder, motion_suffix
-from ..sana_video_core.vae.wan_vae import WanVAE, to_model_space
+from ..sana_video_core.vae.statistics import to_model_space
+from ..sana_video_core.vae.wan_vae import WanVAE
 from .drawing import draw_pieces
 from .scenes import Story, Track, random_story, track
 
 FIRST, NEXT = 11, 10  # latent frames of a chunk
 TOKENS = 32  # the longest sentence has fewer
-MOTION_SCORES = (None, None, 10, 20, 30)  # what a text node may put behind a sentence
+MOTION_SCORES = (None, None, 10, 20, 30)  # what a text node may append to a sentence
 BATCH = 64  # stories that are drawn and encoded at a time
 
 
@@ -50,7 +52,7 @@ def chunk_place(number: int) -> tuple[int, int]:
 
 
 def tokens_of(encoder: TextEncoder, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Token ids [N, L] and mask [N, L] as the encoder makes them of these texts, without its long padding."""
+    """Token ids [N, L] and mask [N, L] of these texts as the encoder makes them, without its long padding."""
     ids = torch.full((len(texts), TOKENS), encoder.tokenizer.pad_token_id)
     mask = torch.zeros(len(texts), TOKENS, dtype=torch.bool)
     for row, text in enumerate(texts):
@@ -64,7 +66,7 @@ def tokens_of(encoder: TextEncoder, texts: Sequence[str]) -> tuple[Tensor, Tenso
 def make_clips(
     vae: WanVAE, encoder: TextEncoder, *, seed: int, count: int, chunks: int, side: int, device: torch.device
 ) -> Clips:
-    """`count` stories, numbered from `seed` on, drawn and encoded on `device`; their frames are never all there."""
+    """`count` stories from seed `seed` on, drawn and encoded on `device` in batches that fit in memory."""
     stories = [random_story(seed + i, chunks) for i in range(count)]
     words = [sentence(story, chunk) for story in stories for chunk in range(chunks)]
     ids, mask = tokens_of(encoder, words)
@@ -76,7 +78,7 @@ def make_clips(
 
 
 def sentence(story: Story, chunk: int) -> str:
-    """What is said while a chunk is made; one of several motion scores behind it, the same for the whole shot."""
+    """The sentence of a chunk, followed by one of several motion scores, the same for the whole shot."""
     shot = story.shot_of(chunk)
     score = random.Random(f"score {story.seed} {shot.sentence}").choice(MOTION_SCORES)
     return shot.sentence + motion_suffix(score)
@@ -90,4 +92,4 @@ def _encoded(vae: WanVAE, path: Track, side: int, device: torch.device) -> Tenso
         x, cache = vae.encoder(pixels.to(dtype).contiguous(memory_format=layout), cache)
         moments.append(x)
     means = vae.conv1(torch.cat(moments, dim=2))[:, : vae.config.latent_channels]
-    return to_model_space(means).bfloat16()
+    return to_model_space(means, WAN_2_1).bfloat16()

@@ -1,4 +1,4 @@
-"""What every stage of a training shares: steps until it is done or its time is up, a log, a checkpoint."""
+"""The loop of every training stage: steps until they are done or time is up, a log, checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .optimiser import Optimiser
 
 SHOWN = 25  # steps between two lines of the log
 KEPT = 500  # steps between two checkpoints
-ASKED = 10  # steps between two questions of many processes whether time is up
+ASKED = 10  # steps between two checks of several processes whether time is up
 
 
 def train(
@@ -31,10 +31,10 @@ def train(
 ) -> bool:
     """Call `step(number)`, which leaves gradients, until all steps are done. Returns whether they are.
 
-    It goes on from the parts in `folder` if there are any. At the moment `until` (of time.monotonic), or after Ctrl-C
-    and the step in progress, it stops; then, and now and then before, the parts hold all that is needed to go on.
-    NAME.jsonl collects the means of what `step` tells, in tensors that nobody waits for before a line is due.
-    Raises KeyboardInterrupt after Ctrl-C, with everything kept.
+    Resumes from the parts in `folder` if there are any. Stops at the moment `until` (of time.monotonic), or
+    after Ctrl-C and the step in progress. Saves the parts then and every KEPT steps. NAME.jsonl collects the
+    means of what `step` returns; its tensors are only read when a line is due.
+    Raises KeyboardInterrupt after Ctrl-C, with everything saved.
     """
     before = load_parts(folder, name)
     if before is not None:
@@ -43,16 +43,16 @@ def train(
     began, shown = time.monotonic(), optimiser.done
     with _heard() as stop:
         while optimiser.done < optimiser.steps and not _over(until, optimiser.done, stop):
-            told = step(optimiser.done)
-            told = {**told, "gradient": optimiser.update()}
-            # steps of different kinds tell different things
-            sums |= {key: sums.get(key, 0.0) + value for key, value in told.items()}
+            values = step(optimiser.done)
+            values = {**values, "gradient": optimiser.update()}
+            # steps of different kinds return different values
+            sums |= {key: sums.get(key, 0.0) + value for key, value in values.items()}
             if optimiser.done % SHOWN == 0:
                 means = {
                     key: round(float(value) / (optimiser.done - shown), 5) for key, value in sums.items()
                 }
                 line = {"step": optimiser.done, **means, "seconds": round(time.monotonic() - began, 1)}
-                _tell(folder / f"{name}.jsonl", line)
+                _log(folder / f"{name}.jsonl", line)
                 sums, shown = {}, optimiser.done
             if optimiser.done % KEPT == 0 and optimiser.done < optimiser.steps:
                 _keep(folder, name, optimiser)
@@ -69,7 +69,7 @@ def _keep(folder: Path, name: str, optimiser: Optimiser) -> None:
 
 @contextmanager
 def _heard() -> Iterator[list[int]]:
-    """Ctrl-C is put into a list, and raised by nobody in the middle of a step."""
+    """Ctrl-C is added to a list, so that it doesn't interrupt a step."""
     stop: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -86,7 +86,7 @@ def _first() -> bool:
 
 
 def _over(until: float, step: int, stop: list[int]) -> bool:
-    """Whether the first process says that time is up; all have to stop at the same step. It is asked now and then."""
+    """Whether the first process says that time is up; all have to stop at the same step."""
     over = bool(stop) or time.monotonic() > until
     if not dist.is_initialized():
         return over
@@ -97,7 +97,7 @@ def _over(until: float, step: int, stop: list[int]) -> bool:
     return answer[0]
 
 
-def _tell(path: Path, line: dict[str, float]) -> None:
+def _log(path: Path, line: dict[str, float]) -> None:
     if _first():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

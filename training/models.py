@@ -1,4 +1,4 @@
-"""The demo's transformer and text encoder at the beginning of a training."""
+"""The demo's transformer and text encoder before training."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .flow import Learner
 def fresh_learner(
     encoder: TextEncoder, device: torch.device, dtype: torch.dtype, *, seed: int = 0
 ) -> Learner:
-    """Both networks with first weights that depend on the seed alone."""
+    """Both networks with initial weights that depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SanaVideo(DEMO.config, DEMO)
-        _first_weights(model)
+        _initialise(model)
     model = model.to(device, dtype)
     encoder.model.to(device, dtype).train()
     return Learner(model.train(), encoder)
@@ -35,9 +35,11 @@ def fresh_encoder(seed: int = 0) -> TextEncoder:
         return load_text_encoder(folder)
 
 
-def _first_weights(model: SanaVideo) -> None:
-    """Every block begins close to the identity, and the network with a velocity of zero (as the original's
-    `initialize_weights`, but for the scale of the captions)."""
+def _initialise(model: SanaVideo) -> None:
+    """Initialise every block close to the identity, and the network to a velocity of zero.
+
+    As the original's `initialize_weights`, except for the scale of the captions.
+    """
     for name, parameter in model.named_parameters():
         if "norm" in name:
             nn.init.ones_(parameter)

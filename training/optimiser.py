@@ -1,6 +1,6 @@
-"""Muon and AdamW on float32 masters of modules that compute in a smaller type, with a moving average of the weights.
+"""Muon and AdamW on float32 masters of low-precision modules, with a moving average of the weights.
 
-Muon (torch.optim.Muon) takes the matrices inside the blocks, as its authors advise; AdamW takes everything else.
+Muon (torch.optim.Muon) trains the matrices inside the blocks, as its authors advise; AdamW all the rest.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 BETAS = (0.9, 0.99)
 LARGEST_GRADIENT = 1.0
-AVERAGE = 0.999  # at most; a young average forgets faster
-FEWEST = 8  # channels of a matrix; the tables have up to six rows
+AVERAGE = 0.999  # the largest decay; a young average forgets faster
+FEWEST = 8  # channels of a matrix; the tables have at most six rows
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
-HALF = torch.bfloat16  # of what a checkpoint keeps in full only as long as it is in memory
+HALF = torch.bfloat16  # of averages and moments in checkpoints; in memory they are float32
 
 
 class Optimiser:
     """Trains `modules` for `steps` steps: a warm-up, then a cosine down to a fiftieth of `rate`.
 
-    With torch.distributed at work, gradients are averaged over all processes. What it knows is `state()`, which
-    another one `load`s: twelve bytes a parameter, of which eight are exact.
+    With torch.distributed, gradients are averaged over all processes. `state()` is everything that another
+    one needs to `load`: twelve bytes a parameter, of which eight are exact.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Optimiser:
         warmup: int = 100,
         muon: tuple[str, ...] = (),
     ) -> None:
-        """`muon` begins the names of the parameters whose matrices are Muon's."""
+        """`muon`: prefixes of the names of parameters whose matrices Muon trains."""
         self.rate, self.steps, self.warmup, self.done = rate, steps, warmup, 0
         self.parameters = {
             f"{name}.{key}": parameter
@@ -45,27 +45,28 @@ class Optimiser:
         }
         self.masters = {key: parameter.detach().float().clone() for key, parameter in self.parameters.items()}
         self.average = {key: master.clone() for key, master in self.masters.items()}
-        # the same memory as rows: for Muon, the kernels of a convolution are a matrix, too
+        # views as matrices: Muon takes the kernels of a convolution as a matrix, too
         self.rows = {k: m.flatten(1) for k, m in self.masters.items() if k.startswith(muon) and _is_matrix(m)}
         others = [master for key, master in self.masters.items() if key not in self.rows]
         self.optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, betas=BETAS, weight_decay=0.0, fused=others[0].is_cuda)
         ]
-        if self.rows:  # with rates that are comparable with AdamW's
+        if self.rows:  # with rates comparable to AdamW's
             rows = list(self.rows.values())
             self.optimisers.append(torch.optim.Muon(rows, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
 
     def update(self) -> Tensor:
-        """One step from the gradients that a backward pass left. Returns their norm."""
+        """One step with the gradients of a backward pass. Returns their norm."""
         masters = list(self.masters.values())
         for master, parameter in zip(masters, self.parameters.values(), strict=True):
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             master.grad = gradient.float()
             parameter.grad = None
-        _share([master.grad for master in masters])
+        _share([master.grad for master in masters if master.grad is not None])
         norm = nn.utils.clip_grad_norm_(masters, LARGEST_GRADIENT)
         for key, rows in self.rows.items():
-            rows.grad = self.masters[key].grad.flatten(1)
+            gradient = self.masters[key].grad
+            rows.grad = None if gradient is None else gradient.flatten(1)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate * self._schedule()
@@ -82,7 +83,7 @@ class Optimiser:
         return rise * (0.51 + 0.49 * math.cos(math.pi * min(1.0, self.done / self.steps)))
 
     def use_average(self) -> None:
-        """Give the modules the averaged weights; this training is over."""
+        """Give the modules the averaged weights, at the end of the training."""
         with torch.no_grad():
             torch._foreach_copy_(list(self.parameters.values()), list(self.average.values()))
 
@@ -106,7 +107,7 @@ class Optimiser:
         return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on where another one was."""
+        """Resume from the `state()` of another one."""
         self.done = int(tensors["done"])
         for key, master in self.masters.items():
             master.copy_(tensors[f"master/{key}"])
@@ -125,12 +126,12 @@ class Optimiser:
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """Whether it maps channels to channels; a table of a few vectors or a kernel for each channel does not."""
+    """Whether it maps channels to channels, unlike a table of a few vectors or a depthwise kernel."""
     return tensor.ndim >= 2 and min(tensor.shape[:2]) >= FEWEST
 
 
 def _share(gradients: list[Tensor]) -> None:
-    """The mean over all processes, in place: the gradients are ours."""
+    """Average the gradients over all processes, in place."""
     if not dist.is_initialized():
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything; batches are for one process."""
+    """Steps, sizes and rates of every stage; batches are for one process."""
 
     side: int = 128  # pixels
     vae_width: int = 8
     vae_steps: int = 3600
     vae_batch: int = 16  # windows of the whole picture
-    statistics: int = 32  # batches that tell the latents' mean and scale
+    statistics: int = 32  # batches that the latents' mean and scale are measured on
     vae_rate: float = 2e-3
     decoder_steps: int = 4000
     decoder_rate: float = 2e-3
@@ -23,13 +23,11 @@ class Plan:
     batch: int = 96
     flow_steps: int = 4000
     flow_rate: float = 4e-3
-    own: float = (
-        0.5  # the share of the network's own estimates in the memory, once half of the steps are done
-    )
+    estimated: float = 0.5  # the share of estimates in the memory, from half of the steps on
     student_steps: int = 3100
     student_rate: float = 1.5e-3
-    streams: int = 6  # batches of streams, in turns
-    # of the student's steps, in turns
+    streams: int = 6  # batches of streams, in rotation
+    # of the student's steps, in rotation
     kinds: tuple[str, ...] = ("stream", "begun", "stream", "begun", "flow")
 
 

@@ -1,6 +1,7 @@
-"""Streams of a demo set in batches, watched while they are decoded: their frames are never all there at once.
+"""Samples streams of a demo set in batches, and measures them while they are decoded, to save memory.
 
-B clips, T frames. Row r of a batch has the noise of a stream of its own, so a clip does not depend on its batch.
+B clips, T frames. Each row of a batch has the noise of a single stream, so a clip doesn't depend on its
+batch.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from torch import Tensor
 
 from ..demo.model_set import DemoSet
 from ..sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
-from ..sana_video_core.streaming.decoding import decode_story
+from ..sana_video_core.streaming.decoding import decode_history
 from ..sana_video_core.streaming.state import StreamState
-from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
-from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder, prompt_digest
+from ..sana_video_core.streaming.stream import Sampling, extend, start
+from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder
+from ..sana_video_core.text.prompt import Prompt, prompt_digest
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .measures import frame_changes, light
-from .tracker import Found, find, join
+from .tracker import Detections, find, join
 
 SIDE = 128  # pixels of a picture, both ways
-TOGETHER = 40  # frames that are looked at at a time
+TOGETHER = 40  # frames that are measured at a time
 EVERY = 8  # one frame in so many is kept to be shown
 
 
@@ -39,9 +41,9 @@ class Models(NamedTuple):
 
 @dataclass(frozen=True)
 class Watched:
-    """What is left of B clips of T frames; on the CPU."""
+    """What is kept of B clips of T frames, on the CPU."""
 
-    found: Found
+    detections: Detections
     changes: Tensor  # [B, T] mean absolute difference to the frame before
     brightness: Tensor  # [B, T]
     saturation: Tensor  # [B, T]
@@ -49,9 +51,9 @@ class Watched:
 
     @classmethod
     def joined(cls, parts: Sequence[Watched], dim: int) -> Watched:
-        """One after another: along clips (0) or frames (1)."""
+        """Concatenated along clips (0) or frames (1)."""
         return cls(
-            join([part.found for part in parts], dim),
+            join([part.detections for part in parts], dim),
             torch.cat([part.changes for part in parts], dim),
             torch.cat([part.brightness for part in parts], dim),
             torch.cat([part.saturation for part in parts], dim),
@@ -71,10 +73,10 @@ def load(paths: DemoSet, device: torch.device | str) -> Models:
 
 def prompt_of(models: Models, sentences: Sequence[str]) -> Prompt:
     """B sentences as one prompt for a stream of batch B."""
-    embeddings, mask = models.encoder.encode(list(sentences), instruction=False)
+    embeddings, mask = models.encoder.encode(list(sentences), system_prompt=False)
     words = "\n".join(sentences)
-    digest = prompt_digest(words, instruction=None, motion_score=None)
-    return Prompt(embeddings=embeddings, mask=mask, digest=digest, words=words)
+    digest = prompt_digest(words, system_prompt=None, motion_score=None)
+    return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=words)
 
 
 def sample(
@@ -85,23 +87,23 @@ def sample(
     chunks: int,
     state: StreamState | None = None,
 ) -> StreamState:
-    """The state after `chunks` more chunks of these sentences: of a new stream, or of the one that `state` ends."""
+    """The state after `chunks` more chunks with these sentences, of a new stream or of the one of `state`."""
     if state is None:
         state = start(models.transformer, height=SIDE, width=SIDE, batch=len(sentences))
     prompt = prompt_of(models, sentences)
-    for newer in extend(models.transformer, state, prompt, sampling, chunks=chunks, park=models.device):
+    for newer in extend(models.transformer, state, prompt, sampling, chunks=chunks, device=models.device):
         state = newer
     return state
 
 
 def watch_state(models: Models, state: StreamState) -> Watched:
-    """All frames of a stream, decoded and looked at."""
-    return watch(decode_story(models.vae, state))
+    """Decode all frames of a stream and measure them."""
+    return watch(decode_history(models.vae, state))
 
 
 @torch.no_grad()
 def watch(pieces: Iterable[Tensor]) -> Watched:
-    """What is to be seen in frames that come in pieces [B, 3, any, H, W]."""
+    """Measure frames that come in pieces [B, 3, any, H, W]."""
     parts: list[Watched] = []
     last: Tensor | None = None
     for frames in _bundles(pieces):
@@ -122,7 +124,7 @@ def watch(pieces: Iterable[Tensor]) -> Watched:
 
 
 def _bundles(pieces: Iterable[Tensor]) -> Iterable[Tensor]:
-    """The same frames, many at a time."""
+    """The same frames, at least TOGETHER at a time."""
     waiting: list[Tensor] = []
     for piece in pieces:
         waiting.append(piece)

@@ -1,10 +1,11 @@
-"""Stories of one shape over a floor: the sentences that tell them, and where the shape is in every frame.
+"""Stories of one shape over a floor: their sentences, and where the shape is in every frame.
 
-Everything follows from a seed, on any machine; there is no end of stories and no data from elsewhere. Lengths are in
-heights of the picture, times in frames (16 per second). T frames, B stories.
+Everything follows from a seed, on any machine; there are as many stories as needed, and no other data.
+Lengths are in heights of the picture, times in frames (16 per second). T frames, B stories.
 
-Straight movers leave on one side and come back on the other, so a constant velocity lasts for ever; bouncers keep
-inside. When the sentence changes, the shape goes on from where it is: it turns, stops, grows or changes its colour.
+Straight movers leave on one side and enter on the other, so a constant velocity can last for ever; bouncers
+stay inside. When the sentence changes, the shape continues from where it is: it turns, stops, grows, changes
+colour.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FLOORS = {
     "black": (0.06, 0.06, 0.08),
 }
 SHAPES = ("ball", "square", "triangle", "star", "ring", "cross")
-ROUND = ("ball", "ring")  # nobody sees them spin
+ROUND = ("ball", "ring")  # they look the same when they spin
 STRAIGHT = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 MOTIONS = {
     **{name: f"moves {name}" for name in STRAIGHT},
@@ -52,13 +53,13 @@ MOTIONS = {
     "spin": "spins",
     "stop": "stops",
 }
-HELD_OUT = 8  # one sentence in so many is never trained on
+HELD_OUT = 8  # one sentence in so many is kept from training
 
 PLACES = (0.2, 0.8)  # of the picture, where a story begins
-SPEEDS = (0.0095, 0.0115)  # a frame; a picture of 128 pixels is crossed in 5 to 7 s
+SPEEDS = (0.0095, 0.0115)  # a frame; a shape crosses the picture in 5 to 7 s
 RADII = (0.115, 0.15)
-AT_FIRST = {"grow": 0.75, "shrink": 1.6}  # times its radius, where a story begins so
-LARGEST, SMALLEST = 0.25, 0.1  # a smaller star is not to be told from a ball, at 8 pixels a latent
+AT_FIRST = {"grow": 0.75, "shrink": 1.6}  # factors of the radius where a story begins with this motion
+LARGEST, SMALLEST = 0.25, 0.1  # a smaller star looks like a ball, at 8 pixels a latent
 GROWTH = 0.0016  # a frame
 SLANT = math.radians(40)  # of a bouncer
 ORBIT, ORBIT_SPEED = 0.22, 2 * math.pi / 72
@@ -68,7 +69,7 @@ TURNING = 8  # frames that a change of colour or velocity takes
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What one sentence says. `turns` is the colour that the shape takes on."""
+    """What one sentence says. `turns` is the colour that the shape changes to."""
 
     colour: str
     shape: str
@@ -90,7 +91,7 @@ class Shot:
 
     @property
     def held_out(self) -> bool:
-        """Whether this sentence is kept from training; decided by the sentence alone."""
+        """Whether this sentence is kept from training, which depends on the sentence alone."""
         return hashlib.sha256(self.sentence.encode()).digest()[0] % HELD_OUT == 0
 
 
@@ -118,7 +119,7 @@ class Track(NamedTuple):
 
 
 def frames_of(chunks: int) -> int:
-    """Frames of a stream of so many chunks."""
+    """The number of frames of a stream of `chunks` chunks."""
     return FIRST_CHUNK + NEXT_CHUNK * (chunks - 1)
 
 
@@ -130,7 +131,7 @@ def random_shot(chance: random.Random) -> Shot:
 
 
 def changed_shot(before: Shot, chance: random.Random) -> Shot:
-    """The next sentence of the same scene: another motion, or another colour, or both."""
+    """The next sentence of the same scene: another motion, another colour, or both."""
     shot = replace(before, colour=before.final_colour, turns=None)
     kind = chance.choice(("stop", "motion", "turns", "both"))
     motions = [m for m in MOTIONS if m != shot.motion and (m != "spin" or shot.shape not in ROUND)]
@@ -144,9 +145,9 @@ def changed_shot(before: Shot, chance: random.Random) -> Shot:
 
 
 def random_story(seed: int, chunks: int, *, changes: float = 0.5, held_out: bool = False) -> Story:
-    """A story of `chunks` chunks. With the probability `changes` its sentence changes, once in about three chunks.
+    """A story of `chunks` chunks. With probability `changes`, its sentence changes about every three chunks.
 
-    `held_out` picks the sentences that training never sees, or only those that it may see.
+    `held_out`: only sentences that training never sees, or only those that it may see.
     """
     chance = random.Random(f"story {seed}")
 
@@ -175,11 +176,11 @@ def track(stories: Sequence[Story], chunks: int, *, aspect: float = 1.0) -> Trac
             frames.append(world.look())
             world.tick()
     shapes = torch.tensor([SHAPES.index(story.shots[0].shape) for story in stories])
-    return Track(*(torch.stack(parts, dim=1) for parts in zip(*frames, strict=True)), shapes)
+    return Track(*(torch.stack(parts, dim=1) for parts in zip(*frames, strict=True)), shape=shapes)
 
 
 class _World:
-    """B shapes at one moment. `hear` gives them a sentence, `tick` moves them on by a frame."""
+    """B shapes at one moment. `hear` gives them a sentence, `tick` moves them by one frame."""
 
     def __init__(self, stories: Sequence[Story], aspect: float) -> None:
         draws = [random.Random(f"start {story.seed}") for story in stories]
@@ -192,15 +193,15 @@ class _World:
         self.radius, self.speed = drawn(*RADII), drawn(*SPEEDS)
         self.angle = drawn(-0.3, 0.3)
         self.way = torch.stack([drawn(-1, 1).sign(), drawn(-1, 1).sign()], dim=1)
-        self.velocity: Tensor | None = None  # none before the first sentence: there is nothing to turn from
-        self.wanted = torch.zeros_like(self.centre)
+        self.velocity: Tensor | None = None  # None before the first sentence: there is no turn
+        self.target = torch.zeros_like(self.centre)  # velocity
         self.orbit = torch.zeros(len(stories), dtype=torch.bool)
         self.bounce, self.grow, self.spin = self.orbit, self.radius, self.radius
         self.colour = self.goal = self.floor = torch.zeros(len(stories), 3, dtype=torch.float64)
         self.sentences: list[Shot] = []
 
     def hear(self, shots: list[Shot]) -> None:
-        """What the sentences of a chunk ask for. A sentence that was heard before asks for nothing new."""
+        """Set the targets that the sentences of a chunk ask for. A repeated sentence changes nothing."""
         if shots == self.sentences:
             return
         first = not self.sentences
@@ -213,7 +214,7 @@ class _World:
         self.floor = _colours(FLOORS, [shot.floor for shot in shots])
         is_a = {m: torch.tensor([shot.motion == m for shot in shots]) for m in MOTIONS}
         started = changed & is_a["circle"]
-        # a circle begins on a point whose centre lies towards the middle of the picture
+        # a circle's centre is towards the middle of the picture
         inward = self.walls / 2 - self.centre
         phase = torch.atan2(-inward[:, 1], -inward[:, 0])
         self.phase = torch.where(started, phase, getattr(self, "phase", phase))
@@ -221,7 +222,7 @@ class _World:
         straight = sum(
             torch.tensor(way, dtype=torch.float64) * is_a[name][:, None] for name, way in STRAIGHT.items()
         )
-        # a bouncer keeps the way that it has
+        # a bouncer keeps its direction
         way = (
             self.way
             if self.velocity is None
@@ -229,13 +230,13 @@ class _World:
         )
         slanted = torch.tensor([math.cos(SLANT), math.sin(SLANT)], dtype=torch.float64) * way
         started = (changed & is_a["bounce"])[:, None]
-        bouncing = torch.where(started, slanted * self.speed[:, None], self.wanted) * is_a["bounce"][:, None]
-        self.wanted = straight * self.speed[:, None] + bouncing
+        bouncing = torch.where(started, slanted * self.speed[:, None], self.target) * is_a["bounce"][:, None]
+        self.target = straight * self.speed[:, None] + bouncing
         self.bounce = is_a["bounce"]
         self.grow = GROWTH * (is_a["grow"].double() - is_a["shrink"].double())
         self.spin = SPIN_SPEED * is_a["spin"].double()
         if self.velocity is None:
-            self.velocity = self._wanted_now()
+            self.velocity = self._target_now()
             self.turn = self.spin
         self.sentences = shots
 
@@ -244,11 +245,11 @@ class _World:
 
     def tick(self) -> None:
         assert self.velocity is not None
-        wanted = self._wanted_now()
-        self.velocity = self.velocity + (wanted - self.velocity).clamp(-2 / 640, 2 / 640)
-        # on an orbit the velocity turns by itself; whoever is near it is on it
-        close = self.orbit & ((wanted - self.velocity).abs().amax(1) < 1e-3)
-        self.velocity = torch.where(close[:, None], wanted, self.velocity)
+        target = self._target_now()
+        self.velocity = self.velocity + (target - self.velocity).clamp(-2 / 640, 2 / 640)
+        # on an orbit the velocity turns by itself; a shape close to it is on it
+        close = self.orbit & ((target - self.velocity).abs().amax(1) < 1e-3)
+        self.velocity = torch.where(close[:, None], target, self.velocity)
         self.turn = self.turn + (self.spin - self.turn).clamp(-SPIN_SPEED / TURNING, SPIN_SPEED / TURNING)
         self.phase = self.phase + ORBIT_SPEED * self.orbit
         self.centre = self._moved(self.centre + self.velocity)
@@ -256,17 +257,17 @@ class _World:
         self.angle = self.angle + self.turn
         self.colour = self.colour + (self.goal - self.colour).clamp(-1 / TURNING, 1 / TURNING)
 
-    def _wanted_now(self) -> Tensor:
+    def _target_now(self) -> Tensor:
         around = torch.stack([-self.phase.sin(), self.phase.cos()], dim=1) * (ORBIT * ORBIT_SPEED)
-        return torch.where(self.orbit[:, None], around, self.wanted)
+        return torch.where(self.orbit[:, None], around, self.target)
 
     def _moved(self, centre: Tensor) -> Tensor:
-        """Bouncers turn round at the walls; all others come back on the other side."""
+        """Bouncers turn around at the walls; all others enter on the other side."""
         low = self.radius[:, None].expand_as(centre)
         high = self.walls - low
         inwards = torch.where(centre < low, 1.0, torch.where(centre > high, -1.0, 0.0))
         hit = self.bounce[:, None] & (inwards != 0)
-        self.wanted = torch.where(hit, self.wanted.abs() * inwards, self.wanted)
+        self.target = torch.where(hit, self.target.abs() * inwards, self.target)
         assert self.velocity is not None
         self.velocity = torch.where(hit, self.velocity.abs() * inwards, self.velocity)
         return torch.remainder(centre, self.walls)
@@ -277,7 +278,7 @@ def _colours(table: dict[str, tuple[float, float, float]], names: list[str]) -> 
 
 
 def border_frames(chunks: int) -> list[int]:
-    """The numbers of the first frames of all chunks but the first."""
+    """The numbers of the first frames of all chunks after the first."""
     return [frames_of(chunk) for chunk in range(1, chunks)]
 
 

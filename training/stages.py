@@ -1,4 +1,4 @@
-"""The stages of a training, each of which goes on where it stopped: VAE, flow, student."""
+"""The stages of a training, each of which resumes where it stopped: VAE, flow, student."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MUON = ("model.blocks.", "encoder.layers.", "vae.decoder.")  # whose matrices ar
 
 
 class Training:
-    """One call of this command: the stages in their order, as far as the time allows."""
+    """One call of the command: the stages in order, as far as the time allows."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Training:
         seed: int = 0,
         start: Path | None = None,
     ) -> None:
-        """`until` is a moment of time.monotonic; a training that has nothing in `folder` begins with the set `start`."""
+        """`until` is a moment of time.monotonic; with an empty `folder`, it begins with the set `start`."""
         self.plan, self.encoder, self.folder, self.until, self.start = plan, encoder, folder, until, start
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         on_gpu = torch.cuda.is_available()
@@ -54,12 +54,12 @@ class Training:
         self.seed = seed + 1000 * self.rank
 
     def generator(self, stage: int, step: int) -> torch.Generator:
-        """A generator for one step, the same whether a training was interrupted or not."""
+        """A generator for one step, the same whether or not the training was interrupted."""
         return torch.Generator(self.device).manual_seed((self.seed * 10 + stage) * 10**7 + step)
 
     def run(self) -> bool:
-        """Whether everything is done."""
-        given = load(DemoSet.at(self.start), "cpu") if self.start is not None else None
+        """Returns whether everything is done."""
+        models = load(DemoSet.at(self.start), "cpu") if self.start is not None else None
         if self.start is not None and self.rank == 0:
             begin_folder(self.folder, DemoSet.at(self.start).vae)
         self.wait()
@@ -67,8 +67,8 @@ class Training:
             return False
         vae = load_vae(self.folder / "vae.safetensors").to(self.device, self.half)
         learner = fresh_learner(self.encoder, self.device, self.dtype)
-        if given is not None:
-            _begin_with(learner, given)
+        if models is not None:
+            _begin_with(learner, models)
         if self.device.type == "cuda":
             _compile(learner)
         short = self.clips(vae, learner, seed=0, count=self.plan.short, chunks=3)
@@ -79,7 +79,7 @@ class Training:
 
     @property
     def half(self) -> torch.dtype:
-        """What encoding computes in: convolutions of this size are fastest in float16."""
+        """The dtype of encoding: convolutions of this size are fastest in float16."""
         return torch.float16 if self.device.type == "cuda" else torch.float32
 
     def clips(self, vae: WanVAE, learner: Learner, *, seed: int, count: int, chunks: int) -> Clips:
@@ -98,7 +98,7 @@ class Training:
         return clips
 
     def vae(self) -> bool:
-        """Both networks of the VAE, and then the decoder alone."""
+        """Train both networks of the VAE, and then the decoder alone."""
         plan, autoencoder = self.plan, self.folder / "autoencoder.safetensors"
         if not autoencoder.is_file():
             vae = fresh_vae(plan.vae_width, self.device, self.dtype)
@@ -108,7 +108,7 @@ class Training:
                 return False
             if self.rank == 0:
                 full = normalised(_averaged(vae, optimiser), steps.full, plan.statistics)
-                write_vae(autoencoder, full, self.told(optimiser))
+                write_vae(autoencoder, full, self.origin(optimiser))
             self.wait()
         vae = load_vae(autoencoder).to(self.device, self.dtype)
         settle_latents(vae)
@@ -116,12 +116,12 @@ class Training:
         steps = self.vae_steps(vae, plan.decoder_steps)
         done = train("decoder", optimiser, steps, folder=self.folder, until=self.until)
         if done and self.rank == 0:
-            write_vae(self.folder / "vae.safetensors", _averaged(vae, optimiser), self.told(optimiser))
+            write_vae(self.folder / "vae.safetensors", _averaged(vae, optimiser), self.origin(optimiser))
             parts = (
                 path for stage in ("vae", "decoder") for path in self.folder.glob(f"{stage}-*.safetensors")
             )
             for path in (autoencoder, *parts):
-                path.unlink()  # only needed to go on
+                path.unlink()  # only needed to resume
         self.wait()
         return done
 
@@ -143,10 +143,10 @@ class Training:
         def step(number: int) -> dict[str, torch.Tensor]:
             generator = self.generator(1, number)
             rows = torch.randint(len(clips), (plan.batch,), device=self.device, generator=generator)
-            own = plan.own * min(1.0, 2 * number / plan.flow_steps)
-            loss, told = flow_loss(learner, clips, rows, own, generator)
+            estimated = plan.estimated * min(1.0, 2 * number / plan.flow_steps)
+            loss, values = flow_loss(learner, clips, rows, estimated, generator)
             loss.backward()
-            return told
+            return values
 
         done = train("flow", optimiser, step, folder=self.folder, until=self.until)
         self.export(optimiser, "flow")
@@ -164,24 +164,24 @@ class Training:
         streams = Streams(short, long, count=plan.streams, batch=plan.batch, seed=self.seed)
 
         def step(number: int) -> dict[str, torch.Tensor]:
-            # the same in all processes, which then take equally long
+            # the same in all processes, so that they take equally long
             chance = random.Random(f"exit {number}")
             generator = self.generator(2, number)
             rows = torch.randint(len(short), (plan.batch,), device=self.device, generator=generator)
             kind = plan.kinds[number % len(plan.kinds)]
             if kind == "stream":
-                loss, told = student_loss(learner, streams.next(), generator, chance)
+                loss, values = student_loss(learner, streams.next(), generator, chance)
             elif kind == "begun":
-                loss, told = first_chunk_loss(learner, teacher, short, rows, generator, chance)
-            else:  # it stays a flow: other samplers and step counts go on to work
-                loss, told = flow_loss(learner, short, rows, plan.own, generator)
+                loss, values = first_chunk_loss(learner, teacher, short, rows, generator, chance)
+            else:  # keeps it a flow, so that other samplers and step counts still work
+                loss, values = flow_loss(learner, short, rows, plan.estimated, generator)
             loss.backward()
-            return {key: value * len(plan.kinds) / plan.kinds.count(kind) for key, value in told.items()}
+            return {key: value * len(plan.kinds) / plan.kinds.count(kind) for key, value in values.items()}
 
         done = train("student", optimiser, step, folder=self.folder, until=self.until)
         if self.rank == 0:
             for path in self.folder.glob("flow-*.safetensors"):
-                path.unlink()  # the student's parts hold all that is needed to go on
+                path.unlink()  # the student's parts hold all that is needed to resume
         self.export(optimiser, "student")
         return done
 
@@ -191,8 +191,8 @@ class Training:
         kept = load_parts(self.folder, "teacher")
         if kept is None:
             raise FileError(
-                f"“{self.folder}” has no teacher-1.safetensors, which a flow leaves for its student. Bring it back, or "
-                "remove student-*.safetensors to train the flow again."
+                f"“{self.folder}” has no teacher-1.safetensors, which a flow leaves for its student. Bring "
+                "it back, or remove student-*.safetensors to train the flow again."
             )
         for name, parameter in _parameters(teacher).items():
             parameter.data.copy_(kept[name])
@@ -202,26 +202,27 @@ class Training:
         return teacher
 
     def export(self, optimiser: Optimiser, stage: str) -> None:
-        """A demo set of the weights so far."""
+        """Write a demo set with the weights so far."""
         if self.rank == 0:
             export_set(
                 self.folder / "set",
                 self.folder / "vae.safetensors",
                 optimiser,
-                {"stage": stage} | self.told(optimiser),
+                {"stage": stage} | self.origin(optimiser),
             )
         self.wait()
 
-    def told(self, optimiser: Optimiser) -> dict[str, str]:
-        """What a file tells about its training."""
-        where = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
+    def origin(self, optimiser: Optimiser) -> dict[str, str]:
+        """What the metadata of a file says of its training."""
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        told = {
+        return {
             "steps": f"{optimiser.done} of {optimiser.steps}",
             "plan": str(self.plan),
             "seed": str(self.seed),
+            "hardware": f"{processes} x {device}",
+            "torch": torch.__version__,
         }
-        return told | {"hardware": f"{processes} x {where}", "torch": torch.__version__}
 
     def wait(self) -> None:
         if dist.is_initialized():
@@ -229,20 +230,21 @@ class Training:
 
 
 def begin_folder(folder: Path, vae: Path) -> None:
-    """Put the VAE of a set into a training's folder. Raises FileError where the training has another one."""
-    own = folder / "vae.safetensors"
-    if not own.is_file():
+    """Copy the VAE of a set into a training's folder. Raises FileError when the training has another one."""
+    target = folder / "vae.safetensors"
+    if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(own) as new:
+        with atomic_path(target) as new:
             shutil.copyfile(vae, new)
-    elif own.read_bytes() != vae.read_bytes():
+    elif target.read_bytes() != vae.read_bytes():
         raise FileError(
-            f"“{folder}” holds a training on another VAE than “{vae}”. Give another folder, or leave out --start."
+            f"“{folder}” holds a training on another VAE than “{vae}”. Give another folder, or leave out "
+            "--start."
         )
 
 
 def _compile(learner: Learner) -> None:
-    """Blocks as fused kernels: twice as fast. There are more kinds of calls than torch expects of one function."""
+    """Compile the blocks: twice as fast. They are called in more ways than torch expects of one function."""
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.recompile_limit = 64
     for block in learner.model.blocks:
@@ -250,16 +252,16 @@ def _compile(learner: Learner) -> None:
 
 
 def _averaged(vae: WanVAE, optimiser: Optimiser) -> WanVAE:
-    """A VAE of its own in float32 with the averaged weights of a training."""
+    """A float32 copy of the VAE with the averaged weights of a training."""
     full = copy.deepcopy(vae).float()
     full.load_state_dict(optimiser.averaged("vae"))
     return full
 
 
-def _begin_with(learner: Learner, given: Models) -> None:
-    """The weights of a set, for a training whose checkpoints are gone."""
-    learner.model.load_state_dict(given.transformer.state_dict())
-    learner.encoder.model.load_state_dict(given.encoder.model.state_dict())
+def _begin_with(learner: Learner, models: Models) -> None:
+    """Load the weights of a set, for a training whose checkpoints are gone."""
+    learner.model.load_state_dict(models.transformer.state_dict())
+    learner.encoder.model.load_state_dict(models.encoder.model.state_dict())
 
 
 def _parameters(learner: Learner) -> dict[str, torch.nn.Parameter]:

@@ -14,7 +14,7 @@ from .scenes import STRAIGHT, Story
 Table = dict[str, "float | int | None"]
 
 
-LOST = 64.0  # pixels; the error of a shape that is not there any more is half a picture
+LOST = 64.0  # pixels; the error of a shape that has disappeared is half a picture
 
 
 def shares(answers: Sequence[Obeyed]) -> Table:
@@ -23,14 +23,14 @@ def shares(answers: Sequence[Obeyed]) -> Table:
 
 
 def border_table(stories: Sequence[Story], clips: Watched, borders: Sequence[int]) -> Table:
-    """Errors at these borders; `lost` is the share of them where nothing could be measured."""
+    """Errors at these borders; `lost` is the share of those where nothing can be measured."""
     every, straight, seams = [], [], []
     for b, story in enumerate(stories):
-        found = clips.found.of(b)
+        detections = clips.detections.of(b)
         for border in borders:
-            every.append(border_error(found, border))
+            every.append(border_error(detections, border))
             seams.append(seam_ratio_of(clips.changes[b], border))
-            if story.shots[0].motion in STRAIGHT and clear_of_walls(found, border):
+            if story.shots[0].motion in STRAIGHT and clear_of_walls(detections, border):
                 straight.append(LOST if math.isnan(every[-1]) else every[-1])
     return {
         "border error, straight and clear, median (px)": median(straight),

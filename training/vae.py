@@ -1,8 +1,8 @@
 """Training of the demo's VAE: Wan's network at a small width, on windows of our scenes.
 
-B windows, T frames, F latent frames. The loss is how far the pictures are off (L1, L2 and L1 of their edges) and a small divergence of
-the latents from a unit normal. When it is done, the latents are brought to the means and deviations that the rest of
-the pack expects of Wan's (`MEANS`, `DEVIATIONS`), by the two 1 x 1 x 1 convolutions on either side of them.
+B windows, T frames, F latent frames. The loss is the error of the pictures (L1, L2, and L1 of their edges)
+and a small divergence of the latents from a unit normal. At the end, the two 1 x 1 x 1 convolutions on either
+side of the latents give them the means and deviations that the rest of the pack expects of Wan's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..sana_video_core.config import WAN_2_1
 from ..sana_video_core.vae.layers import Cache
-from ..sana_video_core.vae.wan_vae import DEVIATIONS, MEANS, VAEConfig, WanVAE
+from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from .drawing import draw
 from .graphs import Graph
 from .scenes import Track, random_story, track
@@ -24,17 +25,17 @@ from .scenes import Track, random_story, track
 STEP = 16  # frames of a window: four latent frames
 LENGTHS = (1, 1, 2, 2, 4, 7, 10)  # windows that a story is followed for
 DIVERGENCE = 2e-4
-OPENING = 0.3  # of a window's loss once more for a story's first frame, made of one latent frame alone
+OPENING = 0.3  # extra weight of a story's first frame, which the decoder makes from one latent frame alone
 CHUNKS = 4  # of the stories that windows are cut from
-BATCHES = 64  # batches of stories that are made up at a time
+BATCHES = 64  # batches of stories that are drawn up at a time
 
 
 class Windows:
-    """Endless batches of windows [B, 3, T, side, side] of ever new stories, which go on from window to window.
+    """Endless batches of windows [B, 3, T, side, side] of new stories, which continue from window to window.
 
-    The first window of a story has 1 + 16 frames, the next ones 16, up to ten of them: so the network learns to go on
-    from its cache for as long as a stream does. A window shows a square of `side` pixels out of a picture of `full`,
-    somewhere around the shape.
+    The first window of a story has 1 + 16 frames, the next ones 16, up to ten of them: the network learns to
+    continue from its cache. A window shows a square of `side` pixels out of a picture of `full`, somewhere
+    around the shape.
     """
 
     def __init__(self, seed: int, batch: int, side: int, full: int, device: torch.device) -> None:
@@ -44,7 +45,7 @@ class Windows:
         self.begin()
 
     def begin(self) -> None:
-        """New stories, and how far they will be followed."""
+        """Choose new stories, and how far they are followed."""
         if not self.left:
             count = self.batch * BATCHES
             first = (self.seed * 10**5 + self.pools) * count
@@ -67,7 +68,7 @@ class Windows:
             self.begin()
         starts = self.frame == 0
         end = self.frame + STEP + starts
-        part = Track(*(x[:, self.frame : end] for x in self.track[:5]), self.track.shape)
+        part = Track(*(x[:, self.frame : end] for x in self.track[:5]), shape=self.track.shape)
         self.frame = end
         frames = draw(part, self.full, self.full, self.device)
         if self.side < self.full:
@@ -80,7 +81,7 @@ def fresh_vae(width: int, device: torch.device, dtype: torch.dtype) -> WanVAE:
     vae = WanVAE(VAEConfig(base_width=width))
     for name, parameter in vae.named_parameters():
         if name.endswith("residual.6.weight"):
-            torch.nn.init.zeros_(parameter)  # every residual block begins as its shortcut
+            torch.nn.init.zeros_(parameter)  # every residual block starts as its shortcut
     return vae.to(device, dtype)
 
 
@@ -89,7 +90,7 @@ class Pass(NamedTuple):
 
     loss: Tensor
     squared: Tensor  # mean squared error
-    encoder: Cache  # what the next window goes on from
+    encoder: Cache  # what the next window continues from
     decoder: Cache
 
 
@@ -109,14 +110,14 @@ def vae_pass(
 
 
 def picture_error(seen: Tensor, pixels: Tensor) -> Tensor:
-    """How far pictures [B, 3, T, H, W] are off, and their edges in space and time."""
+    """The error of pictures [B, 3, T, H, W], and of their edges in space and time."""
     axes = (2, 3, 4) if seen.shape[2] > 1 else (3, 4)
     edges = sum(F.l1_loss(seen.diff(dim=axis), pixels.diff(dim=axis)) for axis in axes)
     return 2 * F.mse_loss(seen, pixels) + F.l1_loss(seen, pixels) + edges
 
 
 def settle_latents(vae: WanVAE) -> None:
-    """Only what follows on the latents goes on learning."""
+    """Freeze the encoder: only the layers after the latents keep learning."""
     for part in (vae.encoder, vae.conv1):
         part.requires_grad_(False)
     for part in (vae.conv2, vae.decoder):
@@ -124,7 +125,7 @@ def settle_latents(vae: WanVAE) -> None:
 
 
 def encode(vae: WanVAE, pixels: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor, Cache]:
-    """pixels [B, 3, T, H, W] -> means and log variances [B, 16, F, H / 8, W / 8]; a clip's first frame goes alone."""
+    """pixels [B, 3, T, H, W] -> means, log variances [B, 16, F, H / 8, W / 8]; the first frame goes alone."""
     parts = (pixels[:, :, :1], pixels[:, :, 1:]) if cache is None else (pixels,)
     moments = []
     for part in parts:
@@ -147,7 +148,7 @@ def decode(vae: WanVAE, latents: Tensor, cache: Cache | None = None) -> tuple[Te
 
 
 class VAESteps:
-    """The steps of the training: windows of `side` pixels, and small ones of `crop` pixels before `crops` steps are done."""
+    """The training's steps: windows of `crop` pixels for the first `crops` steps, then those of `side`."""
 
     def __init__(self, vae: WanVAE, *, seed: int, batch: int, side: int, crop: int, crops: int) -> None:
         self.vae, self.crops, self.device = vae, crops, vae.conv1.weight.device
@@ -166,7 +167,7 @@ class VAESteps:
         pixels, starts = source.next()
         kind = (source is self.small, starts)
         if kind not in self.graphs:
-            self.graphs[kind] = Graph(self._begin if starts else self._go_on, self.vae)
+            self.graphs[kind] = Graph(self._begin if starts else self._continue, self.vae)
         frames = (pixels.shape[2] - 1) // 4 + 1
         size = (
             len(pixels),
@@ -184,7 +185,7 @@ class VAESteps:
         done = vae_pass(self.vae, pixels, noise)
         return done.loss, done.squared, len(done.encoder), (*done.encoder, *done.decoder)
 
-    def _go_on(self, pixels: Tensor, noise: Tensor, *caches: Tensor) -> tuple[Any, ...]:
+    def _continue(self, pixels: Tensor, noise: Tensor, *caches: Tensor) -> tuple[Any, ...]:
         done = vae_pass(self.vae, pixels, noise, caches[: self.slots], caches[self.slots :])
         return done.loss, done.squared, len(done.encoder), (*done.encoder, *done.decoder)
 
@@ -193,7 +194,7 @@ class VAESteps:
 def normalised(vae: WanVAE, pictures: Windows, batches: int) -> WanVAE:
     """The same VAE with latents whose means, and whose mean square over all channels, are Wan's.
 
-    One scale for all channels: a channel that carries little stays small, and is not blown up into noise.
+    One scale for all channels: a channel that carries little stays small, and isn't amplified to noise.
     """
     cache: Cache | None = None
     seen = []
@@ -204,7 +205,7 @@ def normalised(vae: WanVAE, pictures: Windows, batches: int) -> WanVAE:
     latents = torch.cat(seen, dim=1)
     centre = latents.mean(dim=1)
     scale = (latents - centre[:, None]).square().mean().rsqrt()
-    means, deviations = torch.tensor(MEANS).to(centre), torch.tensor(DEVIATIONS).to(centre)
+    means, deviations = (torch.tensor(x).to(centre) for x in (WAN_2_1.means, WAN_2_1.deviations))
     gain = deviations * scale
     kept = VAEConfig(base_width=vae.config.base_width)
     out = WanVAE(kept).to(latents.device)

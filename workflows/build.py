@@ -1,35 +1,40 @@
-"""Draws the workflow files, and writes each of them as a prompt under api/, too: python workflows/build.py
+"""Draws the workflow files, and also writes each as a prompt under api/.
 
-Widgets and sockets come from the node classes, and those of ComfyUI's own nodes from a table in standalone/, so
-after a change of a node running this again brings all files up to date. What is drawn is in scenes.py.
+    python -m comfyui_sana_video.workflows.build
+
+Widgets and sockets come from the node classes, those of ComfyUI's own nodes from a table in standalone/. So
+after a change of a node, run this again to update all files. What is drawn is in scenes.py.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
-import scenes
-from comfyui_sana_video.standalone.engine.graph import fits, load_nodes
+from ..standalone.engine.graph import fits, load_nodes
+from . import scenes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 HERE = Path(__file__).resolve().parent
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 HUB = "https://huggingface.co/"
 TABLE = json.loads((HERE.parent / "standalone" / "engine" / "core_nodes.json").read_text(encoding="utf-8"))
 CORE = {"cnr_id": "comfy-core", "ver": TABLE["comfyui"]}
-PACK = {"cnr_id": "comfyui-sana-video", "ver": "0.2.0"}
-NOTE = {
-    "display_name": "Markdown Note",
-    "output": [],
-    "output_name": [],
-    "input": {},
-}  # only the page knows it
+PACK = {"cnr_id": PROJECT["name"], "ver": PROJECT["version"]}
+# only the page knows it
+NOTE = {"display_name": "Markdown Note", "output": [], "output_name": [], "input": {}}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 BAR, BORDER, BETWEEN, APART = 30, 15, 25, 30  # a title; inside of a group; between its nodes; between groups
-ROOMY = ("SaveVideo", "SanaVideoStateInfo", "SanaVideoTextEncode", "LoadImage")  # show more in a higher node
+ROOMY = ("SaveVideo", "SanaVideoStateInfo", "SanaVideoTextEncode", "LoadImage")  # show more in a taller node
 Node = dict[str, Any]
 
 
@@ -53,31 +58,31 @@ class Entry(NamedTuple):
 
 def entries(info: dict[str, Any]) -> list[Entry]:
     """In the page's order: sockets, then widgets."""
-    found = []
+    listed = []
     for place in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(place, {}).items():
             options = rest[0] if rest else {}
-            if isinstance(kind, list):  # how old nodes tell their choices
+            if isinstance(kind, list):  # how old nodes list their choices
                 kind, options = "COMBO", {"options": kind, **options}
-            found.append(Entry(name, kind, options, place == "optional", kind in WIDGETS))
+            listed.append(Entry(name, kind, options, place == "optional", kind in WIDGETS))
             if options.get("image_upload"):  # a button that the page adds
-                found.append(Entry("upload", "IMAGEUPLOAD", {"default": "image"}, False, True))
-    return sorted(found, key=lambda entry: entry.widget)
+                listed.append(Entry("upload", "IMAGEUPLOAD", {"default": "image"}, False, True))
+    return sorted(listed, key=lambda entry: entry.widget)
 
 
 def known_nodes() -> dict[str, Any]:
-    """What /object_info tells of the nodes that a workflow may hold."""
+    """What /object_info says of the nodes that a workflow may contain."""
     info = {name: node.GET_NODE_INFO_V1() for name, node in load_nodes().items()}
     return info | TABLE["nodes"] | {"MarkdownNote": NOTE}
 
 
 def plain(value: Any) -> Any:
-    """16.0 as 16: the page, too, writes it so."""
+    """16.0 as 16, which is how the page writes it, too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Sheet:
-    """One workflow: groups of nodes in columns from left to right; `drawing` is the file, `prompt` its twin."""
+    """One workflow: groups of nodes in columns, left to right. `drawing` is the file, `prompt` its twin."""
 
     def __init__(self, info: dict[str, Any]) -> None:
         self._info = info
@@ -88,15 +93,17 @@ class Sheet:
         self._pen, self.between, self.right = (0, 0, 0), BETWEEN, -APART
 
     def move(self, width: int, x: int | None = None, y: int = 0) -> None:
-        """Go on at (x, y), else in a new column, with nodes of this width."""
+        """Continue at (x, y), or in a new column, with nodes of this width."""
         self._pen = (self.right + APART if x is None else x, y, width)
 
     @contextmanager
     def group(
         self, title: str, color: str, width: int, x: int | None = None, y: int = 0, bottom: int = 0
     ) -> Iterator[dict[str, int]]:
-        """A frame around the nodes that are added inside, the last of which reaches down to `bottom` if it can use the
-        room. Yields what afterwards tells where the frame's right and bottom are."""
+        """A frame around the nodes that are added inside; the last one grows down to `bottom` if it can.
+
+        Yields a dict that afterwards holds the frame's right and bottom.
+        """
         end, first = {}, len(self.nodes)
         self.move(width, x, y)
         left = self._pen[0]
@@ -116,19 +123,21 @@ class Sheet:
         self._place("MarkdownNote", "About this workflow", height)
         self.nodes[-1] |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
 
-    def add(self, kind: str, title: str = "", room: int = 0, **given: Any) -> Node:
-        """A node below the last one, `room` high, else as high as it needs to be. `given`: values for widgets; for sockets
-        the node that has a fitting output."""
+    def add(self, kind: str, title: str = "", room: int = 0, **inputs: Any) -> Node:
+        """A node below the last one, `room` high, or as high as it needs to be.
+
+        `inputs`: values for widgets, and for sockets the node that has a fitting output.
+        """
         listed = entries(self._info[kind])
-        if lost := set(given) - {entry.name for entry in listed}:
-            raise KeyError(f"{kind} has no input {', '.join(sorted(lost))}.")
-        values = {e.name: plain(given.get(e.name, e.default())) for e in listed if e.widget}
+        if unknown := set(inputs) - {entry.name for entry in listed}:
+            raise KeyError(f"{kind} has no input {', '.join(sorted(unknown))}.")
+        values = {e.name: plain(inputs.get(e.name, e.default())) for e in listed if e.widget}
         node = self._place(kind, title, room)
         for slot, entry in enumerate(listed):
             if entry.widget:
                 control = ["fixed"] if entry.options.get("control_after_generate") else []
                 node["widgets_values"] += [values[entry.name], *control]
-            source = None if entry.widget else given.get(entry.name)
+            source = None if entry.widget else inputs.get(entry.name)
             node["inputs"].append(entry.socket(self._link(source, node, slot, entry) if source else None))
         node["properties"] |= self._models(values)
         values.pop("upload", None)
@@ -170,9 +179,11 @@ class Sheet:
     def _models(self, values: dict[str, Any]) -> dict[str, Any]:
         """What the page's list of missing models needs."""
         files = [value for value in values.values() if value in scenes.MODELS]
-        listed = [{"name": file, "url": HUB + scenes.MODELS[file][1]} for file in files]
-        found = [{**entry, "directory": scenes.MODELS[entry["name"]][0]} for entry in listed]
-        return {"models": found} if found else {}
+        models = [
+            {"name": file, "url": HUB + scenes.MODELS[file][1], "directory": scenes.MODELS[file][0]}
+            for file in files
+        ]
+        return {"models": models} if models else {}
 
     def drawing(self, name: str) -> dict[str, Any]:
         return {
@@ -184,23 +195,21 @@ class Sheet:
             "links": self.links,
             "groups": self.groups,
             "config": {},
-            "extra": {
-                "frontendVersion": "1.47.10",
-                "workflowRendererVersion": "LG",
-            },  # no view: the page fits it
+            # without a view: the page fits it
+            "extra": {"frontendVersion": "1.47.10", "workflowRendererVersion": "LG"},
             "version": 0.4,
         }
 
 
 def files() -> dict[Path, str]:
     """The text of every workflow file."""
-    info, found = known_nodes(), {}
+    info, texts = known_nodes(), {}
     for name, draw in scenes.SCENES.items():
         sheet = Sheet(info)
         draw(sheet)
         for path, content in ((f"{name}.json", sheet.drawing(name)), (f"api/{name}.json", sheet.prompt)):
-            found[HERE / path] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return found
+            texts[HERE / path] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return texts
 
 
 if __name__ == "__main__":

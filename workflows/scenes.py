@@ -1,13 +1,12 @@
-"""What the workflows show: nodes, words and places. build.py draws them."""
+"""What the workflows show: nodes, texts and places. build.py draws them."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 LONG, SHORT, LARGE = (f"SANA_Video_2B_{name}.pth" for name in ("480p_LongLive", "480p", "720p"))
-GEMMA, WAN, LTX = (
-    f"{name}.safetensors" for name in ("gemma_2_2b_it_elm_bf16", "wan_2.1_vae", "LTX2_video_vae_bf16")
-)
+GEMMA, WAN = "gemma_2_2b_it_elm_bf16.safetensors", "wan_2.1_vae.safetensors"
+LTX = "LTX2_video_vae_bf16.safetensors"
 NVIDIA = "Efficient-Large-Model/SANA-Video_2B"
 MODELS = {  # file: folder under models/, and its address on Hugging Face
     LONG: ("diffusion_models", f"{NVIDIA}_480p_LongLive/resolve/main/checkpoints/{LONG}"),
@@ -20,15 +19,19 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
 BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
 WIDE, MIDDLE, FILM = 360, 295, 430  # widths of nodes
 BUILT_IN = "demo (built in)"
-DEMO = (
-    "**Without downloads:** the demo, *00_without_downloads*, runs on a small model that comes with the pack."
+DEMO = "**Without downloads:** the demo, *00_without_downloads*, runs on a small built-in model."
+FOX = (
+    "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold "
+    "air."
 )
-FOX = "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold air."
 RUN = "The red fox runs through the snowy birch forest, snow sprays up under its paws."
 LAKE = (
     "A frozen lake between dark firs seen from above, thin mist drifts over the ice, a slow flight forward."
 )
-HOUSE = "The red fox reaches a wooden house with lit windows at the edge of the forest and sits down before its door."
+HOUSE = (
+    "The red fox reaches a wooden house with lit windows at the edge of the forest and sits down before its "
+    "door."
+)
 CAMERA = "The camera follows at its height, soft golden light falls between the trunks."
 DRAWING = (
     "A child's drawing: a girl with yellow hair and a pink dress stands on a green hill under a blue sky."
@@ -60,9 +63,8 @@ def loaded(
     text = "\n\n".join((words, "**Download** into ComfyUI's models folder:", "\n".join(files), demo))
     sheet.move(WIDE + 30, y=30)
     sheet.note(text, 255)
-    with sheet.group(
-        "Models and size" if start else "Models", BLUE, WIDE, x=0, y=315, bottom=990 if start else 800
-    ) as frame:
+    title, bottom = ("Models and size", 990) if start else ("Models", 800)
+    with sheet.group(title, BLUE, WIDE, x=0, y=315, bottom=bottom) as frame:
         sheet.between = 55  # loaders grow when the page draws nodes the new way
         loaders = (
             sheet.add("SanaVideoModelLoader", model_name=model, family=family),
@@ -77,11 +79,12 @@ def loaded(
 def without_downloads(sheet: Any) -> None:
     sheet.move(WIDE + 30, y=30)
     sheet.note(
-        "## Three prompts, one film, on a small model\n\nPress Run. This model comes with the pack and knows one kind of scene: "
-        "*a red ball moves right over a blue floor*.\n\n- colours: red, orange, yellow, green, blue, purple, white\n- shapes: "
-        "ball, square, triangle, star, ring, cross\n- moves left, right, up or down, moves in a circle, bounces off the walls, "
-        "grows, shrinks, spins, stops; also *turns green and moves up*\n- floors: blue, green, grey, brown, purple, black\n\n"
-        "**Download** nothing; the other workflows do the same with the models of SANA-Video. This is the demo.",
+        "## Three prompts, one film, on a small model\n\nPress Run. This model comes with the pack and knows "
+        "one kind of scene: *a red ball moves right over a blue floor*.\n\n- colours: red, orange, yellow, "
+        "green, blue, purple, white\n- shapes: ball, square, triangle, star, ring, cross\n- moves left, "
+        "right, up or down, moves in a circle, bounces off the walls, grows, shrinks, spins, stops; also "
+        "*turns green and moves up*\n- floors: blue, green, grey, brown, purple, black\n\n**Download** "
+        "nothing; the other workflows do the same with the models of SANA-Video. This is the demo.",
         255,
     )
     with sheet.group("Models and size", BLUE, WIDE, x=0, y=315, bottom=990) as frame:
@@ -104,7 +107,7 @@ def without_downloads(sheet: Any) -> None:
 
 
 def film(sheet: Any, title: str, file: str, use: Loaded, state: Any, chunk: int = 0, **place: int) -> None:
-    """A stream to a video file."""
+    """Decodes a stream and saves it as a video file."""
     with sheet.group(title, GREEN, FILM, **place):
         video = sheet.add("SanaVideoDecodeStream", vae=use.vae, state=state, from_chunk=chunk)
         sheet.add("SaveVideo", video=video, filename_prefix=f"video/{file}")
@@ -114,18 +117,16 @@ def prompt(sheet: Any, title: str, use: Loaded, words: str, height: int = 200, *
     return sheet.add("SanaVideoTextEncode", title, height, text_encoder=use.encoder, text=words, **options)
 
 
-def sampler(
-    sheet: Any, title: str, use: Loaded, words: Any, state: Any, chunks: int = 2, **options: Any
-) -> Any:
-    given = {"model": use.model, "positive": words, "state": state, "chunks": chunks, "seed": 7}
-    return sheet.add("SanaVideoBlockSampler", title, **given | options)
+def sampler(sheet: Any, title: str, use: Loaded, words: Any, state: Any, chunks: int = 2, **more: Any) -> Any:
+    inputs = {"model": use.model, "positive": words, "state": state, "chunks": chunks, "seed": 7}
+    return sheet.add("SanaVideoBlockSampler", title, **inputs | more)
 
 
 def first_long_video(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## One prompt, 15 seconds\n\nSix chunks of 2.5 s, one after the other. What was so far travels as a *state* of "
-        "fixed size: 60 chunks need no more memory than 6.",
+        "## One prompt, 15 seconds\n\nSix chunks of 2.5 s, one after the other. The past travels as a "
+        "*state* of fixed size: 60 chunks need no more memory than 6.",
     )
     with sheet.group("Prompt and six chunks", PURPLE, WIDE, bottom=use.bottom):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
@@ -137,9 +138,9 @@ def first_long_video(sheet: Any) -> None:
 def three_shots(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## Three prompts, one film\n\nEach sampler goes on from the state of the one before. When the prompt changes, "
-        "*recache* reads the last chunk again under the new words (same scene, new action), *keep* leaves the memory as it "
-        "is, *cut* begins a new scene.",
+        "## Three prompts, one film\n\nEach sampler continues from the state of the one before. When the "
+        "prompt changes, *recache* reads the last chunk again with the new prompt (same scene, new action), "
+        "*keep* leaves the memory as it is, *cut* begins a new scene.",
     )
     shots = (
         ("Shot 1: a fox walks", f"{FOX} {CAMERA}", "recache"),
@@ -158,14 +159,14 @@ def three_shots(sheet: Any) -> None:
 def two_endings(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## One beginning, two endings\n\nA state is a value: connect it to two samplers, and both go on from the same "
+        "## One beginning, two endings\n\nConnect a state to two samplers, and both continue from the same "
         "moment. The beginning is made once; change one ending, and only that one is made again.",
     )
     half = 500
     with sheet.group("Beginning", PURPLE, MIDDLE, bottom=2 * half + 30):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         begun = sampler(sheet, "Beginning", use, words, use.start)
-        sheet.add("SanaVideoStateInfo", "Where both go on", state=begun)
+        sheet.add("SanaVideoStateInfo", "Where both continue", state=begun)
     x = sheet.right + 30
     for letter, text, y in (("A", RUN, 0), ("B", HOUSE, half + 30)):
         with sheet.group(f"Ending {letter}", PURPLE, MIDDLE, x=x, y=y, bottom=y + half) as frame:
@@ -178,8 +179,9 @@ def two_endings(sheet: Any) -> None:
 def save_today(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## Today: make a beginning and keep its state\n\nSave State writes output/sana_states/today_00001_.safetensors. "
-        "Tomorrow open *04_continue_tomorrow*: it goes on exactly as if nothing had been in between.",
+        "## Today: make a beginning and keep its state\n\nSave State writes "
+        "output/sana_states/today_00001_.safetensors. Tomorrow open *04_continue_tomorrow*: it continues as "
+        "if the video had never stopped.",
     )
     with sheet.group("Prompt and four chunks", PURPLE, WIDE, bottom=use.bottom):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
@@ -194,8 +196,8 @@ def save_today(sheet: Any) -> None:
 def continue_tomorrow(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## Tomorrow: go on from the saved state\n\nNeeds the file that *04_save_today* wrote (press R if the list does not "
-        "show it) and the same model. The video shows what is new: from chunk 4 on.",
+        "## Tomorrow: continue from the saved state\n\nNeeds the file that *04_save_today* wrote (press R if "
+        "it isn't in the list) and the same model. The video shows only what is new: from chunk 4 on.",
         start=False,
     )
     with sheet.group("Yesterday", BLUE, WIDE, bottom=use.bottom):
@@ -210,8 +212,8 @@ def continue_tomorrow(sheet: Any) -> None:
 def from_an_image(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## Begin with a picture\n\nPrime makes the picture the first frame of the stream; the samplers go on from there. "
-        "Say in prompt 1 what the picture shows. Prime takes a video, too: then its end is continued.",
+        "## Begin with a picture\n\nPrime makes the picture the first frame of the stream; the samplers "
+        "continue from there. Say in prompt 1 what the picture shows. Prime also continues a video.",
     )
     with sheet.group("Picture", BLUE, MIDDLE, bottom=use.bottom):
         words = prompt(sheet, "Prompt 1", use, DRAWING)
@@ -230,10 +232,8 @@ def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, 
     picture, large = {}, size != (832, 480)
     with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE, bottom=use.bottom):
         if image:
-            picture = {
-                "vae": use.vae,
-                "image": sheet.add("LoadImage", "First frame", 330, image="example.png"),
-            }
+            frame = sheet.add("LoadImage", "First frame", 330, image="example.png")
+            picture = {"vae": use.vae, "image": frame}
         positive = prompt(sheet, "Prompt", use, words, 160 if image else 280)
         negative = prompt(sheet, "Negative prompt", use, BLUR, 140, motion_score=0, instruction=False)
     with sheet.group("50 steps", PURPLE, MIDDLE, bottom=use.bottom):
@@ -252,8 +252,8 @@ def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, 
 def text_to_video(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once and runs under ComfyUI's own KSampler, with a "
-        "negative prompt (instruction off, motion score 0). For videos of any length take *01_first_long_video*.",
+        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, in ComfyUI's KSampler. The "
+        "negative prompt has no instruction and motion score 0. For any length use *01_first_long_video*.",
         SHORT,
         "sana_video_480p",
         start=False,
@@ -264,8 +264,8 @@ def text_to_video(sheet: Any) -> None:
 def image_to_video(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## A clip that begins with a picture\n\nThe same 50-step model as for text. Empty Latent holds the picture as first "
-        "frame, and KSampler leaves it as it is. Say in the prompt what the picture shows, and what happens.",
+        "## A clip that begins with a picture\n\nEmpty Latent makes the picture the first frame, which "
+        "KSampler leaves as it is. Say in the prompt what the picture shows, and what happens.",
         SHORT,
         "sana_video_480p",
         start=False,
@@ -276,8 +276,8 @@ def image_to_video(sheet: Any) -> None:
 def large_clip(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which ComfyUI's own Load VAE "
-        "and VAE Decode know. Lengths are 8n + 1 frames.",
+        "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which "
+        "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames.",
         LARGE,
         "sana_video_720p",
         LTX,

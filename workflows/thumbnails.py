@@ -1,30 +1,27 @@
-"""Draws the pictures that ComfyUI's page shows beside the workflows: python workflows/thumbnails.py [NAME …]
+"""Draws the pictures that ComfyUI's page shows beside the workflows.
 
-Each is a title over eight frames of stories that the built-in demo tells the way that workflow does (08 has a size that
-the demo does not know, and a picture of its own). It takes minutes.
+    python -m comfyui_sana_video.workflows.thumbnails [NAME …]
+
+Each is a title over eight frames that the built-in demo makes as that workflow does. The demo doesn't know
+the size of 08, so its picture isn't made here. Takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..demo.model_set import demo_set
+from ..sana_video_core.files.image_file import fill_and_crop, to_bytes
+from ..sana_video_core.streaming.decoding import decode_history
+from ..sana_video_core.streaming.stream import Sampling
+from ..training.sampling import Models, load, sample
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-from conftest import PACKAGE  # noqa: F401  registers the checkout under its package name
-
-# isort: split
-from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.files.image_file import fill_and_crop, to_bytes
-from comfyui_sana_video.sana_video_core.streaming.decoding import decode_story
-from comfyui_sana_video.sana_video_core.streaming.stream import Sampling
-from comfyui_sana_video.training.sampling import Models, load, sample
-
 SIZE, CELL, COLUMNS, BETWEEN = (512, 288), 98, 4, (26, 8)
 FRAMES = 8  # in two rows
 SEED = 5
@@ -41,7 +38,7 @@ class Shot(NamedTuple):
 RED = Shot("a red ball moves right over a blue floor")
 CROSS = Shot("a green cross moves up over a black floor")
 TODAY = Shot("a white star moves left over a purple floor", 4)
-# title and stories; the frames of a picture are shared out among them
+# title and stories; each story gets an equal share of the picture's frames
 PICTURES: dict[str, tuple[str, list[list[Shot]]]] = {
     "00_without_downloads": (
         "Without downloads",
@@ -88,14 +85,14 @@ PICTURES: dict[str, tuple[str, list[list[Shot]]]] = {
 }
 
 
-def told(models: Models, story: list[Shot], count: int) -> list[Image.Image]:
+def frames_of(models: Models, story: list[Shot], count: int) -> list[Image.Image]:
     """`count` frames of a story, evenly spread over it."""
     state = None
     for shot in story:
         sampling = Sampling(seed=SEED, on_prompt_change=shot.on_change)
         state = sample(models, [shot.words], sampling, chunks=shot.chunks, state=state)
     assert state is not None
-    frames = torch.cat([piece[0].cpu() for piece in decode_story(models.vae, state)], dim=1)
+    frames = torch.cat([piece[0].cpu() for piece in decode_history(models.vae, state)], dim=1)
     places = torch.linspace(0, frames.shape[1] - 1, count).long().tolist()
     return [Image.fromarray(to_bytes(frames[:, place])) for place in places]
 
@@ -125,7 +122,7 @@ def main() -> None:
     models = load(demo_set(), "cpu")
     for name in names:
         title, stories = PICTURES[name]
-        frames = [frame for story in stories for frame in told(models, story, FRAMES // len(stories))]
+        frames = [frame for story in stories for frame in frames_of(models, story, FRAMES // len(stories))]
         picture(title, frames).save(HERE / f"{name}.jpg", quality=85)
         print(name, flush=True)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fp8_product.reference import Fp8Rows, fp8_rows
+from ..fp8_gemm.reference import Fp8Rows, fp8_rows
 
 
 def residual_norm(

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..fp8_product.reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
-from ..fp8_product.triton_kernel import row_scale
+from ..fp8_gemm.reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
+from ..fp8_gemm.triton_kernel import row_scale
 
 WARPS = 4  # of a row: eight wait longer for each other's sums (docs/log.md)
 

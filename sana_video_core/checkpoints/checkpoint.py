@@ -34,12 +34,12 @@ OUR_CLASSES = "SanaVideo"  # part of the name of every class whose config.json i
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A transformer's file, understood but not built: canonical tensors, sizes, rules, and what else it told."""
+    """A transformer's file, read but not built: canonical tensors, sizes, rules, and what else it says."""
 
     tensors: dict[str, Tensor]
     config: TransformerConfig
     family: Family
-    instruction: str | None  # the wording that SANA puts before a prompt, if the file carries it
+    system_prompt: str | None  # what SANA puts before a prompt, if the file carries it
     source: str  # which kind of file it was
 
 
@@ -57,11 +57,11 @@ def load_transformer(
     `config` is a diffusers-style config.json (path or mapping); `family` one of config.FAMILIES. Raises FileError or
     InputError with a sentence for anything that is not a complete SANA-Video checkpoint.
     """
-    found = read_checkpoint(path, config=config, family=family)
+    checkpoint = read_checkpoint(path, config=config, family=family)
     with torch.device("meta"):
-        model = SanaVideo(found.config, found.family, operations=operations)
-    load_strictly(model, found.tensors, Path(path).absolute(), "SANA-Video transformer")
-    model.fingerprint = weights_fingerprint(found.tensors)
+        model = SanaVideo(checkpoint.config, checkpoint.family, operations=operations)
+    load_strictly(model, checkpoint.tensors, Path(path).absolute(), "SANA-Video transformer")
+    model.fingerprint = weights_fingerprint(checkpoint.tensors)
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
@@ -71,17 +71,17 @@ def read_checkpoint(
     """What `load_transformer` loads, before it is built."""
     path = Path(path).absolute()  # the names of its folders tell something too
     tensors, metadata, beside = _read_folder_or_file(path, "transformer")
-    told = ChainMap(
-        *(dict(source) for source in (_given_config(config), _metadata_config(metadata, path), beside))
-    )
+    # the first that says something counts
+    sources = (_config_argument(config), _metadata_config(metadata, path), beside)
+    merged = ChainMap(*(dict(source) for source in sources))
     source = _source(tensors, metadata)
     tensors = canonical_transformer(tensors)
     if "blocks.0.attn.qkv.weight" not in tensors or "x_embedder.proj.weight" not in tensors:
         raise FileError(_not_ours(path, tensors))
-    sizes = _sizes(tensors, told, path)
-    rules = _family(family or told.get("family") or None, told, sizes, path)
+    sizes = _sizes(tensors, merged, path)
+    rules = _family(family or merged.get("family") or None, merged, sizes, path)
     return Checkpoint(
-        tensors=tensors, config=sizes, family=rules, instruction=metadata.get("instruction"), source=source
+        tensors=tensors, config=sizes, family=rules, system_prompt=metadata.get("instruction"), source=source
     )
 
 
@@ -91,18 +91,18 @@ def save_transformer(
     config: TransformerConfig,
     family: str,
     *,
-    instruction: str | None = None,
+    system_prompt: str | None = None,
     note: Mapping[str, str] | None = None,
 ) -> None:
     """Our single file: canonical tensors, with config and family in the metadata. Complete, or not there."""
-    told = {
+    entries = {
         "attention_head_dim": config.head_dim,
         "cross_attention_head_dim": config.cross_head_dim,
         "family": family,
     }
-    metadata = {**(note or {}), FORMAT: str(VERSION), "config": json.dumps(told)}
-    if instruction is not None:
-        metadata["instruction"] = instruction
+    metadata = {**(note or {}), FORMAT: str(VERSION), "config": json.dumps(entries)}
+    if system_prompt is not None:
+        metadata["instruction"] = system_prompt
     write_tensors(path, tensors, metadata)
 
 
@@ -119,7 +119,7 @@ def load_vae(
     tensors = canonical_vae(without_prefix(tensors))
     if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
         raise FileError(
-            f"“{path.name}” is no Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). Use wan_2.1_vae.safetensors, "
+            f"“{path.name}” isn't a Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). Use wan_2.1_vae.safetensors, "
             "Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
         )
     empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
@@ -151,7 +151,7 @@ def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path,
             if names
         ]
         raise FileError(
-            f"“{path.name}” is no complete {what}: {' and '.join(parts)}. Use the whole published file, not a part or a "
+            f"“{path.name}” isn't a complete {what}: {' and '.join(parts)}. Use the whole published file, not a part or a "
             "LoRA."
         )
     for name, tensor in tensors.items():
@@ -185,7 +185,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _given_config(config: Mapping[str, Any] | Path | str | None) -> Mapping[str, Any]:
+def _config_argument(config: Mapping[str, Any] | Path | str | None) -> Mapping[str, Any]:
     if config is None or isinstance(config, Mapping):
         return config or {}
     content = read_json(Path(config))
@@ -210,19 +210,19 @@ def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, An
     return content
 
 
-def _sizes(tensors: Mapping[str, Tensor], told: Mapping[str, Any], path: Path) -> TransformerConfig:
-    """Every size that the tensors show; the size of a head from what was told, else 112 where that divides."""
+def _sizes(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) -> TransformerConfig:
+    """Every size that the tensors show; the size of a head from the config, else 112 where that divides."""
     width, channels, _, patch, _ = _shape(tensors, "x_embedder.proj.weight", 5, path)
     _, ffn_hidden, *_ = _shape(tensors, "blocks.0.mlp.point_conv.conv.weight", 4, path)
     _, caption_channels = _shape(tensors, "y_embedder.y_proj.fc1.weight", 2, path)
-    head = _whole_number(told, "attention_head_dim", path)
+    head = _whole_number(entries, "attention_head_dim", path)
     if head is None and width % PUBLISHED_HEAD:
         raise FileError(
-            f"“{path.name}” does not tell its head size, and its width {width} is not a multiple of the published "
+            f"“{path.name}” does not say its head size, and its width {width} is not a multiple of the published "
             f"{PUBLISHED_HEAD}. Put the model's config.json beside it, or give one (--config)."
         )
     head = PUBLISHED_HEAD if head is None else head
-    cross_head = _whole_number(told, "cross_attention_head_dim", path)
+    cross_head = _whole_number(entries, "cross_attention_head_dim", path)
     return TransformerConfig(
         channels=channels,
         patch=patch,
@@ -238,34 +238,34 @@ def _sizes(tensors: Mapping[str, Tensor], told: Mapping[str, Any], path: Path) -
 def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> tuple[int, ...]:
     """The shape of a tensor that sizes are read off."""
     if name not in tensors or tensors[name].ndim != axes:
-        found = f"has {tensors[name].ndim} axes instead of {axes}" if name in tensors else "is missing"
+        problem = f"has {tensors[name].ndim} axes instead of {axes}" if name in tensors else "is missing"
         raise FileError(
-            f"“{path.name}” is no complete SANA-Video transformer: {name} {found}. Use the whole published file of a "
+            f"“{path.name}” isn't a complete SANA-Video transformer: {name} {problem}. Use the whole published file of a "
             "video model."
         )
     return tuple(tensors[name].shape)
 
 
-def _whole_number(told: Mapping[str, Any], key: str, path: Path) -> int | None:
-    value = told.get(key)
+def _whole_number(entries: Mapping[str, Any], key: str, path: Path) -> int | None:
+    value = entries.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise InputError(
-        f"The config for “{path.name}” says {key}: {value!r}, which is no whole number (the published models have "
+        f"The config for “{path.name}” says {key}: {value!r}, which isn't a whole number (the published models have "
         f"{PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
     )
 
 
-def _family(name: object, told: Mapping[str, Any], sizes: TransformerConfig, path: Path) -> Family:
+def _family(name: object, entries: Mapping[str, Any], sizes: TransformerConfig, path: Path) -> Family:
     """The family by name; else by diffusers' class and the file's own name, as diffusers' converter does."""
     if name is not None:
         family = family_named(str(name))
     elif sizes.patch == 1:
         family = FAMILIES["sana_video_720p"]
     else:
-        known_causal = told.get("_class_name") == CAUSAL_CLASS
-        own_name = f"{path.parent.name}/{path.name}" if path.is_dir() else path.name
-        named_causal = any(word in own_name.lower() for word in ("longlive", "longsana"))
+        known_causal = entries.get("_class_name") == CAUSAL_CLASS
+        file_name = f"{path.parent.name}/{path.name}" if path.is_dir() else path.name
+        named_causal = any(word in file_name.lower() for word in ("longlive", "longsana"))
         family = FAMILIES["longsana_480p" if known_causal or named_causal else "sana_video_480p"]
     if (sizes.channels, sizes.patch) != (family.config.channels, family.config.patch):
         raise InputError(
@@ -283,7 +283,7 @@ def _source(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def _not_ours(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return (
-        f"“{path.name}” is no SANA-Video transformer: it has {len(tensors)} tensors{_examples(tensors)}. Use the original "
+        f"“{path.name}” isn't a SANA-Video transformer: it has {len(tensors)} tensors{_examples(tensors)}. Use the original "
         ".pth, a diffusers transformer folder, or a file made by `sana-video convert`."
     )
 

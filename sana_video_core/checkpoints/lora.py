@@ -120,9 +120,9 @@ def _sorted_out(
 
 
 def _parsed(name: str) -> tuple[str, str]:
-    """Module and canonical suffix; no suffix for what is no tensor of a LoRA."""
-    found = LORA.match(name) or OTHER.match(name)
-    return (found[1], SUFFIXES.get(found[2], found[2])) if found else (name, "")
+    """Module and canonical suffix; no suffix for what isn't a tensor of a LoRA."""
+    match = LORA.match(name) or OTHER.match(name)
+    return (match[1], SUFFIXES.get(match[2], match[2])) if match else (name, "")
 
 
 def _module(spelled: str, places: Mapping[str, LoraTarget], flat: Mapping[str, str]) -> tuple[str, str]:
@@ -143,7 +143,7 @@ def _nothing_fits(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[i
             f"are {listed(tensors)}. Use a LoRA that was trained on SANA-Video."
         )
     if any(canonical_module(DOTTED_PREFIX.sub("", name)) in shapes for name in tensors):
-        return "This file holds a whole SANA-Video model and no LoRA. Load it with “Load SANA-Video Model”."
+        return "This file holds a whole SANA-Video model, not a LoRA. Load it with “Load SANA-Video Model”."
     return (
         f"This file holds no LoRA: its {len(tensors)} tensors ({listed(tensors)}) change no weights in a known way (LoRA, "
         "LoHa, LoKr or differences). Choose a LoRA file."

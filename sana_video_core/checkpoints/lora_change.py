@@ -65,7 +65,7 @@ class Change:
 
 def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Tensor]:
     """The parts of a change, complete and of the right size for `shape`, the parameter's or that of its rows."""
-    parts, wanted = change.parts, (shape[0], prod(shape[1:]))
+    parts, required = change.parts, (shape[0], prod(shape[1:]))
     kinds = sorted({suffix.partition("_")[0] for suffix in parts if suffix not in COMPANIONS})
     whole = kinds[0] in ("diff", "set")
     factors = KINDS[kinds[0]]
@@ -82,16 +82,18 @@ def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Te
         extents = [(extents[0][0] * extents[1][0], extents[0][1] * extents[1][1])]
     alpha, scale = parts.get("alpha", torch.ones(())), parts.get("dora_scale", torch.ones(shape[0]))
     # a scale for each row, or for each column of a kernel
-    scaled = scale.shape[:1].numel() == scale.numel() == wanted[0] or (
+    scaled = scale.shape[:1].numel() == scale.numel() == required[0] or (
         list(scale.shape[:2]) == [1, *shape[1:2]] == [1, scale.numel()]
     )
     fits = {"alpha": alpha.numel() == 1, "dora_scale": scaled}
-    wrong = [suffix for suffix in parts if not fits.get(suffix, all(extent == wanted for extent in extents))]
+    wrong = [
+        suffix for suffix in parts if not fits.get(suffix, all(extent == required for extent in extents))
+    ]
     if wrong:
-        given = (f"{change.names[suffix]} {list(parts[suffix].shape)}" for suffix in wrong)
+        shapes = (f"{change.names[suffix]} {list(parts[suffix].shape)}" for suffix in wrong)
         rows = f"rows {target.rows[0]} to {sum(target.rows) - 1} of " if target.rows else ""
         raise FileError(
-            f"The LoRA does not fit this model: {listed(given)} cannot change {rows}{target.parameter}, of shape {shape}. "
+            f"The LoRA does not fit this model: {listed(shapes)} cannot change {rows}{target.parameter}, of shape {shape}. "
             "It was trained on a model of another size or kind: load it with that model, or use a LoRA for this one."
         )
     if "dora_scale" in parts and scale.ndim == 1:
@@ -145,8 +147,8 @@ class Alphas(NamedTuple):
     @classmethod
     def read(cls, metadata: Mapping[str, str]) -> Alphas:
         try:
-            told = json.loads(metadata.get("lora_adapter_metadata", "null")) or metadata
-            values = [told.get(f"transformer.{key}", told.get(key)) for key in ALPHA_KEYS]
+            entries = json.loads(metadata.get("lora_adapter_metadata", "null")) or metadata
+            values = [entries.get(f"transformer.{key}", entries.get(key)) for key in ALPHA_KEYS]
             default, patterns, stabilized = (json.loads(v) if isinstance(v, str) else v for v in values)
             compiled = [
                 (re.compile(rf"(?:.*\.)?(?:{key})"), float(value)) for key, value in (patterns or {}).items()

@@ -143,11 +143,11 @@ def _read_pickle(path: Path) -> object:
     except MemoryError:
         raise
     except Exception as error:  # damaged pickles raise many kinds, all of them about this file
-        found = FOREIGN_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if found is None:
+        match = FOREIGN_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if match is None:
             raise _damaged(path, error) from error
         raise FileError(
-            f"“{path.name}” holds Python objects ({found[1] or found[2]}) and not only tensors, so it was not opened: "
+            f"“{path.name}” holds Python objects ({match[1] or match[2]}) and not only tensors, so it was not opened: "
             "such a file can run code. Use the published checkpoint, or a .safetensors file."
         ) from error
 

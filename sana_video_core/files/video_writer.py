@@ -45,7 +45,7 @@ class VideoWriter(AbstractContextManager):
         self,
         path: Path | str,
         *,
-        fps: int | Fraction = 16,
+        fps: float | Fraction = 16,
         codec: str = "h264",
         crf: int = 18,
         metadata: Mapping[str, object] | None = None,

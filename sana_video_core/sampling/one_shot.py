@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..callbacks import Host, Progress
+from ..callbacks import Callbacks, Progress
+from ..config import CLIP_SAMPLERS, GUIDANCE, check_choice
 from ..errors import ChunkError, InputError
 from ..shapes import LatentGrid
 from ..transformer.layers import MASKED, TextKeys
@@ -23,10 +24,8 @@ from .noise import draw_noise
 from .schedule import dpm_sigmas, euler_sigmas
 from .solvers import Velocity, sample_dpm, sample_euler
 
-SAMPLERS = {"dpm++": (sample_dpm, dpm_sigmas), "euler": (sample_euler, euler_sigmas)}
+SAMPLERS = {"dpm++": (sample_dpm, dpm_sigmas), "euler": (sample_euler, euler_sigmas)}  # as CLIP_SAMPLERS
 Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -> velocity
-
-GUIDANCE = ("batched", "sequential")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +40,8 @@ class ClipSampling:
     guidance: str = "batched"
 
     def __post_init__(self) -> None:
-        for name, value, possible in (
-            ("sampler", self.sampler, tuple(SAMPLERS)),
-            ("guidance", self.guidance, GUIDANCE),
-        ):
-            if value not in possible:
-                raise InputError(f"{name} is “{value}”; choose one of: {', '.join(possible)}.")
+        check_choice("sampler", self.sampler, CLIP_SAMPLERS)
+        check_choice("guidance", self.guidance, GUIDANCE)
         if not self.cfg >= 1:
             raise InputError(f"cfg is {self.cfg}; it has to be at least 1 (1 is no guidance, 6 is usual).")
 
@@ -63,12 +58,12 @@ def sample_clip(
     image: Tensor | None = None,
     batch: int = 1,
     noise: Tensor | None = None,
-    host: Host | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Tensor:
     """Clean latents [B, C, F, H, W] in model space, float32.
 
     `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, at timestep 0 in every step, and is returned untouched.
-    `noise` [B, C, F, H, W] takes the place of the seed's. Raises ChunkError when the model returns no numbers.
+    `noise` [B, C, F, H, W] takes the place of the seed's. Raises ChunkError for NaN or Inf.
     """
     model.family.chunks.check_room(0, (latent_frames,))
     if sampling.cfg > 1 and negative is None:
@@ -92,14 +87,14 @@ def sample_clip(
     update, grid_of = SAMPLERS[sampling.sampler]
     sigmas = grid_of(sampling.steps, sampling.shift)
     guided = _guided(model, positive, negative, sampling, len(x))
-    x = update(_velocity(guided, image, host or Host(), sampling.steps), x, sigmas)
+    x = update(_velocity(guided, image, callbacks or Callbacks(), sampling.steps), x, sigmas)
     return x if image is None else torch.cat([image, x], dim=2)
 
 
-def _check_shape(what: str, given: Tensor | None, size: tuple[int, ...]) -> None:
-    if given is not None and tuple(given.shape) not in (size, (1, *size[1:])):
+def _check_shape(what: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
+    if tensor is not None and tuple(tensor.shape) not in (size, (1, *size[1:])):
         raise InputError(
-            f"{what} has the shape {list(given.shape)}; it has to be {list(size)} (batch may be 1)."
+            f"{what} has the shape {list(tensor.shape)}; it has to be {list(size)} (batch may be 1)."
         )
 
 
@@ -110,21 +105,21 @@ def _guided(
     sampling: ClipSampling,
     batch: int,
 ) -> Guided:
-    """velocity(latents, timesteps) under classifier-free guidance: v = v_neg + cfg * (v_pos - v_neg)."""
+    """velocity(latents, timesteps) under classifier-free guidance: v = v_uncond + cfg * (v_cond - v_uncond)."""
     if sampling.cfg == 1 or negative is None:
         return lambda x, t: model(x, t, positive)
 
     def sequential(x: Tensor, t: Tensor) -> Tensor:
-        apart = model(x, t, negative)
-        return apart + sampling.cfg * (model(x, t, positive) - apart)
+        uncond = model(x, t, negative)
+        return uncond + sampling.cfg * (model(x, t, positive) - uncond)
 
     if sampling.guidance == "sequential":
         return sequential
     both = _stacked(negative, positive, batch)
 
     def batched(x: Tensor, t: Tensor) -> Tensor:
-        apart, together = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return apart + sampling.cfg * (together - apart)
+        uncond, cond = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return uncond + sampling.cfg * (cond - uncond)
 
     return batched
 
@@ -135,10 +130,10 @@ def _stacked(first: PreparedText, second: PreparedText, batch: int) -> PreparedT
     texts = [_padded(text, length, batch) for text in (first, second)]
     captions, blocks, biases = zip(*texts, strict=True)
     pairs = (TextKeys(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(*blocks, strict=True))
-    return PreparedText(torch.cat(captions), tuple(pairs), torch.cat(biases))
+    return PreparedText(torch.cat(captions), tuple(pairs), torch.cat(biases), first.runner)
 
 
-def _padded(text: PreparedText, length: int, batch: int) -> PreparedText:
+def _padded(text: PreparedText, length: int, batch: int) -> tuple[Tensor, tuple[TextKeys, ...], Tensor]:
     missing = length - text.caption.shape[1]
 
     def longer(x: Tensor, value: float = 0.0) -> Tensor:
@@ -152,7 +147,7 @@ def _padded(text: PreparedText, length: int, batch: int) -> PreparedText:
     )
     bias = longer(bias.transpose(2, 3), MASKED).transpose(2, 3)
     blocks = tuple(TextKeys(*(longer(x) for x in block)) for block in text.blocks)
-    return PreparedText(longer(text.caption), blocks, bias)
+    return longer(text.caption), blocks, bias
 
 
 def _timesteps(x: Tensor, sigma: float, image: Tensor | None) -> Tensor:
@@ -164,24 +159,23 @@ def _timesteps(x: Tensor, sigma: float, image: Tensor | None) -> Tensor:
     return timesteps
 
 
-def _velocity(guided: Guided, image: Tensor | None, host: Host, steps: int) -> Velocity:
+def _velocity(guided: Guided, image: Tensor | None, callbacks: Callbacks, steps: int) -> Velocity:
     """The guided velocity as a sampler calls it: with the image in front, cancellable, checked and reported."""
     done = 0
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
         nonlocal done
-        host.check(f"at step {done + 1} of {steps}")
+        callbacks.check(f"at step {done + 1} of {steps}")
         latents = x if image is None else torch.cat([image, x], dim=2)
         v = guided(latents, _timesteps(x, sigma, image))
         if image is not None:
             v = v[:, :, 1:]
         if not bool(torch.isfinite(v).all()):
             raise ChunkError(
-                f"The model returned values that are not numbers at step {done + 1} of {steps}. Try bfloat16 or float32, "
-                "or without LoRAs."
+                f"The model returned NaN or Inf at step {done + 1} of {steps}. Try bfloat16 or float32, or without LoRAs."
             )
         done += 1
-        host.progress(Progress(1, 1, done, steps, x - sigma * v))
+        callbacks.progress(Progress(1, 1, done, steps, x - sigma * v))
         return v
 
     return velocity

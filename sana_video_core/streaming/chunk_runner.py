@@ -1,44 +1,41 @@
-"""The model calls of a stream: each asks the host first, is checked for numbers, and is reported."""
+"""The model calls of a stream: each asks the caller first, is checked for NaN and Inf, and is reported."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..callbacks import Host, Progress, StreamModel
+from ..callbacks import Callbacks, Progress
 from ..errors import ChunkError
 from ..sampling.noise import draw_noise
 from ..sampling.solvers import sample_euler, sample_few_step
-from ..transformer.memory import Memory, memory_to
-from ..transformer.model import PreparedText
+from ..transformer.memory import Memory, memory_tensors, memory_to
 from .state import StreamState
+from .stream_model import StreamModel
 
 
-class StreamCalls:
+class ChunkRunner:
     """A model with one prompt at work on `chunks` chunks of `calls_per_chunk` model calls each.
 
-    Keeps count of where the work is, and nothing else: states and memories pass through as values.
+    Counts where the work is, and keeps nothing else: states and memories pass through as values.
     """
 
     def __init__(
         self,
         model: StreamModel,
-        text: PreparedText,
-        host: Host,
+        text: Any,  # what the model prepared
+        callbacks: Callbacks,
         *,
         chunks: int,
         calls_per_chunk: int,
-        park: torch.device | str,
+        device: torch.device | str,  # where states lie
     ) -> None:
-        self.model, self.text, self.host = model, text, host
-        self.chunks, self.calls_per_chunk, self.park = chunks, calls_per_chunk, park
+        self.model, self.text, self.callbacks = model, text, callbacks
+        self.chunks, self.calls_per_chunk, self.device = chunks, calls_per_chunk, device
         self.chunk = self.step = 0
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     @property
     def _where(self) -> str:
@@ -61,15 +58,14 @@ class StreamCalls:
         sigmas: tuple[float, ...],
     ) -> Tensor:
         """Clean latents [B, C, length, H, W], float32 on the model's device. The memory is only read."""
-        own = state.identity
+        identity, first = state.identity, state.latent_frames
 
         def draw(number: int) -> Tensor:
-            first = state.latent_frames
-            size = {"batch": own.batch, "channels": own.channels, "grid": own.grid}
-            return draw_noise(seed, first, length, number, **size).to(self.device)
+            size = {"batch": identity.batch, "channels": identity.channels, "grid": identity.grid}
+            return draw_noise(seed, first, length, number, **size).to(self.model.device)
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
-            self.host.check(self._where)
+            self.callbacks.check(self._where)
             timesteps = torch.full((len(x),), 1000 * sigma, device=x.device)
             v = self.model(x, timesteps, self.text, memory=memory, first_frame=state.position)
             self._finish([v], x - sigma * v)
@@ -82,14 +78,12 @@ class StreamCalls:
     @torch.no_grad()
     def absorb(self, state: StreamState, memory: Memory | None, latents: Tensor) -> Memory:
         """The memory after clean latents that follow `state`, on the model's device."""
-        self.host.check(self._where)
-        window = state.identity.window
+        self.callbacks.check(self._where)
         after = self.model.absorb(
-            latents, self.text, memory=memory, first_frame=state.position, window=window
+            latents, self.text, memory=memory, first_frame=state.position, window=state.identity.window
         )
-        results = [tensor for block in after for tensor in (*block.past, block.tail)]
-        # a copy: what a listener does to it must not reach a state, a chunk or what a caller gave
-        self._finish(results, latents.clone())
+        # a copy: what a listener does to it must not reach a state, a chunk or what a caller passed
+        self._finish(memory_tensors(after), latents.clone())
         return after
 
     def recache(self, state: StreamState) -> StreamState:
@@ -97,18 +91,17 @@ class StreamCalls:
 
         Source: KV-recache of LongLive (arXiv 2509.22622).
         """
-        last, before = state.story[-1], replace(state, story=state.story[:-1])
-        memory = self.absorb(
-            before, memory_to(state.memory_before, self.device), last.latents.to(self.device)
-        )
-        return replace(state, memory=memory_to(memory, self.park))
+        device = self.model.device
+        last, before = state.history[-1], replace(state, history=state.history[:-1])
+        memory = self.absorb(before, memory_to(state.memory_before, device), last.latents.to(device))
+        return replace(state, memory=memory_to(memory, self.device))
 
     def _finish(self, results: list[Tensor], latents: Tensor) -> None:
-        """Refuse what is not finite, then tell the host."""
+        """Refuse NaN and Inf, then report."""
         if not all(bool(torch.isfinite(tensor).all()) for tensor in results):
             raise ChunkError(
-                f"The model returned values that are not numbers {self._where}, so this chunk was dropped; everything "
-                f"before it is kept. It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
+                f"The model returned NaN or Inf {self._where}, so this chunk was dropped; everything before it is kept. "
+                f"It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
             )
         self.step += 1
-        self.host.progress(Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents))
+        self.callbacks.progress(Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents))

@@ -1,4 +1,4 @@
-"""What a state holds, in words and as a filmstrip."""
+"""What a state holds: as text, and as a filmstrip."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MOST, COLUMNS = 24, 3  # thumbnails of a filmstrip
 
 def report(state: StreamState) -> str:
     """What a state holds, for a person: one line each for model, video, memory and every chunk."""
-    own = state.identity
-    height, width = own.rules.compression.pixels(own.grid)
-    story = sum(chunk.latents.numel() * chunk.latents.element_size() for chunk in state.story)
+    identity = state.identity
+    height, width = identity.rules.compression.pixels(identity.grid)
+    history = sum(chunk.latents.numel() * chunk.latents.element_size() for chunk in state.history)
     lines = [
-        f"model        {own.family}, fingerprint {own.fingerprint[:12]}",
-        f"video        {width} x {height}, batch {own.batch}, {len(state.story)} chunks, {state.frames} frames "
-        f"({state.frames / own.rules.fps:.1f} s)",
-        f"memory       {state.bytes / 2**20:.1f} MiB, window {own.window or 'none (the whole past)'}; story "
-        f"{story / 2**20:.1f} MiB",
+        f"model        {identity.family}, fingerprint {identity.fingerprint[:12]}",
+        f"video        {width} x {height}, batch {identity.batch}, {len(state.history)} chunks, {state.frames} frames "
+        f"({state.frames / identity.rules.fps:.1f} s)",
+        f"memory       {state.bytes / 2**20:.1f} MiB, window {identity.window or 'none (the whole past)'}; history "
+        f"{history / 2**20:.1f} MiB",
     ]
-    for number, chunk in enumerate(state.story):
+    for number, chunk in enumerate(state.history):
         made = "primed" if chunk.primed else f"seed {chunk.seed}"
         loras = f", LoRAs {', '.join(chunk.loras)}" if chunk.loras else ""
         lines.append(
@@ -35,19 +35,19 @@ def report(state: StreamState) -> str:
 
 
 def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
-    """What a state holds, as one picture: two lines of words, then a labelled thumbnail a chunk (at most `MOST`).
+    """What a state holds, as one picture: two lines of text, then a labelled thumbnail a chunk (at most `MOST`).
 
     `picture` makes a small picture of one latent frame [B, C, 1, H, W] in model space: a host has a quick way to.
     """
     height, width = state.identity.rules.compression.pixels(state.identity.grid)
-    words = [
-        f"{len(state.story)} chunks, {state.frames} frames, {state.seconds:.1f} s",
+    lines = [
+        f"{len(state.history)} chunks, {state.frames} frames, {state.seconds:.1f} s",
         f"{width} x {height}, memory {state.bytes / 2**20:.1f} MiB, model {state.identity.fingerprint[:12]}",
     ]
-    shown = range(0, len(state.story), -(-len(state.story) // MOST) or 1)
+    shown = range(0, len(state.history), -(-len(state.history) // MOST) or 1)
     cells = []
     for number in shown:
-        chunk = state.story[number]
+        chunk = state.history[number]
         middle = chunk.length // 2
         cells.append((f"{number}: {chunk.prompt}", picture(chunk.latents[:, :, middle : middle + 1])))
-    return captioned(sheet_of(cells, columns=COLUMNS) if cells else None, words)
+    return captioned(sheet_of(cells, columns=COLUMNS) if cells else None, lines)

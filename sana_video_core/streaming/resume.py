@@ -1,4 +1,4 @@
-"""An interrupted run loses nothing: what it had finished waits for the same request."""
+"""An interrupted run loses nothing: its finished chunks wait for the same request."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable, Hashable, Iterator
 
 from .state import StreamState
 
-Go = Callable[[StreamState, int], Iterator[StreamState]]
+Run = Callable[[StreamState, int], Iterator[StreamState]]
 
 
-class Unfinished:
+class InterruptedRun:
     """The last interrupted run of a stream; at most one, so that memory stays bounded. Its states are values like all."""
 
     def __init__(self) -> None:
         # the request, the state that it began with (an object, compared as one), and the state that it got to
         self._kept: tuple[Hashable, StreamState, StreamState] | None = None
 
-    def run(self, request: Hashable, state: StreamState, chunks: int, go: Go) -> StreamState:
-        """The state after `chunks` more chunks, which `go(state, chunks)` makes one by one.
+    def run_or_resume(self, request: Hashable, state: StreamState, chunks: int, run: Run) -> StreamState:
+        """The state after `chunks` more chunks, which `run(state, chunks)` makes one by one.
 
-        `request` is all that decides them, apart from their number. When the same request was stopped before, its chunks
-        are taken up: N chained runs of one chunk are one run of N, to the last bit.
+        `request` is all that decides them, apart from their number. When the same request was interrupted before, it
+        is resumed: N chained runs of one chunk are bit-identical to one run of N.
         """
-        newest = self._taken_up(request, state, chunks)
-        left = chunks - len(newest.story) + len(state.story)
+        newest = self._resumed(request, state, chunks)
+        left = chunks - len(newest.history) + len(state.history)
         try:
-            for newest in go(newest, left) if left else ():  # noqa: B007, B020  `go` got the state that it begins with
+            for newest in run(newest, left) if left else ():  # noqa: B007, B020  `run` got the state that it begins with
                 pass
         except BaseException:  # a host's interrupt need not be of Exception's kind
             if newest is not state:
@@ -33,11 +33,12 @@ class Unfinished:
             raise
         return newest
 
-    def _taken_up(self, request: Hashable, state: StreamState, chunks: int) -> StreamState:
+    def _resumed(self, request: Hashable, state: StreamState, chunks: int) -> StreamState:
+        """Where the same request was interrupted, or the state that it begins with."""
         if self._kept is None:
             return state
-        known, began, made = self._kept
-        if began is not state or known != request or len(made.story) - len(state.story) > chunks:
+        kept_request, began, newest = self._kept
+        if began is not state or kept_request != request or len(newest.history) - len(state.history) > chunks:
             return state
         self._kept = None
-        return made
+        return newest

@@ -1,4 +1,4 @@
-"""A state: the memory of a stream, with its identity and its story. A value: nothing ever writes to it.
+"""A state: the memory of a stream, with its identity and its history. A value: nothing ever writes to it.
 
 B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the unchanged tensors of the
 old one; that is why branching costs nothing, and why no function may write to a tensor that it did not allocate.
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..callbacks import StreamModel
 from ..config import Family, family_named
 from ..errors import StateError
 from ..files.fingerprint import weights_fingerprint
 from ..shapes import LatentGrid
 from ..transformer.memory import Memory, memory_bytes, memory_tensors, memory_to
+from .stream_model import StreamModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chunk:
-    """One chunk of the story: what was made, and from what."""
+    """One chunk of the history: what was made, and from what."""
 
     latents: Tensor  # [B, C, F, H, W] clean, model space, float32
     prompt: str
@@ -66,37 +66,37 @@ class StreamState:
     identity: Identity
     memory: Memory | None = None  # after the last chunk of this scene; None at its start
     memory_before: Memory | None = None  # before the last chunk: what recache starts from; one deep, for ever
-    story: tuple[Chunk, ...] = ()
+    history: tuple[Chunk, ...] = ()
     scene: int = 0
 
     @property
     def position(self) -> int:
         """Latent frames in the current scene: the rotary position of the next one."""
-        return sum(chunk.length for chunk in self.story if chunk.scene == self.scene)
+        return sum(chunk.length for chunk in self.history if chunk.scene == self.scene)
 
     @property
     def latent_frames(self) -> int:
         """Latent frames in the whole stream: the noise index of the next one."""
-        return sum(chunk.length for chunk in self.story)
+        return sum(chunk.length for chunk in self.history)
 
     @property
     def frames(self) -> int:
-        """Frames that the whole story decodes to, each scene on its own."""
+        """Frames that the whole history decodes to, each scene on its own."""
         per_scene: dict[int, int] = {}
-        for chunk in self.story:
+        for chunk in self.history:
             per_scene[chunk.scene] = per_scene.get(chunk.scene, 0) + chunk.length
         compression = self.identity.rules.compression
         return sum(compression.frames(count) for count in per_scene.values())
 
     def frames_from(self, chunk: int) -> int:
-        """Frames that the story decodes to from chunk number `chunk` (counted from 0) on."""
-        return self.frames - replace(self, story=self.story[:chunk]).frames
+        """Frames that the history decodes to from chunk number `chunk` (counted from 0) on."""
+        return self.frames - replace(self, history=self.history[:chunk]).frames
 
     def only_row(self, row: int) -> StreamState:
-        """One video of the batch, to be looked at: its story without a memory."""
-        story = tuple(replace(chunk, latents=chunk.latents[row : row + 1]) for chunk in self.story)
+        """One video of the batch, to be looked at: its history without a memory."""
+        history = tuple(replace(chunk, latents=chunk.latents[row : row + 1]) for chunk in self.history)
         return replace(
-            self, identity=replace(self.identity, batch=1), memory=None, memory_before=None, story=story
+            self, identity=replace(self.identity, batch=1), memory=None, memory_before=None, history=history
         )
 
     @property
@@ -107,19 +107,19 @@ class StreamState:
     def plan(self) -> tuple[tuple[int, ...], ...]:
         """Chunk lengths in latent frames, scene by scene."""
         scenes: dict[int, list[int]] = {}
-        for chunk in self.story:
+        for chunk in self.history:
             scenes.setdefault(chunk.scene, []).append(chunk.length)
         return tuple(tuple(lengths) for lengths in scenes.values())
 
     @property
     def bytes(self) -> int:
-        """Bytes of both memories, without the story."""
+        """Bytes of both memories, without the history."""
         return memory_bytes(self.memory) + memory_bytes(self.memory_before)
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor of the state: both memories, then the story."""
+        """Every tensor of the state: both memories, then the history."""
         memories = memory_tensors(self.memory) + memory_tensors(self.memory_before)
-        return memories + [chunk.latents for chunk in self.story]
+        return memories + [chunk.latents for chunk in self.history]
 
     def to(self, device: torch.device | str) -> StreamState:
         """The same state on another device; what is there already is shared."""
@@ -127,15 +127,15 @@ class StreamState:
             self,
             memory=memory_to(self.memory, device),
             memory_before=memory_to(self.memory_before, device),
-            story=tuple(replace(chunk, latents=chunk.latents.to(device)) for chunk in self.story),
+            history=tuple(replace(chunk, latents=chunk.latents.to(device)) for chunk in self.history),
         )
 
     def with_chunk(self, chunk: Chunk, memory: Memory) -> StreamState:
         """The state after one more chunk. The memory before it moves up by one; the one before that is let go."""
-        return replace(self, memory=memory, memory_before=self.memory, story=(*self.story, chunk))
+        return replace(self, memory=memory, memory_before=self.memory, history=(*self.history, chunk))
 
     def with_cut(self) -> StreamState:
-        """The state at the start of a new scene: an empty memory; story, frame count and noise run on."""
+        """The state at the start of a new scene: an empty memory; history, frame count and noise run on."""
         return replace(self, memory=None, memory_before=None, scene=self.scene + 1) if self.position else self
 
 
@@ -154,22 +154,22 @@ def check_fits(
     batch: int | None = None,
 ) -> None:
     """Raises StateError, naming both sides, when a state belongs to another model, size or batch."""
-    own, other = state.identity, model_identity(model)
-    if own.fingerprint != other["fingerprint"] or own.channels != other["channels"]:
+    identity, loaded = state.identity, model_identity(model)
+    if identity.fingerprint != loaded["fingerprint"] or identity.channels != loaded["channels"]:
         raise StateError(
-            f"This state was made by the model {own.fingerprint[:12]} ({own.family}, {own.channels} channels), but the "
-            f"model here is {other['fingerprint'][:12]} ({other['family']}, {other['channels']} channels). Load the "
-            "model that made the state, or start a new stream."
+            f"This state was made by the model {identity.fingerprint[:12]} ({identity.family}, {identity.channels} "
+            f"channels), but the model here is {loaded['fingerprint'][:12]} ({loaded['family']}, {loaded['channels']} "
+            "channels). Load the model that made the state, or start a new stream."
         )
-    own_height, own_width = own.rules.compression.pixels(own.grid)
-    height, width = (own_height if height is None else height), (own_width if width is None else width)
-    if (height, width) != (own_height, own_width):
+    size = identity.rules.compression.pixels(identity.grid)
+    required = (size[0] if height is None else height, size[1] if width is None else width)
+    if required != size:
         raise StateError(
-            f"This state is of a video of {own_width} x {own_height} (width x height), but {width} x {height} was "
-            "asked for. A stream keeps its size: continue at the state's, or start a new one."
+            f"This state is of a video of {size[1]} x {size[0]} (width x height), but {required[1]} x {required[0]} "
+            "was asked for. A stream keeps its size: continue at the state's, or start a new one."
         )
-    if batch is not None and batch != own.batch:
+    if batch is not None and batch != identity.batch:
         raise StateError(
-            f"This state holds a batch of {own.batch}, but {batch} was asked for. A stream keeps its batch: "
+            f"This state holds a batch of {identity.batch}, but {batch} was asked for. A stream keeps its batch: "
             "continue with the state's, or start a new one."
         )

@@ -2,16 +2,17 @@
 
 Source: NVlabs/Sana, inference_video_scripts/inference_sana_video.py (the rule of the window and of the motion
 score), and diffusers, pipelines/sana_video/pipeline_sana_video.py (the same rule; it also lower-cases prompts, which
-the original does not do and neither do we). In short: an instruction is put before a prompt, Gemma reads both, and
+the original does not do and neither do we). In short: a system prompt is put before a prompt, Gemma reads both, and
 only the beginning-of-text token and the last 299 positions are kept. Gemma is causal, so these have seen it all.
 """
 
+from __future__ import annotations
+
 import functools
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,68 +20,35 @@ from torch import Tensor
 from ..errors import FileError, InputError
 from .gemma_file import load_gemma_file
 from .gemma_folder import load_gemma_folder
-from .system_prompt import find_instruction
+from .prompt import motion_suffix
+from .system_prompt import find_system_prompt
 
 logger = logging.getLogger("sana_video")
 
 
 @functools.cache  # once per process: a long video encodes many prompts, and one warning is enough
-def _warn_no_instruction() -> None:
+def _warn_no_system_prompt() -> None:
     logger.warning(
-        "The wording that SANA-Video was trained to read before every prompt was not found, so your prompts will "
+        "The system prompt that SANA-Video was trained to read before every prompt was not found, so your prompts will "
         "be followed less closely. To give it, put the model's original yaml file (it contains `chi_prompt`) in the "
-        "folder of the model or the text encoder, or install diffusers, or pass your own wording as the instruction."
+        "folder of the model or the text encoder, or install diffusers, or pass a text of your own as the instruction."
     )
-
-
-def prompt_digest(text: str, *, instruction: str | None, motion_score: int | None) -> str:
-    """sha256 (hex) of everything that decides what a prompt encodes to, apart from the encoder itself.
-
-    `instruction` is the wording really used, as `TextEncoder.resolve_instruction` returns it.
-    """
-    used = hashlib.sha256(instruction.encode("utf-8", "surrogatepass")).hexdigest() if instruction else ""
-    # JSON quotes the text, so no text can imitate the fields that follow it.
-    return hashlib.sha256(json.dumps([text.strip(), used, motion_score or 0]).encode("ascii")).hexdigest()
-
-
-def embedding_digest(embeddings: Tensor, mask: Tensor | None) -> str:
-    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] of each video where the mask is true.
-
-    embeddings [B, L, D] of any dtype and device, read as float32; mask [B, L], or of one row for all, with any axes of
-    length 1 between (None: every row counts). How the rest is padded does not matter, how long it is does.
-    """
-    if embeddings.ndim != 3 or not embeddings.is_floating_point():
-        raise InputError(
-            f"Text embeddings have the shape [batch, tokens, width], and a tensor of {list(embeddings.shape)} "
-            f"({str(embeddings.dtype).removeprefix('torch.')}) was given. Connect what a text encoder made."
-        )
-    B, L, _ = embeddings.shape
-    kept = torch.ones(1, L, dtype=torch.bool) if mask is None else mask.detach().to("cpu") != 0
-    if kept.ndim == 0 or kept.shape[-1] != L or kept.numel() not in (L, B * L):
-        raise InputError(
-            f"The mask of the text embeddings has the shape {list(kept.shape)}, but for embeddings of "
-            f"{list(embeddings.shape)} it must be [{B}, {L}] or [1, {L}]."
-        )
-    kept = kept.reshape(-1, L).expand(B, L)
-    rows = embeddings.detach().to("cpu", torch.float32)[kept]
-    digest = hashlib.sha256(json.dumps(list(embeddings.shape)).encode("ascii"))
-    for part in (kept.to(torch.uint8), rows):
-        digest.update(part.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class TextEncoder:
     """A tokenizer and a Gemma-2 without its head. Holds no state between calls.
 
-    `instruction` is the original wording if somebody found it (see `find_instruction`); None if nobody did, and "" for
+    `system_prompt` is the original's where it was found (see `find_system_prompt`); None where it wasn't, and "" for
     an encoder that reads prompts as they are.
     """
 
-    def __init__(self, tokenizer, model, *, instruction: str | None = None):
+    def __init__(self, tokenizer: Any, model: Any, *, system_prompt: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.model = model.eval()
-        own = getattr(model.config, "sana_instruction", None)  # anything but a text is somebody else's entry
-        self.instruction = own if isinstance(own, str) else instruction
+        stored = getattr(
+            model.config, "sana_instruction", None
+        )  # anything but a text is somebody else's entry
+        self.system_prompt = stored if isinstance(stored, str) else system_prompt
         self._bos = _special_id(tokenizer, model, "bos_token_id")
         self._pad = _special_id(tokenizer, model, "pad_token_id")
 
@@ -92,33 +60,33 @@ class TextEncoder:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def resolve_instruction(self, instruction: bool | str | None) -> str | None:
-        """What `encode` puts before a prompt: True is the original, False or None is nothing, a text is itself."""
-        if instruction is True:
-            if self.instruction is None:
-                _warn_no_instruction()
-            return self.instruction or None
-        if instruction is False or instruction is None:
+    def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
+        """What `encode` puts before a prompt: True is the original's, False or None is nothing, a text is itself."""
+        if system_prompt is True:
+            if self.system_prompt is None:
+                _warn_no_system_prompt()
+            return self.system_prompt or None
+        if system_prompt is False or system_prompt is None:
             return None
-        if not isinstance(instruction, str):
+        if not isinstance(system_prompt, str):
             raise InputError(
-                f"The instruction must be on, off or a text, and {instruction!r} is none of these."
+                f"The instruction must be on, off or a text, and {system_prompt!r} is none of these."
             )
-        return instruction or None
+        return system_prompt or None
 
     @torch.no_grad()  # not inference_mode: what comes out may be used to train
     def encode(
         self,
         prompts: str | Sequence[str],
         *,
-        instruction: bool | str | None = True,
+        system_prompt: bool | str | None = True,
         motion_score: int | None = None,
         max_tokens: int = 300,
     ) -> tuple[Tensor, Tensor]:
         """Prompts to (embeddings [B, L, D] in the model's dtype, mask [B, L] bool, True where there is text).
 
-        L is max_tokens (the network's 300), D the width of the encoder (2304). A negative prompt takes no
-        instruction: encode it with instruction=False. A prompt too long loses its end, the motion score first.
+        L is max_tokens (the network's 300), D the width of the encoder (2304). A negative prompt takes no system
+        prompt: encode it with system_prompt=False. A prompt too long loses its end, the motion score first.
         """
         texts = _checked_prompts(prompts)
         suffix = motion_suffix(motion_score)
@@ -126,12 +94,12 @@ class TextEncoder:
             raise InputError(
                 f"max_tokens must be a whole number of at least 1, and {max_tokens!r} was given."
             )
-        prefix = self.resolve_instruction(instruction) or ""
+        prefix = self.resolve_system_prompt(system_prompt) or ""
         total = max_tokens
         if prefix:
-            # The instruction ends with a space: alone a token of its own, but before a word it melts into that word's
-            # token. So minus one for it, and one for the beginning of text, which is kept apart: then the window of
-            # the last positions starts exactly at the first word.
+            # The system prompt ends with a space. Alone it is a token of its own, but before a word it melts into that
+            # word's token. So minus one for it, and one for the beginning of text, which is kept apart: then the last
+            # positions start exactly at the first word.
             total += len(self._token_ids(prefix)) - 2
         ids, mask = self._padded([prefix + text.strip() + suffix for text in texts], total)
         hidden = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
@@ -157,7 +125,7 @@ class TextEncoder:
         return ids.to(self.device), mask.to(self.device)
 
 
-def _special_id(tokenizer, model, name: str) -> int:
+def _special_id(tokenizer: Any, model: Any, name: str) -> int:
     for owner in (tokenizer, model.config):
         value = getattr(owner, name, None)
         if value is not None:
@@ -184,32 +152,20 @@ def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def motion_suffix(score: int | None) -> str:
-    """What follows the prompt. None and 0 add nothing; 30 is strong, and LongSANA was trained with 10."""
-    if score is None:
-        return ""
-    if isinstance(score, bool) or not isinstance(score, int) or score < 0:
-        raise InputError(
-            f"The motion score must be a whole number from 0 (say nothing about motion) upwards, and {score!r} was "
-            "given. Usual values are 10 to 30."
-        )
-    return f" motion score: {score}." if score else ""
-
-
 def load_text_encoder(
     path: str | Path,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    instruction: str | None = None,
+    system_prompt: str | None = None,
 ) -> TextEncoder:
     """A Gemma-2 from a local file or folder; nothing is downloaded and no code of the folder is run.
 
     `path` is one safetensors file with the tokenizer inside (ComfyUI's form); or one folder in Hugging Face layout
     with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in it. With or
     without the language head. dtype None keeps the weights as they are stored.
-    `instruction` is the original wording if a host has it; otherwise it is looked for, in the yaml files of these
-    folders and in an installed diffusers.
+    `system_prompt` is the original's if a host has it; otherwise it is looked for in the yaml files of these folders
+    and in an installed diffusers.
     """
     path = Path(path).absolute()
     if path.is_file():
@@ -217,4 +173,5 @@ def load_text_encoder(
         near = [path.parent]
     else:
         tokenizer, model, near = load_gemma_folder(path, dtype=dtype)
-    return TextEncoder(tokenizer, model.to(device), instruction=instruction or find_instruction(near=near))
+    system_prompt = system_prompt or find_system_prompt(near=near)
+    return TextEncoder(tokenizer, model.to(device), system_prompt=system_prompt)

@@ -77,18 +77,18 @@ def load_gemma_file(
 
 def _find_prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """What stands before the names of the weights, such as `model.` or `text_encoders.gemma2_2b.transformer.model.`"""
-    found = [name.removesuffix(GEMMA2) for name in tensors if f".{name}".endswith(f".{GEMMA2}")]
-    prefix = min(found, default="")
-    own = [name for name in tensors if name.startswith(prefix)]
-    kinds = RELATIVES if found else OTHERS
-    kind = next((kind for part, kind in kinds.items() if any(part in name for name in own)), None)
-    if found and kind is None:
+    prefixes = [name.removesuffix(GEMMA2) for name in tensors if f".{name}".endswith(f".{GEMMA2}")]
+    prefix = min(prefixes, default="")
+    names = [name for name in tensors if name.startswith(prefix)]
+    kinds = RELATIVES if prefixes else OTHERS
+    kind = next((kind for part, kind in kinds.items() if any(part in name for name in names)), None)
+    if prefixes and kind is None:
         return prefix
     kind = (
         kind
         or f"a file of another kind, with {len(tensors)} tensors (such as {min(tensors, default='none')})"
     )
-    raise FileError(f"“{path.name}” is no Gemma-2 but {kind}. {NEEDED}")
+    raise FileError(f"“{path.name}” isn't a Gemma-2 but {kind}. {NEEDED}")
 
 
 def _refuse_quantized(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -114,8 +114,8 @@ def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
     ):
         tensor = weights.get(f"{name}.weight")
         if tensor is None or tensor.ndim != 2:
-            found = "is missing" if tensor is None else f"has shape {list(tensor.shape)}"
-            raise FileError(f"“{path.name}” is no complete Gemma-2: {name}.weight {found}. {NEEDED}")
+            problem = "is missing" if tensor is None else f"has shape {list(tensor.shape)}"
+            raise FileError(f"“{path.name}” isn't a complete Gemma-2: {name}.weight {problem}. {NEEDED}")
         shapes.append(tensor.shape)
     (vocab, hidden), (intermediate, _), (queries, _), (keys, _) = shapes
     head, scalar = (metadata.get(key, str(HEAD_DIM)) for key in ("head_dim", "query_pre_attn_scalar"))
@@ -179,7 +179,7 @@ def _check_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[
     ):
         if names:
             raise FileError(
-                f"“{path.name}” is no complete Gemma-2: {min(names)} is {what} ({len(names)} in all). Download the whole "
+                f"“{path.name}” isn't a complete Gemma-2: {min(names)} is {what} ({len(names)} in all). Download the whole "
                 f"file again. {NEEDED}"
             )
     for name, shape in expected.items():

@@ -1,9 +1,9 @@
-"""Finds the wording that SANA-Video was trained to read before every prompt.
+"""Finds the system prompt that SANA-Video was trained to read before every prompt.
 
-The wording belongs to the model's authors, so this repository does not contain it. It is read from where a person
-has it already, and only a text with the right hash is taken. Source: NVlabs/Sana, `text_encoder.chi_prompt` of the
-video configs (their name: complex human instruction, "CHI"); diffusers keeps the same words, but for one pair of
-quotes, as a default argument of `SanaPipeline`.
+It belongs to the model's authors, so this repository does not contain it. It is read from where a person has it
+already, and only a text with the right hash is taken. Source: NVlabs/Sana, `text_encoder.chi_prompt` of the video
+configs (their name: complex human instruction, "CHI"); diffusers keeps the same text, but for one pair of quotes, as
+a default argument of `SanaPipeline`.
 """
 
 import ast
@@ -24,8 +24,8 @@ _LARGEST_CONFIG = 1 << 20
 logger = logging.getLogger("sana_video")
 
 
-def find_instruction(near: Iterable[Path] = (), extra: Iterable[str] = ()) -> str | None:
-    """The original wording, from the first place that has it, or None.
+def find_system_prompt(near: Iterable[Path] = (), extra: Iterable[str] = ()) -> str | None:
+    """The original's system prompt, from the first place that has it, or None.
 
     `extra` are texts that a host found (a checkpoint's metadata, a constant of the host), `near` are folders whose
     yaml files are read; an installed diffusers comes last.
@@ -46,7 +46,7 @@ def _from_yaml_files(folders: Iterable[Path]) -> Iterator[str]:
             try:
                 text = _read_chi_prompt(path)
             except (OSError, ValueError, yaml.YAMLError) as error:
-                logger.debug("No instruction was read from %s: %s", path, error)
+                logger.debug("No system prompt was read from %s: %s", path, error)
                 continue
             if text is not None:
                 yield text
@@ -82,7 +82,7 @@ def _from_diffusers() -> Iterator[str]:
         )
         text = "\n".join(lines) if isinstance(lines, list) else ""
     except (OSError, SyntaxError, ValueError, TypeError) as error:
-        logger.debug("No instruction was read from %s: %s", path, error)
+        logger.debug("No system prompt was read from %s: %s", path, error)
         return
     # diffusers quotes this one phrase differently from the configs that the video models were trained with.
     yield text.replace("'Enhanced prompt'", '"Enhanced prompt"')

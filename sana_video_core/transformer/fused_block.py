@@ -1,18 +1,18 @@
 """A block of the network in few passes over memory: what layers.py says, in the fused operations of kernels/.
 
 Read layers.py first; this file computes the same and is held against it. Tokens stay rows [B, N, D] all the way: 1x1
-convolutions are products with their rows, the temporal convolution three products with shifted rows.
+convolutions are gemm with their rows, the temporal convolution three gemm with shifted rows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import ops
-from .gemm import Products
+from .gemm import Gemm, Rows
 from .layers import (
     ATTENTION_EPS,
     LAYER_NORM_EPS,
@@ -24,81 +24,87 @@ from .layers import (
     SelfAttention,
     TextKeys,
 )
-from .memory import BlockState, WindowBlockState
+from .memory import BlockSums, Contribution
 
 ROWS_AT_ONCE = 2**15  # tokens in the widest part of the feed-forward: more are not faster, and need memory
 
 
-def fused_patches(embedder: Any, latents: Tensor, products: Products) -> Tensor:
-    """As PatchEmbedder.forward: [B, C, F, H, W] -> [B, N, D]. A patch is a row of a few numbers, and the convolution a product."""
-    with products.weights_of(embedder.proj, latents) as (weight, bias):
+def fused_patches(embedder: nn.Module, latents: Tensor, gemm: Gemm[Rows]) -> Tensor:
+    """As PatchEmbedder.forward: [B, C, F, H, W] -> [B, N, D].
+
+    A patch is a row of a few numbers, so the convolution is a GEMM.
+    """
+    with gemm.weights_of(cast(nn.Module, embedder.proj), latents) as (weight, bias):
         patch = weight.shape[-1]
         split = latents.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, C, F, H, p, W, p]
         rows = split.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
         return F.linear(rows, weight.flatten(1), bias)
 
 
-def fused_final(layer: FinalLayer, x: Tensor, time: Tensor) -> Tensor:
-    """As FinalLayer.forward."""
+def fused_final(layer: FinalLayer, x: Tensor, time: Tensor, frames: int) -> Tensor:
+    """As FinalLayer.forward. `time` groups the tokens by itself; `frames` is there because FinalLayer takes it."""
     shift, scale = (layer.scale_shift_table.to(time) + time.unsqueeze(2)).unbind(2)  # each [B, 1 or F, D]
     return layer.linear(ops.residual_norm(x, None, None, shift, scale, LAYER_NORM_EPS)[1])
 
 
 def fused_block(
     block: Block, x: Tensor, modulation: Tensor, text: TextKeys, text_bias: Tensor | None, context: BlockContext,
-    memory: BlockState | WindowBlockState | None, products: Products,
-) -> tuple[Tensor, ops.KeyValueSum, Tensor]:  # fmt: skip
-    """As Block.forward: x [B, N, D], modulation [B, 1 or F, 6, D] -> x, this call's own sums, and its tail [B, D, 1, S]."""
+    memory: BlockSums | None, gemm: Gemm[Rows],
+) -> tuple[Tensor, Contribution]:  # fmt: skip
+    """As Block.forward: x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind."""
     rows = (block.scale_shift_table.to(modulation) + modulation).unbind(2)  # each [B, 1 or F, D]
     shift1, scale1, gate1, shift2, scale2, gate2 = rows
     past, tail = (None, None) if memory is None else (memory.past, memory.tail)
 
-    _, h = products.residual_norm(x, None, None, shift1, scale1, LAYER_NORM_EPS)
-    attended, own = _attention(block.attn, h, x, context, past, products)
-    x, h = products.residual(x, attended, gate1)
+    _, h = gemm.residual_norm(x, None, None, shift1, scale1, LAYER_NORM_EPS)
+    attended, sums = _attention(block.attn, h, x, context, past, gemm)
+    x, h = gemm.residual(x, attended, gate1)
     del attended  # a large clip's activations are what fills the memory
     cross = block.cross_attn
-    h = cross.attend(h, text, text_bias, products.linear)
-    x, h, bias = products.product_norm(x, cross.proj, h, shift2, scale2, LAYER_NORM_EPS)  # x was made here
-    x, last = _feed_forward(block.mlp, h, x, bias, gate2, context, tail, products)
-    return x, own, last
+    queries = gemm.linear(cross.q_linear, h)
+    del h
+    h = cross.attend(queries, text, text_bias)
+    del queries
+    x, h, bias = gemm.linear_norm(x, cross.proj, h, shift2, scale2, LAYER_NORM_EPS)  # x was made here
+    x, tail = _feed_forward(block.mlp, h, x, bias, gate2, context, tail, gemm)
+    return x, Contribution(sums, tail)
 
 
 def _attention(
     attn: SelfAttention,
-    h: Any,
+    h: Rows,
     like: Tensor,
     context: BlockContext,
     past: ops.KeyValueSum | None,
-    products: Products,
+    gemm: Gemm[Rows],
 ) -> tuple[Tensor, ops.KeyValueSum]:
-    """Of rows h [B, N, D]: the self-attention's output [B, N, D] and this call's own sums."""
-    qkv, heads = products.linear(attn.qkv, h), like.shape[-1] // attn.head_dim
-    with products.weights_of(attn.k_norm, like) as (weight, _):
-        own = ops.key_value_sum(qkv, weight, context.rotary, heads, SELF_NORM_EPS)
-    total = own if past is None else past + own
-    with products.weights_of(attn.q_norm, like) as (weight, _):
+    """Of rows h [B, N, D]: the self-attention's output [B, N, D] and this call's sums."""
+    qkv, heads = gemm.linear(attn.qkv, h), like.shape[-1] // attn.head_dim
+    with gemm.weights_of(attn.k_norm, like) as (weight, _):
+        sums = ops.key_value_sum(qkv, weight, context.rotary, heads, SELF_NORM_EPS)
+    total = sums if past is None else past + sums
+    with gemm.weights_of(attn.q_norm, like) as (weight, _):
         queries = ops.query_rows(qkv, weight, context.rotary, total.ksum, heads, SELF_NORM_EPS, ATTENTION_EPS)
     del qkv
-    return products.projected(attn.proj, queries, total), own
+    return gemm.projected(attn.proj, queries, total), sums
 
 
 def _feed_forward(
-    layer: MixFeedForward, h: Any, x: Tensor, bias: Tensor | None, gate: Tensor, context: BlockContext,
-    tail: Tensor | None, products: Products,
+    layer: MixFeedForward, h: Rows, x: Tensor, bias: Tensor | None, gate: Tensor, context: BlockContext,
+    tail: Tensor | None, gemm: Gemm[Rows],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """x + bias + gate * feed-forward(h), and the last latent frame before the temporal convolution."""
-    padded = _within_frames(layer, h, x, context, tail, products)
+    padded = _within_frames(layer, h, x, context, tail, gemm)
     area = context.grid.area
     u = padded.flatten(1, 2)[:, area:-area]  # the frames without their neighbours, where they lie
-    with products.weights_of(layer.t_conv, x) as (weight, _):
-        mixed = products.three_taps(padded, weight)
+    with gemm.weights_of(layer.t_conv, x) as (weight, _):
+        mixed = gemm.three_taps(padded, weight)
     return ops.gated_residual(x, u, gate, mixed, bias), padded[:, -2:-1].permute(0, 3, 1, 2)
 
 
 def _within_frames(
-    layer: MixFeedForward, h: Any, like: Tensor, context: BlockContext, tail: Tensor | None,
-    products: Products,
+    layer: MixFeedForward, h: Rows, like: Tensor, context: BlockContext, tail: Tensor | None,
+    gemm: Gemm[Rows],
 ) -> Tensor:  # fmt: skip
     """Rows h [B, N, D] through the part that looks at one latent frame, between their neighbours in time: [B, F+2, S, D]."""
     frames, area = context.frames, context.grid.area
@@ -107,19 +113,19 @@ def _within_frames(
     padded[:, -1] = 0
     step = max(1, ROWS_AT_ONCE // area) * area
     with (
-        products.weights_of(layer.inverted_conv.conv, like) as (up, up_bias),
-        products.weights_of(layer.depth_conv.conv, like) as (depth, depth_bias),
-        products.weights_of(layer.point_conv.conv, like) as (down, _),
+        gemm.weights_of(layer.inverted_conv.conv, like) as (up, up_bias),
+        gemm.weights_of(layer.depth_conv.conv, like) as (depth, depth_bias),
+        gemm.weights_of(layer.point_conv.conv, like) as (down, _),
     ):
         assert up_bias is not None and depth_bias is not None  # noqa: PT018  the original has them
-        up, down = products.weight(up.flatten(1)), products.weight(down.flatten(1))
+        up, down = gemm.weight(up.flatten(1)), gemm.weight(down.flatten(1))
 
-        def hidden(part: Any) -> Tensor:
-            wide = products.product(part, up).unflatten(0, (-1, area))
+        def hidden(part: Rows) -> Tensor:
+            wide = gemm.matmul(part, up).unflatten(0, (-1, area))
             return ops.gated_depthwise(wide, up_bias, depth, depth_bias, *context.grid).flatten(0, 1)
 
         for clip, target in enumerate(padded[:, 1:-1]):
             outs = target.flatten(0, 1).split(step)
-            for part, out in zip(products.pieces(h, clip, step), outs, strict=True):
-                products.product(hidden(part), down, out=out)
+            for part, out in zip(gemm.pieces(h, clip, step), outs, strict=True):
+                gemm.matmul(hidden(part), down, out=out)
     return padded

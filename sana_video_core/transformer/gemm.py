@@ -1,6 +1,6 @@
-"""How the fused block multiplies: in the model's own dtype, or in 8 bits.
+"""The GEMMs of a fused block: in the model's own dtype, or in 8 bits.
 
-Two classes answer the same questions; fused.py asks them and does not know which one answers.
+Two classes answer the same questions; fused_block.py asks them and doesn't know which one answers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,10 @@ from .ops import Fp8Rows, KeyValueSum
 Weights = tuple[Tensor, Tensor | None]
 # how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are used
 WeightsOf = Callable[[nn.Module, Tensor], AbstractContextManager[Weights]]
+Rows = TypeVar("Rows", Tensor, Fp8Rows)  # activations and weights as a GEMM takes them
 
 
-def own_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weights]:
+def layer_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weights]:
     """Those of a plain torch layer."""
     bias = getattr(layer, "bias", None)
     return nullcontext((cast(Tensor, layer.weight), cast("Tensor | None", bias)))
@@ -31,49 +32,54 @@ def own_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weight
 def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
     """Whether a layer does what PyTorch's own does with its weight, or a part of the network what its class here does.
 
-    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do), hooks on or put a class of their own, as a
-    quantised kind. Of kinds of layers and weights a host knows more than we.
+    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do), hooked on, or put a class of their own
+    there, such as a quantised one. A host knows more than we do of kinds of layers and weights.
     """
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) or is_parametrized(layer):
         return False
     home = type(layer).__module__
     if home.startswith(f"{__package__}."):
         return True
-    own = home.startswith("torch.nn.modules.")
+    of_torch = home.startswith("torch.nn.modules.")
     kinds = type(None), Tensor, nn.Parameter
-    return hasattr(layer, "weight") and (of_host or (own and type(layer.weight) in kinds))
+    return hasattr(layer, "weight") and (of_host or (of_torch and type(layer.weight) in kinds))
 
 
-class Products(ABC):
-    """What the fused block asks for. Rows and weights are of the class's own kind: tensors, or Fp8Rows."""
+class Gemm(ABC, Generic[Rows]):
+    """What the fused block asks for. `Rows` are tensors, or Fp8Rows."""
 
     # layers of a block that run as they are, or are looked at when it is their turn
     RUN: tuple[str, ...] = ()
 
     def __init__(self, weights_of: WeightsOf) -> None:
-        self.weights_of, self.of_host = weights_of, weights_of is not own_weights
+        self.weights_of, self.of_host = weights_of, weights_of is not layer_weights
 
-    def fit(self, block: nn.Module, run: tuple[str, ...] | None = None) -> bool:
+    def fits(self, block: nn.Module, run: tuple[str, ...] | None = None) -> bool:
         """Whether all parts of a block (or another module) are their weights, but for those that `run` as they are."""
         run = self.RUN if run is None else run
         return all(name in run or is_its_weight(part, self.of_host) for name, part in block.named_modules())
 
     @abstractmethod
-    def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Any]:
+    def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Rows]:
         """x' of kernels/residual_norm, and the same as rows."""
 
     @abstractmethod
-    def residual_norm(self, x: Tensor, *more: Any) -> tuple[Tensor, Any]:
+    def residual_norm(
+        self, x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Rows]:
         """That of kernels/residual_norm, its h as rows."""
 
     @abstractmethod
-    def linear(self, layer: nn.Module, x: Any) -> Tensor:
+    def linear(self, layer: nn.Module, x: Tensor | Rows) -> Tensor:
         """A linear layer on rows or a tensor [B, N, in]: [B, N, out]."""
 
-    def product_norm(
+    def linear_norm(
         self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
-    ) -> tuple[Tensor, Any, Tensor | None]:
-        """x' = out + layer(rows), the norm of that as rows, and a bias [D] that x' still lacks. x' may be `out`, written to."""
+    ) -> tuple[Tensor, Rows, Tensor | None]:
+        """x' = out + layer(rows), the norm of that as rows, and a bias [D] that x' still lacks.
+
+        x' may be `out`, written to.
+        """
         return *self.residual_norm(out, self.linear(layer, rows), None, shift, scale, eps), None
 
     @abstractmethod
@@ -81,15 +87,15 @@ class Products(ABC):
         """A linear layer on what queries [B, N, D] read from the sums: [B, N, D]."""
 
     @abstractmethod
-    def weight(self, weight: Tensor) -> Any:
-        """A weight [out, in] made ready for `product`."""
+    def weight(self, weight: Tensor) -> Rows:
+        """A weight [out, in] made ready for `matmul`."""
 
     @abstractmethod
-    def product(self, rows: Any, weight: Any, out: Tensor | None = None) -> Tensor:
-        """Rows or a tensor [n, in] times a ready weight: [n, out], written to `out` where it is given, as torch.mm does."""
+    def matmul(self, rows: Tensor | Rows, weight: Rows, out: Tensor | None = None) -> Tensor:
+        """Rows or a tensor [n, in] times a ready weight: [n, out], written to `out` where there is one, as torch.mm does."""
 
     @abstractmethod
-    def pieces(self, rows: Any, clip: int, size: int) -> Iterator[Any]:
+    def pieces(self, rows: Rows, clip: int, size: int) -> Iterator[Rows]:
         """One clip of rows [B, N, D], `size` at a time."""
 
     @abstractmethod
@@ -97,7 +103,7 @@ class Products(ABC):
         """The temporal convolution of padded [B, F+2, S, D] with weight [D, D, 3, 1]: [B, F*S, D]."""
 
 
-class FullProducts(Products):
+class FullGemm(Gemm[Tensor]):
     """In the model's own dtype; linear layers run as they are, so a host's own kinds keep working."""
 
     RUN = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj",
@@ -107,17 +113,19 @@ class FullProducts(Products):
         x = ops.gated_residual(x, branch, gate)
         return x, x
 
-    def residual_norm(self, x: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
-        return ops.residual_norm(x, *more)
+    def residual_norm(
+        self, x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return ops.residual_norm(x, branch, gate, shift, scale, eps)
 
     def linear(self, layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
 
-    def product_norm(
+    def linear_norm(
         self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if not is_its_weight(layer, self.of_host):
-            return super().product_norm(out, layer, rows, shift, scale, eps)
+            return super().linear_norm(out, layer, rows, shift, scale, eps)
         with self.weights_of(layer, rows) as (weight, bias):
             out.view(-1, out.shape[-1]).addmm_(rows.flatten(0, 1), weight.T)  # one addition, in float32
             bias = None if bias is None else bias.clone()  # the layer lends it
@@ -129,24 +137,24 @@ class FullProducts(Products):
         out = torch.empty_like(queries)
         with self.weights_of(layer, queries) as (weight, bias):
             folded = ops.folded_weight(weight, total)
-            for rows, own, target in zip(queries, folded, out, strict=True):
+            for rows, clip_weight, target in zip(queries, folded, out, strict=True):
                 if bias is None:
-                    torch.mm(rows, own.T, out=target)
+                    torch.mm(rows, clip_weight.T, out=target)
                 else:
-                    torch.addmm(bias, rows, own.T, out=target)
+                    torch.addmm(bias, rows, clip_weight.T, out=target)
         return out
 
     def weight(self, weight: Tensor) -> Tensor:
         return weight
 
-    def product(self, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    def matmul(self, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mm(rows, weight.T, out=out)
 
     def pieces(self, rows: Tensor, clip: int, size: int) -> Iterator[Tensor]:
         yield from rows[clip].split(size)
 
     def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
-        """Three products with shifted rows, added up."""
+        """Three GEMMs with shifted rows, added up."""
         batch, frames, area, width = padded.shape
         taps = ops.temporal_taps(weight).permute(1, 2, 0)  # [3, in, out]
         out = padded.new_empty(batch, (frames - 2) * area, width)
@@ -157,8 +165,8 @@ class FullProducts(Products):
         return out
 
 
-class Fp8Products(Products):
-    """In 8 bits with a scale for each row, of activations and weights alike (kernels/fp8_product).
+class Fp8Gemm(Gemm[Fp8Rows]):
+    """In 8 bits with a scale for each row, of activations and weights alike (kernels/fp8_gemm).
 
     Weights are rounded in every call, after the host has patched them: that takes 2 ms of 300, and nothing can be stale.
     """
@@ -168,38 +176,40 @@ class Fp8Products(Products):
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Fp8Rows]:
         return ops.gated_residual_fp8(x, branch, gate)
 
-    def residual_norm(self, x: Tensor, *more: Any) -> tuple[Tensor, Fp8Rows]:
-        return ops.residual_norm_fp8(x, *more)
+    def residual_norm(
+        self, x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Fp8Rows]:
+        return ops.residual_norm_fp8(x, branch, gate, shift, scale, eps)
 
     def linear(self, layer: nn.Module, x: Tensor | Fp8Rows) -> Tensor:
         values, scales = x if isinstance(x, Fp8Rows) else ops.fp8_rows(x)
         rows = Fp8Rows(values.flatten(0, 1), scales.flatten(0, 1))
         with self.weights_of(layer, scales.new_empty(0, dtype=torch.bfloat16)) as (weight, bias):
-            out = ops.fp8_product(rows, ops.fp8_rows(weight), bias, torch.bfloat16)
+            out = ops.fp8_gemm(rows, ops.fp8_rows(weight), bias, torch.bfloat16)
         return out.unflatten(0, values.shape[:2])
 
     def projected(self, layer: nn.Module, queries: Tensor, total: KeyValueSum) -> Tensor:
         out = torch.empty_like(queries)
         with self.weights_of(layer, queries) as (weight, bias):
             folded = ops.folded_weight(weight, total)
-            for rows, own, target in zip(queries, folded, out, strict=True):
-                ops.fp8_product(ops.fp8_rows(rows), ops.fp8_rows(own), bias, torch.bfloat16, target)
+            for rows, clip_weight, target in zip(queries, folded, out, strict=True):
+                ops.fp8_gemm(ops.fp8_rows(rows), ops.fp8_rows(clip_weight), bias, torch.bfloat16, target)
         return out
 
     def weight(self, weight: Tensor) -> Fp8Rows:
         return ops.fp8_rows(weight)
 
-    def product(self, rows: Tensor | Fp8Rows, weight: Fp8Rows, out: Tensor | None = None) -> Tensor:
+    def matmul(self, rows: Tensor | Fp8Rows, weight: Fp8Rows, out: Tensor | None = None) -> Tensor:
         rows = rows if isinstance(rows, Fp8Rows) else ops.fp8_rows(rows)
-        return ops.fp8_product(rows, weight, None, torch.bfloat16, out)
+        return ops.fp8_gemm(rows, weight, None, torch.bfloat16, out)
 
     def pieces(self, rows: Fp8Rows, clip: int, size: int) -> Iterator[Fp8Rows]:
         yield from map(Fp8Rows, rows.values[clip].split(size), rows.scales[clip].split(size))
 
     def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
-        """One product: each row stands beside both of its neighbours in time, so that the three share a scale."""
+        """One GEMM: each row lies beside both of its neighbours in time, so that the three share a scale."""
         ready = ops.fp8_rows(ops.temporal_taps(weight).flatten(1))  # [out, 3 * in], tap by tap
         out = padded.new_empty(len(padded), (padded.shape[1] - 2) * padded.shape[2], padded.shape[3])
         for clip, target in zip(padded, out, strict=True):
-            self.product(ops.fp8_taps(clip), ready, out=target)
+            self.matmul(ops.fp8_taps(clip), ready, out=target)
         return out

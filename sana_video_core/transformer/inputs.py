@@ -1,4 +1,4 @@
-"""What the network refuses before any work, and the padding that it need not read."""
+"""What the network refuses before any work, and the padding that it needn't read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ..config import TransformerConfig
 from ..errors import InputError, StateError
 from ..shapes import LatentGrid
-from .memory import Memory
+from .memory import Memory, MemorySize
 
 
 def check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
@@ -40,14 +40,41 @@ def without_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor |
     return text[:, :longest], None if shortest == longest else mask[:, :longest]
 
 
+def check_text_fits(sizes: tuple[int, int, int], required: tuple[int, int, int]) -> None:
+    """`sizes` of a prepared text and those that the call needs: blocks, width, and clips of the batch."""
+    if sizes[:2] != required[:2]:
+        raise InputError(
+            f"This prepared text is for a model of {sizes[0]} blocks, {sizes[1]} wide, but the model has "
+            f"{required[0]}, {required[1]} wide. Prepare the prompt with the model that uses it."
+        )
+    if sizes[2] not in (1, required[2]):
+        raise InputError(
+            f"{sizes[2]} prompts do not fit a batch of {required[2]} clips: give one prompt, or one for each clip."
+        )
+
+
+def check_timesteps(timesteps: Tensor, batch: int, frames: int) -> None:
+    if timesteps.shape not in ((batch,), (batch, frames)):
+        raise InputError(
+            f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
+            f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
+        )
+
+
 def check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: LatentGrid) -> None:
     """A memory of another model, size or batch would fail deep inside, or not at all."""
-    heads, head = config.heads, config.head_dim
-    expected = (config.depth, [batch, heads, head, head], [batch, config.width, 1, grid.area])
-    sums, tail = (list(memory[0].past.vk.shape), list(memory[0].tail.shape)) if memory else ([], [])
-    given = (len(memory), sums, tail)
-    if given != expected:
+    required = MemorySize(batch, config.heads, config.head_dim, grid.area)
+    wrong = next((block.size for block in memory if block.size != required), None)
+    if len(memory) != config.depth or wrong is not None:
         raise StateError(
-            f"This memory has {given[0]} blocks, sums {given[1]} and tails {given[2]}; the model with these latents "
-            f"needs {expected[0]}, {expected[1]} and {expected[2]}. It was made by another model, size or batch."
+            f"This memory has {len(memory)} blocks{_sizes(wrong)}; the model with these latents needs "
+            f"{config.depth}{_sizes(required)}. It was made by another model, size or batch."
         )
+
+
+def _sizes(size: MemorySize | None) -> str:
+    if size is None:
+        return ""
+    return (
+        f" (batch {size.batch}, {size.heads} heads of {size.head_dim}, {size.area} tokens per latent frame)"
+    )

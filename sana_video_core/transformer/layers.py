@@ -7,7 +7,6 @@ basic_modules.py of the original; the epsilons differ from place to place there,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from ..shapes import LatentGrid
-from .memory import BlockState, WindowBlockState
+from .memory import BlockSums, Contribution
 from .ops import KeyValueSum, linear_attention, rotate
 
 LAYER_NORM_EPS = 1e-6
@@ -44,11 +43,6 @@ class TextKeys(NamedTuple):
     values: Tensor  # [B, A, L, d]
 
 
-def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
-    """As it is; a fused block multiplies in other ways, too."""
-    return layer(x)
-
-
 class SelfAttention(nn.Module):
     """Linear attention with ReLU features; rotary positions in the numerator only."""
 
@@ -63,12 +57,12 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], past: KeyValueSum | None
     ) -> tuple[Tensor, KeyValueSum]:
-        """x [B, N, D] -> output [B, N, D] and this call's own sums."""
+        """x [B, N, D] -> output [B, N, D] and this call's sums."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         q, k = F.relu(self.q_norm(q)), F.relu(self.k_norm(k))
         q, k, v = (_split_heads(y, self.head_dim) for y in (q, k, v))
-        out, own = linear_attention(q, k, rotate(q, rotary), rotate(k, rotary), v, past, ATTENTION_EPS)
-        return self.proj(_merge_heads(out)), own
+        out, sums = linear_attention(q, k, rotate(q, rotary), rotate(k, rotary), v, past, ATTENTION_EPS)
+        return self.proj(_merge_heads(out)), sums
 
 
 class CrossAttention(nn.Module):
@@ -90,13 +84,11 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeys, bias: Tensor | None) -> Tensor:
         """x [B, N, D], bias [B, 1, 1, L] or None -> [B, N, D]."""
-        return self.proj(self.attend(x, text, bias))
+        return self.proj(self.attend(self.q_linear(x), text, bias))
 
-    def attend(
-        self, x: Any, text: TextKeys, bias: Tensor | None, linear: Callable[..., Tensor] = run_layer
-    ) -> Tensor:
-        """As forward, before the projection. `linear` runs a linear layer, on x or what it takes for x."""
-        q = _split_heads(self.q_norm(linear(self.q_linear, x)), self.head_dim)
+    def attend(self, queries: Tensor, text: TextKeys, bias: Tensor | None) -> Tensor:
+        """What queries [B, N, D] read from the text, before the projection: [B, N, D]."""
+        q = _split_heads(self.q_norm(queries), self.head_dim)
         keys, values = (y.expand(len(q), -1, -1, -1) for y in text)  # one prompt may serve a whole batch
         return _merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=bias))
 
@@ -168,22 +160,22 @@ class Block(nn.Module):
         text: TextKeys,
         text_bias: Tensor | None,
         context: BlockContext,
-        memory: BlockState | WindowBlockState | None,
-    ) -> tuple[Tensor, KeyValueSum, Tensor]:
-        """x [B, N, D], modulation [B, 1 or F, 6, D] -> x, this call's own sums, and its tail (a view)."""
+        memory: BlockSums | None,
+    ) -> tuple[Tensor, Contribution]:
+        """x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind (its tail is a view)."""
         rows = (
             (self.scale_shift_table.to(modulation) + modulation).unsqueeze(2).unbind(3)
-        )  # each [B, 1 or F, 1, D]
+        )  # [B, 1 or F, 1, D]
         shift1, scale1, gate1, shift2, scale2, gate2 = rows
         past, tail = (None, None) if memory is None else (memory.past, memory.tail)
 
         h = modulate(self.norm1(x), shift1, scale1, context.frames)
-        attended, own = self.attn(h, context.rotary, past)
+        attended, sums = self.attn(h, context.rotary, past)
         x = x + per_frame(attended, gate1, context.frames)
         x = x + self.cross_attn(x, text, text_bias)
         h = modulate(self.norm2(x), shift2, scale2, context.frames)
-        mixed, last = self.mlp(h, context, tail)
-        return x + per_frame(mixed, gate2, context.frames), own, last
+        mixed, tail = self.mlp(h, context, tail)
+        return x + per_frame(mixed, gate2, context.frames), Contribution(sums, tail)
 
 
 class FinalLayer(nn.Module):

@@ -6,72 +6,39 @@ Source: SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the ori
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Family, TransformerConfig
 from ..errors import InputError
 from ..shapes import LatentGrid
-from .fused_block import fused_block, fused_final, fused_patches
-from .gemm import Fp8Products, FullProducts, Products, WeightsOf, own_weights
-from .inputs import check_memory, check_text, without_padding
+from .embedders import CaptionEmbedder, PatchEmbedder, TimestepEmbedder
+from .gemm import Fp8Gemm, FullGemm, Gemm, WeightsOf, layer_weights
+from .inputs import check_memory, check_text, check_text_fits, check_timesteps, without_padding
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
-from .memory import Memory, check_window, first_block_state, memory_window
+from .memory import BlockMemory, Memory, check_window, first_memory
 from .ops import Choice, choose
-from .positions import TIMESTEP_DIMENSIONS, rotary_table, timestep_features
+from .positions import rotary_table
+from .runner import Runner, choose_runner
 
 CAPTION_NORM_EPS = 1e-5
 
 
 class PreparedText(NamedTuple):
-    """One prompt, projected once for all steps and chunks."""
+    """One prompt, projected once for all steps and chunks, with the runner chosen for them.
+
+    Prepare again after a layer was patched.
+    """
 
     caption: Tensor  # [B, L, D]
     blocks: tuple[TextKeys, ...]
     bias: Tensor | None  # [B, 1, 1, L], 0 where there is text and very low where there is padding
-
-
-class PatchEmbedder(nn.Module):
-    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
-        super().__init__()
-        kernel = (1, config.patch, config.patch)
-        self.proj = ops.Conv3d(config.channels, config.width, kernel, stride=kernel, **place)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """[B, C, F, H, W] -> tokens [B, N, D] in the order time, row, column."""
-        return self.proj(latents).flatten(2).transpose(1, 2).contiguous()
-
-
-class TimestepEmbedder(nn.Module):
-    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
-        super().__init__()
-        width = config.width
-        self.mlp = nn.Sequential(
-            ops.Linear(TIMESTEP_DIMENSIONS, width, **place), nn.SiLU(), ops.Linear(width, width, **place)
-        )
-
-    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.mlp(timestep_features(timesteps).to(dtype))
-
-
-class CaptionProjection(nn.Module):
-    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
-        super().__init__()
-        self.fc1 = ops.Linear(config.caption_channels, config.width, **place)
-        self.fc2 = ops.Linear(config.width, config.width, **place)
-
-    def forward(self, text: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(text), approximate="tanh"))
-
-
-class CaptionEmbedder(nn.Module):
-    def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
-        super().__init__()
-        self.y_proj = CaptionProjection(config, ops, **place)
+    runner: Runner | None = None
 
 
 class SanaVideo(nn.Module):
@@ -97,8 +64,9 @@ class SanaVideo(nn.Module):
         self.fingerprint: str | None = None
         self.kernels = "auto"  # which version of the blocks runs: a name in ops.BACKENDS
         self.precision = "full"  # of the large products: a name in ops.PRECISIONS
+        self._runner: Runner | None = None  # while `runner_chosen` holds
         # a host whose layers cast or patch their weights hands them out itself
-        self.weights_of: WeightsOf = own_weights
+        self.weights_of: WeightsOf = layer_weights
         self.x_embedder = PatchEmbedder(config, operations, **place)
         self.t_embedder = TimestepEmbedder(config, operations, **place)
         self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(config.width, 6 * config.width, **place))
@@ -128,17 +96,9 @@ class SanaVideo(nn.Module):
 
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
         """Project embeddings [B, L, caption channels] with a mask [B, L] (true or 1 = text) once per prompt."""
-        check_text(text, text_mask, self.config.caption_channels)
-        text, text_mask = without_padding(text, text_mask)
-        caption = self.attention_y_norm(
-            self.y_embedder.y_proj(text.to(self.compute_device, self.compute_dtype))
+        return self._project(text, text_mask)._replace(
+            runner=None if _learning(self) else self._choose_runner()
         )
-        bias = None
-        if text_mask is not None:
-            padding = ~text_mask.to(self.compute_device, torch.bool)
-            bias = (padding.to(self.compute_dtype) * MASKED)[:, None, None, :]
-        blocks = cast(Iterable[Block], self.blocks)
-        return PreparedText(caption, tuple(block.cross_attn.text_keys(caption) for block in blocks), bias)
 
     def forward(
         self,
@@ -158,15 +118,11 @@ class SanaVideo(nn.Module):
         """
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
-        products = self._products(latents)
-        x, time, modulation = self._embed(latents, timesteps, products)
-        run = _block_runner(products)
-        for index, block in enumerate(self.blocks):
-            past = None if memory is None else memory[index]
-            x = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)[0]
-        last = self.final_layer
-        fits = products is not None and products.fit(last, ("linear",))
-        x = fused_final(last, x, time) if fits else last(x, time, context.frames)
+        runner = self._runner_for(prepared, latents)
+        x, time, modulation = self._embed(latents, timesteps, runner)
+        for run, keys, past in zip(runner.blocks, prepared.blocks, memory or repeat(None), strict=False):
+            x = run(x, modulation, keys, prepared.bias, context, past)[0]
+        x = runner.final(x, time, context.frames)
         return self._unpatchify(x, context).to(latents.dtype)
 
     def absorb(
@@ -181,24 +137,22 @@ class SanaVideo(nn.Module):
     ) -> Memory:
         """The memory after clean latents [B, C, F, H, W]: one pass at timestep 0 that returns new tensors only.
 
-        With `window`, the memory looks back on that many chunks instead of on all of them; a memory keeps its window.
+        With `window`, the memory looks back on that many chunks instead of on all of them; it keeps its window.
         """
         if window is None and memory:
-            window = memory_window(memory)
+            window = memory[0].window
         check_window(memory, window)
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
-        products = self._products(latents)
+        runner = self._runner_for(prepared, latents)
         times = torch.zeros(latents.shape[0], device=latents.device)
-        x, _, modulation = self._embed(latents, times, products)
-        run, after = _block_runner(products), []
-        for index, block in enumerate(self.blocks):
-            past = None if memory is None else memory[index]
-            x, own, tail = run(block, x, modulation, prepared.blocks[index], prepared.bias, context, past)
-            tail = tail.clone()  # owns its memory: the view would keep the whole chunk alive
-            after.append(
-                first_block_state(own, tail, window) if past is None else past.followed_by(own, tail)
-            )
+        x, _, modulation = self._embed(latents, times, runner)
+        after: list[BlockMemory] = []
+        for run, keys, past in zip(runner.blocks, prepared.blocks, memory or repeat(None), strict=False):
+            x, contribution = run(x, modulation, keys, prepared.bias, context, past)
+            # the tail is copied: the view would keep the whole chunk alive
+            contribution = contribution._replace(tail=contribution.tail.clone())
+            after.append(first_memory(contribution, window) if past is None else past.advance(contribution))
         return tuple(after)
 
     def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
@@ -209,39 +163,61 @@ class SanaVideo(nn.Module):
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    def _products(self, latents: Tensor) -> Products | None:
-        """Those of fused blocks where the kernels run, which have no gradients; None for blocks as layers.py writes them."""
-        if torch.compiler.is_compiling():  # first: what follows is not for a compiler to read
-            return None
-        learns = latents.requires_grad or any(p.requires_grad for p in self.parameters())
-        if learns and torch.is_grad_enabled():
-            return None
-        device = torch.device(self.compute_device)
-        kind = device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            return None  # products that write to a given place know nothing of it
-        choice = self.kernel_choice(device, self.compute_dtype)
-        if not choice.triton:
-            return None
-        return (Fp8Products if choice.fp8 else FullProducts)(self.weights_of)
+    @contextmanager
+    def runner_chosen(self) -> Iterator[None]:
+        """One choice of runner for all passes inside, during which nobody may patch: for a host's own sampling."""
+        before, self._runner = self._runner, self._choose_runner()
+        try:
+            yield
+        finally:
+            self._runner = before
 
-    def _embed(
-        self, latents: Tensor, timesteps: Tensor, products: Products | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _runner_for(self, text: PreparedText, latents: Tensor) -> Runner:
+        if torch.compiler.is_compiling():  # first: what follows is not for a compiler to read
+            return self._plain_runner()
+        device = torch.device(self.compute_device).type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        # kernels have no gradients, and GEMMs that write to a given place know nothing of autocast
+        if autocast or _learning(self, latents):
+            return self._plain_runner()
+        return text.runner or self._runner or self._choose_runner()
+
+    def _plain_runner(self) -> Runner:
+        return choose_runner(self.x_embedder, self._blocks(), self.final_layer, None)
+
+    def _choose_runner(self) -> Runner:
+        """Fused where the kernels run, as layers.py writes it elsewhere."""
+        if torch.compiler.is_compiling():
+            return self._plain_runner()
+        choice = self.kernel_choice(torch.device(self.compute_device), self.compute_dtype)
+        gemm: Gemm[Any] | None = None
+        if choice.triton:
+            gemm = (Fp8Gemm if choice.fp8 else FullGemm)(self.weights_of)
+        return choose_runner(self.x_embedder, self._blocks(), self.final_layer, gemm)
+
+    def _blocks(self) -> Iterable[Block]:
+        return cast(Iterable[Block], self.blocks)
+
+    def _project(self, text: Tensor, text_mask: Tensor | None) -> PreparedText:
+        check_text(text, text_mask, self.config.caption_channels)
+        text, text_mask = without_padding(text, text_mask)
+        caption = self.attention_y_norm(
+            self.y_embedder.y_proj(text.to(self.compute_device, self.compute_dtype))
+        )
+        bias = None
+        if text_mask is not None:
+            padding = ~text_mask.to(self.compute_device, torch.bool)
+            bias = (padding.to(self.compute_dtype) * MASKED)[:, None, None, :]
+        return PreparedText(
+            caption, tuple(block.cross_attn.text_keys(caption) for block in self._blocks()), bias
+        )
+
+    def _embed(self, latents: Tensor, timesteps: Tensor, runner: Runner) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""
         batch, frames = latents.shape[0], latents.shape[2]
         timesteps = torch.as_tensor(timesteps, device=self.compute_device)
-        if timesteps.shape not in ((batch,), (batch, frames)):
-            raise InputError(
-                f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
-                f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
-            )
-        latents = latents.to(self.compute_device, self.compute_dtype)
-        patches = self.x_embedder
-        if products is not None and products.fit(patches):
-            x = fused_patches(patches, latents, products)
-        else:
-            x = patches(latents)
+        check_timesteps(timesteps, batch, frames)
+        x = runner.patchify(latents.to(self.compute_device, self.compute_dtype))
         time = self.t_embedder(timesteps.view(batch, -1), self.compute_dtype)
         return x, time, self.t_block(time).unflatten(-1, (6, -1))
 
@@ -256,18 +232,9 @@ class SanaVideo(nn.Module):
             if mask is not None:
                 raise InputError("A prepared text carries its mask; do not give another one with it.")
         else:
-            text = self.prepare_text(text, mask)
-        made_for, own = (len(text.blocks), text.caption.shape[-1]), (len(self.blocks), self.config.width)
-        if made_for != own:
-            raise InputError(
-                f"This prepared text is for a model of {made_for[0]} blocks, {made_for[1]} wide, but the model has "
-                f"{own[0]}, {own[1]} wide. Prepare the prompt with the model that uses it."
-            )
-        if text.caption.shape[0] not in (1, latents.shape[0]):
-            raise InputError(
-                f"{text.caption.shape[0]} prompts do not fit a batch of {latents.shape[0]} clips: "
-                "give one prompt, or one for each clip."
-            )
+            text = self._project(text, mask)
+        required = (len(self.blocks), self.config.width, latents.shape[0])
+        check_text_fits((len(text.blocks), text.caption.shape[-1], text.caption.shape[0]), required)
         return text
 
     def _context(self, latents: Tensor, memory: Memory | None, first_frame: int) -> BlockContext:
@@ -287,12 +254,10 @@ class SanaVideo(nn.Module):
         return BlockContext(frames, grid, rotary)
 
 
-def _block_runner(products: Products | None) -> Callable[..., tuple[Tensor, Any, Tensor]]:
-    """Fused where there are products for it; a block of which somebody changed a part runs as layers.py writes it."""
-
-    def run(block: nn.Module, *given: Any) -> tuple[Tensor, Any, Tensor]:
-        if products is not None and products.fit(block):
-            return fused_block(cast(Block, block), *given, products=products)
-        return block(*given)
-
-    return run
+def _learning(network: nn.Module, latents: Tensor | None = None) -> bool:
+    """Whether gradients are wanted of this call."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(p.requires_grad for p in network.parameters()) or (
+        latents is not None and latents.requires_grad
+    )

@@ -1,7 +1,7 @@
 """The one door to the kernels: the core imports operations from here and nowhere else."""
 
-from ...kernels.dispatch import BACKENDS, PRECISIONS, Choice, choose
-from ...kernels.fp8_product import Fp8Rows, fp8_product, fp8_rows, fp8_taps
+from ...kernels.dispatch import Choice, choose
+from ...kernels.fp8_gemm import Fp8Rows, fp8_gemm, fp8_rows, fp8_taps
 from ...kernels.gated_depthwise import gated_depthwise
 from ...kernels.linear_attention import (
     KeyValueSum,
@@ -16,14 +16,12 @@ from ...kernels.residual_norm import gated_residual, gated_residual_fp8, residua
 from ...kernels.temporal_taps import temporal_taps
 
 __all__ = [
-    "BACKENDS",
-    "PRECISIONS",
     "Choice",
     "Fp8Rows",
     "KeyValueSum",
     "choose",
     "folded_weight",
-    "fp8_product",
+    "fp8_gemm",
     "fp8_rows",
     "fp8_taps",
     "gated_depthwise",

@@ -237,20 +237,20 @@ class CausalNetwork(nn.Module):
         """x [B, C, T, H, W] -> output and the next cache: all kept tensors, in the order of the layers."""
         if cache is not None:
             self._check_fits(cache, x)
-        x, own = causal(self.conv1, x, None if cache is None else cache[0])
-        kept = [own]
+        x, first = causal(self.conv1, x, None if cache is None else cache[0])
+        kept = [first]
         for layer in self.body():
             past = None if cache is None else cache[len(kept) : len(kept) + layer.slots]
-            x, owns = layer(x, past)
-            kept.extend(owns)
+            x, tensors = layer(x, past)
+            kept.extend(tensors)
         norm, activate, conv = self.head
-        x, own = causal(conv, activate(norm(x)), None if cache is None else cache[-1])
-        return x, (*kept, own)
+        x, last = causal(conv, activate(norm(x)), None if cache is None else cache[-1])
+        return x, (*kept, last)
 
     def _check_fits(self, cache: Cache, x: Tensor) -> None:
         """Raises when a cache is of another clip; its first tensor tells that clip's batch, size and type."""
         batch, channels, _, rows, columns = x.shape
-        wanted = (
+        required = (
             2 + sum(layer.slots for layer in self.body()),
             batch,
             channels,
@@ -259,13 +259,13 @@ class CausalNetwork(nn.Module):
             columns,
             x.dtype,
         )
-        given = (
+        actual = (
             (len(cache), *cache[0].shape, cache[0].dtype)
             if isinstance(cache[0], Tensor)
             else "of a tiled clip"
         )
-        if given != wanted:
+        if actual != required:
             raise StateError(
-                f"This cache does not belong to this clip: it is {given} (tensors, sizes and type of the first), "
-                f"but has to be {wanted}. Keep batch, size, type and tiling, or begin a clip without a cache."
+                f"This cache does not belong to this clip: it is {actual} (tensors, sizes and type of the first), "
+                f"but has to be {required}. Keep batch, size, type and tiling, or begin a clip without a cache."
             )

@@ -20,24 +20,13 @@ from typing import Any, ClassVar, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from ..config import WAN_2_1, VAESpec
 from ..errors import InputError
 from .layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
 from .tiling import StreamCache, Tiling, tile_plan
 
 PIXEL_CHANNELS = 3
-STRIDE_TIME, STRIDE_SPACE = 4, 8
-
-# fmt: off
-# Channel by channel, what the training videos' latents measured in VAE space; model space is free of both.
-MEANS = (
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-)
-DEVIATIONS = (
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-)
-# fmt: on
+STRIDE_TIME, STRIDE_SPACE = WAN_2_1.time_stride, WAN_2_1.space_stride
 
 Pieces: TypeAlias = Iterable[Tensor] | Tensor  # of latents, or all of them as one
 OnStep: TypeAlias = Callable[[int, int], object]
@@ -49,10 +38,8 @@ class VAEConfig:
 
     base_width: int = 96
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    latent_channels: int = 16
+    latent_channels: int = WAN_2_1.channels
     blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more
-    stride_time: ClassVar[int] = STRIDE_TIME
-    stride_space: ClassVar[int] = STRIDE_SPACE
 
     def __post_init__(self) -> None:
         if min(self.base_width, self.latent_channels, self.blocks, *self.multipliers) < 1:
@@ -139,6 +126,8 @@ class Decoder(CausalNetwork):
 
 class WanVAE(nn.Module):
     """Encoder and decoder. Layer classes come from `operations`, so that a host can pass its own."""
+
+    spec: ClassVar[VAESpec] = WAN_2_1
 
     def __init__(
         self,
@@ -254,29 +243,6 @@ class WanVAE(nn.Module):
     def _plain(self, x: Tensor) -> Tensor:
         """x in the parameters' type, copied: the layout of a slice may choose other kernels, and so other bits."""
         return x.to(self.conv2.weight.dtype, copy=True, memory_format=torch.contiguous_format)
-
-
-def to_model_space(latents: Tensor) -> Tensor:
-    """VAE space -> model space, [B, 16, ...] of any type -> float32."""
-    means, deviations = _statistics(latents)
-    return (latents.float() - means) / deviations
-
-
-def to_vae_space(latents: Tensor) -> Tensor:
-    """Model space -> VAE space, [B, 16, ...] of any type -> float32."""
-    means, deviations = _statistics(latents)
-    return latents.float() * deviations + means
-
-
-def _statistics(latents: Tensor) -> Tensor:
-    """Means and deviations, stacked, that broadcast over latents [B, 16, ...]."""
-    if latents.ndim < 2 or latents.shape[1] != len(MEANS):
-        raise InputError(
-            f"Latents of the shape {tuple(latents.shape)} were given; Wan 2.1 latents have {len(MEANS)} channels on "
-            "the second axis. Use latents of a Wan 2.1 VAE, or put the channels there."
-        )
-    statistics = torch.tensor((MEANS, DEVIATIONS), device=latents.device, dtype=torch.float32)
-    return statistics.view(2, len(MEANS), *(1,) * (latents.ndim - 2))
 
 
 def _check_video(video: Tensor, name: str, channels: int, frames: int | None = None) -> None:

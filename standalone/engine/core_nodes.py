@@ -1,4 +1,7 @@
-"""The few nodes of ComfyUI itself that our workflow files use, with its names and orders, so that one file fits both."""
+"""The few nodes of ComfyUI itself that our workflow files use.
+
+Names and orders are ComfyUI's, so that one file runs in both.
+"""
 
 import hashlib
 import json
@@ -11,7 +14,7 @@ import torch
 from comfy_api.latest import Types, io, ui
 from PIL import Image, ImageOps
 
-# Others that our workflows hold and only ComfyUI runs: the page shows them, so that those files can be read here.
+# Others that our workflows contain and only ComfyUI runs. The page shows them, so that those files open here.
 SHOWN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -36,7 +39,7 @@ class LoadImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, image):
-        """IMAGE [1, H, W, 3] in 0..1, and MASK: [1, H, W], 1 where transparent, or 64 x 64 zeros if nothing can be."""
+        """IMAGE [1, H, W, 3] in 0..1, MASK [1, H, W], 1 where transparent; 64 x 64 zeros without alpha."""
         with Image.open(folder_paths.get_annotated_filepath(image)) as file:
             picture, clear = ImageOps.exif_transpose(file), file.has_transparency_data
         pixels = torch.from_numpy(np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255)[None]
@@ -74,12 +77,12 @@ NODES = [LoadImage, SaveVideo]
 
 
 def shown_info(name: str) -> dict[str, Any]:
-    """What /object_info tells of a node in SHOWN; the choices of a loader are the files that are there."""
+    """What /object_info says of a node in SHOWN; a loader's choices are the files on disk."""
     node = SHOWN[name]
     inputs = {place: dict(entries) for place, entries in node["input"].items()}
     if "vae_name" in inputs["required"]:
         inputs["required"]["vae_name"] = [folder_paths.get_filename_list("vae")]
     order = {place: list(entries) for place, entries in inputs.items()}
-    given = {"name": name, "category": "only in ComfyUI", "python_module": "nodes", "description": ""}
+    identity = {"name": name, "category": "only in ComfyUI", "python_module": "nodes", "description": ""}
     lists = {"output_is_list": [False] * len(node["output"]), "is_input_list": False, "output_node": False}
-    return {**node, **given, **lists, "input": inputs, "input_order": order}
+    return {**node, **identity, **lists, "input": inputs, "input_order": order}

@@ -1,6 +1,7 @@
-"""Node classes, and what of a graph can run: ComfyUI's rules of validation, told in sentences.
+"""Loads node classes, and finds out which nodes of a graph can run: ComfyUI's validation, in sentences.
 
-A prompt is a graph in API format: {id: {"class_type": name, "inputs": {name: a value, or [id, slot] for a link}}}.
+A prompt is a graph in API format:
+{id: {"class_type": name, "inputs": {name: a value, or [id, slot] for a link}}}.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from importlib import import_module
 from typing import Any
 
 from ...sana_video_core.errors import InputError
-from .. import use_double
+from .. import use_fake_comfy
 
 Prompt = dict[str, dict[str, Any]]
-PACK = "ComfyUI-SANA-Video"  # our folder in ComfyUI's custom_nodes; the page shows it on every node
+PACK = "ComfyUI-SANA-Video"  # our folder in ComfyUI's custom_nodes, which the page shows on every node
 CONVERTERS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
 def load_nodes() -> dict[str, Any]:
     """Node classes by id: the few of core, and this pack's."""
-    use_double()
+    use_fake_comfy()
     root = import_module("...", __package__)
     core = import_module(".core_nodes", __package__).NODES
-    own = asyncio.run(_listed(root.comfy_entrypoint))
-    return by_id(core, "nodes") | by_id(own, f"custom_nodes.{PACK}")
+    ours = asyncio.run(_listed(root.comfy_entrypoint))
+    return by_id(core, "nodes") | by_id(ours, f"custom_nodes.{PACK}")
 
 
 async def _listed(entrypoint: Any) -> list[Any]:
@@ -56,14 +57,14 @@ def title(prompt: Prompt, node_id: str) -> str:
     return f"{node.get('_meta', {}).get('title') or node['class_type']} (node {node_id})"
 
 
-def fits(given: str, wanted: str) -> bool:
-    """Whether an output of type `given` may feed `wanted`; each may name several types, "*" is any."""
-    given_types, wanted_types = ({name.strip() for name in text.split(",")} for text in (given, wanted))
-    return bool(given_types & wanted_types) or "*" in given_types | wanted_types
+def fits(output: str, socket: str) -> bool:
+    """Whether an output may feed a socket; each type may be a list of several, and "*" is any."""
+    outputs, sockets = ({name.strip() for name in text.split(",")} for text in (output, socket))
+    return bool(outputs & sockets) or "*" in outputs | sockets
 
 
 class RefusedError(InputError):
-    """A graph of which nothing can run; `problems`: sentences by node id."""
+    """Nothing in this graph can run; `problems` holds sentences by node id."""
 
     def __init__(self, message: str, problems: dict[str, list[str]]) -> None:
         super().__init__(message)
@@ -73,7 +74,7 @@ class RefusedError(InputError):
 class Validation:
     """`outputs`: the output nodes that can run; `problems`: sentences by node id.
 
-    An output with a problem upstream is left out and the others still run, as in ComfyUI. Values are converted in
+    An output with a problem upstream is left out and the others still run, as in ComfyUI. Converts values in
     place. Raises InputError when a node is unknown, RefusedError when nothing is left.
     """
 
@@ -94,11 +95,14 @@ class Validation:
 
     def report(self) -> str:
         """All problems, a line for each."""
-        lines = [(node_id, problem) for node_id, found in self.problems.items() for problem in found]
-        return "\n".join(f"{title(self._prompt, node_id)}: {problem}." for node_id, problem in lines)
+        return "\n".join(
+            f"{title(self._prompt, node_id)}: {problem}."
+            for node_id, problems in self.problems.items()
+            for problem in problems
+        )
 
     def _check(self, node_id: str, above: tuple[str, ...]) -> bool:
-        """Whether a node and all that feeds it are good; `above` leads from an output to it."""
+        """Whether a node and everything upstream are valid; `above` is the way from an output to it."""
         if node_id in above:
             ring = above[above.index(node_id) :]
             for member in ring:
@@ -106,8 +110,8 @@ class Validation:
             return False
         if node_id not in self._good:
             node, inputs = self._nodes[node_id], self._prompt[node_id]["inputs"]
-            own = inspect.getfullargspec(node.validate_inputs) if hasattr(node, "validate_inputs") else None
-            named = set(inputs) if own and own.varkw else set(inputs) & set(own.args if own else ())
+            check = inspect.getfullargspec(node.validate_inputs) if hasattr(node, "validate_inputs") else None
+            named = set(inputs) if check and check.varkw else set(inputs) & set(check.args if check else ())
             entries = self._schemas[node_id].inputs
             good = [self._input(node_id, entry, entry.id in named, (*above, node_id)) for entry in entries]
             if named:
@@ -123,7 +127,7 @@ class Validation:
         return not problem
 
     def _input(self, node_id: str, entry: Any, named: bool, above: tuple[str, ...]) -> bool:
-        """Check one input; `named`: the node's own check takes it, in place of the limits."""
+        """Check one input; a `named` one is left to the node's own check, limits included."""
         inputs = self._prompt[node_id]["inputs"]
         if entry.id not in inputs:
             return self._add(
@@ -138,15 +142,14 @@ class Validation:
         source = self._schemas.get(link[0]) if is_link(link) else None
         if source is None or not 0 <= link[1] < len(source.outputs):
             return f"“{entry.id}” is linked to {link}, which is no output of a node here"
-        given = source.outputs[link[1]].io_type
-        wrong = f"“{entry.id}” takes {entry.io_type}, but {title(self._prompt, link[0])} gives {given}"
-        return "" if fits(given, entry.io_type) else wrong
+        output = source.outputs[link[1]].io_type
+        wrong = f"“{entry.id}” takes {entry.io_type}, but {title(self._prompt, link[0])} gives {output}"
+        return "" if fits(output, entry.io_type) else wrong
 
     def _value(self, inputs: dict[str, Any], entry: Any, options: dict[str, Any], named: bool) -> str:
         value, kind, choices = inputs[entry.id], entry.io_type, options.get("options", [])
-        value = (
-            value.get("__value__", value) if isinstance(value, dict) else value
-        )  # how a list can be a value
+        # how a list can be a value
+        value = value.get("__value__", value) if isinstance(value, dict) else value
         try:
             value = inputs[entry.id] = CONVERTERS.get(kind, lambda same: same)(value)
         except (TypeError, ValueError):
@@ -157,5 +160,6 @@ class Validation:
             return f"“{entry.id}” is {value}; the least is {options['min']}"
         if "max" in options and value > options["max"]:
             return f"“{entry.id}” is {value}; the most is {options['max']}"
-        wrong = f"“{entry.id}” is “{value}”; choose one of: {', '.join(map(str, choices)) or 'nothing is there yet'}"
+        listed = ", ".join(map(str, choices)) or "nothing is there yet"
+        wrong = f"“{entry.id}” is “{value}”; choose one of: {listed}"
         return wrong if kind == "COMBO" and value not in choices else ""

@@ -1,6 +1,6 @@
-"""Workflow files: read, turned into a prompt the way ComfyUI's page does it, and changed from the command line.
+"""Reads workflow files, turns them into prompts as ComfyUI's page does, and applies --set and --demo.
 
-A file holds either a prompt (API format) or a drawing of nodes and links (what the page saves).
+A file is either a prompt (API format) or a drawing of nodes and links (what the page saves).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Drawing:
         return prompt
 
     def _widget_values(self, node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """By position: a file tells no names. Each seed is followed by what happens to it after a run."""
+        """By position: a file has no names. After each seed comes what happens to it after a run."""
         values = node.get("widgets_values") or []
         left = [] if isinstance(values, dict) else list(values)
         for name, kind, options in widgets(self._info, node["type"]):
@@ -98,7 +98,7 @@ class _Drawing:
             yield name, {"__value__": value} if isinstance(value, list) else value
 
     def _source(self, link: int | None, kind: str) -> Any:
-        """What a link brings: [node id, slot], the value of a primitive, or None where it leads nowhere."""
+        """A link's source: [node id, slot], the value of a primitive, or None where it leads nowhere."""
         node_id, slot = self._links.get(link, (None, 0))
         node = self._nodes.get(node_id)
         if node is None or node.get("mode") == MUTED:
@@ -107,17 +107,17 @@ class _Drawing:
             return (node.get("widgets_values") or [None])[0]
         if node["type"] != "Reroute" and node.get("mode") != BYPASSED:
             return [str(node_id), slot]
-        # a bypassed node passes on the input at its own slot, else one of the same type, else one that fits
+        # a bypassed node passes on the input at the same slot, else one of the same type, else one that fits
         inputs = node.get("inputs") or []
-        given = (node.get("outputs") or [{"type": "*"}])[slot]["type"]
-        fitting = [entry for entry in inputs if fits(entry["type"], given) and fits(entry["type"], kind)]
-        own = [entry for entry in inputs[slot : slot + 1] if kind == "*" or entry in fitting]
-        through = [*own, *(entry for entry in inputs if entry["type"] == kind), *fitting]
+        output = (node.get("outputs") or [{"type": "*"}])[slot]["type"]
+        fitting = [entry for entry in inputs if fits(entry["type"], output) and fits(entry["type"], kind)]
+        same_slot = [entry for entry in inputs[slot : slot + 1] if kind == "*" or entry in fitting]
+        through = [*same_slot, *(entry for entry in inputs if entry["type"] == kind), *fitting]
         return self._source(through[0].get("link"), kind) if through else None
 
 
 def apply_demo(prompt: Prompt) -> None:
-    """Put the built-in demo set into every loader of ours, and make large videos as small as those it was trained on."""
+    """Choose the built-in demo set in every loader of ours, and reduce large videos to the demo's size."""
     small = FAMILIES["demo"]
     for node in prompt.values():
         inputs = node["inputs"]
@@ -139,18 +139,18 @@ def apply_setting(prompt: Prompt, setting: str, info: dict[str, Any]) -> None:
     if not (name and field and equals):
         raise InputError(f"“{setting}” is no setting. Write NODE.INPUT=VALUE, for example 3.seed=7.")
     nodes = prompt.items()
-    found = [i for i, node in nodes if name in (node["class_type"], node.get("_meta", {}).get("title"))]
-    found = [name] if name in prompt else found
-    if len(found) != 1:
+    matches = [i for i, node in nodes if name in (node["class_type"], node.get("_meta", {}).get("title"))]
+    matches = [name] if name in prompt else matches
+    if len(matches) != 1:
         names = "; ".join(title(prompt, node_id) for node_id in prompt)
-        raise InputError(
-            f"“{name}” is {f'{len(found)} nodes' if found else 'no node'} of this workflow. Name one of: {names}."
-        )
-    known = {key: (kind, options) for key, kind, options in widgets(info, prompt[found[0]]["class_type"])}
+        count = f"{len(matches)} nodes" if matches else "no node"
+        raise InputError(f"“{name}” is {count} of this workflow. Name one of: {names}.")
+    (node_id,) = matches
+    known = {key: (kind, options) for key, kind, options in widgets(info, prompt[node_id]["class_type"])}
     if field not in known:
         names = ", ".join(known) or "none"
-        raise InputError(f"{title(prompt, found[0])} has no input “{field}” to set; it has: {names}.")
-    prompt[found[0]]["inputs"][field] = _converted(setting, text, *known[field])
+        raise InputError(f"{title(prompt, node_id)} has no input “{field}” to set; it has: {names}.")
+    prompt[node_id]["inputs"][field] = _converted(setting, text, *known[field])
 
 
 def _converted(setting: str, text: str, kind: Any, options: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Where files lie: models/, input/, output/ and temp/ under one base directory."""
+"""Where files are: models/, input/, output/ and temp/ under one base directory."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _roots: dict[str, str] = {}
 
 
 def set_base_directory(folder):
-    """The double's own: what --base-directory is to ComfyUI."""
+    """Only in the fake ComfyUI: what --base-directory is to the real one."""
     _roots.update(
         {name: str(Path(folder).absolute() / name) for name in ("models", "input", "output", "temp", "user")}
     )
@@ -44,8 +44,8 @@ def get_filename_list(folder_name):
     walks = (
         (root, *step) for root in get_folder_paths(folder_name) for step in os.walk(root, followlinks=True)
     )
-    found = {os.path.relpath(f"{folder}/{name}", root) for root, folder, _, names in walks for name in names}
-    return sorted(name for name in found if Path(name).suffix.lower() in supported_pt_extensions)
+    files = {os.path.relpath(f"{folder}/{name}", root) for root, folder, _, names in walks for name in names}
+    return sorted(name for name in files if Path(name).suffix.lower() in supported_pt_extensions)
 
 
 def get_full_path(folder_name, filename):

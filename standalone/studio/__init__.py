@@ -1,1 +1,1 @@
-"""ComfyUI's page in a browser, over the engine."""
+"""ComfyUI's page in a browser, served by the engine."""

@@ -1,4 +1,4 @@
-"""The page's files: results, uploads, saved workflows and settings; nothing outside of the base directory's own folders."""
+"""The page's files: results, uploads, saved workflows and settings; nothing outside of the base directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...sana_video_core.files.atomic import atomic_path
 from ..engine.core_nodes import PICTURES
 
 UPLOAD_LIMIT = 100 * 2**20  # bytes; as ComfyUI's own
-# between looking whether a file is there and writing it, nobody else writes
+# held from checking whether a file exists until it is written
 WRITING = web.AppKey("writing", asyncio.Lock)
 SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "video/", "audio/")
 ROOTS = {
@@ -29,7 +29,7 @@ routes = web.RouteTableDef()
 
 
 def refuse(status: type[web.HTTPError], words: str) -> web.HTTPError:
-    """The page shows the reason phrase, which is plain ASCII on one line; a person may read the body."""
+    """The page shows the reason phrase, which is plain ASCII on one line; the body has the full text."""
     reason = "".join(letter if " " <= letter <= "~" else "?" for letter in words.replace("\n", " "))
     return status(reason=reason, text=words)
 
@@ -42,7 +42,7 @@ async def read_json(request: web.Request) -> Any:
 
 
 def inside(root: Path | str, *parts: str) -> Path:
-    """The path of these parts under `root`. Refuses what leads out of it, through a link, too."""
+    """The path of these parts under `root`. Refuses a path that leads out of it, also through a link."""
     place = Path(root, *(part for part in parts if part))
     if "\0" in str(place) or not place.resolve().is_relative_to(Path(root).resolve()):
         raise refuse(web.HTTPForbidden, f"“{'/'.join(parts)}” lies outside of the studio's folders.")
@@ -59,7 +59,7 @@ def user_folder() -> Path:
 
 @routes.get("/view")
 async def view(request: web.Request) -> web.StreamResponse:
-    """A picture or video; any other file is only ever downloaded, never shown as a page of ours."""
+    """A picture or video; any other file is only downloaded, never shown as a page of ours."""
     query = request.query
     root = ROOTS.get(query.get("type", "output"))
     if root is None or "filename" not in query:
@@ -76,18 +76,18 @@ async def view(request: web.Request) -> web.StreamResponse:
 
 @routes.post("/upload/image")
 async def upload(request: web.Request) -> web.Response:
-    """A picture into input/, under a free name unless it is there already or may be overwritten."""
+    """Saves a picture in input/, under a free name unless it exists already or may be overwritten."""
     try:
         form = await request.post()
     except (ValueError, AssertionError, web.RequestPayloadError) as error:
         raise refuse(web.HTTPBadRequest, f"The upload is damaged ({error}).") from error
-    given, subfolder = form.get("image"), form.get("subfolder", "")
-    if not isinstance(given, web.FileField) or Path(given.filename).suffix.lower() not in PICTURES:
+    image, subfolder = form.get("image"), form.get("subfolder", "")
+    if not isinstance(image, web.FileField) or Path(image.filename).suffix.lower() not in PICTURES:
         raise refuse(web.HTTPBadRequest, f"Only pictures can be uploaded: {', '.join(sorted(PICTURES))}.")
     if not isinstance(subfolder, str):
-        raise refuse(web.HTTPBadRequest, "The subfolder of an upload is a text.")
-    path = inside(folder_paths.get_input_directory(), subfolder, Path(given.filename).name)
-    content = await asyncio.to_thread(_checked, given, path.name)
+        raise refuse(web.HTTPBadRequest, "The subfolder of an upload has to be a text.")
+    path = inside(folder_paths.get_input_directory(), subfolder, Path(image.filename).name)
+    content = await asyncio.to_thread(_checked, image, path.name)
     async with request.app[WRITING]:
         if str(form.get("overwrite")).lower() not in ("true", "1"):
             path = _free(path, content)
@@ -95,19 +95,19 @@ async def upload(request: web.Request) -> web.Response:
     return web.json_response({"name": path.name, "subfolder": subfolder, "type": "input"})
 
 
-def _checked(given: web.FileField, name: str) -> bytes:
+def _checked(image: web.FileField, name: str) -> bytes:
     """The bytes of a picture that can be read to its end."""
-    content = given.file.read()
+    content = image.file.read()
     try:
         with Image.open(BytesIO(content)) as picture:
             picture.load()
-    except Exception as error:  # Pillow has no common class for what a damaged file does to it
-        raise refuse(web.HTTPBadRequest, f"“{name}” is no picture that can be read.") from error
+    except Exception as error:  # Pillow has no common class for what a damaged file raises
+        raise refuse(web.HTTPBadRequest, f"“{name}” isn't a picture that can be read.") from error
     return content
 
 
 def _free(path: Path, content: bytes) -> Path:
-    """This path, or one with a number, where nothing lies yet, or the same already."""
+    """This path, or one with a number, where there is no file yet or the same one."""
     stem, number = path.stem, 0
     while path.exists() and path.read_bytes() != content:
         number += 1
@@ -131,9 +131,9 @@ async def _write(path: Path, content: bytes) -> None:
 
 
 def _about(path: Path, root: Path) -> dict[str, Any]:
-    told = path.stat()
-    moments = {"modified": int(told.st_mtime * 1000), "created": int(told.st_ctime * 1000)}
-    return {"path": path.relative_to(root).as_posix(), "size": told.st_size, **moments}
+    stat = path.stat()
+    moments = {"modified": int(stat.st_mtime * 1000), "created": int(stat.st_ctime * 1000)}
+    return {"path": path.relative_to(root).as_posix(), "size": stat.st_size, **moments}
 
 
 def _answer(request: web.Request, path: Path) -> web.Response:
@@ -143,7 +143,7 @@ def _answer(request: web.Request, path: Path) -> web.Response:
 
 
 def _target(request: web.Request, name: str) -> Path:
-    """Where something may be written; refuses what exists unless it may be overwritten."""
+    """A path to write to; refuses one that exists, unless it may be overwritten."""
     path = inside(user_folder(), name)
     if request.query.get("overwrite", "true") == "false" and path.exists():
         raise refuse(web.HTTPConflict, f"“{name}” exists already.")
@@ -160,8 +160,8 @@ def _existing(name: str) -> Path:
 @routes.get("/userdata")
 async def list_saved(request: web.Request) -> web.Response:
     root = inside(user_folder(), request.query.get("dir", ""))
-    found = root.rglob("*") if request.query.get("recurse") == "true" else root.glob("*")
-    about = sorted((_about(path, root) for path in found if path.is_file()), key=lambda entry: entry["path"])
+    paths = root.rglob("*") if request.query.get("recurse") == "true" else root.glob("*")
+    about = sorted((_about(path, root) for path in paths if path.is_file()), key=lambda entry: entry["path"])
     if request.query.get("full_info") == "true":
         return web.json_response(about)
     names = [entry["path"] for entry in about]
@@ -204,14 +204,14 @@ async def move_saved(request: web.Request) -> web.Response:
 
 
 def settings() -> dict[str, Any]:
-    """Empty where nothing was set, or where the file was damaged from outside.
+    """Empty where nothing was set, or where the file is damaged.
 
-    The tutorial is never over: after it the page would open with a graph of nodes that are not here; so it opens
-    with Templates.
+    The tutorial never counts as completed: the page then opens with Templates, and not with a graph of nodes
+    that are missing here.
     """
     try:
-        found = json.loads((user_folder() / "comfy.settings.json").read_text(encoding="utf-8"))
-        return {name: value for name, value in found.items() if name != "Comfy.TutorialCompleted"}
+        saved = json.loads((user_folder() / "comfy.settings.json").read_text(encoding="utf-8"))
+        return {name: value for name, value in saved.items() if name != "Comfy.TutorialCompleted"}
     except (OSError, ValueError, AttributeError):
         return {}
 
@@ -229,10 +229,10 @@ async def read_setting(request: web.Request) -> web.Response:
 @routes.post("/settings")
 @routes.post("/settings/{name}")
 async def write_settings(request: web.Request) -> web.Response:
-    given, name = await read_json(request), request.match_info.get("name")
-    if not name and not isinstance(given, dict):
-        raise refuse(web.HTTPBadRequest, "Settings are an object with names.")
+    value, name = await read_json(request), request.match_info.get("name")
+    if not name and not isinstance(value, dict):
+        raise refuse(web.HTTPBadRequest, "Settings have to be an object with names.")
     async with request.app[WRITING]:
-        changed = settings() | ({name: given} if name else given)
+        changed = settings() | ({name: value} if name else value)
         await _write(user_folder() / "comfy.settings.json", json.dumps(changed, indent=2).encode())
     return web.Response()

@@ -1,4 +1,4 @@
-"""The queue behind the page: one prompt at a time, in a thread of its own, told in ComfyUI's own messages."""
+"""The queue behind the page: runs one prompt at a time in a thread, and reports it in ComfyUI's messages."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ class Job:
     client: str | None
     status: str = "pending"  # in_progress, completed, failed, cancelled: the words of /api/jobs
     stopped: bool = False
-    times: dict[str, int] = field(
-        default_factory=dict
-    )  # of create, execution_start, execution_end; milliseconds
+    # of create, execution_start, execution_end; milliseconds
+    times: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     nodes: dict[str, Any] = field(default_factory=dict)  # progress, by node
     node: str | None = None  # the one that runs
-    told: list[dict[str, Any]] = field(default_factory=list)  # what a page that was away has to hear
+    messages: list[dict[str, Any]] = field(default_factory=list)  # for a page that was away
 
     def summary(self) -> dict[str, Any]:
         """As /api/jobs lists it."""
@@ -53,7 +52,7 @@ class Job:
         ]
         saved = [file for file in files if file["type"] == "output"]
         drawn = (self.extra.get("workflow") or {}).get("id")
-        found = {
+        summary = {
             "id": self.id,
             "status": self.status,
             "priority": self.number,
@@ -63,18 +62,18 @@ class Job:
             "execution_error": self.error,
             **{f"{name}_time": moment for name, moment in self.times.items()},
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in summary.items() if value is not None}
 
     def whole(self) -> dict[str, Any]:
-        """As /api/jobs tells of it alone."""
-        given = {"prompt": self.prompt, "extra_data": {"extra_pnginfo": self.extra}}
-        return {**self.summary(), "outputs": self.outputs, "workflow": given}
+        """As /api/jobs/ID describes it."""
+        workflow = {"prompt": self.prompt, "extra_data": {"extra_pnginfo": self.extra}}
+        return {**self.summary(), "outputs": self.outputs, "workflow": workflow}
 
 
 def needed(prompt: Prompt, targets: list[str]) -> Prompt:
-    """What of a prompt these nodes need: a node's own play button runs only that."""
+    """The part of a prompt that these nodes need: a node's play button runs only that."""
     names = [name for name in targets if name in prompt]
-    for name in names:  # grows while it is walked
+    for name in names:  # grows during the loop
         links = [value[0] for value in prompt[name]["inputs"].values() if is_link(value)]
         names += [link for link in dict.fromkeys(links) if link not in names and link in prompt]
     return {name: node for name, node in prompt.items() if name in names}
@@ -111,14 +110,17 @@ class Jobs:
 
     def last_of(self, client: str) -> Job | None:
         """The job of this page that ran last."""
-        begun = [job for job in self.listed() if job.client == client and job.told]
+        begun = [job for job in self.listed() if job.client == client and job.messages]
         return max(begun, key=lambda job: job.times["execution_start"], default=None)
 
     def remaining(self) -> int:
         return sum(job.status in ("pending", "in_progress") for job in self.listed())
 
     def stop(self, job_id: str | None = None) -> bool:
-        """Stop the running job (or only if it is this one), or take one off the queue; whether there was one."""
+        """Stop the running job (or only if it is this one), or remove one from the queue.
+
+        Returns whether there was one.
+        """
         with self._changed:
             job = self._running if job_id is None else self._jobs.get(job_id)
             if job is None or job.status not in ("pending", "in_progress"):
@@ -132,7 +134,7 @@ class Jobs:
         return True
 
     def forget(self, job_ids: list[str] | None, *statuses: str) -> None:
-        """Take jobs of these statuses off the list; None takes all of them."""
+        """Remove jobs of these statuses from the list; None removes all of them."""
         with self._changed:
             for job in list(self._jobs.values()):
                 if job.status in statuses and (job_ids is None or job.id in job_ids):
@@ -140,7 +142,7 @@ class Jobs:
         self._tell_queue()
 
     def close(self, seconds: float = 10) -> None:
-        """Stop what runs and wait for it."""
+        """Stop the running job and wait for its end."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -182,13 +184,13 @@ class Jobs:
             words = str(shown) or type(shown).__name__
             if not isinstance(error, SanaVideoError):
                 words = f"{type(error).__name__}: {error}"
-            told = {"exception_message": words, "exception_type": type(shown).__name__}
-            told |= {
+            details = {"exception_message": words, "exception_type": type(shown).__name__}
+            details |= {
                 "traceback": traceback.format_exception(shown),
                 "current_inputs": {},
                 "current_outputs": [],
             }
-            ending, data = "execution_error", _of(job) | told
+            ending, data = "execution_error", _of(job) | details
             job.error = {**data, "prompt_id": job.id, "timestamp": _now()}
         statuses = {"execution_success": "completed", "execution_interrupted": "cancelled"}
         job.times["execution_end"], job.status = _now(), statuses.get(ending, "failed")
@@ -197,7 +199,7 @@ class Jobs:
             self._tell(job, "executing", {"node": None})
 
     def _hear(self, event: str, data: dict[str, Any]) -> None:
-        """What the executor tells, in ComfyUI's words."""
+        """Sends the executor's events as ComfyUI's messages."""
         job, node = self._running, data.get("node", "")
         if job is None:
             return
@@ -234,10 +236,10 @@ class Jobs:
         self._tell(job, "progress_state", {"nodes": job.nodes})
 
     def _tell(self, job: Job, kind: str, data: dict[str, Any]) -> None:
-        # a copy by value: it is sent later, by another thread
+        # a deep copy: it is sent later, by another thread
         message = {"type": kind, "data": json.loads(json.dumps({**data, "prompt_id": job.id}))}
         if kind not in ("progress", "progress_state", "executing") or data.get("node", 0) is None:
-            job.told.append(message)
+            job.messages.append(message)
         self._send(job.client, message)
 
     def _tell_queue(self) -> None:
@@ -247,9 +249,9 @@ class Jobs:
         return {"exec_info": {"queue_remaining": self.remaining()}}
 
 
-def retold(job: Job) -> list[Message]:
-    """What a page hears that was away while `job` ran: all of it but the steps between."""
-    messages: list[Message] = list(job.told)
+def missed_messages(job: Job) -> list[Message]:
+    """The messages for a page that was away while `job` ran: all but the progress in between."""
+    messages: list[Message] = list(job.messages)
     if job.status == "in_progress":
         messages += [
             {"type": "progress_state", "data": {"nodes": job.nodes, "prompt_id": job.id}},
@@ -272,7 +274,7 @@ def _now() -> int:
 
 
 def _picture(job: Job, node: str, kind: str, image: Image.Image, most: int) -> bytes:
-    """A live preview with its node: two numbers, JSON of this length, the picture, enlarged to `most` pixels."""
+    """A node's live preview: two numbers, JSON of that length, and the picture, enlarged to `most` pixels."""
     file = io.BytesIO()
     ImageOps.contain(image, (most, most), Image.Resampling.BILINEAR).save(file, format=kind, quality=90)
     about = {**_names(node), "prompt_id": job.id, "image_type": f"image/{kind.lower()}"}

@@ -1,4 +1,4 @@
-"""ComfyUI's real page over the standalone executor: what its frontend asks, answered over HTTP and one web socket."""
+"""Serves ComfyUI's real page from the standalone executor, over HTTP and one web socket."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from .websocket import Sockets
 
 ROOT = Path(__file__).parents[2]
 QUEUE_LIMIT = 1000  # jobs
-# What ComfyUI sends without its paid nodes, and videos: the page speaks to nobody but this server.
+# What ComfyUI sends without its paid nodes, and videos: the page talks to nobody but this server.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; worker-src 'self' blob:; font-src 'self' data:; "
-    "connect-src 'self' data: blob:; object-src 'self'"
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "worker-src 'self' blob:; font-src 'self' data:; connect-src 'self' data: blob:; object-src 'self'"
 )
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Page:
-    """`frontend`: the folder of the page's own files; `local`: answer only to names of this machine."""
+    """`frontend`: the folder with the page's files; `local`: answer only to names of this machine."""
 
     def __init__(self, classes: dict[str, Any], frontend: Path, local: bool = True) -> None:
         self._classes, self._frontend, self._local = classes, frontend, local
@@ -50,8 +50,8 @@ class Page:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=UPLOAD_LIMIT, middlewares=[self._guard])
         app[WRITING] = asyncio.Lock()
-        own = [r for r in (*file_routes, *template_routes) if isinstance(r, web.RouteDef)]
-        for method, path, handler in (*self._routes(), *((r.method, r.path, r.handler) for r in own)):
+        files = [r for r in (*file_routes, *template_routes) if isinstance(r, web.RouteDef)]
+        for method, path, handler in (*self._routes(), *((r.method, r.path, r.handler) for r in files)):
             for prefix in ("", "/api"):
                 app.router.add_route(method, prefix + path, handler)
         app.router.add_get("/", self._index)
@@ -88,7 +88,7 @@ class Page:
         ]
 
     async def _life(self, app: web.Application) -> AsyncIterator[None]:
-        """The thread that runs prompts lives as long as the server."""
+        """Keeps the thread that runs prompts as long as the server."""
         hand_over = partial(asyncio.get_running_loop().call_soon_threadsafe, self._sockets.deliver)
         self._jobs = Jobs(self._classes, hand_over)
         yield
@@ -96,7 +96,7 @@ class Page:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Turn away other sites that a browser has open: they could queue prompts and read results."""
+        """Refuse other sites that a browser has open: they could queue prompts and read results."""
         if self._is_foreign(request):
             raise refuse(web.HTTPForbidden, "This studio answers only to its own page, on this machine.")
         try:
@@ -107,7 +107,7 @@ class Page:
             raise refuse(web.HTTPBadRequest, f"The file cannot be used: {error.strerror}.") from error
         except Exception as error:
             logging.getLogger("sana_video").exception("The studio could not answer %s.", request.path)
-            words = f"The studio could not answer ({type(error).__name__}); its terminal tells more."
+            words = f"The studio could not answer ({type(error).__name__}); see its terminal."
             raise refuse(web.HTTPInternalServerError, words) from error
         if not answer.prepared:
             answer.headers["Content-Security-Policy"] = POLICY
@@ -120,9 +120,9 @@ class Page:
             if origin is not None and urlsplit(origin).netloc.lower() != host.netloc.lower():
                 return True
             name = host.hostname
-        except ValueError:  # no address at all
+        except ValueError:  # not an address
             return True
-        # a link to the studio is fine
+        # a link to the studio on another site is fine
         cross = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/"
         return cross or (self._local and not _is_local(name))
 
@@ -130,9 +130,9 @@ class Page:
         return web.FileResponse(self._frontend / "index.html", headers={"Cache-Control": "no-store"})
 
     async def _object_info(self, request: web.Request) -> web.Response:
-        """What each node is; asked again for every page, so that new files are in the lists."""
-        own = {name: node.GET_NODE_INFO_V1() for name, node in self._classes.items()}
-        return web.json_response({**{name: shown_info(name) for name in SHOWN if name not in own}, **own})
+        """Describes every node; computed again for every page, so that new files are in the lists."""
+        info = {name: node.GET_NODE_INFO_V1() for name, node in self._classes.items()}
+        return web.json_response({**{name: shown_info(name) for name in SHOWN if name not in info}, **info})
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         return await self._sockets.serve(request, self._jobs)
@@ -143,15 +143,13 @@ class Page:
         body = await _body(request)
         prompt, extra, errors = read_asked(body, self._classes)
         if self._jobs.remaining() >= QUEUE_LIMIT:
-            raise refuse(
-                web.HTTPTooManyRequests, f"{QUEUE_LIMIT} jobs wait already; let some of them end first."
-            )
+            words = f"{QUEUE_LIMIT} jobs wait already; let some of them finish first."
+            raise refuse(web.HTTPTooManyRequests, words)
         self._numbers += 1
         number = body.get("number", -self._numbers if body.get("front") is True else self._numbers)
         if not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise refuse(
-                web.HTTPBadRequest, "A job's number is what the queue is sorted by; it must be a number."
-            )
+            words = "A job's number is what the queue is sorted by; it must be a number."
+            raise refuse(web.HTTPBadRequest, words)
         client = body.get("client_id")
         job = Job(str(uuid4()), number, prompt, extra, client if isinstance(client, str) else None)
         self._jobs.add(job)
@@ -161,7 +159,7 @@ class Page:
         body = await _body(request)
         job = body.get("prompt_id")
         if job is not None and not isinstance(job, str):
-            raise refuse(web.HTTPBadRequest, "A job's id is a text.")
+            raise refuse(web.HTTPBadRequest, "A job's id has to be a text.")
         self._jobs.stop(job)
         return web.Response()
 
@@ -180,17 +178,15 @@ class Page:
         return web.Response()
 
     async def _list_jobs(self, request: web.Request) -> web.Response:
-        wanted = request.query.get("status", "")
-        found = [
-            job.summary() for job in self._jobs.listed() if not wanted or job.status in wanted.split(",")
-        ]
-        given = [request.query.get(name, text) for name, text in (("offset", "0"), ("limit", "1000"))]
-        if not all(text.isdecimal() and len(text) < 10 for text in given):
-            raise refuse(web.HTTPBadRequest, "offset and limit are whole numbers.")
-        offset, limit = map(int, given)
-        shown = found[offset : offset + limit]
-        more = offset + len(shown) < len(found)
-        pages = {"offset": offset, "limit": limit, "total": len(found), "has_more": more}
+        status = request.query.get("status", "")
+        jobs = [job.summary() for job in self._jobs.listed() if not status or job.status in status.split(",")]
+        numbers = [request.query.get(name, text) for name, text in (("offset", "0"), ("limit", "1000"))]
+        if not all(text.isdecimal() and len(text) < 10 for text in numbers):
+            raise refuse(web.HTTPBadRequest, "offset and limit have to be whole numbers.")
+        offset, limit = map(int, numbers)
+        shown = jobs[offset : offset + limit]
+        more = offset + len(shown) < len(jobs)
+        pages = {"offset": offset, "limit": limit, "total": len(jobs), "has_more": more}
         return web.json_response({"jobs": shown, "pagination": pages})
 
     async def _job(self, request: web.Request) -> web.Response:
@@ -208,13 +204,13 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 
 def _listed(body: dict[str, Any]) -> list[str] | None:
-    """The ids to take away, or None for all."""
+    """The ids to delete, or None for all."""
     if body.get("clear") is True:
         return None
     ids = body.get("delete", [])
     if isinstance(ids, list):
         return ids
-    raise refuse(web.HTTPBadRequest, "What to delete is no list of ids.")
+    raise refuse(web.HTTPBadRequest, "What to delete has to be a list of ids.")
 
 
 def _constant(value: Any) -> Handler:

@@ -1,4 +1,4 @@
-"""What the page asks to run: read, checked, and refused in sentences that the page paints on the nodes."""
+"""Reads and checks what the page wants to run; a refusal is in sentences that the page shows on the nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .jobs import needed
 class Asked(NamedTuple):
     prompt: Prompt
     extra: dict[str, Any]  # what is saved with a result: extra_pnginfo
-    node_errors: dict[str, Any]  # of outputs that are left out
+    node_errors: dict[str, Any]  # of the outputs that are left out
 
 
 def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
@@ -25,7 +25,7 @@ def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
     prompt, extra = _nodes(body.get("prompt")), _extra(body.get("extra_data"))
     if targets := body.get("partial_execution_targets"):
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-            raise _refusal("no_prompt", "The nodes to run are no list of ids.")
+            raise _refusal("no_prompt", "The nodes to run have to be a list of ids.")
         prompt = needed(prompt, targets)
     strange = [node_id for node_id, node in prompt.items() if node.get("class_type") not in classes]
     if strange:
@@ -34,7 +34,7 @@ def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
         return Asked(prompt, extra, _node_errors(prompt, Validation(prompt, classes).problems))
     except RefusedError as error:
         marks = _node_errors(prompt, error.problems)
-        # the page has words for both
+        # the page has a text for both
         kind = "prompt_outputs_failed_validation" if marks else "prompt_no_outputs"
         raise _refusal(kind, str(error), marks) from error
     except (InputError, RecursionError, OverflowError, TypeError) as error:
@@ -54,9 +54,9 @@ def _nodes(prompt: Any) -> Prompt:
     raise _refusal("no_prompt", "This is no workflow: it has no nodes with a class and inputs.")
 
 
-def _extra(given: Any) -> dict[str, Any]:
+def _extra(data: Any) -> dict[str, Any]:
     """extra_pnginfo, with a drawing that has nodes or none at all."""
-    extra = given.get("extra_pnginfo") if isinstance(given, dict) else given
+    extra = data.get("extra_pnginfo") if isinstance(data, dict) else data
     drawing = extra.get("workflow") if isinstance(extra, dict) else extra
     nodes = drawing.get("nodes", []) if isinstance(drawing, dict) else drawing
     if nodes is None or (isinstance(nodes, list) and all(isinstance(node, dict) for node in nodes)):
@@ -65,16 +65,17 @@ def _extra(given: Any) -> dict[str, Any]:
 
 
 def _missing(prompt: Prompt, strange: list[str], drawing: dict[str, Any]) -> web.HTTPBadRequest:
-    """Nodes of ComfyUI that are only shown here are marked; those of other packs the page marks itself.
+    """Marks ComfyUI's nodes that are only shown here; the page itself marks those of other packs.
 
-    The page leaves out a class that it does not know; then the drawing has it.
+    The page leaves out a class that it doesn't know; then the drawing has it.
     """
     drawn = {str(node.get("id")): node.get("type") for node in drawing.get("nodes", [])}
     kinds = {i: str(prompt[i].get("class_type") or drawn.get(i) or f"(node {i})") for i in strange}
     foreign, unknown = (
         sorted({k for k in kinds.values() if (k in SHOWN) is shown}) for shown in (True, False)
     )
-    words = f"Only a real ComfyUI runs {', '.join(foreign)}. Start one with this pack, and open the workflow there."
+    names = ", ".join(foreign)
+    words = f"Only a real ComfyUI runs {names}. Start one with this pack, and open the workflow there."
     marks = _node_errors(prompt, {node_id: [words] for node_id, kind in kinds.items() if kind in foreign})
     if unknown:
         words = f"There is no node {', '.join(unknown)} here: the studio has the nodes of SANA-Video alone."
@@ -82,7 +83,7 @@ def _missing(prompt: Prompt, strange: list[str], drawing: dict[str, Any]) -> web
 
 
 def _node_errors(prompt: Prompt, problems: dict[str, list[str]]) -> dict[str, Any]:
-    """Problems by node, as the page paints them."""
+    """Problems by node, as the page shows them."""
     return {
         node_id: {
             "class_type": prompt[node_id]["class_type"],
@@ -94,7 +95,7 @@ def _node_errors(prompt: Prompt, problems: dict[str, list[str]]) -> dict[str, An
 
 
 def _error(text: str) -> dict[str, Any]:
-    """Of all kinds that the page knows, it shows the details of this one as they are, beside the input's name."""
+    """An error of the one kind whose details the page shows unchanged, beside the input's name."""
     text, named = text.rstrip(".") + ".", re.match("“(.+?)”", text)
     extra = {"input_name": named[1]} if named else {}
     return {"type": "custom_validation_failed", "message": text, "details": text, "extra_info": extra}

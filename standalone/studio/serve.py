@@ -17,14 +17,14 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--port", type=_port, default=8189, help="8189 by default; 0 takes a free one")
+    add("--port", type=_port, default=8189, help="8189 by default; 0 chooses a free one")
     add("--no-browser", action="store_true", help="only serve; open the address yourself")
     add("--base", type=Path, default=Path(), help="the folder with models/, input/, output/ and user/")
     add(
         "--listen",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="answer to other machines, too; nothing asks who they are",
+        help="also answer other machines; there is no password",
     )
     add("--front-end-root", type=Path, metavar="FOLDER", help="another version of the page's files")
 
@@ -36,7 +36,7 @@ def _port(text: str) -> int:
 
 
 def run(options: Namespace) -> int:
-    """0 after Ctrl-C. Raises InputError where the page's files are missing or the port is taken."""
+    """Returns 0 after Ctrl-C. Raises InputError when the page's files are missing or the port is taken."""
     from ...sana_video_core.errors import InputError
     from ..engine.graph import load_nodes
 
@@ -71,7 +71,7 @@ def _frontend(root: Path | None) -> Path:
 
 
 async def _serve(app: Any, options: Namespace) -> None:
-    """Until Ctrl-C."""
+    """Serve until Ctrl-C."""
     from aiohttp import web
 
     from ...sana_video_core.errors import InputError
@@ -92,8 +92,9 @@ async def _serve(app: Any, options: Namespace) -> None:
         await stop.wait()
     except OSError as error:
         raise InputError(
-            f"{options.listen}, port {options.port}, cannot be served ({error.strerror or error}). If another studio or "
-            f"ComfyUI runs there, open that in a browser, or take another port: --port {options.port % 65535 + 1}."
+            f"{options.listen}, port {options.port}, cannot be served ({error.strerror or error}). If "
+            "another studio or ComfyUI runs there, open that in a browser, or take another port: "
+            f"--port {options.port % 65535 + 1}."
         ) from error
     finally:
         await runner.cleanup()

@@ -1,4 +1,4 @@
-"""Our workflow files in the page's Templates, where ComfyUI shows its own: the first thing that a newcomer sees."""
+"""Our workflow files in the page's Templates, in place of ComfyUI's: the first thing that a newcomer sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ routes = web.RouteTableDef()
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """A card: its words are the first ones of the workflow's note."""
+    """A card, with the beginning of the workflow's note as its text."""
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     note = next(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
     title, words = (re.sub(r"[#*_]+", " ", part).strip() for part in note.split("\n\n")[:2])
@@ -27,7 +27,7 @@ async def index(request: web.Request) -> web.Response:
     # “save today” before “continue tomorrow”
     files = sorted(WORKFLOWS.glob("*.json"), key=lambda path: path.stem.replace("save_today", "a"))
     cards = [_about(path) for path in files]
-    # this group is what the page opens with for somebody who comes for the first time
+    # the page opens with this group for somebody who comes for the first time
     group = {"moduleName": "default", "title": "Getting Started", "isEssential": True, "type": "video"}
     return web.json_response([group | {"icon": "icon-[lucide--film]", "templates": cards}])
 
@@ -43,5 +43,5 @@ async def picture(request: web.Request) -> web.StreamResponse:
 
 
 def _file(name: str) -> web.StreamResponse:
-    known = {path.name: path for path in WORKFLOWS.iterdir()}  # no name leads anywhere else
+    known = {path.name: path for path in WORKFLOWS.iterdir()}  # so that no name leads anywhere else
     return web.FileResponse(known[name]) if name in known else web.Response(status=404)

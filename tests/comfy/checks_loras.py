@@ -58,7 +58,7 @@ def loras_of_every_spelling_reach_the_stream_and_go_again(demo):
             changed = patching.with_lora(demo.causal, _file(Path(folder), name, *spelling), 0.8)
             latent, state, _ = demo.sample(changed)
             results[name] = latent["samples"]
-            assert state.state.story[-1].loras == (f"{name} 0.8",)
+            assert state.state.history[-1].loras == (f"{name} 0.8",)
             again, _, _ = demo.sample()
             assert same(again["samples"], plain["samples"]), f"{name} stayed in the shared module"
     first = results["original"]
@@ -79,7 +79,7 @@ def cores_own_loader_reaches_the_stream(demo):
         one, state, _ = demo.sample(core)
         other, _, _ = demo.sample(ours)
     assert same(one["samples"], other["samples"])
-    assert state.state.story[-1].loras == ("unnamed",)
+    assert state.state.history[-1].loras == ("unnamed",)
 
 
 @check

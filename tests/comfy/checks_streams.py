@@ -16,7 +16,7 @@ def chained_samplers_are_one(demo):
     assert frames == whole.state.frames == 81
     assert all(same(a, b) for a, b in zip(two.tensors, whole.tensors, strict=True))
     to_vae = pack("sana_video_core.vae.wan_vae").to_vae_space
-    assert same(latent["samples"], to_vae(two.state.story[-1].latents))
+    assert same(latent["samples"], to_vae(two.state.history[-1].latents))
 
 
 @check
@@ -44,7 +44,7 @@ def memory_accounting_sees_a_state(demo):
 
     _, state, _ = demo.sample()
     stream = state.state
-    story = sum(chunk.latents.numel() * 4 for chunk in stream.story)
+    story = sum(chunk.latents.numel() * 4 for chunk in stream.history)
     assert walk([[state]]) == stream.bytes + story > 0
     import comfy.model_management
 

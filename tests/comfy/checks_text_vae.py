@@ -125,7 +125,7 @@ def cores_wan_vae_streams_as_its_own_whole_decode(demo):
     close(theirs, ours, 1e-4)
     primed = run("SanaVideoPrime", demo.causal, core, demo.positive, demo.start(), image=image())
     mine = run("SanaVideoPrime", demo.causal, demo.vae, demo.positive, demo.start(), image=image())
-    close(primed.state.story[0].latents, mine.state.story[0].latents, 1e-4)
+    close(primed.state.history[0].latents, mine.state.history[0].latents, 1e-4)
 
 
 @check
@@ -155,10 +155,11 @@ def a_text_that_another_node_changed_is_another_prompt(demo):
     averaged = core.ConditioningAverage().addWeighted(demo.positive, demo.negative, 0.5)[0]
     nothing = core.ConditioningZeroOut().zero_out(demo.positive)[0]
     digests = [
-        demo.sample(positive=c)[1].state.story[-1].digest for c in (demo.positive, joined, averaged, nothing)
+        demo.sample(positive=c)[1].state.history[-1].digest
+        for c in (demo.positive, joined, averaged, nothing)
     ]
     assert len(set(digests)) == 4, digests
-    assert demo.sample(positive=joined)[1].state.story[-1].prompt == ""
+    assert demo.sample(positive=joined)[1].state.history[-1].prompt == ""
 
 
 @check
@@ -197,7 +198,7 @@ def foreign_conditioning_has_a_digest_of_its_own(demo):
     _, one, _ = demo.sample(positive=bare)
     _, two, _ = demo.sample(state=one, positive=bare)
     _, three, _ = demo.sample(state=one, positive=other)
-    digests = [s.state.story[-1].digest for s in (one, two, three)]
+    digests = [s.state.history[-1].digest for s in (one, two, three)]
     assert digests[0] == digests[1] != digests[2]
     _, known, _ = demo.sample()
     assert same(known.tensors[0], one.tensors[0])

@@ -111,7 +111,7 @@ def test_prompt_changes_reach_the_stream(sana):
     states = {change: _state(f"{change}.safetensors") for change in ("recache", "keep", "cut")}
     assert states["cut"].scene == 1
     assert states["cut"].frames == 82
-    assert not torch.equal(states["keep"].story[1].latents, states["recache"].story[1].latents)
+    assert not torch.equal(states["keep"].history[1].latents, states["recache"].history[1].latents)
 
 
 def test_an_image_begins_a_stream(sana):
@@ -121,7 +121,7 @@ def test_an_image_begins_a_stream(sana):
     )
     assert status == 0
     assert "41 frames" in out
-    story = _state("s.safetensors").story
+    story = _state("s.safetensors").history
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 1), (False, 10)]
 
 
@@ -135,12 +135,12 @@ def test_a_video_begins_a_stream(sana, demo):
     )
     assert status == 0, err
     assert "81 frames" in out
-    story = _state("s.safetensors").story
+    story = _state("s.safetensors").history
     assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 11), (False, 10)]
-    again = PACK.core("vae.wan_vae").to_model_space
+    again, spec = PACK.core("vae.statistics").to_model_space, PACK.core("config").WAN_2_1
     vae = PACK.core("checkpoints.checkpoint").load_vae(demo.vae)
     pixels = PACK.core("files.video_reader").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
-    assert same(story[0].latents, again(vae.encode(pixels)))
+    assert same(story[0].latents, again(vae.encode(pixels), spec))
     Path("i.png").touch()
     assert "use one of them" in sana("generate", "a", "--video", "in.mp4", "--image", "i.png")[2]
 
@@ -312,7 +312,7 @@ def test_a_wrong_vae_is_refused_before_the_work(sana, demo, monkeypatch):
     monkeypatch.setattr(generate, "extend", lambda *_, **__: pytest.fail("work began"))
     status, _, err = sana("generate", "a", *_models(demo, **{"--vae": demo.transformer}), *SMALL)
     assert status == 1
-    assert "no Wan 2.1 VAE" in err
+    assert "isn't a Wan 2.1 VAE" in err
 
 
 def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
@@ -323,7 +323,7 @@ def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
     real = generate.extend
 
     def stops_at_b(model, state, prompt, *args, **options):
-        if prompt.words == "b":
+        if prompt.text == "b":
             raise KeyboardInterrupt
         return real(model, state, prompt, *args, **options)
 
@@ -395,15 +395,19 @@ def test_what_the_model_reads(sana, demo):
     )
     positive, negative = encode_prompts(choose_models(options), options, options.prompts, negative=True)
     encoder = text.load_text_encoder(demo.text_encoder)
-    expected = encoder.encode("a Ball", instruction=said, motion_score=30)
+    expected = encoder.encode("a Ball", system_prompt=said, motion_score=30)
     assert same(positive.embeddings, expected[0])
     assert same(positive.mask, expected[1])
-    assert same(negative.embeddings, encoder.encode("bad", instruction=False)[0])
-    assert positive.words == "a Ball"
-    assert positive.digest == text.prompt_digest("a Ball", instruction=said, motion_score=30)
+    assert same(negative.embeddings, encoder.encode("bad", system_prompt=False)[0])
+    assert positive.text == "a Ball"
+    assert positive.digest == PACK.core("text.prompt").prompt_digest(
+        "a Ball", system_prompt=said, motion_score=30
+    )
     options.instruction = None  # the demo reads prompts as they are, whatever was found
     (plain,) = encode_prompts(choose_models(options), options, options.prompts)
-    assert plain.digest == text.prompt_digest("a Ball", instruction=None, motion_score=30)
+    assert plain.digest == PACK.core("text.prompt").prompt_digest(
+        "a Ball", system_prompt=None, motion_score=30
+    )
 
 
 def test_tiles_also_encode(sana):
@@ -421,6 +425,6 @@ def test_tiles_also_encode(sana):
             "--state-out",
             f"{name}.safetensors",
         )
-    tiled, whole = (_state(f"{name}.safetensors").story[0].latents for name in ("tiled", "whole"))
+    tiled, whole = (_state(f"{name}.safetensors").history[0].latents for name in ("tiled", "whole"))
     assert tiled.shape == whole.shape
     assert not torch.equal(tiled, whole)

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_sana_video.demo.model_set import demo_set
+from comfyui_sana_video.sana_video_core.config import WAN_2_1
 from comfyui_sana_video.sana_video_core.streaming.stream import Sampling
 from comfyui_sana_video.sana_video_core.text.encoder import motion_suffix
-from comfyui_sana_video.sana_video_core.vae.wan_vae import to_vae_space
+from comfyui_sana_video.sana_video_core.vae.statistics import to_vae_space
 from comfyui_sana_video.training.measures import frames_of_chunk, obeyed
 from comfyui_sana_video.training.quality import Quality, held_out_stories
 from comfyui_sana_video.training.sampling import load, sample, watch, watch_state
@@ -69,7 +70,11 @@ def test_shape_and_light_hold_for_a_minute(quality):
     with torch.no_grad():
         tails = {
             chunk: watch(
-                [quality.models.vae.decode(to_vae_space(state.story[-1].latents[:, :, -TAIL:].float()))]
+                [
+                    quality.models.vae.decode(
+                        to_vae_space(state.history[-1].latents[:, :, -TAIL:].float(), WAN_2_1)
+                    )
+                ]
             )
             for chunk, state in states.items()
         }

@@ -40,7 +40,7 @@ OTHER_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import conftest
-from comfyui_sana_video.sana_video_core.demo_set import write_demo_set
+from comfyui_sana_video.demo.model_set import write_demo_set
 write_demo_set(sys.argv[2])
 """
 
@@ -124,7 +124,7 @@ def test_sizes_are_read_off_the_file(folder):
 def test_the_three_fit_each_other(paths):
     transformer, vae = load_transformer(paths.transformer), load_vae(paths.vae)
     encoder = load_text_encoder(paths.text_encoder)
-    embeddings, mask = encoder.encode("a small red circle", instruction=False)
+    embeddings, mask = encoder.encode("a small red circle", system_prompt=False)
     assert embeddings.shape[2] == transformer.config.caption_channels
     assert vae.config.latent_channels == transformer.config.channels
     latents = torch.randn(1, vae.config.latent_channels, 1, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -148,7 +148,7 @@ def test_the_prompt_and_the_time_matter(paths):
     latents = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         results = [
-            transformer(latents, torch.tensor([t]), *encoder.encode(words, instruction=False))
+            transformer(latents, torch.tensor([t]), *encoder.encode(words, system_prompt=False))
             for words, t in (("a red circle", 500), ("a blue square", 500), ("a red circle", 900))
         ]
     for other in results[1:]:

@@ -25,7 +25,7 @@ def kernels(folder: Path):
     """(name, function, constants, warps, stages) as the network launches them in bfloat16, and in float32 where that differs."""
     sys.modules["kernels"] = package = types.ModuleType("kernels")
     package.__path__ = [str(folder / "kernels")]
-    names = "linear_attention", "residual_norm", "gated_depthwise", "fp8_product", "temporal_taps"
+    names = "linear_attention", "residual_norm", "gated_depthwise", "fp8_gemm", "temporal_taps"
     attention, norm, depthwise, fp8, taps = (
         importlib.import_module(f"kernels.{name}.triton_kernel") for name in names
     )

@@ -145,18 +145,16 @@ def test_a_trial_that_fails_is_a_reason(gpu, monkeypatch):
 
 def test_an_operation_goes_to_its_device(monkeypatch):
     """Its Triton version where that is chosen, also when the first of its arguments is a pair."""
-    from comfyui_sana_video.kernels import fp8_product
+    from comfyui_sana_video.kernels import fp8_gemm
 
     called = []
-    for name in ("fp8_rows", "fp8_product"):
-        monkeypatch.setattr(
-            fp8_product.reference, name, None
-        )  # the dispatcher holds the plain version itself
+    for name in ("fp8_rows", "fp8_gemm"):
+        monkeypatch.setattr(fp8_gemm.reference, name, None)  # the dispatcher holds the plain version itself
         version = lambda *given, name=name: called.append(name)  # noqa: E731
-        monkeypatch.setattr(f"{fp8_product.__name__}.triton_kernel.{name}", version)
-    rows = fp8_product.fp8_rows(torch.ones(2, 16))
+        monkeypatch.setattr(f"{fp8_gemm.__name__}.triton_kernel.{name}", version)
+    rows = fp8_gemm.fp8_rows(torch.ones(2, 16))
     assert not called
     monkeypatch.setattr(dispatch, "INTERPRETED", True)
-    fp8_product.fp8_rows(torch.ones(2, 16))
-    fp8_product.fp8_product(rows, rows, None, torch.float32)
-    assert called == ["fp8_rows", "fp8_product"]
+    fp8_gemm.fp8_rows(torch.ones(2, 16))
+    fp8_gemm.fp8_gemm(rows, rows, None, torch.float32)
+    assert called == ["fp8_rows", "fp8_gemm"]

@@ -41,7 +41,7 @@ def test_residual():
 
 
 def test_rows_in_8_bits(monkeypatch):
-    plain, fast = pair("fp8_product")
+    plain, fast = pair("fp8_gemm")
     x, some = rows(16, 0)
     values, scales = torch.empty(ROWS * FAR, dtype=plain.FP8), torch.empty(ROWS)
     fast._fp8_rows[(ROWS,)](x, values, scales, FAR, 0, TAPS=1, PADDED=1, BLOCK=16, LARGEST=448.0, LEAST=0.0)

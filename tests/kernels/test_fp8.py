@@ -18,12 +18,12 @@ def rand(*shape, seed=0):
 @pytest.fixture
 def unrounded(monkeypatch):
     """The kernels write what they would round."""
-    for name in ("fp8_product", "residual_norm"):
+    for name in ("fp8_gemm", "residual_norm"):
         monkeypatch.setattr(pair(name)[1], "FP8", torch.float32)
 
 
 def test_a_row_loses_what_three_bits_of_mantissa_lose():
-    plain, _ = pair("fp8_product")
+    plain, _ = pair("fp8_gemm")
     x = rand(7, 64) * torch.logspace(-20, 20, 7)[:, None]
     values, scales = plain.fp8_rows(x)
     assert values.dtype == torch.float8_e4m3fn
@@ -33,7 +33,7 @@ def test_a_row_loses_what_three_bits_of_mantissa_lose():
 
 
 def test_rows_that_are_zero_or_nothing_at_all():
-    plain, _ = pair("fp8_product")
+    plain, _ = pair("fp8_gemm")
     x = torch.tensor([[0.0, 0.0], [1e-45, 0.0], [float("nan"), 1.0]])
     values, scales = plain.fp8_rows(x)
     assert not (values[:2].float() * scales[:2]).abs().gt(1e-38).any()
@@ -42,7 +42,7 @@ def test_rows_that_are_zero_or_nothing_at_all():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_fp8_rows(shape, unrounded):
-    plain, fast = pair("fp8_product")
+    plain, fast = pair("fp8_gemm")
     x = rand(*shape)
     x.view(-1, shape[-1])[0] = 0
     found, truth = fast.fp8_rows(x), plain.fp8_rows(x)
@@ -53,7 +53,7 @@ def test_fp8_rows(shape, unrounded):
 
 
 def test_fp8_rows_of_a_view(unrounded):
-    _, fast = pair("fp8_product")
+    _, fast = pair("fp8_gemm")
     x = rand(6, 48, 2)[:, ::2, 1].mT
     found = fast.fp8_rows(x)
     assert relative(found.values * found.scales, x) < NEAR
@@ -62,7 +62,7 @@ def test_fp8_rows_of_a_view(unrounded):
 @pytest.mark.parametrize("frames, area, width", [(3, 1, 16), (5, 6, 33), (4, 2, 1120)])
 def test_fp8_taps(frames, area, width, unrounded):
     """A token between its neighbours in time: the same place, one latent frame before and behind."""
-    plain, fast = pair("fp8_product")
+    plain, fast = pair("fp8_gemm")
     x = rand(frames, area, width)
     found, truth = fast.fp8_taps(x), plain.fp8_taps(x)
     beside = torch.stack([x[:-2], x[1:-1], x[2:]], dim=2).view((frames - 2) * area, 3 * width)
@@ -73,7 +73,7 @@ def test_fp8_taps(frames, area, width, unrounded):
 
 def test_what_is_written_is_rounded():
     """All but a few values that the interpreter gets wrong."""
-    plain, fast = pair("fp8_product")
+    plain, fast = pair("fp8_gemm")
     found, truth = fast.fp8_rows(rand(8, 256)), plain.fp8_rows(rand(8, 256))
     assert found.values.dtype == torch.float8_e4m3fn
     assert (found.values.float() != truth.values.float()).float().mean() < 0.06
@@ -81,16 +81,16 @@ def test_what_is_written_is_rounded():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("given", [True, False], ids=["out", "new"])
-def test_fp8_product(bias, given):
+def test_fp8_gemm(bias, given):
     """Both versions multiply what the rows hold, not what they were made of."""
-    plain, fast = pair("fp8_product")
+    plain, fast = pair("fp8_gemm")
     rows, weight = plain.fp8_rows(rand(5, 32)), plain.fp8_rows(rand(48, 32))
     added = rand(48) if bias else None
     held = [values.double() * scales for values, scales in (rows, weight)]
     truth = held[0] @ held[1].T + (added.double() if bias else 0)
     for version in (plain, fast):
         out = torch.full((5, 48), float("nan")) if given else None
-        found = version.fp8_product(rows, weight, added, torch.float32, out)
+        found = version.fp8_gemm(rows, weight, added, torch.float32, out)
         assert relative(found, truth) < 1e-5
         assert out is None or found.data_ptr() == out.data_ptr()
 

@@ -6,9 +6,9 @@ import latent_preview
 import pytest
 import torch
 from comfy import model_management
-from comfyui_sana_video.bridge import model as native
+from comfyui_sana_video.bridge import model as model
 from comfyui_sana_video.bridge import stream_model as hosted
-from comfyui_sana_video.bridge import vaes
+from comfyui_sana_video.bridge import progress, vaes
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.callbacks import Progress
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
@@ -34,12 +34,12 @@ def asked(monkeypatch):
 
 def test_room_is_asked_for_a_whole_chunk_of_the_batch(asked, monkeypatch):
     """Measured at 480x832 in bf16: 1.9 GiB of activations for a first chunk, with flash attention's formula."""
-    model, shapes = hosted.HostedModel(demo().model), []
+    stream_model, shapes = hosted.HostedModel(demo().model), []
     monkeypatch.setattr(demo().model, "memory_required", lambda shape: shapes.append(shape) or sum(shape))
-    model.load(3, LatentGrid(60, 104))
+    stream_model.load(3, LatentGrid(60, 104))
     assert shapes == [[3, 16, 11, 60, 104]]
     assert asked[-1] == sum(shapes[0])
-    assert 1.3 <= native.SanaVideoConfig.memory_usage_factor <= 2
+    assert 1.3 <= model.SanaVideoConfig.memory_usage_factor <= 2
 
 
 def test_room_is_asked_for_decoding_the_batch(asked):
@@ -60,15 +60,15 @@ def test_the_preview_is_of_the_newest_latent_frame(monkeypatch):
 
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Previewer())
     latents = torch.randn(1, 16, 5, 4, 6)
-    hosted.host(2, 3, demo().model).progress(Progress(1, 2, 1, 3, latents))
+    progress.callbacks(2, 3, demo().model).progress(Progress(1, 2, 1, 3, latents))
     assert torch.equal(shown[0], latents[:, :, -1:])
 
 
 def test_what_was_appended_to_a_text_is_read_whole():
     mask = torch.tensor([[1, 1, 0]])
-    assert native._mask_for(torch.zeros(1, 5, 2), mask).tolist() == [[1, 1, 0, 1, 1]]
-    assert native._mask_for(torch.zeros(1, 2, 2), mask).tolist() == [[1, 1]]
-    assert native._mask_for(torch.zeros(1, 5, 2), None) is None
+    assert model._mask_for(torch.zeros(1, 5, 2), mask).tolist() == [[1, 1, 0, 1, 1]]
+    assert model._mask_for(torch.zeros(1, 2, 2), mask).tolist() == [[1, 1]]
+    assert model._mask_for(torch.zeros(1, 5, 2), None) is None
 
 
 def test_a_soft_mask_gives_a_frame_its_mean_timestep():
@@ -84,7 +84,7 @@ def test_a_checkpoint_without_a_tensor_is_refused(tmp_path):
     save_file(tensors, tmp_path / "most.safetensors")
     (tmp_path / "config.json").write_text('{"attention_head_dim": 28}')
     with pytest.raises(FileError, match=r"blocks\.1\.mlp\.t_conv"):
-        native.load_patcher(tmp_path / "most.safetensors", "longsana_480p")
+        model.load_patcher(tmp_path / "most.safetensors", "longsana_480p")
 
 
 def test_the_loader_hands_its_choices_on(monkeypatch):
@@ -97,10 +97,10 @@ def test_the_loader_hands_its_choices_on(monkeypatch):
     again, told = patcher.cached_patcher_init
     assert again(*told, disable_dynamic=True).model.diffusion_model.kernels == "reference"
     with monkeypatch.context() as patched:
-        patched.setattr(native.SanaVideoModule, "kernel_choice", lambda *given: Choice(True, "", True))
+        patched.setattr(model.SanaVideoModule, "kernel_choice", lambda *given: Choice(True, "", True))
         again, told = run("ModelLoader", "demo (built in)", "auto", "auto", "fp8").cached_patcher_init
         assert again(*told, disable_dynamic=True).model.diffusion_model.precision == "fp8"
-    monkeypatch.setattr(native, "check_complete", lambda *given: pytest.fail("too late"))
+    monkeypatch.setattr(model, "check_complete", lambda *given: pytest.fail("too late"))
     with pytest.raises(InputError, match="Triton kernels cannot run here: the model computes on cpu"):
         run("ModelLoader", "demo (built in)", "auto", "triton")
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_kernels_are_chosen_for_what_the_model_computes_in(monkeypatch, caplog):
     asked = []
     monkeypatch.setattr(model_management, "unet_manual_cast", lambda *given: torch.bfloat16)
     monkeypatch.setattr(
-        native.SanaVideoModule,
+        model.SanaVideoModule,
         "kernel_choice",
         lambda self, *place: asked.append(place) or Choice(False, "no such GPU"),
     )
@@ -156,9 +156,9 @@ def test_weights_that_a_host_fetches_stay_while_they_are_used(monkeypatch):
     for number, layer in enumerate(layers):
         nn.init.constant_(layer.weight, number)
     with (
-        native.hosted_weights(layers[0], buffer) as one,
-        native.hosted_weights(layers[1], buffer) as two,
-        native.hosted_weights(layers[2], buffer) as three,
+        model.hosted_weights(layers[0], buffer) as one,
+        model.hosted_weights(layers[1], buffer) as two,
+        model.hosted_weights(layers[2], buffer) as three,
     ):
         assert [
             part.unique().tolist() for pair in (one, two, three) for part in pair if part is not None
@@ -175,7 +175,7 @@ def test_weights_that_lie_there_are_not_copied():
     from torch import nn
 
     layer = nn.Conv2d(2, 2, 1)
-    with native.hosted_weights(layer, torch.zeros(1)) as (weight, bias):
+    with model.hosted_weights(layer, torch.zeros(1)) as (weight, bias):
         assert weight is layer.weight
         assert bias is layer.bias
 
@@ -188,5 +188,5 @@ def test_weights_that_dynamic_vram_keeps_on_the_device_are_not_copied(monkeypatc
     layer._v_weight = torch.ones(4)
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", lambda *given, **more: (layer._v_weight, None, None))
     monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: None)
-    with native.hosted_weights(layer, torch.zeros(1)) as (weight, _):
+    with model.hosted_weights(layer, torch.zeros(1)) as (weight, _):
         assert weight is layer._v_weight

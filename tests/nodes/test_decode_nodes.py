@@ -185,7 +185,7 @@ def _fails_after(pieces, monkeypatch):
 
 def test_an_error_keeps_what_was_finished(base, monkeypatch):
     _fails_after(3, monkeypatch)
-    with refused("not numbers", "chunk 1 of 2"):
+    with refused("NaN or Inf", "chunk 1 of 2"):
         _film()
     assert _files(base) == ["interrupted_00001_.mp4"]
     assert read_frames(_rescued(base), fps=None).shape[2] == 9
@@ -193,7 +193,7 @@ def test_an_error_keeps_what_was_finished(base, monkeypatch):
 
 def test_an_error_before_the_first_frame_leaves_nothing(base, monkeypatch):
     _fails_after(0, monkeypatch)
-    with refused("not numbers"):
+    with refused("NaN or Inf"):
         _film()
     assert not _files(base)
 
@@ -204,7 +204,7 @@ def test_a_rescue_that_fails_does_not_hide_the_reason(base, monkeypatch, caplog)
 
     _fails_after(3, monkeypatch)
     monkeypatch.setattr(shutil, "move", full)
-    with caplog.at_level(logging.WARNING), refused("not numbers"):
+    with caplog.at_level(logging.WARNING), refused("NaN or Inf"):
         _film()
     (left,) = _files(base / "temp")
     assert left in caplog.text

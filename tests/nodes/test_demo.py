@@ -11,10 +11,10 @@ from comfyui_sana_video.bridge.previews import latent_format
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO as FAMILY
-from comfyui_sana_video.sana_video_core.config import family_named
+from comfyui_sana_video.sana_video_core.config import WAN_2_1, family_named
 from comfyui_sana_video.sana_video_core.text import encoder as text
-from comfyui_sana_video.sana_video_core.text.encoder import prompt_digest
-from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
+from comfyui_sana_video.sana_video_core.text.prompt import prompt_digest
+from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space
 from support.artist import DEMO, run
 from support.pack import same
 
@@ -35,16 +35,16 @@ def test_the_trained_models_make_a_chunk():
 @pytest.mark.parametrize("found", [None, "Make it good: "], ids=["none was found", "one was found"])
 def test_the_instruction_changes_nothing(monkeypatch, caplog, found):
     """Neither the embeddings nor the digest that a stream knows a prompt by; and nobody is warned that none was found."""
-    text._warn_no_instruction.cache_clear()
+    text._warn_no_system_prompt.cache_clear()
     for module in (text, text_encoders):
-        monkeypatch.setattr(module, "find_instruction", lambda **_: found)
+        monkeypatch.setattr(module, "find_system_prompt", lambda **_: found)
     encoder = run("TextEncoderLoader", DEMO)
     with caplog.at_level(logging.WARNING):
         on, off = (run("TextEncode", encoder, "a ball", 10, instruction)[0] for instruction in (True, False))
     assert not caplog.records
     assert same(on[0], off[0])
     assert same(on[1]["attention_mask"], off[1]["attention_mask"])
-    plain = prompt_digest("a ball", instruction=None, motion_score=10)
+    plain = prompt_digest("a ball", system_prompt=None, motion_score=10)
     assert on[1]["sana_digest"] == off[1]["sana_digest"] == plain
 
 
@@ -53,7 +53,9 @@ def test_quick_previews_show_its_colours():
     pixels = torch.tensor([0.12, 0.20, 0.42]).view(1, 3, 1, 1, 1).expand(1, 3, 9, 64, 64).clone()
     pixels[..., 16:48, 16:48] = torch.tensor([0.90, 0.16, 0.16]).view(3, 1, 1, 1)
     with torch.no_grad():
-        latents = to_model_space(load_vae(demo_set().vae, dtype=torch.float32).encode(2 * pixels - 1))
+        latents = to_model_space(
+            load_vae(demo_set().vae, dtype=torch.float32).encode(2 * pixels - 1), WAN_2_1
+        )
     known = latent_format(FAMILY)
     previewer = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias)
     seen = np.asarray(previewer.decode_latent_to_preview(latents[:, :, -1:]), dtype=float) / 255

@@ -92,7 +92,7 @@ def test_a_missing_file_names_folder_file_and_where_it_is_published(kind, words)
 def test_a_name_stays_in_its_folder(base, name):
     put(base / "models", "vae/a.safetensors", "b.safetensors")
     for kind in (files.TRANSFORMER, files.TEXT_ENCODER):
-        with refused(f"“{name}” is no name of a file in models/{kind.folder}", "Choose one from the list"):
+        with refused(f"“{name}” isn't the name of a file in models/{kind.folder}", "Choose one from the list"):
             files.path_of(kind, name)
 
 

@@ -12,7 +12,7 @@ CALLS = 3  # of a chunk: two steps, and the clean pass
 
 @pytest.fixture(autouse=True)
 def base(tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling, "UNFINISHED", sampling.Unfinished())
+    monkeypatch.setattr(sampling, "INTERRUPTED", sampling.InterruptedRun())
     with folders(tmp_path):
         yield tmp_path
     management.interrupt_current_processing(False)
@@ -130,7 +130,7 @@ def test_a_chunk_that_fails_keeps_those_before_it(monkeypatch):
         return result * float("nan") if len(made) == CALLS + 1 else result
 
     monkeypatch.setattr(module, "_forward", broken)
-    with refused("not numbers", "chunk 2 of 2"):
+    with refused("NaN or Inf", "chunk 2 of 2"):
         sample(state, 2)
     sample(state, 2)
     assert len(made) == CALLS + 1 + CALLS

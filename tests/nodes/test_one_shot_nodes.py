@@ -124,9 +124,9 @@ def test_what_cannot_be_is_refused():
         empty(height=40)
     with refused("needs a VAE", "Load SANA-Video VAE"):
         empty(image=picture())
-    with refused("480p family", "LTX"):
+    with refused("LTX-2 VAE", "LTX nodes"):
         empty(128, 64, 9, model=_model_720p(), vae=demo().vae, image=picture())
-    with refused("no SANA-Video"):
+    with refused("not SANA-Video"):
         empty(model=object())
 
 

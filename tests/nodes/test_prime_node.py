@@ -40,7 +40,7 @@ def test_an_image_is_a_chunk_of_one_latent_frame_and_ten_follow():
     images = picture(100, 40)  # tall: filled and cropped
     before = images.clone()
     state = prime(image=images)
-    (chunk,) = state.state.story
+    (chunk,) = state.state.history
     assert (chunk.length, chunk.primed, chunk.seed, chunk.prompt) == (1, True, None, "a red ball rolls")
     pixels = fit_images(images, width=48, height=32)
     assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
@@ -57,7 +57,7 @@ def test_what_was_primed_is_what_the_sampler_goes_on_from():
 
 def test_a_video_gives_its_last_whole_frames(film):
     state = prime(video=InputImpl.VideoFromFile(str(film)))
-    (chunk,) = state.state.story
+    (chunk,) = state.state.history
     assert (chunk.length, chunk.primed, state.state.frames) == (3, True, 9)
     pixels = read_frames(film, last=9, width=48, height=32)
     assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
@@ -102,11 +102,11 @@ def test_one_picture_for_a_batch_or_one_for_each():
     pictures = picture(count=2)
     one = prime(batch, image=pictures[:1])
     each = prime(batch, image=pictures)
-    rows = one.state.story[0].latents
+    rows = one.state.history[0].latents
     assert rows.shape == (2, 16, 1, 4, 6)
     assert same(rows[0], rows[1])
-    assert torch.allclose(each.state.story[0].latents[0], rows[0], atol=1e-4)
-    assert not torch.allclose(each.state.story[0].latents[1], rows[1], atol=1e-2)
+    assert torch.allclose(each.state.history[0].latents[0], rows[0], atol=1e-4)
+    assert not torch.allclose(each.state.history[0].latents[1], rows[1], atol=1e-2)
     with refused("3 images", "batch of 2", "video input"):
         prime(batch, image=picture(count=3))
 

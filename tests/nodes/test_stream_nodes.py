@@ -7,7 +7,7 @@ import torch
 from comfy import model_management as management
 from comfy import sd, utils
 from comfyui_sana_video.bridge.text_encoders import prompt_of
-from comfyui_sana_video.sana_video_core.text.encoder import embedding_digest, prompt_digest
+from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, prompt_digest
 from support.artist import (
     begun,
     demo,
@@ -40,11 +40,11 @@ def test_a_prompt_carries_mask_words_and_digest():
     assert told["attention_mask"].shape == (1, 300)
     assert 0 < told["attention_mask"].sum() < 300
     assert told["sana_words"] == "a red ball rolls"
-    assert told["sana_digest"] == prompt_digest("a red ball rolls", instruction=None, motion_score=10)
+    assert told["sana_digest"] == prompt_digest("a red ball rolls", system_prompt=None, motion_score=10)
 
 
 def test_motion_score_and_instruction_reach_the_prompt(monkeypatch):
-    monkeypatch.setattr(demo().encoder.encoder, "instruction", "Make it good: ")
+    monkeypatch.setattr(demo().encoder.encoder, "system_prompt", "Make it good: ")
     calm, lively, plain = (
         run("TextEncode", demo().encoder, "a ball", *options)
         for options in ((10, True), (30, True), (10, False))
@@ -53,11 +53,11 @@ def test_motion_score_and_instruction_reach_the_prompt(monkeypatch):
     assert not torch.equal(calm[0][0], plain[0][0])
     digests = [entry[0][1]["sana_digest"] for entry in (calm, lively, plain)]
     assert len(set(digests)) == 3
-    assert digests[0] == prompt_digest("a ball", instruction="Make it good: ", motion_score=10)
+    assert digests[0] == prompt_digest("a ball", system_prompt="Make it good: ", motion_score=10)
 
 
 def test_an_empty_prompt_is_told_and_takes_no_instruction(monkeypatch, caplog):
-    monkeypatch.setattr(demo().encoder.encoder, "instruction", "Make it good: ")
+    monkeypatch.setattr(demo().encoder.encoder, "system_prompt", "Make it good: ")
     with caplog.at_level(logging.WARNING):
         empty = run("TextEncode", demo().encoder, " ", 0, True)
     assert "prompt is empty" in caplog.text
@@ -95,7 +95,7 @@ def test_chained_samplers_are_one_to_the_last_bit():
 
 def test_the_latent_holds_the_new_chunks_of_the_story():
     latent, state, _ = sample(begun()[1], chunks=2)
-    new = state.state.story[1:]
+    new = state.state.history[1:]
     assert latent["samples"].shape[2] == 20
     assert same(latent["samples"], torch.cat([latents(chunk) for chunk in new], dim=2))
 
@@ -142,7 +142,7 @@ def test_a_change_of_prompt_is_seen_and_recorded():
         for change in ("recache", "keep", "cut")
     }
     for change, (latent, state, frames) in made.items():
-        first, last = state.state.story
+        first, last = state.state.history
         assert (first.prompt, last.prompt) == ("a red ball rolls", "a blue cube falls")
         assert first.digest != last.digest
         cut = change == "cut"
@@ -204,7 +204,7 @@ def test_the_model_of_another_node_is_refused_with_our_loaders_name():
         model = torch.nn.Identity()
 
     for stranger in (Patcher(), object()):
-        with refused("no SANA-Video", "Load SANA-Video Model"):
+        with refused("not SANA-Video", "Load SANA-Video Model"):
             run("Start", stranger, 64, 48, 1)
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from comfyui_sana_video.demo import model_set as demo_set
 from comfyui_sana_video.nodes import NODES
+from comfyui_sana_video.sana_video_core.config import WAN_2_1
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
-from comfyui_sana_video.sana_video_core.vae.wan_vae import to_vae_space
+from comfyui_sana_video.sana_video_core.vae.statistics import to_vae_space
 from support.pack import same
 
 DEMO = "demo (built in)"
@@ -100,7 +101,7 @@ def decoded():
 def same_state(a, b) -> bool:
     """Two sockets hold the same stream: to the last bit, and in all that is told about it."""
     told = [
-        [(c.prompt, c.digest, c.scene, c.seed, c.primed, c.loras) for c in socket.state.story]
+        [(c.prompt, c.digest, c.scene, c.seed, c.primed, c.loras) for c in socket.state.history]
         for socket in (a, b)
     ]
     return (
@@ -123,7 +124,7 @@ def refused(*words: str):
 
 def latents(chunk):
     """A chunk of a story in VAE space."""
-    return to_vae_space(chunk.latents)
+    return to_vae_space(chunk.latents, WAN_2_1)
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH, count: int = 1):

@@ -22,7 +22,7 @@ def prompt(pack: Pack, words: str, *, rows: int = 1):
     embeddings = torch.randn(rows, 7, 24, generator=torch.Generator().manual_seed(seed))
     mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]]).bool().expand(rows, -1)
     return pack.core("streaming.stream").Prompt(
-        embeddings=embeddings, mask=mask, digest=f"digest of {words}", words=words
+        embeddings=embeddings, mask=mask, digest=f"digest of {words}", text=words
     )
 
 
@@ -30,11 +30,11 @@ def begin(pack: Pack, model, **size):
     return pack.core("streaming.stream").start(model, **{**SIZE, **size})
 
 
-def run(pack: Pack, model, state, words: str = "a", *, plan=(3,), park="cpu", **sampling):
+def run(pack: Pack, model, state, words: str = "a", *, plan=(3,), device="cpu", **sampling):
     """The state after a plan of small chunks."""
     chosen = pack.core("streaming.stream").Sampling(**{"seed": 7, "steps": 2, **sampling})
     *_, last = pack.core("streaming.stream").extend(
-        model, state, prompt(pack, words), chosen, plan=plan, park=park
+        model, state, prompt(pack, words), chosen, plan=plan, device=device
     )
     return last
 
@@ -45,7 +45,7 @@ def assert_same_state(a, b) -> None:
     assert (a.scene, a.position, a.frames, a.plan) == (b.scene, b.position, b.frames, b.plan)
     assert len(a.tensors()) == len(b.tensors())
     assert all(same(x, y) for x, y in zip(a.tensors(), b.tensors(), strict=True))
-    for one, other in zip(a.story, b.story, strict=True):
+    for one, other in zip(a.history, b.history, strict=True):
         fields = [name for name in type(one).__slots__ if name != "latents"]
         assert [getattr(one, name) for name in fields] == [getattr(other, name) for name in fields]
 
@@ -87,7 +87,7 @@ def branches(pack: Pack) -> None:
     second = run(pack, model, trunk, "right"), run(pack, model, trunk, "left")
     assert_same_state(first[0], second[1])
     assert_same_state(first[1], second[0])
-    assert not torch.equal(first[0].story[-1].latents, first[1].story[-1].latents)
+    assert not torch.equal(first[0].history[-1].latents, first[1].history[-1].latents)
     old = {tensor.data_ptr() for tensor in trunk.tensors()}
     new = [{tensor.data_ptr() for tensor in state.tensors()} - old for state in first]
     assert new[0].isdisjoint(new[1])
@@ -121,12 +121,12 @@ def untouched(pack: Pack) -> None:
 def _listen_and_spoil(pack: Pack, model, state, given, words) -> None:
     """A listener that writes to what it is told: neither the states nor the caller's latents may feel it."""
     stream = pack.core("streaming.stream")
-    spoiler = pack.core("callbacks").Host(progress=lambda news: news.latents.zero_())
+    spoiler = pack.core("callbacks").Callbacks(progress=lambda news: news.latents.zero_())
     sampling = stream.Sampling(seed=7, steps=2)
-    (spoiled,) = stream.extend(model, state, prompt(pack, "b"), sampling, plan=(2,), host=spoiler)
+    (spoiled,) = stream.extend(model, state, prompt(pack, "b"), sampling, plan=(2,), callbacks=spoiler)
     assert_same_state(spoiled, run(pack, model, state, "b", plan=(2,)))
     window = state.identity.window
-    stream.prime(model, begin(pack, model, window=window), words, given, host=spoiler)
+    stream.prime(model, begin(pack, model, window=window), words, given, callbacks=spoiler)
 
 
 @torch.no_grad()
@@ -141,22 +141,22 @@ def prompt_changes(pack: Pack) -> None:
     )
     assert all(map(same, *(_tensors(pack, memory) for memory in (kept.memory_before, state.memory))))
 
-    last = state.story[-1].latents
+    last = state.history[-1].latents
     expected = model.absorb(last, new.embeddings, new.mask, memory=state.memory_before, first_frame=3)
     assert all(map(same, *(_tensors(pack, memory) for memory in (recached.memory_before, expected))))
     assert not torch.equal(recached.memory_before[1].vk, state.memory[1].vk)
 
     fresh = replace(
-        begin(pack, model), story=state.story, scene=1
+        begin(pack, model), history=state.history, scene=1
     )  # noise runs on, positions and memory do not
-    assert torch.equal(cut.story[-1].latents, run(pack, model, fresh, "b", plan=(2,)).story[-1].latents)
+    assert torch.equal(cut.history[-1].latents, run(pack, model, fresh, "b", plan=(2,)).history[-1].latents)
     assert cut.memory_before is None
     assert (cut.scene, cut.position, cut.latent_frames) == (1, 2, 7)
     assert cut.frames == (4 * 4 + 1) + (4 * 1 + 1)
     assert recached.frames == 4 * 6 + 1
     same_words = run(pack, model, state, "a", plan=(2,), on_prompt_change="cut")
     assert same_words.scene == 0
-    assert len({s.story[-1].latents.sum().item() for s in (kept, recached, cut)}) == 3
+    assert len({s.history[-1].latents.sum().item() for s in (kept, recached, cut)}) == 3
 
 
 def _tensors(pack: Pack, memory):
@@ -170,7 +170,7 @@ def priming(pack: Pack) -> None:
     image = torch.randn(1, 16, 1, 4, 6, generator=generator)
     state = stream.prime(model, begin(pack, model), words, image)
     assert state.plan == ((1,),)
-    assert state.story[0].primed
+    assert state.history[0].primed
     sampling = stream.Sampling(seed=1, steps=1)
     assert next(stream.extend(model, state, words, sampling)).plan == ((1, 10),)
     assert next(stream.extend(model, begin(pack, model), words, sampling)).plan == ((11,),)
@@ -182,7 +182,7 @@ def priming(pack: Pack) -> None:
     first = model.absorb(video[:, :, :13], words.embeddings, words.mask)
     expected = model.absorb(video[:, :, 13:], words.embeddings, words.mask, memory=first, first_frame=13)
     assert all(map(same, *(_tensors(pack, memory) for memory in (state.memory, expected))))
-    assert torch.equal(torch.cat([chunk.latents for chunk in state.story], 2), video)
+    assert torch.equal(torch.cat([chunk.latents for chunk in state.history], 2), video)
 
 
 def noise(pack: Pack) -> None:
@@ -217,7 +217,7 @@ def euler_through_the_stream(pack: Pack) -> None:
         for sigma, following in ((1.0, 0.889), (0.889, 0.0)):
             velocity = model(x, torch.full((1,), 1000 * sigma), words.embeddings, words.mask)
             x = x + (following - sigma) * velocity
-    assert_close(state.story[0].latents, x, 1e-5)
+    assert_close(state.history[0].latents, x, 1e-5)
 
 
 def noise_through_the_stream(pack: Pack) -> None:
@@ -229,8 +229,8 @@ def noise_through_the_stream(pack: Pack) -> None:
     state = run(pack, model, begin(pack, model, batch=2), "a", plan=(3, 2), seed=9)
     cut = run(pack, model, state, "b", plan=(2,), seed=9, on_prompt_change="cut")
     for made, words, drawn_at, where in (
-        (state.story[1], "a", 3, {"memory": state.memory_before, "first_frame": 3}),
-        (cut.story[2], "b", 5, {}),
+        (state.history[1], "a", 3, {"memory": state.memory_before, "first_frame": 3}),
+        (cut.history[2], "b", 5, {}),
     ):
         assert_close(made.latents, _two_steps(pack, model, prompt(pack, words), drawn_at, where), 1e-5)
 

@@ -44,13 +44,13 @@ def encoding(pack: Pack) -> None:
 
 def spaces(pack: Pack) -> None:
     """Model space is diffusers' normalisation by its config; and back."""
-    vae, config = pack.core("vae.wan_vae"), theirs().config
+    statistics, wan, config = pack.core("vae.statistics"), pack.core("config").WAN_2_1, theirs().config
     latents = torch.randn(1, 16, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     means, deviations = (
         torch.tensor(values).view(16, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
     )
-    assert_close(vae.to_model_space(latents), (latents - means) / deviations, 1e-5)
-    assert_close(vae.to_vae_space(latents), latents * deviations + means, 1e-5)
+    assert_close(statistics.to_model_space(latents, wan), (latents - means) / deviations, 1e-5)
+    assert_close(statistics.to_vae_space(latents, wan), latents * deviations + means, 1e-5)
 
 
 VAE_CHECKS = (decoding, encoding, spaces)

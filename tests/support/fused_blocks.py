@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.transformer import model as module
-from comfyui_sana_video.sana_video_core.transformer import ops
+from comfyui_sana_video.sana_video_core.transformer import ops, runner
 from comfyui_sana_video.sana_video_core.transformer.fused_block import fused_block
 from support.pack import Pack
 
@@ -20,7 +20,7 @@ def fused_fixture(monkeypatch):
         return fused_block(*args, **kwargs)
 
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, ""))
-    monkeypatch.setattr(module, "fused_block", counted)
+    monkeypatch.setattr(runner, "fused_block", counted)
     return calls
 
 

@@ -49,7 +49,7 @@ def names(folder):
 def run_python(code, *arguments, **options):
     """Start a Python that has imported this checkout and runs `code`."""
     head = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest, torch, time\n"
-    head += "from comfyui_sana_video.sana_video_core.video_file import VideoWriter\n"
-    head += "from comfyui_sana_video.sana_video_core.video_reading import read_frames\n"
+    head += "from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter\n"
+    head += "from comfyui_sana_video.sana_video_core.files.video_reader import read_frames\n"
     command = [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)

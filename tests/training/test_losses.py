@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.transformer.memory import BlockState
+from comfyui_sana_video.sana_video_core.transformer.memory import SumMemory
 from comfyui_sana_video.training import flow, student
 from comfyui_sana_video.training.latents import Clips, chunk_place
 from comfyui_sana_video.training.student import Stream
@@ -41,7 +41,7 @@ class Oracle:
 
     def absorb(self, seen, text, *, memory, first_frame):
         self.absorbed.append(SimpleNamespace(chunk=PLACES[first_frame], text=text, before=memory, seen=seen))
-        return (BlockState(*(torch.full((1,), float(len(self.absorbed))) for _ in range(3))),)
+        return (SumMemory(*(torch.full((1,), float(len(self.absorbed))) for _ in range(3))),)
 
 
 @pytest.fixture

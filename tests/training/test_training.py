@@ -6,8 +6,9 @@ import types
 import pytest
 import torch
 from comfyui_sana_video.demo.model_set import DemoSet
+from comfyui_sana_video.sana_video_core.config import WAN_2_1
 from comfyui_sana_video.sana_video_core.transformer.memory import memory_tensors
-from comfyui_sana_video.sana_video_core.vae.wan_vae import to_model_space
+from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space
 from comfyui_sana_video.training import flow, student, vae
 from comfyui_sana_video.training.export import export_set
 from comfyui_sana_video.training.latents import Clips, chunk_place, make_clips, sentence, tokens_of
@@ -49,7 +50,7 @@ def test_tokens_are_what_the_encoder_reads(learner):
     ids, mask = tokens_of(learner.encoder, texts)
     with torch.no_grad():
         mine = learner.embed(ids[None], mask[None])[0]
-    theirs, their_mask = learner.encoder.encode(texts, instruction=False)
+    theirs, their_mask = learner.encoder.encode(texts, system_prompt=False)
     assert torch.equal(mask.sum(1), their_mask.sum(1))
     for row, length in enumerate(mask.sum(1)):
         assert torch.allclose(mine[row, :length], theirs[row, :length], atol=1e-5)
@@ -187,7 +188,7 @@ def test_clips_are_the_vaes_latents(learner, small_vae):
     assert (len(clips), clips.chunks) == (1, 1)
     with torch.no_grad():
         whole = small_vae.encode(draw(track([random_story(4, 1)], 1), 16, 16))
-    assert torch.allclose(clips.latents.float(), to_model_space(whole), atol=0.02)
+    assert torch.allclose(clips.latents.float(), to_model_space(whole, WAN_2_1), atol=0.02)
 
 
 def test_a_teacher_goes_down_to_clean_latents_guided_by_the_sentence(learner, clips, monkeypatch):

@@ -32,12 +32,12 @@ class BaseModel(nn.Module):
         return self.manual_cast_dtype or self.get_dtype()
 
     def load_model_weights(self, sd, unet_prefix="", assign=False):
-        """Takes what it loads out of `sd`, as the real one does."""
+        """Removes from `sd` what it loads, as the real one does."""
         names = [name for name in sd if name.startswith(unet_prefix)]
         tensors = self.model_config.process_unet_state_dict({n[len(unet_prefix) :]: sd.pop(n) for n in names})
         missing, unknown = self.diffusion_model.load_state_dict(tensors, strict=False, assign=assign)
         if missing or unknown:
-            logging.warning("Weights that are missing: %s; that nobody knows: %s.", missing, unknown)
+            logging.warning("Missing weights: %s; unknown weights: %s.", missing, unknown)
         return self
 
     def extra_conds(self, **kwargs):

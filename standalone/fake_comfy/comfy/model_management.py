@@ -1,4 +1,4 @@
-"""Devices, dtypes, and which model lies where. On a CPU all is float32, where the real one may take float16."""
+"""Devices, dtypes, and where each model is. On a CPU all is float32; the real one may choose float16."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -49,7 +49,7 @@ def unet_manual_cast(weight_dtype, inference_device, *_):
 
 
 def load_models_gpu(models, memory_required=0, **_):
-    """Bring `models` to their devices; what else is loaded goes back to its own first."""
+    """Move `models` to their devices; the others that are loaded go back to their offload devices first."""
     for patcher in [old for old in _loaded if all(old.model is not new.model for new in models)]:
         patcher.model.to(patcher.offload_device)
     for patcher in models:

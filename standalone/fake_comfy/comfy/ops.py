@@ -1,4 +1,4 @@
-"""Layer classes. ComfyUI's move and cast weights; here nothing is to move."""
+"""Layer classes. ComfyUI's move and cast weights; these leave them where they are."""
 
 from typing import Any
 

@@ -2,11 +2,12 @@
 
 
 class WrappersMP:
-    OUTER_SAMPLE, APPLY_MODEL, DIFFUSION_MODEL = "outer_sample", "apply_model", "diffusion_model"
+    OUTER_SAMPLE, SAMPLER_SAMPLE = "outer_sample", "sampler_sample"
+    APPLY_MODEL, DIFFUSION_MODEL = "apply_model", "diffusion_model"
 
 
 class WrapperExecutor:
-    """Calls the first wrapper with an executor for the rest; behind the last is the function itself."""
+    """Calls the first wrapper with an executor for the rest; after the last comes the function itself."""
 
     def __init__(self, original, class_obj, wrappers):
         self.original, self.class_obj, self.wrappers = original, class_obj, wrappers
@@ -30,7 +31,7 @@ def get_all_wrappers(wrapper_type, transformer_options):
 
 
 def merge_nested_dicts(dict1, dict2):
-    """A copy of `dict1` with `dict2` put in: dictionaries merge, lists join, all else replaces."""
+    """A copy of `dict1` updated with `dict2`: dictionaries merge, lists join, anything else is replaced."""
     merged = {}
     for key in dict1 | dict2:
         values = [source[key] for source in (dict1, dict2) if key in source]

@@ -4,10 +4,8 @@ from typing import Any
 
 from . import latent_formats
 
-UNLESS_SET = {
-    "num_heads": -1,
-    "num_head_channels": 64,
-}  # the real one gives them to every model whose class has no {}
+# the real one adds these to every model whose class doesn't set its extra config to {}
+UNLESS_SET = {"num_heads": -1, "num_head_channels": 64}
 
 
 class BASE:

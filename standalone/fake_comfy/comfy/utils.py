@@ -1,4 +1,4 @@
-"""Progress, and sums over weights."""
+"""Progress, and statistics of weights."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ _hook = None
 
 
 def set_progress_bar_global_hook(function):
-    """`function(value, total, preview, node_id=None)` hears of every step from now on."""
+    """`function(value, total, preview, node_id=None)` is called at every step from now on."""
     global _hook
     _hook = function
 

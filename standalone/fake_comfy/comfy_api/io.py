@@ -1,5 +1,8 @@
-"""Sockets, widgets and nodes of the V3 API, handed out as `io`. A type is one line: its name, and what its Input takes,
-in the real order. Only what reaches /object_info is kept."""
+"""Sockets, widgets and nodes of the V3 API, imported as `io`.
+
+A type is one line: its name, and the parameters of its Input in the real order. Only what reaches
+/object_info is kept.
+"""
 
 from __future__ import annotations
 
@@ -35,26 +38,23 @@ class Input:
     io_type, names, always = "", f"{HEAD} {TAIL}", {}
 
     def __init__(self, id: str, *values: Any, **options: Any) -> None:
-        given = dict(zip(self.names.split(), values, strict=False)) | options
-        if unknown := set(given) - set(self.names.split()):
+        arguments = dict(zip(self.names.split(), values, strict=False)) | options
+        if unknown := set(arguments) - set(self.names.split()):
             raise TypeError(f"The {self.io_type} input “{id}” takes no {', '.join(sorted(unknown))}.")
-        self.id, self.optional, self.tooltip = (
-            id,
-            bool(given.pop("optional", False)),
-            given.pop("tooltip", None),
-        )
-        self.given = self.always | given
-        self.extra_dict = self.given.pop("extra_dict", None) or {}
+        self.id, self.optional = id, bool(arguments.pop("optional", False))
+        self.tooltip = arguments.pop("tooltip", None)
+        self.arguments = self.always | arguments
+        self.extra_dict = self.arguments.pop("extra_dict", None) or {}
 
     def as_dict(self) -> dict[str, Any]:
-        found = {"tooltip": self.tooltip}
-        for name, value in self.given.items():
+        entries = {"tooltip": self.tooltip}
+        for name, value in self.arguments.items():
             if isinstance(value, type) and issubclass(value, Enum):
                 value = [member.value for member in value]
             value = value.value if isinstance(value, Enum) else value
-            marks = name == "upload" and value is not None
-            found[str(value) if marks else JSON_NAMES.get(name, name)] = True if marks else value
-        return {name: value for name, value in (found | self.extra_dict).items() if value is not None}
+            is_upload = name == "upload" and value is not None
+            entries[str(value) if is_upload else JSON_NAMES.get(name, name)] = True if is_upload else value
+        return {name: value for name, value in (entries | self.extra_dict).items() if value is not None}
 
 
 class Output:
@@ -66,8 +66,8 @@ class Output:
 
 
 def Custom(io_type: str, names: str = Input.names, **always: Any) -> Any:  # noqa: N802  names are ComfyUI's
-    own = {"io_type": io_type, "names": names, "always": always}
-    sockets = {"Input": type("Input", (Input,), own), "Output": type("Output", (Output,), own)}
+    members = {"io_type": io_type, "names": names, "always": always}
+    sockets = {"Input": type("Input", (Input,), members), "Output": type("Output", (Output,), members)}
     return type(io_type, (), {"io_type": io_type, "Type": Any, **sockets})
 
 
@@ -77,7 +77,7 @@ class MultiType:
 
         def __init__(self, id: str, *values: Any, **options: Any) -> None:
             super().__init__(id, *values, **options)
-            self.io_type = ",".join(dict.fromkeys(kind.io_type for kind in self.given.pop("types")))
+            self.io_type = ",".join(dict.fromkeys(kind.io_type for kind in self.arguments.pop("types")))
 
 
 Int = Custom("INT", f"{NUMBER} control_after_generate display_mode {WIDGET}")
@@ -126,7 +126,7 @@ class NodeOutput:
 
 
 class ComfyNode:
-    """validate_inputs, fingerprint_inputs and check_lazy_status exist only in nodes that have them."""
+    """validate_inputs, fingerprint_inputs and check_lazy_status exist only on nodes that define them."""
 
     define_schema: Any
     execute: Any
@@ -141,13 +141,13 @@ class ComfyNode:
         ):
             if len(set(ids)) != len(ids):
                 raise ValueError(f"{schema.node_id} has an id twice: {ids}.")
-        wanted = (Hidden.prompt, Hidden.extra_pnginfo) if schema.is_output_node else ()
-        schema.hidden = [*schema.hidden, *(entry for entry in wanted if entry not in schema.hidden)]
+        implied = (Hidden.prompt, Hidden.extra_pnginfo) if schema.is_output_node else ()
+        schema.hidden = [*schema.hidden, *(entry for entry in implied if entry not in schema.hidden)]
         return schema
 
     @classmethod
     def GET_NODE_INFO_V1(cls) -> dict[str, Any]:  # noqa: N802
-        """What /object_info tells of this node."""
+        """What /object_info says of this node."""
         schema, inputs = cls.GET_SCHEMA(), {"required": {}}
         for entry in schema.inputs:
             kind = inputs.setdefault("optional" if entry.optional else "required", {})

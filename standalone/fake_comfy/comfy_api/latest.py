@@ -36,7 +36,7 @@ class VideoFromFile:
         return self._ask(lambda _, video: Fraction(video.average_rate or 1))
 
     def save_to(self, path, format="auto", codec="auto", metadata=None):
-        """Copies packets, so nothing is encoded twice. Old metadata stays, new is added."""
+        """Copies packets, so nothing is encoded twice. Keeps the old metadata and adds the new."""
         with (
             av.open(self._file) as source,
             av.open(path, "w", options={"movflags": "use_metadata_tags"}) as target,

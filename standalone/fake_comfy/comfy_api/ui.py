@@ -1,4 +1,4 @@
-"""What a node shows of its results; handed out as `ui`. SavedResult is a dict, the previews have as_dict()."""
+"""What a node shows of its results, imported as `ui`. SavedResult is a dict; previews have as_dict()."""
 
 from pathlib import Path
 from uuid import uuid4

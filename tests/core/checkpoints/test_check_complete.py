@@ -44,7 +44,7 @@ def test_missing_and_unknown_tensors_are_counted_and_named(module):
     with pytest.raises(FileError) as error:
         check(module, found)
     said = str(error.value)
-    assert "“model.safetensors” is no complete SANA-Video transformer" in said
+    assert "“model.safetensors” isn't a complete SANA-Video transformer" in said
     assert all(word in said for word in ("2 missing", "1.bias", "1 unknown", "extra.weight", "LoRA"))
 
 

@@ -142,13 +142,13 @@ def test_our_file_keeps_what_it_is_told(tmp_path):
         model.state_dict(),
         model.config,
         "longsana_480p",
-        instruction="Ü: ",
+        system_prompt="Ü: ",
         note={"made by": "a test"},
     )
     found = read_checkpoint(tmp_path / "m.safetensors")
     assert (found.config, found.family.name) == (model.config, "longsana_480p")
-    assert (found.instruction, found.source) == ("Ü: ", "this pack's file")
-    assert read_checkpoint(_file_of(tmp_path)).instruction is None
+    assert (found.system_prompt, found.source) == ("Ü: ", "this pack's file")
+    assert read_checkpoint(_file_of(tmp_path)).system_prompt is None
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_an_unknown_family_in_the_metadata(plain, family):
     assert load_transformer(plain, family="longsana_480p").family.causal
 
 
-# --- what is no complete transformer
+# --- what isn't a complete transformer
 
 
 def _changed(**changes):
@@ -398,7 +398,7 @@ def test_a_block_missing_in_the_middle(tmp_path):
 def test_files_of_other_things(tmp_path, tensors):
     save_file(tensors, tmp_path / "m.safetensors")
     message = refusal(lambda: load_transformer(tmp_path / "m.safetensors", config=CONFIG), FileError)
-    assert "is no SANA-Video transformer" in message
+    assert "isn't a SANA-Video transformer" in message
     assert f"{len(tensors)} tensors" in message
 
 

@@ -312,7 +312,7 @@ def test_files_of_other_things_are_no_vae(tmp_path):
     ):
         path = _vae_file(tmp_path, weights)
         message = refusal(partial(load_vae, path), FileError)
-        assert "is no Wan 2.1 VAE" in message
+        assert "isn't a Wan 2.1 VAE" in message
         assert "wan_2.1_vae.safetensors" in message
     refusal(lambda: load_vae(tmp_path), FileError)
     refusal(lambda: load_vae(tmp_path / "nowhere"), FileError)

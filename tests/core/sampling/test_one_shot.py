@@ -73,9 +73,9 @@ def test_the_seed_decides(model):
 @pytest.mark.parametrize("stop_at", range(3))
 def test_interrupt_at_every_step(model, stop_at):
     news = []
-    listener = host.Host(cancelled=lambda: len(news) == stop_at, progress=news.append)
+    listener = host.Callbacks(cancelled=lambda: len(news) == stop_at, progress=news.append)
     with pytest.raises(errors.Cancelled, match=f"step {stop_at + 1} of 3"):
-        _sample(model, host=listener)
+        _sample(model, callbacks=listener)
     assert [(n.step, n.steps) for n in news] == [(i + 1, 3) for i in range(stop_at)]
 
 

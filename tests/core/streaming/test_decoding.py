@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfyui_sana_video.sana_video_core.config import LTX_2, WAN_2_1
+from comfyui_sana_video.sana_video_core.vae.statistics import to_vae_space
 from support.checks_stream import begin, prompt, run
 from support.pack import Pack, same
 
@@ -27,12 +29,12 @@ def state():
 
 
 def _frames(vae, state, **options):
-    return torch.cat(list(decode.decode_story(vae, state, **options)), dim=2)
+    return torch.cat(list(decode.decode_history(vae, state, **options)), dim=2)
 
 
 def test_each_scene_is_one_decode(vae, state):
-    scenes = [torch.cat([c.latents for c in state.story if c.scene == scene], 2) for scene in (0, 1)]
-    expected = torch.cat([vae.decode(wan.to_vae_space(scene)) for scene in scenes], dim=2)
+    scenes = [torch.cat([c.latents for c in state.history if c.scene == scene], 2) for scene in (0, 1)]
+    expected = torch.cat([vae.decode(to_vae_space(scene, WAN_2_1)) for scene in scenes], dim=2)
     frames = _frames(vae, state)
     assert same(frames, expected)
     assert frames.shape[2] == state.frames == 17 + 5
@@ -47,7 +49,7 @@ def test_primed_chunks_are_shown(vae):
     model = PACK.tiny_model(depth=1)
     image = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(0))
     state = PACK.core("streaming.stream").prime(model, begin(PACK, model), prompt(PACK, "a"), image)
-    assert same(_frames(vae, state), vae.decode(wan.to_vae_space(image)))
+    assert same(_frames(vae, state), vae.decode(to_vae_space(image, WAN_2_1)))
 
 
 def test_tiles(vae, state):
@@ -59,10 +61,10 @@ def test_tiles(vae, state):
 
 def test_progress_and_interrupt(vae, state):
     news = []
-    _frames(vae, state, host=host.Host(progress=news.append))
+    _frames(vae, state, callbacks=host.Callbacks(progress=news.append))
     assert [(n.chunk, n.step) for n in news] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (3, 2)]
-    frames = decode.decode_story(
-        vae, state, host=host.Host(cancelled=lambda: len(news) > 9, progress=news.append)
+    frames = decode.decode_history(
+        vae, state, callbacks=host.Callbacks(cancelled=lambda: len(news) > 9, progress=news.append)
     )
     assert [next(frames).shape[2] for _ in range(3)] == [1, 4, 4]
     with pytest.raises(errors.Cancelled, match="chunk 2 of 3"):
@@ -106,7 +108,7 @@ class Grouping:
 
 
 def _host_frames(state, decoder, **options):
-    return list(decode.decode_story(decoder, state, device=torch.device("cpu"), **options))
+    return list(decode.decode_history(decoder, state, device=torch.device("cpu"), **options))
 
 
 @pytest.mark.parametrize("groups", [(1, 2), (1, 2, 2), (3, 1), (5,), (99,)])
@@ -129,7 +131,7 @@ def test_a_scene_before_the_wanted_one_is_not_decoded(state, groups):
 
 def test_progress_of_groups_names_the_chunk_of_the_last_frame(state):
     news = []
-    _host_frames(state, Grouping(1, 2), host=host.Host(progress=news.append))
+    _host_frames(state, Grouping(1, 2), callbacks=host.Callbacks(progress=news.append))
     assert [(n.chunk, n.step, n.steps) for n in news] == [
         (1, 1, 3),
         (1, 3, 3),
@@ -140,12 +142,12 @@ def test_progress_of_groups_names_the_chunk_of_the_last_frame(state):
 
 
 def test_an_empty_stream_and_a_chunk_that_is_not_there_are_refused(vae, state):
-    empty = replace(state, story=())
+    empty = replace(state, history=())
     with pytest.raises(errors.InputError, match="nothing to decode"):
-        next(decode.decode_story(vae, empty))
+        next(decode.decode_history(vae, empty))
     for wrong in (-1, 3, 99):
         with pytest.raises(errors.InputError, match=f"chunk {wrong}, but this stream has 3.*Choose 0 to 2"):
-            next(decode.decode_story(vae, state, from_chunk=wrong))
+            next(decode.decode_history(vae, state, from_chunk=wrong))
 
 
 # --- clips
@@ -157,7 +159,7 @@ def _latents(frames):
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_clip_is_one_decode(vae, frames):
-    pieces = list(decode.decode_clip(vae, _latents(frames)))
+    pieces = list(decode.decode_clip(vae, _latents(frames), WAN_2_1))
     assert same(torch.cat(pieces, dim=2), vae.decode(_latents(frames)))
     assert [piece.shape[2] for piece in pieces] == [1] + [4] * (frames - 1)
 
@@ -165,7 +167,7 @@ def test_a_clip_is_one_decode(vae, frames):
 @pytest.mark.parametrize("groups", [(1, 2), (5,)])
 def test_a_clip_of_groups(groups):
     whole, grouped = (
-        torch.cat(list(decode.decode_clip(Grouping(*sizes), _latents(6))), dim=2) for sizes in ((1,), groups)
+        torch.cat(list(decode.decode_clip(Grouping(*sizes), _latents(6), WAN_2_1)), dim=2) for sizes in ((1,), groups)
     )
     assert same(whole, grouped)
     assert grouped.shape[2] == 21
@@ -176,13 +178,13 @@ def test_a_clip_of_another_stride_ends_where_it_ends():
         def _frames(self, latent, place):
             return latent[:, :3].repeat(1, 1, 1 if place == 0 else 8, 1, 1)
 
-    assert torch.cat(list(decode.decode_clip(Eight(1), _latents(3), stride=8)), dim=2).shape[2] == 17
+    assert torch.cat(list(decode.decode_clip(Eight(1), _latents(3), LTX_2)), dim=2).shape[2] == 17
 
 
 def test_a_clip_can_be_watched_and_stopped(vae):
     news = []
-    watched = host.Host(cancelled=lambda: len(news) > 1, progress=news.append)
-    frames = decode.decode_clip(vae, _latents(4), host=watched)
+    watched = host.Callbacks(cancelled=lambda: len(news) > 1, progress=news.append)
+    frames = decode.decode_clip(vae, _latents(4), WAN_2_1, callbacks=watched)
     assert [next(frames).shape[2] for _ in range(2)] == [1, 4]
     with pytest.raises(errors.Cancelled, match="after 5 frames"):
         next(frames)
@@ -193,7 +195,7 @@ def test_a_clip_can_be_watched_and_stopped(vae):
 
 
 def _end(state, chunks):
-    return torch.cat([wan.to_vae_space(chunk.latents) for chunk in state.story[-chunks:]], dim=2)
+    return torch.cat([to_vae_space(chunk.latents, WAN_2_1) for chunk in state.history[-chunks:]], dim=2)
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
@@ -205,7 +207,7 @@ def test_what_is_not_the_end_of_the_story_is_refused(state):
     end = _end(state, 1)
     changed = end.clone()
     changed[0, 0, 0, 0, 0] += 1e-4
-    beginning = replace(state, story=state.story[:-1])
+    beginning = replace(state, history=state.history[:-1])
     for wrong in (
         changed,
         end[:, :, :1],
@@ -219,4 +221,4 @@ def test_what_is_not_the_end_of_the_story_is_refused(state):
     with pytest.raises(errors.InputError, match="2 chunks"):
         decode.chunks_of(beginning, end)
     with pytest.raises(errors.InputError, match="0 chunks"):
-        decode.chunks_of(replace(state, story=()), end)
+        decode.chunks_of(replace(state, history=()), end)

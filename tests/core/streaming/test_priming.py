@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from comfyui_sana_video.sana_video_core.config import WAN_2_1
+from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space
 from support.pack import Pack, same
 
 PACK = Pack()
@@ -51,9 +53,9 @@ def test_the_beginning_keeps_the_last_whole_frames():
         given.append(frames)
         return torch.full((1, 16, 3, 1, 1), 2.0)
 
-    latents = encode.encode_beginning(vae, pixels, LONGSANA.compression)
+    latents = encode.encode_beginning(vae, pixels, LONGSANA)
     assert given[0][0, 0, :, 0, 0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10]
-    assert same(latents, wan.to_model_space(torch.full((1, 16, 3, 1, 1), 2.0)))
+    assert same(latents, to_model_space(torch.full((1, 16, 3, 1, 1), 2.0), WAN_2_1))
 
 
 def film(path, frames, fps=16):

@@ -48,8 +48,8 @@ def test_report_of_an_empty_stream_and_of_a_window():
 
 def test_report_counts_bytes_of_what_is_held():
     state = _stream()
-    big = replace(state, story=state.story * 4000)
-    megabytes = sum(chunk.latents.nbytes for chunk in big.story) / 2**20
+    big = replace(state, history=state.history * 4000)
+    megabytes = sum(chunk.latents.nbytes for chunk in big.history) / 2**20
     assert megabytes > 10
     assert f"story {megabytes:.1f} MiB" in report(big)
 
@@ -63,7 +63,7 @@ def test_filmstrip_shows_the_middle_of_every_chunk():
 
     strip, top = filmstrip(state, picture), 2 * LABEL_HEIGHT
     assert strip.size == (3 * 160, top + 107 + LABEL_HEIGHT)
-    middles = [c.latents[:, :, c.length // 2 : c.length // 2 + 1] for c in state.story]
+    middles = [c.latents[:, :, c.length // 2 : c.length // 2 + 1] for c in state.history]
     assert [latents.shape for latents in shown] == [(1, 16, 1, 4, 6)] * 3
     assert all(a.equal(b) for a, b in zip(shown, middles, strict=True))
     pixels = np.asarray(strip)
@@ -76,7 +76,7 @@ def test_filmstrip_shows_the_middle_of_every_chunk():
 
 def test_a_long_filmstrip_shows_chunks_at_even_distances():
     state, shown = _stream(), []
-    long = replace(state, story=state.story * 20)  # 60 chunks
+    long = replace(state, history=state.history * 20)  # 60 chunks
 
     def picture(latents):
         shown.append(latents)

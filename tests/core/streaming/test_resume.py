@@ -8,7 +8,7 @@ from support.checks_stream import assert_same_state, begin, prompt, run
 from support.pack import Pack
 
 PACK = Pack()
-Unfinished = PACK.core("streaming.resume").Unfinished
+InterruptedRun = PACK.core("streaming.resume").InterruptedRun
 stream, host, errors = (PACK.core(name) for name in ("streaming.stream", "callbacks", "errors"))
 
 
@@ -23,12 +23,12 @@ class Worker:
         self.limits, self.error, self.asked = list(limits), error, []
 
     def __call__(self, state, chunks):
-        self.asked.append((len(state.story), chunks))
+        self.asked.append((len(state.history), chunks))
         limit = self.limits.pop(0) if self.limits else chunks
         for number in range(chunks):
             if number == limit:
                 raise self.error
-            state = replace(state, story=(*state.story, f"chunk {len(state.story)}"))
+            state = replace(state, history=(*state.history, f"chunk {len(state.history)}"))
             yield state
 
 
@@ -37,81 +37,81 @@ def empty():
 
 
 def test_an_undisturbed_run_is_what_go_makes():
-    unfinished, state, go = Unfinished(), empty(), Worker()
-    after = unfinished.run("a", state, 3, go)
-    assert after.story == ("chunk 0", "chunk 1", "chunk 2")
+    interrupted, state, go = InterruptedRun(), empty(), Worker()
+    after = interrupted.run_or_resume("a", state, 3, go)
+    assert after.history == ("chunk 0", "chunk 1", "chunk 2")
     assert go.asked == [(0, 3)]
-    assert state.story == ()
+    assert state.history == ()
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, errors.ChunkError])
 def test_what_was_finished_is_taken_up_once(error):
-    unfinished, state, go = Unfinished(), empty(), Worker(2, error=error)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(2, error=error)
     with pytest.raises(error):
-        unfinished.run("a", state, 5, go)
-    assert len(unfinished.run("a", state, 5, go).story) == 5
-    unfinished.run("a", state, 5, go)
+        interrupted.run_or_resume("a", state, 5, go)
+    assert len(interrupted.run_or_resume("a", state, 5, go).history) == 5
+    interrupted.run_or_resume("a", state, 5, go)
     assert go.asked == [(0, 5), (2, 3), (0, 5)]
 
 
 def test_a_run_may_stop_many_times():
-    unfinished, state, go = Unfinished(), empty(), Worker(2, 1, 0, 0)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(2, 1, 0, 0)
     for _ in range(4):
         with pytest.raises(Stop):
-            unfinished.run("a", state, 5, go)
-    assert len(unfinished.run("a", state, 5, go).story) == 5
+            interrupted.run_or_resume("a", state, 5, go)
+    assert len(interrupted.run_or_resume("a", state, 5, go).history) == 5
     assert go.asked == [(0, 5), (2, 3), (3, 2), (3, 2), (3, 2)]
 
 
 def test_a_longer_or_a_shorter_run_takes_what_fits():
-    unfinished, state, go = Unfinished(), empty(), Worker(3)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(3)
     with pytest.raises(Stop):
-        unfinished.run("a", state, 4, go)
+        interrupted.run_or_resume("a", state, 4, go)
     assert (
-        len(unfinished.run("a", state, 2, go).story) == 2
+        len(interrupted.run_or_resume("a", state, 2, go).history) == 2
     )  # two of the three would do, but they are one value
-    assert len(unfinished.run("a", state, 9, go).story) == 9
+    assert len(interrupted.run_or_resume("a", state, 9, go).history) == 9
     assert go.asked == [(0, 4), (0, 2), (3, 6)]
 
 
 def test_another_request_or_another_state_takes_nothing():
-    unfinished, state, go = Unfinished(), empty(), Worker(2)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(2)
     with pytest.raises(Stop):
-        unfinished.run(("a", 1), state, 5, go)
-    unfinished.run(("a", 2), state, 5, go)
-    unfinished.run(("a", 1), replace(state), 5, go)  # equal, but another object: a branch of its own
+        interrupted.run_or_resume(("a", 1), state, 5, go)
+    interrupted.run_or_resume(("a", 2), state, 5, go)
+    interrupted.run_or_resume(("a", 1), replace(state), 5, go)  # equal, but another object: a branch of its own
     assert go.asked[1:] == [(0, 5), (0, 5)]
-    unfinished.run(("a", 1), state, 5, go)
+    interrupted.run_or_resume(("a", 1), state, 5, go)
     assert go.asked[-1] == (2, 3)
 
 
 def test_nothing_finished_keeps_nothing_and_forgets_nothing():
-    unfinished, state, go = Unfinished(), empty(), Worker(2, 0)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(2, 0)
     with pytest.raises(Stop):
-        unfinished.run("a", state, 5, go)
+        interrupted.run_or_resume("a", state, 5, go)
     with pytest.raises(Stop):
-        unfinished.run("b", state, 5, go)
-    unfinished.run("a", state, 5, go)
+        interrupted.run_or_resume("b", state, 5, go)
+    interrupted.run_or_resume("a", state, 5, go)
     assert go.asked[-1] == (2, 3)
 
 
 def test_one_run_is_kept_at_most():
-    unfinished, state, go = Unfinished(), empty(), Worker(2, 2)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(2, 2)
     for request in ("a", "b"):
         with pytest.raises(Stop):
-            unfinished.run(request, state, 5, go)
-    unfinished.run("a", state, 5, go)
-    unfinished.run("b", state, 5, go)
+            interrupted.run_or_resume(request, state, 5, go)
+    interrupted.run_or_resume("a", state, 5, go)
+    interrupted.run_or_resume("b", state, 5, go)
     assert go.asked[2:] == [(0, 5), (2, 3)]
 
 
 def test_what_was_taken_up_is_let_go():
-    unfinished, state, go = Unfinished(), empty(), Worker(1)
+    interrupted, state, go = InterruptedRun(), empty(), Worker(1)
     with pytest.raises(Stop):
-        unfinished.run("a", state, 2, go)
-    assert len(unfinished._kept[2].story) == 1
-    unfinished.run("a", state, 2, go)
-    assert unfinished._kept is None
+        interrupted.run_or_resume("a", state, 2, go)
+    assert len(interrupted._kept[2].history) == 1
+    interrupted.run_or_resume("a", state, 2, go)
+    assert interrupted._kept is None
 
 
 @pytest.mark.parametrize("stop_at", [0, 2, 4, 6])
@@ -128,15 +128,15 @@ def test_a_real_stream_goes_on_bit_for_bit(stop_at):
         return False
 
     def go(state, chunks):
-        listener = host.Host(cancelled=cancelled)
-        return stream.extend(model, state, words, sampling, plan=(2,) * chunks, host=listener)
+        listener = host.Callbacks(cancelled=cancelled)
+        return stream.extend(model, state, words, sampling, plan=(2,) * chunks, callbacks=listener)
 
-    unfinished = Unfinished()
+    interrupted = InterruptedRun()
     with pytest.raises(Stop):
-        unfinished.run("b", state, 2, go)
+        interrupted.run_or_resume("b", state, 2, go)
     listening.clear()
     calls.clear()
-    after = unfinished.run("b", state, 2, go)
+    after = interrupted.run_or_resume("b", state, 2, go)
     assert_same_state(after, run(PACK, model, state, "b", plan=(2, 2), seed=3))
     assert len(calls) == (3 if stop_at >= 4 else 7)
-    assert torch.isfinite(after.story[-1].latents).all()
+    assert torch.isfinite(after.history[-1].latents).all()

@@ -54,8 +54,8 @@ def _cut(model, **size):
 
 def _with_prompts(model):
     whole = run(PACK, model, begin(PACK, model), plan=(1, 1, 1))
-    story = tuple(replace(chunk, prompt=words) for chunk, words in zip(whole.story, PROMPTS, strict=True))
-    return replace(whole, story=story)
+    story = tuple(replace(chunk, prompt=words) for chunk, words in zip(whole.history, PROMPTS, strict=True))
+    return replace(whole, history=story)
 
 
 STATES = {
@@ -104,7 +104,7 @@ def test_there_and_back(path, kind, dtype):
 
 def test_there_and_back_is_tested_on_prompts_as_they_are(model, path):
     save_state(_with_prompts(model), path)
-    assert tuple(chunk.prompt for chunk in load_state(path).story) == PROMPTS
+    assert tuple(chunk.prompt for chunk in load_state(path).history) == PROMPTS
 
 
 def test_the_file_is_safetensors_and_never_a_pickle(state, path, monkeypatch):
@@ -156,7 +156,7 @@ def test_files_of_other_things(tmp_path):
     for weights in (tmp_path / "plain", write_ours(tmp_path, WEIGHTS)):
         if not weights.exists():
             save_file(WEIGHTS, weights)
-        assert "is no saved state" in refusal(lambda: load_state(weights), FileError)  # noqa: B023  called at once
+        assert "isn't a saved state" in refusal(lambda: load_state(weights), FileError)  # noqa: B023  called at once
     refusal(lambda: load_state(tmp_path), FileError)
     refusal(lambda: load_state(tmp_path / "nowhere.safetensors"), FileError)
     (tmp_path / "text.safetensors").write_text("Dear diary, today I made a video.")
@@ -165,7 +165,7 @@ def test_files_of_other_things(tmp_path):
 
 def test_a_state_is_no_checkpoint(state, path):
     save_state(state, path)
-    assert "is no SANA-Video transformer" in refusal(
+    assert "isn't a SANA-Video transformer" in refusal(
         lambda: PACK.core("checkpoints.checkpoint").load_transformer(path), FileError
     )
 
@@ -368,7 +368,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import conftest
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.state_file import load_state, save_state
+from comfyui_sana_video.sana_video_core.streaming.state_file import load_state, save_state
 old = Path(sys.argv[2])
 state, size = load_state(old), old.stat().st_size
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -445,14 +445,14 @@ def test_checks_of_the_stream_know_what_a_state_holds():
     """`assert_same_state`, which this file relies on, sees a change in anything."""
     model = PACK.tiny_model()
     whole = run(PACK, model, begin(PACK, model), plan=(2, 2))
-    chunk = whole.story[0]
+    chunk = whole.history[0]
     for other in (
         replace(whole, identity=replace(whole.identity, rows=8)),
         replace(whole, scene=1),
         replace(whole, memory=whole.memory_before),
         replace(whole, memory_before=None),
         *(
-            replace(whole, story=(replace(chunk, **change), whole.story[1]))
+            replace(whole, history=(replace(chunk, **change), whole.history[1]))
             for change in ({"prompt": "x"}, {"digest": "x"}, {"seed": 8}, {"primed": True}, {"loras": ("x",)})
         ),
     ):

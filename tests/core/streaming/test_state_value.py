@@ -47,7 +47,7 @@ def test_shells_cannot_be_changed():
     for owner, name in (
         (state, "scene"),
         (state.identity, "rows"),
-        (state.story[0], "seed"),
+        (state.history[0], "seed"),
         (state.memory[0], "vk"),
     ):
         with pytest.raises(AttributeError):
@@ -80,7 +80,7 @@ def test_sixty_chunks_take_no_more_memory_than_their_story():
     assert len(set(sizes)) == 1
     alive = sum(reference() is not None for reference in seen.values())
     assert alive == 6, f"{alive} tensors of memories are alive; two memories of one block have 6"
-    story = sum(chunk.latents.nbytes for chunk in state.story[-40:])
+    story = sum(chunk.latents.nbytes for chunk in state.history[-40:])
     growth = resident[-1] - resident[19]
     assert growth < story + 2 * 2**20, f"{growth} bytes more after 40 chunks whose story takes {story}"
 

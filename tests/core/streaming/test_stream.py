@@ -7,6 +7,7 @@ from support.checks_stream import SIZE, assert_same_state, begin, prompt, run
 from support.pack import Pack
 
 PACK = Pack()
+Contribution = PACK.core("transformer.memory").Contribution
 errors, host, stream = (PACK.core(name) for name in ("errors", "callbacks", "streaming.stream"))
 
 
@@ -20,9 +21,9 @@ def test_few_step_grid_of_two_steps():
     assert PACK.core("sampling.schedule").few_step_sigmas(2) == (1.0, 0.889, 0.0)
 
 
-def _extend(model, state, words="b", *, listener, plan=(2, 2), **sampling):
+def _extend(model, state, text="b", *, listener, plan=(2, 2), **sampling):
     chosen = stream.Sampling(seed=3, steps=2, **sampling)
-    return stream.extend(model, state, prompt(PACK, words), chosen, plan=plan, host=listener)
+    return stream.extend(model, state, prompt(PACK, text), chosen, plan=plan, callbacks=listener)
 
 
 def _collect(states, finished):
@@ -49,7 +50,7 @@ def test_interrupt_at_every_model_call(stop_at, own_exception):
     whole = list(_extend(model, state, listener=None))
     finished = []
     with pytest.raises(KeyboardInterrupt if own_exception else errors.Cancelled) as stopped:
-        _collect(_extend(model, state, listener=host.Host(cancelled=cancelled)), finished)
+        _collect(_extend(model, state, listener=host.Callbacks(cancelled=cancelled)), finished)
     assert len(finished) == max(0, (stop_at - 1) // 3)
     for newer, expected in zip(finished, whole, strict=False):
         assert_same_state(newer, expected)
@@ -66,7 +67,7 @@ def test_progress_counts_every_call_with_finite_latents():
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), "a")
     news = []
-    list(_extend(model, state, listener=host.Host(progress=news.append)))
+    list(_extend(model, state, listener=host.Callbacks(progress=news.append)))
     assert [(n.chunk, n.step) for n in news] == [(0, 1), *((c, s) for c in (1, 2) for s in (1, 2, 3))]
     assert {(n.chunks, n.steps) for n in news} == {(2, 3)}
     assert all(n.latents.isfinite().all() for n in news)
@@ -76,7 +77,7 @@ def test_the_same_prompt_is_not_absorbed_again():
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), "a")
     news = []
-    list(_extend(model, state, "a", listener=host.Host(progress=news.append), plan=(2,)))
+    list(_extend(model, state, "a", listener=host.Callbacks(progress=news.append), plan=(2,)))
     assert [(n.chunk, n.step) for n in news] == [(1, 1), (1, 2), (1, 3)]
 
 
@@ -86,7 +87,7 @@ def test_the_last_prompt_decides_what_a_change_is():
     state = run(PACK, model, run(PACK, model, begin(PACK, model), "a"), "b", plan=(2,))
     for words, calls in (("b", 3), ("a", 4)):
         news = []
-        list(_extend(model, state, words, listener=host.Host(progress=news.append), plan=(2,)))
+        list(_extend(model, state, words, listener=host.Callbacks(progress=news.append), plan=(2,)))
         assert len(news) == calls
 
 
@@ -95,7 +96,7 @@ def test_the_story_tells_what_was_asked_for():
     state = run(
         PACK, model, begin(PACK, model), "a", seed=11, loras=("style.safetensors", "face.safetensors")
     )
-    chunk = state.story[0]
+    chunk = state.history[0]
     assert (chunk.seed, chunk.prompt, chunk.digest) == (11, "a", "digest of a")
     assert chunk.loras == ("style.safetensors", "face.safetensors")
     assert not chunk.primed
@@ -124,12 +125,12 @@ def test_values_that_are_no_numbers_name_chunk_and_step(bad_call, monkeypatch):
     final = type(model.blocks[1]).forward
 
     def broken(self, *args):
-        x, own, last = final(self, *args)
+        x, (sums, tail) = final(self, *args)
         if self is model.blocks[1]:
             calls.append(None)
             if len(calls) == bad_call:
-                return x * float("nan"), type(own)(own.vk * float("inf"), own.ksum), last
-        return x, own, last
+                return x * float("nan"), Contribution(type(sums)(sums.vk * float("inf"), sums.ksum), tail)
+        return x, Contribution(sums, tail)
 
     monkeypatch.setattr(type(model.blocks[1]), "forward", broken)
     finished = []
@@ -148,30 +149,32 @@ def test_refusals_come_before_any_work():
     def nobody():
         raise AssertionError("a model call was announced")
 
-    listener = host.Host(cancelled=nobody)
+    listener = host.Callbacks(cancelled=nobody)
     sampling, words = stream.Sampling(steps=1), prompt(PACK, "a")
     with pytest.raises(errors.StateError, match="was made by the model"):
-        stream.extend(other, state, words, sampling, host=listener)
+        stream.extend(other, state, words, sampling, callbacks=listener)
     with pytest.raises(errors.InputError, match="2 prompts"):
-        stream.extend(model, state, prompt(PACK, "a", rows=2), sampling, host=listener)
+        stream.extend(model, state, prompt(PACK, "a", rows=2), sampling, callbacks=listener)
     with pytest.raises(errors.InputError, match="0 chunks"):
-        stream.extend(model, state, words, sampling, chunks=0, host=listener)
+        stream.extend(model, state, words, sampling, chunks=0, callbacks=listener)
     with pytest.raises(errors.InputError, match="at most 1024"):
-        stream.extend(model, state, words, sampling, chunks=10**12, host=listener)
+        stream.extend(model, state, words, sampling, chunks=10**12, callbacks=listener)
     with pytest.raises(errors.InputError, match="is empty"):
-        stream.extend(model, state, words, sampling, plan=(), host=listener)
+        stream.extend(model, state, words, sampling, plan=(), callbacks=listener)
     clips = PACK.tiny_model(family="sana_video_480p")  # the same weights, which cannot tell
     for call in (
-        lambda: stream.extend(clips, state, words, sampling, host=listener),
-        lambda: stream.prime(clips, begin(PACK, model), words, torch.zeros(1, 16, 1, 4, 6), host=listener),
+        lambda: stream.extend(clips, state, words, sampling, callbacks=listener),
+        lambda: stream.prime(
+            clips, begin(PACK, model), words, torch.zeros(1, 16, 1, 4, 6), callbacks=listener
+        ),
     ):
         with pytest.raises(errors.InputError, match="block-causal"):
             call()
     with pytest.raises(errors.InputError, match="plan"):
-        stream.extend(model, state, words, sampling, plan=(3, 0), host=listener)
+        stream.extend(model, state, words, sampling, plan=(3, 0), callbacks=listener)
     with pytest.raises(errors.InputError, match="room for 1021 more"):
-        stream.extend(model, state, words, sampling, chunks=103, host=listener)
-    stream.extend(model, state, words, sampling, chunks=102, host=listener)
+        stream.extend(model, state, words, sampling, chunks=103, callbacks=listener)
+    stream.extend(model, state, words, sampling, chunks=102, callbacks=listener)
     with pytest.raises(errors.StateError, match="only an empty one"):
         stream.prime(model, state, words, torch.zeros(1, 16, 1, 4, 6))
     for wrong in (torch.zeros(1, 16, 1, 4, 8), torch.zeros(3, 16, 1, 4, 6), torch.zeros(16, 1, 4, 6)):
@@ -192,12 +195,17 @@ def test_a_request_is_judged_without_a_model_call():
     state, facts = run(PACK, model, begin(PACK, model)), Facts(model)
     a, b = prompt(PACK, "a"), prompt(PACK, "b")
     cut = stream.Sampling(on_prompt_change="cut")
-    check = stream.check_request
-    assert check(facts, state, a, cut, chunks=3) == (state, (10, 10, 10))
-    assert check(facts, begin(PACK, model), a, cut, chunks=2)[1] == (11, 10)
-    assert check(facts, state, b, stream.Sampling(), plan=(2,)) == (state, (2,))
-    scene, plan = check(facts, state, b, cut)
-    assert (scene.scene, scene.position, scene.memory, plan) == (1, 0, None, (11,))
+    check = stream.plan_extension
+    same = check(facts, state, a, cut, chunks=3)
+    assert (same.state, same.entry, same.plan) == (state, "same", (10, 10, 10))
+    start = check(facts, begin(PACK, model), a, cut, chunks=2)
+    assert (start.entry, start.plan) == ("start", (11, 10))
+    for change in ("recache", "keep"):
+        changed = check(facts, state, b, stream.Sampling(on_prompt_change=change), plan=(2,))
+        assert (changed.state, changed.entry, changed.plan) == (state, change, (2,))
+    scene = check(facts, state, b, cut)
+    assert (scene.state.scene, scene.state.position, scene.state.memory) == (1, 0, None)
+    assert (scene.entry, scene.plan) == ("cut", (11,))
     assert state.scene == 0
     for wrong, options in (
         ("room for 1021", {"chunks": 103}),
@@ -279,7 +287,7 @@ def test_a_batch_row_is_the_stream_of_its_own_seed():
     model = PACK.tiny_model()
     both = run(PACK, model, begin(PACK, model, batch=2), plan=(3, 2), seed=11)
     second = run(PACK, model, begin(PACK, model), plan=(3, 2), seed=12)
-    assert torch.allclose(both.story[1].latents[1], second.story[1].latents[0], atol=1e-4)
+    assert torch.allclose(both.history[1].latents[1], second.history[1].latents[0], atol=1e-4)
 
 
 def test_bfloat16_model_keeps_float32_sums_and_story():
@@ -291,4 +299,4 @@ def test_bfloat16_model_keeps_float32_sums_and_story():
         torch.float32,
         torch.bfloat16,
     )
-    assert state.story[0].latents.dtype == torch.float32
+    assert state.history[0].latents.dtype == torch.float32

@@ -17,11 +17,10 @@ from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.text import encoder as text
 from comfyui_sana_video.sana_video_core.text.encoder import (
     TextEncoder,
-    embedding_digest,
     load_text_encoder,
-    prompt_digest,
 )
-from comfyui_sana_video.sana_video_core.text.system_prompt import find_instruction
+from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, prompt_digest
+from comfyui_sana_video.sana_video_core.text.system_prompt import find_system_prompt
 from safetensors.torch import load_file, save_file
 from support.text_folders import build_instructed_encoder
 from tokenizers import Tokenizer
@@ -49,7 +48,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(demo):
-    return load_text_encoder(demo, instruction=RULE)
+    return load_text_encoder(demo, system_prompt=RULE)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +87,9 @@ class TestAgainstDiffusers:
         theirs_scored = pipeline.encode_prompt(scored, False, **options)
 
         rule = "\n".join(wording)
-        positive = encoder.encode(prompts, instruction=rule, max_tokens=length)
-        negative = encoder.encode(negatives, instruction=False, max_tokens=length)
-        moving = encoder.encode(prompts[0], instruction=rule, max_tokens=length, motion_score=30)
+        positive = encoder.encode(prompts, system_prompt=rule, max_tokens=length)
+        negative = encoder.encode(negatives, system_prompt=False, max_tokens=length)
+        moving = encoder.encode(prompts[0], system_prompt=rule, max_tokens=length, motion_score=30)
         for ours, other in zip((*positive, *negative, *moving), (*theirs, *theirs_scored[:2]), strict=True):
             assert ours.shape[1] == length
             torch.testing.assert_close(ours, other.to(ours.dtype), atol=1e-5, rtol=0)
@@ -111,7 +110,7 @@ class TestPrompts:
         edit_json(damaged / "tokenizer_config.json", **settings)
         if not bos:
             edit_json(damaged / "tokenizer.json", post_processor=None)
-        odd = load_text_encoder(damaged, instruction=RULE)
+        odd = load_text_encoder(damaged, system_prompt=RULE)
         plain = odd.tokenizer("a", padding="max_length", max_length=9)["input_ids"]
         assert (2 in plain) == bos
         assert (plain[0] == 0) == (side == "left")
@@ -122,7 +121,7 @@ class TestPrompts:
     def test_a_tokenizer_without_special_tokens_takes_them_from_the_model(self, encoder):
         tokenizer, model = copy.deepcopy((encoder.tokenizer, encoder.model))
         tokenizer.bos_token = tokenizer.pad_token = None
-        bare = TextEncoder(tokenizer, model, instruction=RULE)
+        bare = TextEncoder(tokenizer, model, system_prompt=RULE)
         assert torch.equal(bare.encode("a cat")[0], encoder.encode("a cat")[0])
         model.config.bos_token_id = None
         with pytest.raises(FileError, match="names a bos_token_id"):
@@ -137,7 +136,7 @@ class TestPrompts:
             ({"motion_score": -1}, "motion score must be a whole number from 0"),
             ({"motion_score": 2.5}, "motion score must be a whole number"),
             ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
-            ({"instruction": 1}, "must be on, off or a text, and 1 is none"),
+            ({"system_prompt": 1}, "must be on, off or a text, and 1 is none"),
         ],
     )
     def test_impossible_input(self, encoder, arguments, sentence):
@@ -160,7 +159,7 @@ class TestDigest:
             ('a cat", "", 10]', None, None),
             ('a cat", "", 10', None, None),
         ]
-        digests = {prompt_digest(t, instruction=rule, motion_score=score) for t, rule, score in variants}
+        digests = {prompt_digest(t, system_prompt=rule, motion_score=score) for t, rule, score in variants}
         assert len(digests) == len(variants)
 
     def test_it_does_not_change_between_versions(self):
@@ -168,15 +167,15 @@ class TestDigest:
         rule = hashlib.sha256(RULE.encode()).hexdigest()
         for wording, middle in ((None, ""), (RULE, rule)):
             expected = hashlib.sha256(f'["a \\u732b", "{middle}", 10]'.encode()).hexdigest()
-            assert prompt_digest(" a 猫", instruction=wording, motion_score=10) == expected
-        plain = prompt_digest("a", instruction=None, motion_score=None)
-        assert plain == prompt_digest("a", instruction="", motion_score=0)
+            assert prompt_digest(" a 猫", system_prompt=wording, motion_score=10) == expected
+        plain = prompt_digest("a", system_prompt=None, motion_score=None)
+        assert plain == prompt_digest("a", system_prompt="", motion_score=0)
 
 
 class TestEmbeddingDigest:
     @pytest.fixture
     def encoded(self, encoder):
-        return encoder.encode(["a cat", "a red circle moves"], instruction=False, max_tokens=12)
+        return encoder.encode(["a cat", "a red circle moves"], system_prompt=False, max_tokens=12)
 
     def test_it_is_of_the_values_and_not_of_their_form(self, encoded):
         embeddings, mask = encoded
@@ -247,16 +246,16 @@ class TestModel:
     def test_soft_capping_is_applied(self, damaged):
         # Steep logits, so that the cap has something to cut.
         edit_weights(damaged, lambda all: {key: w * 12 if "q_proj" in key else w for key, w in all.items()})
-        capped = load_text_encoder(damaged, instruction=RULE)
+        capped = load_text_encoder(damaged, system_prompt=RULE)
         assert capped.model.config._attn_implementation == "eager"
         edit_json(damaged / "config.json", attn_logit_softcapping=None)
-        free = load_text_encoder(damaged, instruction=RULE)
+        free = load_text_encoder(damaged, system_prompt=RULE)
         assert (capped.encode("a red circle")[0] - free.encode("a red circle")[0]).abs().max() > 1e-2
 
     def test_dtype_and_device(self, encoder, damaged):
         half = load_text_encoder(damaged, dtype=torch.bfloat16, device=torch.device("cpu"))
         assert (half.dtype, half.device) == (torch.bfloat16, torch.device("cpu"))
-        embeddings, mask = half.encode("a cat", instruction=RULE)
+        embeddings, mask = half.encode("a cat", system_prompt=RULE)
         expected, _ = encoder.encode("a cat")
         assert (embeddings.dtype, mask.dtype, expected.dtype) == (torch.bfloat16, torch.bool, torch.float32)
         assert (embeddings.float() - expected).abs().mean() < 0.03
@@ -267,7 +266,7 @@ class TestModel:
 
     def test_nothing_remembers_where_the_model_was(self, demo):
         """A host moves the module, not the encoder."""
-        encoder = load_text_encoder(demo, instruction=RULE)
+        encoder = load_text_encoder(demo, system_prompt=RULE)
         encoder.encode("a cat")
         encoder.model.to(torch.float64)
         assert (encoder.dtype, encoder.encode("a cat")[0].dtype) == (torch.float64, torch.float64)
@@ -278,7 +277,7 @@ class TestModel:
 
 class TestFolders:
     def check(self, path, encoder):
-        loaded = load_text_encoder(path, instruction=RULE)
+        loaded = load_text_encoder(path, system_prompt=RULE)
         assert torch.equal(loaded.encode("a red circle")[0], encoder.encode("a red circle")[0])
 
     def test_diffusers_layout(self, encoder, damaged, tmp_path, monkeypatch):
@@ -405,24 +404,26 @@ class TestDemoEncoder:
     @pytest.mark.parametrize("found", [None, RULE], ids=["none was found", "one was found"])
     def test_it_reads_prompts_as_they_are(self, written, monkeypatch, caplog, trained, found):
         """Trained without an instruction, it takes none, whatever this machine has; and nobody is warned."""
-        text._warn_no_instruction.cache_clear()
-        monkeypatch.setattr(text, "find_instruction", lambda **_: found)
+        text._warn_no_system_prompt.cache_clear()
+        monkeypatch.setattr(text, "find_system_prompt", lambda **_: found)
         folder = demo_set().text_encoder if trained else written
         with caplog.at_level(logging.DEBUG, logger="sana_video"):
-            for encoder in (load_text_encoder(folder), load_text_encoder(folder, instruction=found)):
-                assert encoder.resolve_instruction(True) is None
-                on, off = (encoder.encode("a ball", instruction=way, motion_score=9) for way in (True, False))
+            for encoder in (load_text_encoder(folder), load_text_encoder(folder, system_prompt=found)):
+                assert encoder.resolve_system_prompt(True) is None
+                on, off = (
+                    encoder.encode("a ball", system_prompt=way, motion_score=9) for way in (True, False)
+                )
                 assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
-                assert encoder.resolve_instruction(RULE) == RULE  # asked for in words, it is put there
+                assert encoder.resolve_system_prompt(RULE) == RULE  # asked for in words, it is put there
         assert not caplog.records
 
 
 def test_the_original_wording_is_found_by_the_loader(demo):
     """True is the original's wording, read from the installed diffusers or a yaml file; no host has to look for it."""
-    original = find_instruction()
+    original = find_system_prompt()
     encoder = load_text_encoder(demo)
-    assert encoder.resolve_instruction(True) == original
-    by_default, named = encoder.encode("a ball"), encoder.encode("a ball", instruction=original)
+    assert encoder.resolve_system_prompt(True) == original
+    by_default, named = encoder.encode("a ball"), encoder.encode("a ball", system_prompt=original)
     assert torch.equal(by_default[0], named[0])
-    assert not torch.equal(by_default[0], encoder.encode("a ball", instruction=False)[0])
-    assert load_text_encoder(demo, instruction=RULE).resolve_instruction(True) == RULE
+    assert not torch.equal(by_default[0], encoder.encode("a ball", system_prompt=False)[0])
+    assert load_text_encoder(demo, system_prompt=RULE).resolve_system_prompt(True) == RULE

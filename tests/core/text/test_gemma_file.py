@@ -92,7 +92,7 @@ def content(folder, spiece):
 def load(tmp_path):
     def load(tensors, metadata=SIZES, **options):
         save_file(tensors, tmp_path / "gemma.safetensors", metadata)
-        return load_text_encoder(tmp_path / "gemma.safetensors", instruction=RULE, **options)
+        return load_text_encoder(tmp_path / "gemma.safetensors", system_prompt=RULE, **options)
 
     return load
 
@@ -100,9 +100,12 @@ def load(tmp_path):
 class TestTheSameAsTheFolder:
     @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
     def test_embeddings_are_bit_identical(self, folder, content, load, dtype):
-        expected, ours = load_text_encoder(folder, instruction=RULE, dtype=dtype), load(content, dtype=dtype)
+        expected, ours = (
+            load_text_encoder(folder, system_prompt=RULE, dtype=dtype),
+            load(content, dtype=dtype),
+        )
         assert ours.dtype == expected.dtype
-        for options in ({}, {"instruction": False, "motion_score": 30, "max_tokens": 20}):
+        for options in ({}, {"system_prompt": False, "motion_score": 30, "max_tokens": 20}):
             for one, other in zip(
                 ours.encode(TEXTS, **options), expected.encode(TEXTS, **options), strict=True
             ):
@@ -163,9 +166,9 @@ class TestTheSameAsTheFolder:
 
 def test_the_original_wording_is_looked_for_beside_the_file(content, tmp_path, monkeypatch):
     save_file(content, tmp_path / "gemma.safetensors", SIZES)
-    monkeypatch.setattr(text, "find_instruction", lambda near: f"found in {[*near]}")
+    monkeypatch.setattr(text, "find_system_prompt", lambda near: f"found in {[*near]}")
     encoder = load_text_encoder(tmp_path / "gemma.safetensors")
-    assert encoder.resolve_instruction(True) == f"found in {[tmp_path]}"
+    assert encoder.resolve_system_prompt(True) == f"found in {[tmp_path]}"
 
 
 class TestTokens:
@@ -231,26 +234,26 @@ def only(name):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        (only("encoder.block.0.layer.0.SelfAttention.q.weight"), "is no Gemma-2 but a T5"),
-        (only("text_model.encoder.layers.0.self_attn.q_proj.weight"), "is no Gemma-2 but a CLIP"),
-        (only("transformer.resblocks.0.attn.in_proj_weight"), "is no Gemma-2 but a CLIP"),
-        (only("blocks.0.attn.qkv.weight"), "is no Gemma-2 but a diffusion model"),
+        (only("encoder.block.0.layer.0.SelfAttention.q.weight"), "isn't a Gemma-2 but a T5"),
+        (only("text_model.encoder.layers.0.self_attn.q_proj.weight"), "isn't a Gemma-2 but a CLIP"),
+        (only("transformer.resblocks.0.attn.in_proj_weight"), "isn't a Gemma-2 but a CLIP"),
+        (only("blocks.0.attn.qkv.weight"), "isn't a Gemma-2 but a diffusion model"),
         (
             only("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"),
-            "is no Gemma-2 but a diffusion model",
+            "isn't a Gemma-2 but a diffusion model",
         ),
-        (only("decoder.conv_in.weight"), "is no Gemma-2 but a VAE"),
-        (only("diffusion_model.blocks.0.attn.qkv.lora_A.weight"), "is no Gemma-2 but a LoRA"),
+        (only("decoder.conv_in.weight"), "isn't a Gemma-2 but a VAE"),
+        (only("diffusion_model.blocks.0.attn.qkv.lora_A.weight"), "isn't a Gemma-2 but a LoRA"),
         (
             without("model.layers.0.pre_feedforward_layernorm.weight"),
-            "is no Gemma-2 but another language model",
+            "isn't a Gemma-2 but another language model",
         ),
         (
             with_tensor("model.layers.0.self_attn.q_norm.weight", torch.ones(16)),
-            "is no Gemma-2 but a later Gemma",
+            "isn't a Gemma-2 but a later Gemma",
         ),
         (with_tensor("model.layers.0.pre_self_attn_layernorm.weight", torch.ones(32)), "but a T5Gemma"),
-        (only("strange"), r"is no Gemma-2 but a file of another kind, with 1 tensors \(such as strange\)"),
+        (only("strange"), r"isn't a Gemma-2 but a file of another kind, with 1 tensors \(such as strange\)"),
         (lambda all: {}, r"with 0 tensors \(such as none\)"),
         (without("spiece_model"), "holds Gemma-2 without its tokenizer .* give that folder"),
         (
@@ -265,7 +268,7 @@ def only(name):
             "451 tokens, but its weights only 450: they do not",
         ),
         (without(Q, "model.norm.weight"), r"layers.1.self_attn.q_proj.weight is missing \(2 in all\)"),
-        (without("model.embed_tokens.weight"), "no complete Gemma-2: embed_tokens.weight is missing"),
+        (without("model.embed_tokens.weight"), "isn't a complete Gemma-2: embed_tokens.weight is missing"),
         (with_tensor("model.embed_tokens.weight", torch.zeros(4)), r"embed_tokens.weight has shape \[4\]"),
         (with_tensor("model.layers.1.strange", torch.zeros(1)), r"layers.1.strange is unknown \(1 in all\)"),
         (with_tensor(Q, torch.zeros(16, 32)), r"q_proj.weight has shape \[16, 32\], but .* \[32, 32\]"),

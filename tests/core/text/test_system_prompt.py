@@ -14,7 +14,7 @@ import torch
 import yaml
 from comfyui_sana_video.sana_video_core.text import encoder as text
 from comfyui_sana_video.sana_video_core.text import system_prompt as module
-from comfyui_sana_video.sana_video_core.text.system_prompt import ORIGINAL_SHA256, find_instruction
+from comfyui_sana_video.sana_video_core.text.system_prompt import ORIGINAL_SHA256, find_system_prompt
 from support.text_folders import build_instructed_encoder
 
 # Any wording will do where the original is not the point.
@@ -25,7 +25,7 @@ RULE = "Describe the scene for a painter.\nPrompt: "
 def original() -> str:
     if importlib.util.find_spec("diffusers") is None:
         pytest.skip("diffusers is not installed")
-    wording = find_instruction()
+    wording = find_system_prompt()
     assert wording is not None
     return wording
 
@@ -50,33 +50,35 @@ def test_found_in_the_source_of_diffusers(original):
 def test_diffusers_is_read_without_being_imported(original, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "diffusers"]:
         monkeypatch.delitem(sys.modules, name)
-    assert find_instruction() == original
+    assert find_system_prompt() == original
     assert "diffusers" not in sys.modules
 
 
 def test_nothing_anywhere(no_diffusers, tmp_path):
-    assert find_instruction(near=[tmp_path, tmp_path / "no such folder"], extra=["", "something"]) is None
+    assert find_system_prompt(near=[tmp_path, tmp_path / "no such folder"], extra=["", "something"]) is None
 
 
 @pytest.mark.parametrize("name", ["Sana_video.yaml", "config.yml", "CONFIG.YAML"])
 def test_found_in_a_yaml(original, no_diffusers, tmp_path, name):
     write_yaml(tmp_path, original.split("\n"), name)
-    assert find_instruction(near=[tmp_path / "no such folder", tmp_path]) == original
+    assert find_system_prompt(near=[tmp_path / "no such folder", tmp_path]) == original
 
 
 def test_found_among_the_texts_of_a_host(original, no_diffusers):
-    assert find_instruction(extra=["something else", original]) == original
+    assert find_system_prompt(extra=["something else", original]) == original
 
 
 def test_a_changed_wording_is_refused_everywhere(original, no_diffusers, tmp_path):
     write_yaml(tmp_path, [*original.split("\n")[:-1], "User prompt: "])
-    assert find_instruction(near=[tmp_path], extra=[original.strip(), original + " ", "half \ud83d"]) is None
+    assert (
+        find_system_prompt(near=[tmp_path], extra=[original.strip(), original + " ", "half \ud83d"]) is None
+    )
 
 
 def test_a_wrong_candidate_does_not_hide_a_right_one(original, no_diffusers, tmp_path):
     write_yaml(tmp_path, ["other words: "], "a.yaml")
     write_yaml(tmp_path, original.split("\n"), "b.yaml")
-    assert find_instruction(near=[tmp_path], extra=["other words: "]) == original
+    assert find_system_prompt(near=[tmp_path], extra=["other words: "]) == original
 
 
 @pytest.mark.parametrize(
@@ -93,15 +95,15 @@ def test_a_wrong_candidate_does_not_hide_a_right_one(original, no_diffusers, tmp
 )
 def test_an_unreadable_yaml_is_passed_over(original, no_diffusers, tmp_path, content):
     (tmp_path / "a.yaml").write_bytes(content)
-    assert find_instruction(near=[tmp_path]) is None
+    assert find_system_prompt(near=[tmp_path]) is None
     write_yaml(tmp_path, original.split("\n"), "b.yaml")
-    assert find_instruction(near=[tmp_path]) == original
+    assert find_system_prompt(near=[tmp_path]) == original
 
 
 def test_an_unreadable_yaml_is_named_in_the_debug_log(no_diffusers, tmp_path, caplog):
     (tmp_path / "broken.yaml").write_bytes(b"chi_prompt: [unclosed")
     with caplog.at_level(logging.DEBUG, logger="sana_video"):
-        find_instruction(near=[tmp_path])
+        find_system_prompt(near=[tmp_path])
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
     assert "broken.yaml" in caplog.text
 
@@ -110,7 +112,7 @@ def test_large_yaml_files_are_not_parsed(original, no_diffusers, tmp_path):
     write_yaml(tmp_path, original.split("\n"))
     with (tmp_path / "model.yaml").open("a") as file:
         file.write("#" * (1 << 20))
-    assert find_instruction(near=[tmp_path]) is None
+    assert find_system_prompt(near=[tmp_path]) is None
 
 
 PIPELINE = (
@@ -136,17 +138,19 @@ def test_another_diffusers_gives_nothing(monkeypatch, tmp_path, source):
     spec = module.importlib.util.spec_from_loader("diffusers", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: spec)
-    assert find_instruction() is None
+    assert find_system_prompt() is None
 
 
 def test_a_stand_in_for_diffusers_gives_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", ModuleType("diffusers"))  # its __spec__ is None
-    assert find_instruction() is None
+    assert find_system_prompt() is None
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    return text.load_text_encoder(build_instructed_encoder(tmp_path_factory.mktemp("demo")), instruction=RULE)
+    return text.load_text_encoder(
+        build_instructed_encoder(tmp_path_factory.mktemp("demo")), system_prompt=RULE
+    )
 
 
 def read_ids(encoder, *args, **kwargs):
@@ -175,28 +179,28 @@ class TestUse:
 
     @pytest.fixture
     def bare(self, encoder):
-        text._warn_no_instruction.cache_clear()
+        text._warn_no_system_prompt.cache_clear()
         yield text.TextEncoder(encoder.tokenizer, encoder.model)
-        text._warn_no_instruction.cache_clear()
+        text._warn_no_system_prompt.cache_clear()
 
     def test_none_known_warns_once_in_plain_words(self, bare, caplog):
         with caplog.at_level(logging.WARNING, logger="sana_video"):
-            plain = bare.encode("a cat", instruction=False)
-            bare.encode("a cat", instruction="Mine: ")
+            plain = bare.encode("a cat", system_prompt=False)
+            bare.encode("a cat", system_prompt="Mine: ")
             assert not caplog.records
             without = bare.encode("a cat")
             text.TextEncoder(bare.tokenizer, bare.model).encode("a dog")
-            assert bare.resolve_instruction(True) is None
+            assert bare.resolve_system_prompt(True) is None
         assert len(caplog.records) == 1
         assert "followed less closely" in caplog.text
         assert "To give it" in caplog.text
         assert all(torch.equal(a, b) for a, b in zip(plain, without, strict=True))
 
     def test_a_known_one_is_used_without_a_word(self, encoder, bare, caplog):
-        assert encoder.resolve_instruction(True) == RULE
-        assert encoder.resolve_instruction("Mine: ") == "Mine: "
-        assert [encoder.resolve_instruction(none) for none in (False, None, "")] == [None] * 3
-        by_default, by_name = encoder.encode("a cat"), bare.encode("a cat", instruction=RULE)
+        assert encoder.resolve_system_prompt(True) == RULE
+        assert encoder.resolve_system_prompt("Mine: ") == "Mine: "
+        assert [encoder.resolve_system_prompt(none) for none in (False, None, "")] == [None] * 3
+        by_default, by_name = encoder.encode("a cat"), bare.encode("a cat", system_prompt=RULE)
         assert all(torch.equal(a, b) for a, b in zip(by_default, by_name, strict=True))
         assert not caplog.records
 
@@ -225,13 +229,13 @@ class TestWindow:
 
     def test_the_kept_words_have_read_the_instruction(self, encoder):
         first, _ = encoder.encode("circle")
-        second, _ = encoder.encode("circle", instruction="Other words: ")
+        second, _ = encoder.encode("circle", system_prompt="Other words: ")
         assert torch.equal(first[:, 0], second[:, 0])
         assert (first[:, 1] - second[:, 1]).abs().max() > 1e-2
 
     def test_without_instruction_everything_is_kept(self, encoder):
-        ids, mask = read_ids(encoder, "a cat", instruction=False)
-        embeddings, kept = encoder.encode("a cat", instruction=False)
+        ids, mask = read_ids(encoder, "a cat", system_prompt=False)
+        embeddings, kept = encoder.encode("a cat", system_prompt=False)
         assert ids.shape == kept.shape == (1, 300)
         assert torch.equal(embeddings, hidden_states(encoder, ids, mask))
         assert torch.equal(kept, mask)
@@ -259,10 +263,11 @@ class TestWindow:
             read_text(encoder, "  A Red CAT\n", motion_score=10) == f"<bos>{RULE}A Red CAT motion score: 10."
         )
         assert read_text(encoder, "A cat", motion_score=0) == f"<bos>{RULE}A cat"
-        assert read_text(encoder, "红 😀 é", instruction=False) == "<bos>红 😀 é"
+        assert read_text(encoder, "红 😀 é", system_prompt=False) == "<bos>红 😀 é"
         assert (
-            read_text(encoder, "A", instruction=" Mine:", motion_score=30) == "<bos> Mine:A motion score: 30."
+            read_text(encoder, "A", system_prompt=" Mine:", motion_score=30)
+            == "<bos> Mine:A motion score: 30."
         )
-        ids, mask = read_ids(encoder, "", instruction=False)
+        ids, mask = read_ids(encoder, "", system_prompt=False)
         assert ids[0].tolist() == [2] + [0] * 299
         assert mask.sum() == 1

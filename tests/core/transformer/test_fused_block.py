@@ -5,7 +5,7 @@ import torch
 from comfyui_sana_video.kernels import dispatch
 from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.sana_video_core.transformer import model as module
-from comfyui_sana_video.sana_video_core.transformer import ops
+from comfyui_sana_video.sana_video_core.transformer import ops, runner
 from comfyui_sana_video.sana_video_core.transformer.fused_block import fused_block
 from support import checks_model
 from support.fused_blocks import PACK, fused_fixture, inputs  # noqa: F401
@@ -130,7 +130,7 @@ def test_a_block_writes_to_nothing_that_it_was_given(monkeypatch):
         return out
 
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, ""))
-    monkeypatch.setattr(module, "fused_block", watched)
+    monkeypatch.setattr(runner, "fused_block", watched)
     weights = {name: part.clone() for name, part in tiny.named_parameters()}
     memory = tiny.absorb(x, text)
     tiny(x, torch.tensor([[0, 889, 889], [0, 337, 100]]), text, memory=memory, first_frame=3)

@@ -45,7 +45,7 @@ def test_8_bits_that_lose_nothing_change_nothing(eight_bits, monkeypatch):
     past = plain.absorb(x, text)
     expected = plain(x, torch.tensor([300, 700]), text, memory=past, first_frame=5)
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8=True))
-    for name, stands_in in (("fp8_rows", rows), ("fp8_taps", taps), ("fp8_product", product)):
+    for name, stands_in in (("fp8_rows", rows), ("fp8_taps", taps), ("fp8_gemm", product)):
         monkeypatch.setattr(ops, name, stands_in)
     for stands_in in (gated_residual_fp8, residual_norm_fp8):
         monkeypatch.setattr(ops, stands_in.__name__, stands_in)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfyui_sana_video.sana_video_core.transformer import model as module
 from comfyui_sana_video.sana_video_core.transformer import ops
-from comfyui_sana_video.sana_video_core.transformer.gemm import own_weights
+from comfyui_sana_video.sana_video_core.transformer.gemm import layer_weights
 from support.fused_blocks import PACK, fused_fixture, inputs, text_for  # noqa: F401
 from support.pack import assert_close
 
@@ -22,7 +22,7 @@ def test_weights_are_asked_of_the_host(fused, monkeypatch):
     def hand_out(layer, like):
         asked.append(type(layer).__name__)
         likes.add(like.dtype)
-        return own_weights(layer, like)
+        return layer_weights(layer, like)
 
     tiny.weights_of = hand_out
     tiny(x, torch.full((2,), 500), text)
@@ -58,7 +58,7 @@ def test_what_a_host_lends_is_not_used_later(fused, monkeypatch, fp8):
     monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8))
     tiny, (x, _) = PACK.tiny_model(), inputs()
     tiny, text, found = tiny.bfloat16() if fp8 else tiny, text_for(tiny), []
-    for tiny.weights_of in (own_weights, _lent):
+    for tiny.weights_of in (layer_weights, _lent):
         memory = tiny.absorb(x, text)
         found.append(tiny(x, torch.full((2,), 500), text, memory=memory, first_frame=3))
     assert found[0].isfinite().all()
@@ -144,7 +144,7 @@ def test_layers_that_are_more_than_their_weight_run_as_they_are(fused, monkeypat
         pytest.skip("a host knows its kinds of layers and weights")
     tiny, (x, _) = PACK.tiny_model(), inputs()
     if hosted:
-        tiny.weights_of = lambda layer, like: own_weights(layer, like)
+        tiny.weights_of = lambda layer, like: layer_weights(layer, like)
     text, times = text_for(tiny), torch.tensor([300, 700])
     before = tiny(x, times, text)
     way(tiny.get_submodule(name))
@@ -177,7 +177,7 @@ def test_a_host_vouches_for_its_kinds_of_layers(fused):
 
     def hand_out(layer, like):
         asked.append(layer)
-        return own_weights(layer, like)
+        return layer_weights(layer, like)
 
     tiny.weights_of = hand_out
     tiny(x, torch.full((2,), 500), text_for(tiny))

@@ -68,7 +68,7 @@ STANDING_IN = {
     "temporal_taps": lambda weight: weight.new_empty(len(weight), 3, weight.shape[1]),
     "fp8_rows": _rows,
     "fp8_taps": lambda x: _rows(x.new_empty((len(x) - 2) * x.shape[1], 3 * x.shape[2])),
-    "fp8_product": lambda rows, weight, bias, dtype, out=None: (
+    "fp8_gemm": lambda rows, weight, bias, dtype, out=None: (
         rows.values.new_empty(len(rows.values), len(weight.values), dtype=dtype) if out is None else out
     ),
 }

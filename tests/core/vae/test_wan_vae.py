@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_sana_video.sana_video_core.config import LTX_2, WAN_2_1
 from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.sana_video_core.vae.layers import RMSNorm
+from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space, to_vae_space
 from comfyui_sana_video.sana_video_core.vae.tiling import Tiling
-from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE, to_model_space, to_vae_space
+from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 from support import wan_twins
@@ -70,7 +72,6 @@ def test_sizes_are_read_off_the_weights(config):
     weights = WanVAE(config, device="meta").state_dict()
     assert VAEConfig.from_state_dict(weights) == config
     assert VAEConfig.from_state_dict({name: list(tensor.shape) for name, tensor in weights.items()}) == config
-    assert (config.stride_time, config.stride_space) == (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +228,8 @@ def test_other_shapes_than_latents_are_refused(vae, shape):
 
 def test_model_space_is_vae_space_without_means_and_deviations():
     zeros, ones = (
-        to_model_space(torch.zeros(1, 16, 1, 1, 1)).flatten(),
-        to_vae_space(torch.ones(1, 16)).flatten(),
+        to_model_space(torch.zeros(1, 16, 1, 1, 1), WAN_2_1).flatten(),
+        to_vae_space(torch.ones(1, 16), WAN_2_1).flatten(),
     )
     assert zeros[0].item() == pytest.approx(0.7571 / 2.8184, rel=1e-6)
     assert zeros[9].item() == pytest.approx(0.0715 / 2.1526, rel=1e-6)
@@ -243,23 +244,25 @@ def test_means_and_deviations_are_those_of_diffusers():
         torch.tensor(config[key]).view(1, 16, 1, 1, 1) for key in ("latents_mean", "latents_std")
     )
     latents = random_latents(2, ROWS, COLUMNS)
-    assert apart(to_model_space(latents), (latents - means) / deviations) == 0
-    assert apart(to_vae_space(latents), latents * deviations + means) == 0
+    assert apart(to_model_space(latents, WAN_2_1), (latents - means) / deviations) == 0
+    assert apart(to_vae_space(latents, WAN_2_1), latents * deviations + means) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_the_way_to_model_space_and_back(dtype):
     latents = random_latents(3, ROWS, COLUMNS, batch=2).to(dtype)
-    model = to_model_space(latents)
+    model = to_model_space(latents, WAN_2_1)
     assert model.dtype == torch.float32
-    assert apart(to_vae_space(model), latents.float()) < 1e-5
+    assert apart(to_vae_space(model, WAN_2_1), latents.float()) < 1e-5
 
 
 @pytest.mark.parametrize("convert", [to_model_space, to_vae_space])
 def test_other_channels_than_sixteen_are_refused(convert):
+    with pytest.raises(InputError, match="LTX-2 VAE are in its own file"):
+        convert(torch.zeros(1, 128, 1, 2, 2), LTX_2)
     for shape in ((1, 48, 1, 2, 2), (16,)):
         with pytest.raises(InputError, match="16 channels on the second axis"):
-            convert(torch.zeros(shape))
+            convert(torch.zeros(shape), WAN_2_1)
 
 
 def test_gradients_pass_through_both_ways(vae):

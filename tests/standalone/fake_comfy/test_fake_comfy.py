@@ -1,4 +1,4 @@
-"""The double's names do what this pack relies on. What /object_info says was checked against ComfyUI 0.29.0
+"""The fake ComfyUI does what this pack relies on. What /object_info says was checked against ComfyUI 0.29.0
 (tests/comfy/test_toys.py); the stored copy keeps it checked where there is none."""
 
 import json
@@ -13,7 +13,7 @@ import torch
 from comfy import latent_formats, model_base, model_patcher, patcher_extension, supported_models_base, utils
 from comfy_api.latest import InputImpl, io, ui
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
-from comfyui_sana_video.standalone import DOUBLE, use_double
+from comfyui_sana_video.standalone import FAKE_COMFY, use_fake_comfy
 
 STORED = Path(__file__).parent / "object_info.json"
 
@@ -23,11 +23,11 @@ def test_object_info_is_the_real_one(toy_classes):
     assert found == json.loads(STORED.read_text(encoding="utf-8"))
 
 
-def test_use_double_is_idempotent_and_gives_way(monkeypatch):
-    assert use_double()
-    assert sys.path.count(DOUBLE) == 1
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != DOUBLE])
-    assert not use_double()  # comfy_api is imported: from now on somebody else's
+def test_use_fake_comfy_is_idempotent_and_gives_way(monkeypatch):
+    assert use_fake_comfy()
+    assert sys.path.count(FAKE_COMFY) == 1
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != FAKE_COMFY])
+    assert not use_fake_comfy()  # comfy_api is imported: from now on somebody else's
 
 
 def test_an_unknown_argument_is_refused():

@@ -4,8 +4,8 @@ from ..dispatch import by_device
 from . import reference
 from .reference import Fp8Rows
 
-fp8_product = by_device(reference.fp8_product)
+fp8_gemm = by_device(reference.fp8_gemm)
 fp8_rows = by_device(reference.fp8_rows)
 fp8_taps = by_device(reference.fp8_taps)
 
-__all__ = ["Fp8Rows", "fp8_product", "fp8_rows", "fp8_taps"]
+__all__ = ["Fp8Rows", "fp8_gemm", "fp8_rows", "fp8_taps"]

@@ -49,7 +49,7 @@ def fp8_taps(frames: Tensor) -> Fp8Rows:
     return Fp8Rows(*_launch(frames, (len(frames) - 2) * frames.shape[1], 3, between))
 
 
-def fp8_product(
+def fp8_gemm(
     rows: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
     """As in reference.py; the sums are kept in the products' own registers (fast accumulation)."""

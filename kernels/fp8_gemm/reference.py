@@ -41,7 +41,7 @@ def fp8_taps(frames: Tensor) -> Fp8Rows:
     return fp8_rows(torch.cat(taps, dim=-1).flatten(0, 1))
 
 
-def fp8_product(
+def fp8_gemm(
     rows: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
     """rows [M, K] times the transpose of weight [N, K], plus bias [N] -> [M, N] in `dtype`, or written to `out`."""

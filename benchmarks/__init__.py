@@ -1,0 +1,1 @@
+"""Measures speed, memory and quality. Not part of the installed pack."""

@@ -1,0 +1,19 @@
+"""Where ComfyUI computes, and where values between nodes lie."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import comfy.model_management
+import torch
+
+
+def device_of(patcher: Any) -> AbstractContextManager[Any]:
+    """The patcher's device as the current one, where there are several GPUs."""
+    return comfy.model_management.cuda_device_context(patcher.load_device)
+
+
+def intermediate_device() -> torch.device:
+    """Where values between nodes lie."""
+    return comfy.model_management.intermediate_device()

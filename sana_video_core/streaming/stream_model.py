@@ -1,0 +1,35 @@
+"""What a stream needs of a model."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import Family, TransformerConfig
+from ..transformer.memory import Memory
+
+
+class StreamModel(Protocol):
+    """`SanaVideo` itself, or a host's way to call it (offloaded, patched, compiled).
+
+    What `prepare_text` returns is the model's own business; it comes back as `text`.
+    """
+
+    config: TransformerConfig
+    family: Family
+    fingerprint: str | None
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> Any: ...
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, text: Any, *, memory: Memory | None, first_frame: int
+    ) -> Tensor: ...
+    def absorb(
+        self, latents: Tensor, text: Any, *, memory: Memory | None, first_frame: int, window: int | None
+    ) -> Memory: ...
+    def state_dict(self) -> dict[str, Tensor]: ...

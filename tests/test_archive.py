@@ -1,0 +1,42 @@
+"""The registry's archive: what ComfyUI's users get loads without the folders that stay out of it."""
+
+import asyncio
+import importlib
+import pkgutil
+import sys
+
+import pytest
+from conftest import load_checkout
+from support.archive import archived, unpack
+
+OUT = ("benchmarks", "command_line", "docs", "standalone", "tests", "training")
+
+
+def test_the_archive_holds_what_artists_use_and_no_server():
+    names = archived()
+    folders = {name.split("/")[0] for name in names}
+    assert not folders & {*OUT, ".github", ".ci", "Makefile"}
+    assert {"bridge", "demo", "kernels", "nodes", "sana_video_core", "web", "workflows"} <= folders
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
+    assert "web/docs/SanaVideoStart.md" in names
+    assert "workflows/00_without_downloads.json" in names
+    assert not [name for name in names if name.startswith("workflows/") and name.endswith(".py")]
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """The unpacked archive, loaded as ComfyUI loads a pack."""
+    yield load_checkout("archived", unpack(tmp_path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "archived"]:
+        del sys.modules[name]
+
+
+def test_the_archive_loads_alone(pack):
+    """Every module of it; imports inside functions point down, too, as import-linter sees to."""
+    for module in pkgutil.walk_packages(pack.__path__, "archived."):
+        if not module.name.endswith(".triton_kernel"):  # needs Triton, which is loaded on demand
+            importlib.import_module(module.name)
+    extension = asyncio.run(pack.comfy_entrypoint())
+    ids = {node.define_schema().node_id for node in asyncio.run(extension.get_node_list())}
+    assert "SanaVideoBlockSampler" in ids
+    assert all(node_id.startswith("SanaVideo") for node_id in ids)
