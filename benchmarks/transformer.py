@@ -57,14 +57,15 @@ def build(case: Case, depth: int = 20, dtype: torch.dtype = torch.bfloat16) -> t
     sizes = family.config
     torch.manual_seed(0)
     with torch.device("cuda"):
-        theirs = SanaVideoTransformer3DModel(
+        theirs: Any = SanaVideoTransformer3DModel(
             in_channels=sizes.channels,
             out_channels=sizes.channels,
             num_layers=depth,
             mlp_ratio=3.0,
             patch_size=(1, sizes.patch, sizes.patch),
             sample_size=30 if sizes.patch == 2 else 22,
-        ).to(dtype)
+        )
+    theirs.to(dtype)
     for name, parameter in theirs.named_parameters():
         scale = 0.02 if parameter.ndim == 1 or name.endswith("table") else parameter[0].numel() ** -0.5
         torch.nn.init.normal_(parameter, mean=float("norm" in name), std=scale)

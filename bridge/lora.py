@@ -54,7 +54,9 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
 
 
 def _patch_table(patcher: Any, key: str, patch: Any, strength: float, calculate: Any) -> None:
-    """A table is a bare parameter beside layers, which ComfyUI's patching skips in silence: exchange it as a whole."""
+    """A table is a bare parameter beside layers, which ComfyUI's patching skips in silence: exchange it as a
+    whole.
+    """
     table = patcher.get_model_object(key)
     weight = calculate([(strength, patch, 1.0, None, None)], table.detach().float().clone(), key)
     patcher.add_object_patch(key, torch.nn.Parameter(weight.to(table.dtype), requires_grad=False))

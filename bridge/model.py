@@ -1,7 +1,10 @@
-"""SANA-Video as a genuine ComfyUI MODEL: configuration, model class, patcher. Imported when a model is loaded.
+"""SANA-Video as a genuine ComfyUI MODEL: configuration, model class, patcher.
 
-ComfyUI owns the weights: its layer classes cast, offload and patch them, its patcher moves them. All clones of a patcher
-share one inner module, so nobody may keep that module between two runs (stream_model.py asks for it in every call).
+Imported when a model is loaded.
+
+ComfyUI owns the weights: its layer classes cast, offload and patch them, its patcher moves them. All clones
+of a patcher share one inner module, so nobody may keep that module between two runs (stream_model.py asks for
+it in every call).
 """
 
 from __future__ import annotations
@@ -36,10 +39,11 @@ NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's co
 
 @contextmanager
 def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, for a while.
+    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, for a
+    while.
 
-    What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and the next
-    but one layer would overwrite it.
+    What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and
+    the next but one layer would overwrite it.
     """
     weights: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
     weight, bias, stream = weights
@@ -61,7 +65,8 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md says how it was measured
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        # not the checkpoint itself: a configuration lives as long as the model, and would keep the file's tensors alive
+        # not the checkpoint itself: a configuration lives as long as the model, and would keep the file's
+        # tensors alive
         arguments = {
             "sizes": checkpoint.config,
             "family": checkpoint.family,
@@ -138,7 +143,10 @@ class SanaVideoModule(SanaVideo):
         transformer_options: dict[str, Any] = {},  # noqa: B006  ComfyUI's own signature; read only
         **extra: Any,
     ) -> Any:
-        """The velocity of x [B, C, F, H, W]; with a `stream` call, what that returns. Nodes' wrappers run around it."""
+        """The velocity of x [B, C, F, H, W]; with a `stream` call, what that returns.
+
+        Nodes' wrappers run around it.
+        """
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )
@@ -170,7 +178,9 @@ def _mask_for(context: Tensor, mask: Tensor | None) -> Tensor | None:
 
 
 class SanaVideoModel(comfy.model_base.BaseModel):
-    """Flow matching (v = noise - clean), text with its mask, and frames that stay as they are (image-to-video)."""
+    """Flow matching (v = noise - clean), text with its mask, and frames that stay as they are
+    (image-to-video).
+    """
 
     diffusion_model: SanaVideoModule
 
@@ -199,9 +209,13 @@ class SanaVideoModel(comfy.model_base.BaseModel):
         return latent_image
 
 
-def _keep_frames(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Any, denoise_mask: Any = None,
-                 *args: Any, **kwargs: Any) -> Tensor:  # fmt: skip
-    """Around a whole sampling: kept frames come out untouched, also where a sampler's last step is no clean estimate."""
+def _keep_frames(
+    executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Any, denoise_mask: Any = None,
+    *args: Any, **kwargs: Any,
+) -> Tensor:  # fmt: skip
+    """Around a whole sampling: kept frames come out untouched, also where a sampler's last step is no clean
+    estimate.
+    """
     samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
     if denoise_mask is None:
         return samples
@@ -223,9 +237,9 @@ def load_patcher(
 ) -> Any:
     """A MODEL of the transformer in a file; dtype and device are ComfyUI's choice.
 
-    `kernels` is a name in config.BACKENDS, `precision` one in config.PRECISIONS; what cannot run raises InputError.
-    `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a patcher that moves it
-    whole.
+    `kernels` is a name in config.BACKENDS, `precision` one in config.PRECISIONS; what cannot run raises
+    InputError. `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a
+    patcher that moves it whole.
     """
     management = comfy.model_management
     checkpoint = read_checkpoint(path, family=family)

@@ -13,7 +13,10 @@ from ..sana_video_core.streaming.state import StreamState
 
 
 class DemoLatents(comfy.latent_formats.Wan21):
-    """Wan's channels, means and deviations, but not its colours. The weights are fitted by `training/previews.py`."""
+    """Wan's channels, means and deviations, but not its colours.
+
+    The weights are fitted by `training/previews.py`.
+    """
 
     latent_rgb_factors = [  # noqa: RUF012  what ComfyUI's previewer expects
         [-0.2218, -0.5703, 0.5812],

@@ -18,7 +18,9 @@ def interrupted() -> bool:
 
 
 def callbacks(chunks: int, steps: int, patcher: Any = None) -> Callbacks:
-    """One progress bar over `chunks` x `steps`; with a MODEL, previews of its newest latent frame, as ComfyUI is set."""
+    """One progress bar over `chunks` x `steps`; with a MODEL, previews of its newest latent frame, as ComfyUI
+    is set.
+    """
     bar = comfy.utils.ProgressBar(chunks * steps)
     previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
 

@@ -65,14 +65,18 @@ class HostedTextEncoder:
 
 
 class ClipTextEncoder:
-    """ComfyUI's CLIP of type pixeldit: the same Gemma-2. Its own node puts the system prompt before negatives, too."""
+    """ComfyUI's CLIP of type pixeldit: the same Gemma-2.
+
+    Its own node puts the system prompt before negatives, too.
+    """
 
     def __init__(self, clip: Any) -> None:
         tokenizer = _pixeldit("PixelDiTGemma2Tokenizer")
         if tokenizer is None or not isinstance(clip.tokenizer, tokenizer):
             raise InputError(
-                f"This CLIP was loaded for another model ({type(clip.tokenizer).__name__}). SANA-Video reads text with "
-                "Gemma-2: choose the type pixeldit in Load CLIP, or use Load SANA-Video Text Encoder."
+                f"This CLIP was loaded for another model ({type(clip.tokenizer).__name__}). SANA-Video reads "
+                "text with Gemma-2: choose the type pixeldit in Load CLIP, or use Load SANA-Video Text "
+                "Encoder."
             )
         self.clip = clip
 
@@ -85,7 +89,8 @@ class ClipTextEncoder:
         self, prompts: str, *, system_prompt: str | None, motion_score: int | None
     ) -> tuple[Tensor, Tensor]:
         gemma = self.clip.tokenizer.gemma2_2b
-        # as in TextEncoder.encode: one token of the system prompt melts into the first word, one is the text's beginning
+        # as in TextEncoder.encode: one token of the system prompt melts into the first word, one is the
+        # text's beginning
         length = TOKENS + (len(gemma.tokenizer(system_prompt)["input_ids"]) - 2 if system_prompt else 0)
         whole = (system_prompt or "") + prompts.strip() + motion_suffix(motion_score)
         row = gemma.tokenize_with_weights(whole, disable_weights=True, min_length=length)[0][:length]
@@ -118,12 +123,13 @@ def encoder_of(value: Any) -> HostedTextEncoder | ClipTextEncoder:
     if isinstance(value, comfy.sd.CLIP):
         return ClipTextEncoder(value)
     raise InputError(
-        f"A {type(value).__name__} was connected as text encoder; connect Load SANA-Video Text Encoder or Load CLIP."
+        f"A {type(value).__name__} was connected as text encoder; connect Load SANA-Video Text Encoder or "
+        "Load CLIP."
     )
 
 
 def _pixeldit(name: str) -> Any:
-    """A name of ComfyUI's PixelDiT text encoder, or None where there is none (its text is read, not copied)."""
+    """A name of ComfyUI's PixelDiT text encoder, or None where it has none (read, not copied)."""
     try:
         return getattr(importlib.import_module(PIXELDIT), name, None)
     except ImportError:
@@ -134,8 +140,8 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
     """A CONDITIONING as a prompt of the core. Raises InputError unless it is one entry."""
     if len(conditioning) != 1:
         raise InputError(
-            f"This CONDITIONING has {len(conditioning)} entries; a stream follows one prompt at a time. Connect one "
-            "text encode node, and chain block samplers for more prompts."
+            f"This CONDITIONING has {len(conditioning)} entries; a stream follows one prompt at a time. "
+            "Connect one text encode node, and chain block samplers for more prompts."
         )
     embeddings, extra = conditioning[0]
     mask = extra.get("attention_mask")

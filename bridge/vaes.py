@@ -22,8 +22,8 @@ from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .progress import interrupted
 
-# Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's activations.
-# Measured on full-size weights, docs/log.md.
+# Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's
+# activations. Measured on full-size weights, docs/log.md.
 DECODE_BYTES = 480_000
 
 logger = logging.getLogger("sana_video")
@@ -53,7 +53,8 @@ class HostedVae:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles and continued where it stopped.
+        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles and continued where it
+        stopped.
 
         So `pieces` has to yield them again when it is asked again, as the core's decoders' do.
         """
@@ -93,9 +94,9 @@ class CoreVae:
         network = vae.first_stage_model
         if not isinstance(network, CoreWanVAE) or vae.latent_channels != self.spec.channels:
             raise InputError(
-                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; these latents need the "
-                f"{self.spec.name} VAE ({self.spec.channels} channels). Connect that one (the 720p family decodes with "
-                "ComfyUI's VAE Decode)."
+                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; these "
+                f"latents need the {self.spec.name} VAE ({self.spec.channels} channels). Connect that one "
+                "(the 720p family decodes with ComfyUI's VAE Decode)."
             )
         self.vae, self.device, self.patcher = vae, vae.device, vae.patcher
 

@@ -74,7 +74,8 @@ def _transformer(path: Path) -> str:
         f"{path.name}: a SANA-Video transformer ({checkpoint.source})",
         f"family       {checkpoint.family.name}: {checkpoint.family.title}",
         f"parameters   {count:,} in {len(tensors)} tensors, {', '.join(dtypes)}",
-        f"sizes        {config.depth} blocks, width {config.width}, {config.heads} heads of {config.head_dim}",
+        f"sizes        {config.depth} blocks, width {config.width}, "
+        f"{config.heads} heads of {config.head_dim}",
         f"latents      {config.channels} channels, patches of {config.patch} x {config.patch}",
         f"instruction  {'in the file' if checkpoint.system_prompt else 'not in the file'}",
         f"fingerprint  {weights_fingerprint(tensors)}",
@@ -85,5 +86,5 @@ def _transformer(path: Path) -> str:
 def _vae(path: Path) -> str:
     vae = load_vae(path)
     count = sum(parameter.numel() for parameter in vae.parameters())
-    dtype = next(vae.parameters()).dtype
-    return f"{path.name}: a {vae.spec.name} VAE, base width {vae.config.base_width}, {count:,} parameters, {dtype}"
+    sizes = f"base width {vae.config.base_width}, {count:,} parameters, {next(vae.parameters()).dtype}"
+    return f"{path.name}: a {vae.spec.name} VAE, {sizes}"

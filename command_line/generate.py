@@ -1,4 +1,7 @@
-"""`generate`: prompts to an mp4. Text, transformer and VAE have the device one after the other, never together."""
+"""`generate`: prompts to an mp4.
+
+Text, transformer and VAE have the device one after the other, never together.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,8 @@ def generate(options: Namespace) -> int:
 
 def _out_of_memory(options: Namespace) -> str:
     return (
-        f"{options.device} ran out of memory. Try a smaller --size, --tile 32 for the VAE, --sequential for guidance, or "
-        "--device cpu."
+        f"{options.device} ran out of memory. Try a smaller --size, --tile 32 for the VAE, --sequential for "
+        "guidance, or --device cpu."
     )
 
 
@@ -80,8 +83,8 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
         options.video or options.state_in or options.state_out or options.window or len(options.prompts) > 1
     ):
         raise InputError(
-            f"{family.title} makes one clip from one prompt and has no state. Streams need LongSANA (or --family longsana_480p, "
-            "if this file is one)."
+            f"{family.title} makes one clip from one prompt and has no state. Streams need LongSANA (or "
+            "--family longsana_480p, if this file is one)."
         )
     suffixes = (".mp4",) if family.vae.built_in else (".latent", ".mp4")
     if options.out.suffix.lower() not in suffixes:
@@ -136,8 +139,8 @@ def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
         check_fits(state, model, height=options.size[1], width=options.size[0])
     if options.window is not None and options.window != state.identity.window:
         raise InputError(
-            f"This state was started with {state.identity.window or 'no'} --window, but {options.window} was given. A stream "
-            "keeps its window: leave --window away, or start a new one."
+            f"This state was started with {state.identity.window or 'no'} --window, but {options.window} was "
+            "given. A stream keeps its window: leave --window away, or start a new one."
         )
     return state
 

@@ -1,4 +1,6 @@
-"""Which models a command uses, and the prompts encoded by them: one model at a time, so that small machines do."""
+"""Which models a command uses, and the prompts encoded by them: one model at a time, so that small machines
+do.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def choose_models(options: Namespace) -> Models:
     if options.model is None:
         if options.text_encoder or options.vae:
             raise InputError(
-                "--text-encoder and --vae were given without --model. Give all three, or none for the demo set."
+                "--text-encoder and --vae were given without --model. Give all three, or none for the demo "
+                "set."
             )
         demo = demo_set()
         paths = (demo.transformer, demo.text_encoder, demo.vae)
@@ -45,7 +48,8 @@ def choose_models(options: Namespace) -> Models:
         paths = (options.model, options.text_encoder or whole, options.vae or whole)
         if paths[1] is None:
             raise InputError(
-                "--text-encoder is missing. Give the folder of Gemma-2-2B-it, or as --model a whole diffusers pipeline folder."
+                "--text-encoder is missing. Give the folder of Gemma-2-2B-it, or as --model a whole "
+                "diffusers pipeline folder."
             )
     return Models(*paths, *_place(options))  # pyright: ignore[reportArgumentType]
 

@@ -64,13 +64,15 @@ def write_latents(options: Namespace, latents: Tensor) -> None:
         {"prompt": options.prompts[0]},
     )
     print(
-        f"wrote {path}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. Load them there with Load Latent "
-        "and decode them with the LTX-2 VAE."
+        f"wrote {path}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. Load them "
+        "there with Load Latent and decode them with the LTX-2 VAE."
     )
 
 
 def _write_video(options: Namespace, frames: Iterable[Tensor], total: int, metadata: dict) -> None:
-    """`total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come; every so many also to the contact sheet."""
+    """`total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come; every so many also to the contact
+    sheet.
+    """
     stride = -(-total // SHEET_FRAMES)
     sheet: list[tuple[str, Tensor]] = []
     with VideoWriter(options.out, fps=options.fps, metadata=metadata) as writer:

@@ -83,7 +83,7 @@ def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
 
 
 async def _follow(
-    socket: aiohttp.ClientWebSocketResponse, prompt_id: str, prompt: Prompt, console: Console
+    socket: aiohttp.ClientWebSocketResponse[Any], prompt_id: str, prompt: Prompt, console: Console
 ) -> None:
     """Show what the server reports of our prompt, until it is done."""
     async for message in socket:

@@ -1,8 +1,8 @@
 """Which version of an operation runs, and why not the other one.
 
 auto takes Triton where it can run. reference is the plain version, everywhere. triton, asked for by name,
-says what is missing. The environment variable SANA_VIDEO_KERNELS stands in for auto. fp8, asked for by name too, is
-a precision of the GEMMs between Triton kernels.
+says what is missing. The environment variable SANA_VIDEO_KERNELS stands in for auto. fp8, asked for by name,
+too, is a precision of the GEMMs between Triton kernels.
 """
 
 from __future__ import annotations

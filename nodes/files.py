@@ -35,14 +35,15 @@ TRANSFORMER = Kind(
 TEXT_ENCODER = Kind(
     "text_encoders",
     "the text encoder Gemma-2-2B-it",
-    "it is Comfy-Org/PixelDiT on Hugging Face, file text_encoders/gemma_2_2b_it_elm_bf16.safetensors, or the whole folder "
-    "of google/gemma-2-2b-it",
+    "it is Comfy-Org/PixelDiT on Hugging Face, file text_encoders/gemma_2_2b_it_elm_bf16.safetensors, or "
+    "the whole folder of google/gemma-2-2b-it",
     "text_encoder",
 )
 VAE = Kind(
     "vae",
     "the Wan 2.1 VAE",
-    "it is Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face, file split_files/vae/wan_2.1_vae.safetensors",
+    "it is Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face, "
+    "file split_files/vae/wan_2.1_vae.safetensors",
     "vae",
 )
 LORA = Kind("loras", "a LoRA for SANA-Video", "a file of your own", "")
@@ -63,7 +64,10 @@ def _model_folders(folder: str) -> Iterator[str]:
 
 
 def path_of(kind: Kind, name: str) -> Path:
-    """Where a chosen file or folder lies. Raises FileError, which names the folder, the file and where it is published."""
+    """Where a chosen file or folder lies.
+
+    Raises FileError, which names the folder, the file and where it is published.
+    """
     if kind.demo and name == DEMO:
         from ..demo.model_set import demo_set
 
@@ -80,7 +84,8 @@ def path_of(kind: Kind, name: str) -> Path:
             if (Path(base) / name / "config.json").is_file():
                 return Path(base) / name
     raise FileError(
-        f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. Put it there ({kind.published}), "
+        f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. Put it there "
+        f"({kind.published}), "
         + (
             "press R to refresh the lists, or choose “demo (built in)”."
             if kind.demo
@@ -120,7 +125,10 @@ def saved_states() -> list[str]:
 
 
 def saved_state(name: str) -> Path:
-    """The path of a name that `saved_states` gives. Raises FileError for one outside of these folders, or gone."""
+    """The path of a name that `saved_states` gives.
+
+    Raises FileError for one outside of these folders, or gone.
+    """
     try:
         path = Path(folder_paths.get_annotated_filepath(name))
     except ValueError as error:
@@ -129,7 +137,8 @@ def saved_state(name: str) -> Path:
         ) from error
     if not path.is_file():
         raise FileError(
-            f"There is no saved state “{name}”. Save State writes them to output/{STATES}; press R to refresh the list."
+            f"There is no saved state “{name}”. Save State writes them to output/{STATES}; press R to "
+            "refresh the list."
         )
     return path
 
@@ -154,7 +163,9 @@ def new_file(prefix: str, suffix: str) -> Path:
 
 
 def state_prefix(prefix: str) -> str:
-    """A prefix under `STATES`, where Load State looks; one that leads elsewhere is left for `new_file` to refuse."""
+    """A prefix under `STATES`, where Load State looks; one that leads elsewhere is left for `new_file` to
+    refuse.
+    """
     parts = Path(prefix.strip()).parts
     elsewhere = not parts or ".." in parts or Path(prefix).is_absolute()
     return prefix if elsewhere or (parts[0] == STATES and len(parts) > 1) else f"{STATES}/{prefix.strip()}"

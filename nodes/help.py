@@ -1,4 +1,4 @@
-"""Descriptions and tooltips are read from the help pages in web/docs, so that ComfyUI never shows two truths."""
+"""Descriptions and tooltips come from the help pages in web/docs, so that ComfyUI shows one truth."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ class Page(NamedTuple):
 def page(node_id: str) -> Page:
     """The parts of a help page that a schema needs: title, first paragraph, and both tables."""
     text = (PAGES / f"{node_id}.md").read_text(encoding="utf-8")
-    title, paragraph = re.match(r"# (.+)\n\n((?:.+\n)+)", text).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    head = re.match(r"# (.+)\n\n((?:.+\n)+)", text)
+    assert head is not None, f"{node_id}.md begins with a title and a paragraph"
     tables = [dict(re.findall(r"^\| (\w+) \| (.+) \|$", part, re.M)) for part in text.split("\n## ")[1:3]]
-    return Page(title, " ".join(paragraph.split()), *tables)
+    return Page(head[1], " ".join(head[2].split()), *tables)
 
 
 def schema(node_id: str, category: str, inputs: list[Any], outputs: list[Any], **options: Any) -> io.Schema:
-    """A Schema with the words of the node's help page. Raises KeyError for an input or output that the page leaves out."""
+    """A Schema with the words of the node's help page.
+
+    Raises KeyError for an input or output that the page leaves out.
+    """
     words = page(node_id)
     for item in inputs:
         item.tooltip = words.inputs[item.id]

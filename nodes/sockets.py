@@ -19,7 +19,8 @@ Vae = io.Custom("SANA_VAE")  # carries a vaes.HostedVae
 class SocketState(NamedTuple):
     """The value of a SANA_STATE socket. ComfyUI hands one object to every consumer, and nobody writes to it.
 
-    `tensors` are the state's own, listed once more: ComfyUI's memory accounting looks into tuples, not into classes.
+    `tensors` are the state's own, listed once more: ComfyUI's memory accounting looks into tuples, not into
+    classes.
     """
 
     state: StreamState

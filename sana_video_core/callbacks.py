@@ -13,7 +13,10 @@ if TYPE_CHECKING:  # the command line starts without torch
 
 
 class Progress(NamedTuple):
-    """Where the work is after one model call. Steps and chunks count from 1; `step` runs over all calls of a chunk."""
+    """Where the work is after one model call.
+
+    Steps and chunks count from 1; `step` runs over all calls of a chunk.
+    """
 
     chunk: int
     chunks: int
@@ -33,8 +36,9 @@ def _no_report(progress: Progress) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """`cancelled` is asked before every model call (it may also raise the host's own exception); `progress` is
-    called after every one."""
+    """`cancelled` is asked before every model call (it may also raise the host's own exception); `progress`
+    is called after every one.
+    """
 
     cancelled: Callable[[], bool] = _never_cancelled
     progress: Callable[[Progress], None] = _no_report

@@ -1,8 +1,8 @@
 """What the published models are: sizes of the network, and the rules of each family.
 
 Sources: the yaml files in configs/sana_video_config of the original repository, and its model constructors.
-Sizes (`TransformerConfig`) can be read off a checkpoint's tensors; the rules (`Family`) cannot: the weights of
-a block-causal model carry the same names and shapes as those of a bidirectional one.
+Sizes (`TransformerConfig`) can be read off a checkpoint's tensors; the rules (`Family`) cannot: the weights
+of a block-causal model carry the same names and shapes as those of a bidirectional one.
 """
 
 from __future__ import annotations

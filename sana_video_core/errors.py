@@ -1,4 +1,7 @@
-"""Every error that a person can cause. Each message is a sentence: what was given, what is possible, what to do."""
+"""Every error that a person can cause.
+
+Each message is a sentence: what was given, what is possible, what to do.
+"""
 
 
 class SanaVideoError(Exception):

@@ -34,7 +34,7 @@ class LatentGrid(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How a VAE and a patch size turn pixels into latents and tokens: strides in time and space, patch side."""
+    """How pixels become latents and tokens: the VAE's strides in time and space, the patch side."""
 
     time: int
     space: int
@@ -42,7 +42,7 @@ class Compression:
 
     @property
     def multiple(self) -> int:
-        """Height and width have to be multiples of this many pixels (16 with the Wan VAE, 32 with LTX-2's)."""
+        """Height and width are multiples of so many pixels (16 with the Wan VAE, 32 with LTX-2's)."""
         return self.space * self.patch
 
     def grid(self, height: int, width: int) -> LatentGrid:
@@ -62,12 +62,13 @@ class Compression:
         return grid.rows * self.space, grid.columns * self.space
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a clip of `frames` frames, which has to be a multiple of the time stride plus one."""
+        """Latent frames of a clip of `frames` frames: a multiple of the time stride, plus one."""
         if frames < 1 or (frames - 1) % self.time:
             below = max(1, (frames - 1) // self.time * self.time + 1)
             near = f"{below}" if frames < 1 else f"{below} or {below + self.time}"
             raise InputError(
-                f"A clip of {frames} frames is not possible: the count has to be {self.time}n + 1. Try {near}."
+                f"A clip of {frames} frames is not possible: the count has to be {self.time}n + 1. Try "
+                f"{near}."
             )
         return (frames - 1) // self.time + 1
 
@@ -124,7 +125,7 @@ class ChunkRule:
         if position + sum(plan) > self.limit:
             room = max(0, self.limit - position)
             raise InputError(
-                f"This scene holds {position} latent frames and {sum(plan)} more were asked for, but the model "
-                f"knows positions up to {self.limit}. There is room for {room} more; then start a new scene "
-                "(on prompt change: cut)."
+                f"This scene holds {position} latent frames and {sum(plan)} more were asked for, but the "
+                f"model knows positions up to {self.limit}. There is room for {room} more; then start a new "
+                "scene (on prompt change: cut)."
             )

@@ -1,6 +1,6 @@
 """Typical mistakes of a port, each made on purpose in a copy of the pack: at least one check has to notice.
 
-A mutation is (file, text, what it becomes). The text has to stand there exactly once, so the list cannot rot silently.
+A mutation is (file, text, replacement). The text has to occur exactly once, so the list cannot rot silently.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ MUTATIONS = {
     "norm within each head": (
         MODEL,
         f"{CORE}/transformer/layers.py",
-        "q = _split_heads(self.q_norm(linear(self.q_linear, x)), self.head_dim)",
-        "q = _split_heads(self.q_linear(x) / self.q_linear(x).unflatten(-1, (-1, self.head_dim)).square().mean(-1)"
-        ".sqrt().repeat_interleave(self.head_dim, -1) * self.q_norm.weight, self.head_dim)",
+        "q = _split_heads(self.q_norm(queries), self.head_dim)",
+        "q = _split_heads(queries / queries.unflatten(-1, (-1, self.head_dim)).square().mean(-1).sqrt()"
+        ".repeat_interleave(self.head_dim, -1) * self.q_norm.weight, self.head_dim)",
     ),
     "keys and values swapped": (
         MODEL,
@@ -170,7 +170,12 @@ MUTATIONS = {
         "self.cross_attn(self.norm2(x), text, text_bias)",
     ),
     # caption and patches
-    "GELU kind": (MODEL, f"{CORE}/transformer/model.py", 'approximate="tanh"', 'approximate="none"'),
+    "GELU kind": (
+        MODEL,
+        f"{CORE}/transformer/embedders.py",
+        'approximate="tanh"',
+        'approximate="none"',
+    ),
     "channels slowest in a patch": (
         MODEL,
         f"{CORE}/transformer/model.py",
@@ -225,8 +230,8 @@ MUTATIONS = {
     "memory not added to": (
         MODEL,
         f"{CORE}/transformer/memory.py",
-        "SumMemory(*(self.past + own), tail)",
-        "SumMemory(*own, tail)",
+        "SumMemory(*(self.past + contribution.sums), contribution.tail)",
+        "SumMemory(*contribution.sums, contribution.tail)",
     ),
     "window one too long": (
         MODEL,
@@ -263,8 +268,8 @@ MUTATIONS = {
     "guidance the wrong way round": (
         MODEL,
         f"{CORE}/sampling/one_shot.py",
-        "return apart + sampling.cfg * (together - apart)",
-        "return together + sampling.cfg * (apart - together)",
+        "return uncond + sampling.cfg * (cond - uncond)",
+        "return cond + sampling.cfg * (uncond - cond)",
     ),
     "image at the timestep of the rest": (
         MODEL,
@@ -300,14 +305,14 @@ MUTATIONS = {
     "noise counted from the chunk": (
         STREAM,
         f"{CORE}/streaming/chunk_runner.py",
-        "first = state.latent_frames",
-        "first = 0",
+        "first = state.identity, state.latent_frames",
+        "first = state.identity, 0",
     ),
     "noise counted from the scene": (
         STREAM,
         f"{CORE}/streaming/chunk_runner.py",
-        "first = state.latent_frames",
-        "first = state.position",
+        "first = state.identity, state.latent_frames",
+        "first = state.identity, state.position",
     ),
     "one seed for all rows": (
         STREAM,
@@ -324,8 +329,8 @@ MUTATIONS = {
     "recache from the newest memory": (
         STREAM,
         f"{CORE}/streaming/chunk_runner.py",
-        "memory_to(state.memory_before, self.device)",
-        "memory_to(state.memory, self.device)",
+        "memory_to(state.memory_before, device)",
+        "memory_to(state.memory, device)",
     ),
     "recache at the wrong position": (
         STREAM,
@@ -342,8 +347,8 @@ MUTATIONS = {
     "primed latents shared with the caller": (
         STREAM,
         f"{CORE}/streaming/stream.py",
-        "kept = piece.clone().to(park)",
-        "kept = piece.to(park)",
+        "kept = piece.clone().to(device)",
+        "kept = piece.to(device)",
     ),
     "ten latent frames first": (
         STREAM,
@@ -414,7 +419,7 @@ MUTATIONS = {
     ),
     "deviations as a factor": (
         VAE,
-        f"{CORE}/vae/wan_vae.py",
+        f"{CORE}/vae/statistics.py",
         "- means) / deviations",
         "- means) * deviations",
     ),
@@ -433,7 +438,7 @@ def test_mistake_is_noticed(name, tmp_path):
 
 @pytest.mark.parametrize("kind", CHECKS)
 def test_the_unchanged_copy_passes(kind, tmp_path):
-    """Without this, a copy that cannot even be imported would pass for a mistake that is noticed."""
+    """Without this, a copy that cannot even be imported would count as a noticed mistake."""
     line = "THETA = 10000.0"
     pack = mutant(tmp_path, f"unchanged_{kind}", f"{CORE}/transformer/positions.py", line, line)
     try:
@@ -444,7 +449,7 @@ def test_the_unchanged_copy_passes(kind, tmp_path):
 
 
 def _fails(check, pack: Pack) -> bool:
-    """True when a check's own assertion fails. Any other error is the mutation's fault and is shown."""
+    """True when one of the check's assertions fails. Any other error is the mutation's fault and is raised."""
     try:
         check(pack)
     except AssertionError:

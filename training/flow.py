@@ -78,7 +78,7 @@ def draw_levels(batch: int, chunks: int, generator: torch.Generator, device: tor
 
     grid = torch.tensor(GRID, device=device)[(uniform(batch, chunks) * len(GRID)).long()]
     u = uniform(batch, chunks) * 0.98 + 0.02
-    anywhere = warp(u, 4.0)
+    anywhere = warp(u, 4.0)  # pyright: ignore[reportArgumentType]  it is elementwise on tensors, too
     levels = torch.where(uniform(batch, chunks) < 0.5, grid, anywhere)
     same = uniform(batch, 1) < 0.5
     levels = torch.where(same, levels[:, :1].expand_as(levels), levels).sort(dim=1).values

@@ -1,8 +1,9 @@
-"""Checkpoints: recognise a file, bring its names to the original's, read its sizes off its tensors, load strictly.
+"""Checkpoints: recognise a file, bring its names to the original's, read its sizes off its tensors, load
+strictly.
 
-Formats: the original .pth, training dumps (.pt), diffusers folders, and our own single safetensors file, whose metadata
-holds the config. The weights cannot tell a block-causal model from a bidirectional one, nor the size of a head; both come
-from arguments, metadata, or a config.json.
+Formats: the original .pth, training dumps (.pt), diffusers folders, and our own single safetensors file,
+whose metadata holds the config. The weights cannot tell a block-causal model from a bidirectional one, nor
+the size of a head; both come from arguments, metadata, or a config.json.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def load_transformer(
 ) -> SanaVideo:
     """The transformer in a file or a diffusers folder. `dtype` None keeps the file's.
 
-    `config` is a diffusers-style config.json (path or mapping); `family` one of config.FAMILIES. Raises FileError or
-    InputError with a sentence for anything that is not a complete SANA-Video checkpoint.
+    `config` is a diffusers-style config.json (path or mapping); `family` one of config.FAMILIES. Raises
+    FileError or InputError with a sentence for anything that is not a complete SANA-Video checkpoint.
     """
     checkpoint = read_checkpoint(path, config=config, family=family)
     with torch.device("meta"):
@@ -119,8 +120,8 @@ def load_vae(
     tensors = canonical_vae(without_prefix(tensors))
     if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
         raise FileError(
-            f"“{path.name}” isn't a Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). Use wan_2.1_vae.safetensors, "
-            "Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
+            f"“{path.name}” isn't a Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). Use "
+            "wan_2.1_vae.safetensors, Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
         )
     empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
     if empty:
@@ -140,7 +141,9 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
 
 
 def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
-    """Raises FileError unless the tensors are the module's parameters, by name and shape, and of a float type."""
+    """Raises FileError unless the tensors are the module's parameters, by name and shape, and of a float
+    type.
+    """
     expected = module.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     extra = sorted(tensors.keys() - expected.keys())
@@ -151,24 +154,26 @@ def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path,
             if names
         ]
         raise FileError(
-            f"“{path.name}” isn't a complete {what}: {' and '.join(parts)}. Use the whole published file, not a part or a "
-            "LoRA."
+            f"“{path.name}” isn't a complete {what}: {' and '.join(parts)}. Use the whole published file, "
+            "not a part or a LoRA."
         )
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise FileError(
-                f"“{path.name}”: {name} holds values of type {str(tensor.dtype).removeprefix('torch.')}. A quantized "
-                "file is not supported: use one in float32, float16, bfloat16 or float8."
+                f"“{path.name}”: {name} holds values of type {str(tensor.dtype).removeprefix('torch.')}. A "
+                "quantized file is not supported: use one in float32, float16, bfloat16 or float8."
             )
         if tensor.shape != expected[name].shape:
             raise FileError(
-                f"“{path.name}”: {name} has shape {list(tensor.shape)}, but the {what} that its other tensors describe has "
-                f"{list(expected[name].shape)}. The file is damaged or of another model."
+                f"“{path.name}”: {name} has shape {list(tensor.shape)}, but the {what} that its other "
+                f"tensors describe has {list(expected[name].shape)}. The file is damaged or of another model."
             )
 
 
 def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Tensors, metadata, and the config.json beside them, of a file, a diffusers folder, or a whole pipeline's."""
+    """Tensors, metadata, and the config.json beside them, of a file, a diffusers folder, or a whole
+    pipeline's.
+    """
     if _is_folder(path):
         folder = path / part if _is_folder(path / part) else path
         return read_parts(folder), {}, read_json(folder / "config.json") or {}
@@ -199,8 +204,8 @@ def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, An
         return {}
     if metadata[FORMAT] != str(VERSION):
         raise FileError(
-            f"“{path.name}” is a checkpoint of format {metadata[FORMAT]}; this version of the pack reads format {VERSION}. "
-            "Update the pack."
+            f"“{path.name}” is a checkpoint of format {metadata[FORMAT]}; this version of the pack reads "
+            f"format {VERSION}. Update the pack."
         )
     content = parse_json(metadata.get("config", ""), path, "config")
     if not isinstance(content, dict):
@@ -218,8 +223,8 @@ def _sizes(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path
     head = _whole_number(entries, "attention_head_dim", path)
     if head is None and width % PUBLISHED_HEAD:
         raise FileError(
-            f"“{path.name}” does not say its head size, and its width {width} is not a multiple of the published "
-            f"{PUBLISHED_HEAD}. Put the model's config.json beside it, or give one (--config)."
+            f"“{path.name}” does not say its head size, and its width {width} is not a multiple of the "
+            f"published {PUBLISHED_HEAD}. Put the model's config.json beside it, or give one (--config)."
         )
     head = PUBLISHED_HEAD if head is None else head
     cross_head = _whole_number(entries, "cross_attention_head_dim", path)
@@ -240,8 +245,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> t
     if name not in tensors or tensors[name].ndim != axes:
         problem = f"has {tensors[name].ndim} axes instead of {axes}" if name in tensors else "is missing"
         raise FileError(
-            f"“{path.name}” isn't a complete SANA-Video transformer: {name} {problem}. Use the whole published file of a "
-            "video model."
+            f"“{path.name}” isn't a complete SANA-Video transformer: {name} {problem}. Use the whole "
+            "published file of a video model."
         )
     return tuple(tensors[name].shape)
 
@@ -251,8 +256,8 @@ def _whole_number(entries: Mapping[str, Any], key: str, path: Path) -> int | Non
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise InputError(
-        f"The config for “{path.name}” says {key}: {value!r}, which isn't a whole number (the published models have "
-        f"{PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
+        f"The config for “{path.name}” says {key}: {value!r}, which isn't a whole number (the published "
+        f"models have {PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
     )
 
 
@@ -269,8 +274,9 @@ def _family(name: object, entries: Mapping[str, Any], sizes: TransformerConfig, 
         family = FAMILIES["longsana_480p" if known_causal or named_causal else "sana_video_480p"]
     if (sizes.channels, sizes.patch) != (family.config.channels, family.config.patch):
         raise InputError(
-            f"“{path.name}” has {sizes.channels} latent channels in patches of {sizes.patch}, but the family {family.name} has "
-            f"{family.config.channels} in patches of {family.config.patch}. Choose the family that belongs to this file."
+            f"“{path.name}” has {sizes.channels} latent channels in patches of {sizes.patch}, but the family "
+            f"{family.name} has {family.config.channels} in patches of {family.config.patch}. Choose the "
+            "family that belongs to this file."
         )
     return family
 
@@ -283,8 +289,8 @@ def _source(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def _not_ours(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return (
-        f"“{path.name}” isn't a SANA-Video transformer: it has {len(tensors)} tensors{_examples(tensors)}. Use the original "
-        ".pth, a diffusers transformer folder, or a file made by `sana-video convert`."
+        f"“{path.name}” isn't a SANA-Video transformer: it has {len(tensors)} tensors{_examples(tensors)}. "
+        "Use the original .pth, a diffusers transformer folder, or a file made by `sana-video convert`."
     )
 
 

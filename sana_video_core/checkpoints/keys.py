@@ -1,7 +1,7 @@
 """Key names: every spelling of a checkpoint, brought to the original's. Data first, then the functions.
 
-The original fuses q, k, v (and k, v of the cross-attention) into one tensor; diffusers keeps them apart or, after
-`fuse_qkv_projections`, fuses them under its own names. No tensor is ever transposed.
+The original fuses q, k, v (and k, v of the cross-attention) into one tensor; diffusers keeps them apart or,
+after `fuse_qkv_projections`, fuses them under its own names. No tensor is ever transposed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ TOP_CONVOLUTION = re.compile(r"^(conv1|conv2|encoder\.conv1|decoder\.conv1)\.")
 
 
 def canonical_transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Transformer tensors of any spelling under the original's names, fused; what no model uses is dropped."""
+    """Transformer tensors of any spelling under the original's names, fused; unused ones are dropped."""
     renamed = {_renamed(name, TRANSFORMER_NAMES): tensor for name, tensor in without_prefix(tensors).items()}
     for pattern, parts, fused in FUSED:
         for name in [name for name in renamed if pattern.match(name)]:
@@ -115,21 +115,25 @@ def _side_by_side(parts: Mapping[str, Tensor]) -> Tensor:
     shapes = [list(part.shape) for part in parts.values()]
     if [] in shapes or any(shape != shapes[0] for shape in shapes):
         raise FileError(
-            f"The tensors {', '.join(parts)} have the shapes {', '.join(map(str, shapes))}, but they have to be of one "
-            "shape. The file is damaged or of another model; copy or download it again."
+            f"The tensors {', '.join(parts)} have the shapes {', '.join(map(str, shapes))}, but they have to "
+            "be of one shape. The file is damaged or of another model; copy or download it again."
         )
     return torch.cat(list(parts.values()))
 
 
 def canonical_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan 2.1 VAE tensors in the original spelling (which is ComfyUI's) or diffusers', under the original's names."""
+    """Wan 2.1 VAE tensors in the original spelling (which is ComfyUI's) or diffusers', under the original's
+    names.
+    """
     if "encoder.conv_in.weight" not in tensors:
         return dict(tensors)
     return {_vae_name(name): tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the prefix that all of them share, if it is one that training and hosts put there, taken off."""
+    """The tensors with the prefix that all of them share, if it is one that training and hosts put there,
+    taken off.
+    """
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return without_prefix({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
@@ -143,7 +147,9 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def _vae_name(name: str) -> str:
-    """diffusers numbers the decoder by level and layer; the original counts on: level * 4 + layer, upsampler last."""
+    """diffusers numbers the decoder by level and layer; the original counts on: level * 4 + layer, upsampler
+    last.
+    """
 
     def counted(match: re.Match[str]) -> str:
         level, layer = match.groups()

@@ -1,8 +1,10 @@
-"""LoRA files of every spelling, under module names of this model and suffixes that ComfyUI's `load_lora` reads.
+"""LoRA files of every spelling, under module names of this model and suffixes that ComfyUI's `load_lora`
+reads.
 
-Taken are LoRA, LoHa, LoKr (with alpha and DoRA scales) and plain differences. A change of q, k or v alone goes to its rows
-of the fused parameter. Nothing is lost silently: what no parameter takes is listed, and what cannot fit is refused.
-Sources: the names that PEFT, diffusers 0.42, kohya's sd-scripts and LyCORIS write, and those that ComfyUI 0.29 reads.
+Taken are LoRA, LoHa, LoKr (with alpha and DoRA scales) and plain differences. A change of q, k or v alone
+goes to its rows of the fused parameter. Nothing is lost silently: what no parameter takes is listed, and what
+cannot fit is refused. Sources: the names that PEFT, diffusers 0.42, kohya's sd-scripts and LyCORIS write, and
+those that ComfyUI 0.29 reads.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ DOTTED_PREFIX = re.compile(rf"^(?:{'|'.join(map(re.escape, (*PREFIXES, 'base_mod
 # of names with underscores for dots
 FLAT_PREFIX = re.compile(r"^(?:lora_unet|lora_transformer|lycoris)_+")
 
-# <module>.lora_A.weight, .lora_A.<adapter>.weight, .lora_A, .lora_down.weight, .lora.down.weight, _lora.down.weight, …
+# <module>.lora_A.weight, .lora_A.<adapter>.weight, .lora_A, .lora_down.weight, .lora.down.weight,
+# _lora.down.weight, …
 LORA = re.compile(
     r"^(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up|mid|magnitude_vector)((?:\.(?!bias$)[^.]+){0,2})$"
 )
 OTHER = re.compile(
-    r"^(.+)\.(alpha|dora_scale|diff|diff_b|w_norm|b_norm|set_weight|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))$"
+    r"^(.+)\.(alpha|dora_scale|diff|diff_b|w_norm|b_norm|set_weight"
+    r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))$"
 )
 SUFFIXES = {  # to spellings of one kind; the others stay
     "A": "lora_down.weight",
@@ -55,8 +59,9 @@ def canonical_lora(
 ) -> CanonicalLora:
     """A LoRA file's tensors under canonical names. `shapes` are those of the model's parameters.
 
-    Alphas that the file has no tensor for come from `metadata`, as diffusers or PEFT write it. Raises FileError for a file
-    without a LoRA, a LoRA of another model or size, half a pair, and two changes of one kind for one module.
+    Alphas that the file has no tensor for come from `metadata`, as diffusers or PEFT write it. Raises
+    FileError for a file without a LoRA, a LoRA of another model or size, half a pair, and two changes of one
+    kind for one module.
     """
     places = _places(shapes)
     changes, unused = _sorted_out(tensors, places)
@@ -109,8 +114,8 @@ def _sorted_out(
         change = changes.setdefault(module, Change(spelled))
         if suffix in change.parts:
             raise FileError(
-                f"“{change.names[suffix]}” and “{name}” are for the same place ({module}). A file may hold one LoRA: save "
-                "each adapter to a file of its own, and load them one after the other."
+                f"“{change.names[suffix]}” and “{name}” are for the same place ({module}). A file may hold "
+                "one LoRA: save each adapter to a file of its own, and load them one after the other."
             )
         change.parts[suffix] = tensor.reshape(-1) if ".lora_magnitude_vector" in name else tensor
         change.names[suffix] = name
@@ -139,12 +144,12 @@ def _module(spelled: str, places: Mapping[str, LoraTarget], flat: Mapping[str, s
 def _nothing_fits(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> str:
     if any(_parsed(name)[1] not in {"", *COMPANIONS} for name in tensors):
         return (
-            f"This LoRA is for another model: none of its {len(tensors)} tensors belongs to a SANA-Video transformer; they "
-            f"are {listed(tensors)}. Use a LoRA that was trained on SANA-Video."
+            f"This LoRA is for another model: none of its {len(tensors)} tensors belongs to a SANA-Video "
+            f"transformer; they are {listed(tensors)}. Use a LoRA that was trained on SANA-Video."
         )
     if any(canonical_module(DOTTED_PREFIX.sub("", name)) in shapes for name in tensors):
         return "This file holds a whole SANA-Video model, not a LoRA. Load it with “Load SANA-Video Model”."
     return (
-        f"This file holds no LoRA: its {len(tensors)} tensors ({listed(tensors)}) change no weights in a known way (LoRA, "
-        "LoHa, LoKr or differences). Choose a LoRA file."
+        f"This file holds no LoRA: its {len(tensors)} tensors ({listed(tensors)}) change no weights in a "
+        "known way (LoRA, LoHa, LoKr or differences). Choose a LoRA file."
     )

@@ -1,8 +1,9 @@
 """One module's change in a LoRA file: its kind, its size, its strength.
 
-Shapes: a change is a matrix [rows, columns] = [out, in * kernel]. LoRA: lora_up [out, r, ...] @ lora_down [r, in, ...]; LoHa:
-the product of two such pairs, value by value; LoKr: the Kronecker product of two matrices, whole or such pairs; a Tucker
-core [r, r, h, w] may lie between a pair. Sources: PEFT and LyCORIS, and how ComfyUI 0.29 (comfy/weight_adapter) reads them.
+Shapes: a change is a matrix [rows, columns] = [out, in * kernel]. LoRA: lora_up [out, r, ...] @ lora_down [r,
+in, ...]; LoHa: the product of two such pairs, value by value; LoKr: the Kronecker product of two matrices,
+whole or such pairs; a Tucker core [r, r, h, w] may lie between a pair. Sources: PEFT and LyCORIS, and how
+ComfyUI 0.29 (comfy/weight_adapter) reads them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class LoraTarget(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """A matrix [rows, columns] as it lies in a file: whole, or as left @ right, with or without a Tucker core."""
+    """A matrix [rows, columns] as it lies in a file: whole, or as left @ right, with or without a Tucker
+    core.
+    """
 
     whole: str
     left: str = ""
@@ -64,7 +67,7 @@ class Change:
 
 
 def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Tensor]:
-    """The parts of a change, complete and of the right size for `shape`, the parameter's or that of its rows."""
+    """A change's parts, complete and of the right size for `shape`, the parameter's or that of its rows."""
     parts, required = change.parts, (shape[0], prod(shape[1:]))
     kinds = sorted({suffix.partition("_")[0] for suffix in parts if suffix not in COMPANIONS})
     whole = kinds[0] in ("diff", "set")
@@ -73,8 +76,8 @@ def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Te
     # of these the host would take one and drop the rest
     if len(kinds) > 1 or twice or (whole and parts.keys() & COMPANIONS):
         raise FileError(
-            f"{listed(change.names.values())} are ways to change one module that exclude each other. Save each to a file of "
-            "its own, and load them one after the other."
+            f"{listed(change.names.values())} are ways to change one module that exclude each other. Save "
+            "each to a file of its own, and load them one after the other."
         )
     extents = [_extent(change, factor) for factor in factors]
     if kinds[0] == "lokr":
@@ -93,8 +96,9 @@ def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Te
         shapes = (f"{change.names[suffix]} {list(parts[suffix].shape)}" for suffix in wrong)
         rows = f"rows {target.rows[0]} to {sum(target.rows) - 1} of " if target.rows else ""
         raise FileError(
-            f"The LoRA does not fit this model: {listed(shapes)} cannot change {rows}{target.parameter}, of shape {shape}. "
-            "It was trained on a model of another size or kind: load it with that model, or use a LoRA for this one."
+            f"The LoRA does not fit this model: {listed(shapes)} cannot change {rows}{target.parameter}, of "
+            f"shape {shape}. It was trained on a model of another size or kind: load it with that model, or "
+            "use a LoRA for this one."
         )
     if "dora_scale" in parts and scale.ndim == 1:
         parts = parts | {"dora_scale": scale.reshape(-1, *[1] * (len(shape) - 1))}
@@ -102,13 +106,16 @@ def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Te
 
 
 def _check_kronecker(change: Change) -> None:
-    """ComfyUI 0.29 logs an error and passes over a LoKr with a core, and mixes up the axes of one for three dimensions."""
+    """ComfyUI 0.29 logs an error and passes over a LoKr with a core, and mixes up the axes of one for three
+    dimensions.
+    """
     factors = change.parts.get("lokr_w1"), change.parts.get("lokr_w2")
     axes = [2 if factor is None else factor.ndim for factor in factors]
     if "lokr_t2" in change.parts or axes not in ([2, 2], [2, 4]):
         raise FileError(
-            f"{listed(change.names.values())} are a LoKr in a form that ComfyUI cannot apply (with a Tucker core, or for other "
-            "than linear layers and images). Train it without Tucker decomposition and on other layers, or as a LoRA."
+            f"{listed(change.names.values())} are a LoKr in a form that ComfyUI cannot apply (with a Tucker "
+            "core, or for other than linear layers and images). Train it without Tucker decomposition and "
+            "on other layers, or as a LoRA."
         )
 
 
@@ -121,8 +128,9 @@ def _extent(change: Change, factor: Factor) -> tuple[int, int]:
     missing = [name for name in (factor.left, factor.right) if name not in parts]
     if missing:
         raise FileError(
-            f"{listed(change.names.values())} have no counterpart in the file ({' or '.join(missing)}, in whatever "
-            "spelling): half a change is none. The file is incomplete; copy, download or export it again."
+            f"{listed(change.names.values())} have no counterpart in the file ({' or '.join(missing)}, in "
+            "whatever spelling): half a change is none. The file is incomplete; copy, download or export it "
+            "again."
         )
     left, right, core = parts[factor.left], parts[factor.right], parts.get(factor.core)
     pair = factor.left == "lora_up.weight"  # which the host flattens; it multiplies the others as they are
@@ -156,8 +164,8 @@ class Alphas(NamedTuple):
             return cls(None if default is None else float(default), compiled, bool(stabilized))
         except (ValueError, TypeError, AttributeError, RecursionError, re.error) as error:
             raise FileError(
-                "The metadata of the LoRA, which tell its strength (lora_alpha), cannot be read: the file is damaged. Copy or "
-                "export it again."
+                "The metadata of the LoRA, which tell its strength (lora_alpha), cannot be read: the file "
+                "is damaged. Copy or export it again."
             ) from error
 
     def of(self, module: str, *, rank: int) -> float | None:

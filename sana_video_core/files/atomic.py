@@ -17,7 +17,8 @@ NAME_KEPT = 40  # letters of a name that its temporary file shows: a whole long 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path in the folder of `path`; renamed to it when the block ends well, removed when it does not.
+    """A temporary path in the folder of `path`; renamed to it when the block ends well, removed when it does
+    not.
 
     Raises FileError, with the system's reason, when the file cannot be written; an older file then stays.
     """
@@ -36,8 +37,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise
         reason = getattr(error, "strerror", None) or error  # without the temporary name
         raise FileError(
-            f"“{path}” could not be written ({reason}). Nothing was left behind; free some space or choose another "
-            "folder, and try again."
+            f"“{path}” could not be written ({reason}). Nothing was left behind; free some space or choose "
+            "another folder, and try again."
         ) from error
     finally:
         if temporary is not None:

@@ -1,6 +1,7 @@
 """Image files, and how a picture becomes numbers and back.
 
-Pixels are tensors [3, H, W] in [-1, 1]; bytes are arrays [H, W, 3] of uint8 in [0, 255], as Pillow and PyAV have them.
+Pixels are tensors [3, H, W] in [-1, 1]; bytes are arrays [H, W, 3] of uint8 in [0, 255], as Pillow and PyAV
+have them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
             f"A frame of shape {tuple(pixels.shape)} and type {pixels.dtype} was given; "
             "it has to be [3, height, width] in a floating-point type, with values in [-1, 1]."
         )
-    # float32 first: bfloat16 has too few digits for 127.5·x + 127.5. The cast truncates, it does not round to nearest,
-    # because the original's does; what from_bytes makes of 0 … 255 comes back exactly all the same.
+    # float32 first: bfloat16 has too few digits for 127.5·x + 127.5. The cast truncates, it does not round to
+    # nearest, because the original's does; what from_bytes makes of 0 … 255 comes back exactly all the same.
     scaled = (127.5 * pixels.detach().to(torch.float32) + 127.5).clamp(0, 255)
     return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
@@ -38,7 +39,9 @@ def from_bytes(array: np.ndarray) -> Tensor:
 
 
 def fill_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """`picture` scaled (Lanczos) until it covers `width` x `height` pixels, with what hangs over cut off evenly."""
+    """`picture` scaled (Lanczos) until it covers `width` x `height` pixels, with what hangs over cut off
+    evenly.
+    """
     if width < 1 or height < 1:
         raise InputError(
             f"A picture of {width}x{height} pixels was asked for; both sides have to be at least 1."
@@ -49,8 +52,8 @@ def fill_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
 def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None) -> Tensor:
     """Pixels [1, 3, n, H, W] float32 of n RGB pictures, each filled and cropped to `size` (width, height).
 
-    Without a size all take the first one's. The pictures are taken one at a time and kept as bytes, so that the floats
-    lie in memory once only.
+    Without a size all take the first one's. The pictures are taken one at a time and kept as bytes, so that
+    the floats lie in memory once only.
     """
     arrays: list[np.ndarray] = []
     for picture in pictures:
@@ -63,17 +66,21 @@ def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None
 
 
 def fit_images(images: Tensor, *, width: int, height: int) -> Tensor:
-    """A host's pictures [n, H, W, 3 or 4] in [0, 1] as frames [1, 3, n, height, width] in [-1, 1], filled and cropped."""
+    """A host's pictures [n, H, W, 3 or 4] in [0, 1] as frames [1, 3, n, height, width] in [-1, 1], filled and
+    cropped.
+    """
     if images.ndim != 4 or images.shape[-1] not in (3, 4) or not images.numel():
         raise InputError(
-            f"Pictures of shape {list(images.shape)} were given; they have to be [pictures, rows, columns, 3]."
+            f"Pictures of shape {list(images.shape)} were given; they have to be [pictures, rows, columns, "
+            "3]."
         )
     pictures = (Image.fromarray(to_bytes(picture[..., :3].movedim(-1, 0) * 2 - 1)) for picture in images)
     return stack_pictures(pictures, (width, height))
 
 
 def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
-    """Pieces [B, 3, n, H, W] in [-1, 1] of a video of `frames` frames as a host's pictures [B * frames, H, W, 3] in [0, 1].
+    """Pieces [B, 3, n, H, W] in [-1, 1] of a video of `frames` frames as a host's pictures [B * frames, H, W,
+    3] in [0, 1].
 
     Filled piece by piece, so that a long video lies in memory once.
     """
@@ -92,7 +99,9 @@ def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
 
 
 def read_image(path: Path | str, *, width: int, height: int) -> Tensor:
-    """An image file as one frame [1, 3, 1, height, width], float32 in [-1, 1]: upright, on black, filled and cropped."""
+    """An image file as one frame [1, 3, 1, height, width], float32 in [-1, 1]: upright, on black, filled and
+    cropped.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileError(f"There is no image file “{path}”. Check the name and the folder.")

@@ -1,4 +1,7 @@
-"""Reading and writing files of tensors: safetensors, pickles, and folders of parts. Never runs code from a file."""
+"""Reading and writing files of tensors: safetensors, pickles, and folders of parts.
+
+Never runs code from a file.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     The tensors lie in the file (they are mapped): who keeps them longer than the file has to copy them.
     """
     with _readable(path), safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  not a dict
+        names = file.keys()  # of a file, which isn't a dictionary
+        return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -70,8 +74,8 @@ def read_parts(folder: Path) -> dict[str, Tensor]:
         names = sorted(set(parts.values()))
     elif not (folder / WEIGHTS).is_file():
         raise FileError(
-            f"The folder “{folder}” holds no {WEIGHTS} (nor an index of parts). Choose the folder that diffusers "
-            "calls transformer or vae, or one file."
+            f"The folder “{folder}” holds no {WEIGHTS} (nor an index of parts). Choose the folder that "
+            "diffusers calls transformer or vae, or one file."
         )
     tensors: dict[str, Tensor] = {}
     for name in names:
@@ -101,7 +105,8 @@ def parse_json(text: str, path: Path, what: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(
-            f"The {what} of “{path.name}” cannot be read ({error}): the file is damaged. Copy or make it again."
+            f"The {what} of “{path.name}” cannot be read ({error}): the file is damaged. Copy or make it "
+            "again."
         ) from error
 
 
@@ -147,8 +152,8 @@ def _read_pickle(path: Path) -> object:
         if match is None:
             raise _damaged(path, error) from error
         raise FileError(
-            f"“{path.name}” holds Python objects ({match[1] or match[2]}) and not only tensors, so it was not opened: "
-            "such a file can run code. Use the published checkpoint, or a .safetensors file."
+            f"“{path.name}” holds Python objects ({match[1] or match[2]}) and not only tensors, so it was "
+            "not opened: such a file can run code. Use the published checkpoint, or a .safetensors file."
         ) from error
 
 
@@ -159,22 +164,23 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict):
         raise FileError(
-            f"“{path.name}” holds a {type(content).__name__} and no named tensors; it is no checkpoint. Use the "
-            "published file."
+            f"“{path.name}” holds a {type(content).__name__} and no named tensors; it is no checkpoint. Use "
+            "the published file."
         )
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise FileError(
-                f"“{path.name}”: {name} is stored in a special way (sparse, quantized or without values), which is not "
-                "supported. Use the published checkpoint."
+                f"“{path.name}”: {name} is stored in a special way (sparse, quantized or without values), "
+                "which is not supported. Use the published checkpoint."
             )
     return tensors
 
 
 def _closed(path: Path, error: OSError) -> FileError:
     return FileError(
-        f"“{path}” cannot be opened ({error.strerror or error}). Check its name, its folder, and whether you may read it."
+        f"“{path}” cannot be opened ({error.strerror or error}). Check its name, its folder, and whether you "
+        "may read it."
     )
 
 
@@ -183,6 +189,6 @@ def _damaged(path: Path, error: Exception) -> FileError:
     words = str(error).strip() if isinstance(error, RuntimeError | SafetensorError) else ""
     reason = words.splitlines()[0].split(". ")[0][:REASON_LENGTH] if words else "its content makes no sense"
     return FileError(
-        f"“{path.name}” cannot be read ({reason}): it is damaged, incomplete or of another kind. Copy or download it "
-        "again."
+        f"“{path.name}” cannot be read ({reason}): it is damaged, incomplete or of another kind. Copy or "
+        "download it again."
     )

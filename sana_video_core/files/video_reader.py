@@ -35,9 +35,9 @@ def read_frames(
 ) -> Tensor:
     """Frames [1, 3, n, H, W] of a video, float32 in [-1, 1], upright.
 
-    `fps` frames a second, each the nearest in time (None: all of them as they are). `last` keeps so many from the end.
-    With `width` and `height` each frame is scaled to cover that size and cut at the centre. The file is streamed:
-    memory holds what is returned and, with `last`, as many decoded frames.
+    `fps` frames a second, each the nearest in time (None: all of them as they are). `last` keeps so many from
+    the end. With `width` and `height` each frame is scaled to cover that size and cut at the centre. The file
+    is streamed: memory holds what is returned and, with `last`, as many decoded frames.
     """
     if (width is None) != (height is None):
         raise InputError(f"width is {width} and height is {height}; give both of them or none.")
@@ -74,8 +74,8 @@ def _opened(path: Path | str) -> Iterator[InputContainer]:
             yield container
     except av.FFmpegError as error:
         raise FileError(
-            f"“{path}” cannot be read as a video: {error.strerror}. It may be damaged, cut off or of another kind; "
-            "see whether a video player plays it to the end, and export it again as MP4."
+            f"“{path}” cannot be read as a video: {error.strerror}. It may be damaged, cut off or of another "
+            "kind; see whether a video player plays it to the end, and export it again as MP4."
         ) from error
 
 

@@ -35,10 +35,11 @@ METADATA_KEY = "comment"  # the one free text that MP4 and every player know
 class VideoWriter(AbstractContextManager):
     """Writes pixels into an H.264 MP4 file as they come; use it in a `with` block.
 
-    While it runs, the frames lie in a hidden file beside `path`, in fragments that play by themselves. At the end they
-    are copied into an ordinary MP4, which takes the final name in one rename. So an older file stays until then; an
-    exception in the block keeps the finished frames; a full disk keeps the whole fragments (the last seconds are
-    lost); a killed process leaves only hidden files, which the next writer of the name removes.
+    While it runs, the frames lie in a hidden file beside `path`, in fragments that play by themselves. At the
+    end they are copied into an ordinary MP4, which takes the final name in one rename. So an older file stays
+    until then; an exception in the block keeps the finished frames; a full disk keeps the whole fragments
+    (the last seconds are lost); a killed process leaves only hidden files, which the next writer of the name
+    removes.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class VideoWriter(AbstractContextManager):
             pixels = pixels[0]
         if pixels.dim() != 4 or pixels.shape[0] != 3:
             raise InputError(
-                f"Frames of shape {tuple(pixels.shape)} were given; a video takes [3, frames, height, width]. "
-                "Write one file per batch row."
+                f"Frames of shape {tuple(pixels.shape)} were given; a video takes [3, frames, height, "
+                "width]. Write one file per batch row."
             )
         height, width = pixels.shape[2:]
         if self._container is None:
@@ -105,20 +106,23 @@ class VideoWriter(AbstractContextManager):
         stream = self._container.streams.video[0]
         if (width, height) != (stream.width, stream.height):
             raise InputError(
-                f"Frames of {width}x{height} pixels were given after frames of {stream.width}x{stream.height}; "
-                "all frames of a video have one size. Start another file."
+                f"Frames of {width}x{height} pixels were given after frames of "
+                f"{stream.width}x{stream.height}; all frames of a video have one size. Start another file."
             )
         for bare in pixels.unbind(1):  # one at a time, so that no second copy of a long chunk is made
             frame = av.VideoFrame.from_ndarray(to_bytes(bare), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base = self.frames, 1 / self._fps
             with self._explained("What was finished is kept if it can be; free some space."):
-                # One call into C encodes, writes and counts. Python raises Ctrl-C between two calls, where packets
-                # or the count would be lost.
+                # One call into C encodes, writes and counts. Python raises Ctrl-C between two calls, where
+                # packets or the count would be lost.
                 self._written.extend(_encoding(self._container, frame))
 
     def close(self) -> None:
-        """Finish the file under its final name; without a single frame leave nothing. A second call does nothing."""
+        """Finish the file under its final name; without a single frame leave nothing.
+
+        A second call does nothing.
+        """
         if self._closed:
             return
         self._closed = True
@@ -198,7 +202,9 @@ def checked_fps(fps: float | Fraction) -> Fraction:
 
 
 def _encoding(container: OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:
-    """Sends one frame, or None for the end, through the encoder into the file, when it is asked for its one item."""
+    """Sends one frame, or None for the end, through the encoder into the file, when it is asked for its one
+    item.
+    """
     return map(container.mux, map(container.streams.video[0].encode, (frame,)))
 
 
@@ -218,7 +224,9 @@ def _cut_to_whole_fragments(path: Path) -> int:
 
 
 def _copy_as_ordinary_mp4(source: Path, target: Path) -> int:
-    """Copy a fragmented MP4 into one that every player can seek, its only index in front; how many frames arrived."""
+    """Copy a fragmented MP4 into one that every player can seek, its only index in front; how many frames
+    arrived.
+    """
     flags = {"movflags": "faststart"}
     try:
         with (

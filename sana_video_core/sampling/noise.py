@@ -1,7 +1,7 @@
 """Noise as a pure function of (seed, latent frame of the whole stream, draw number).
 
-Because a latent frame's noise does not depend on what was drawn before, N samplers of one chunk see the same noise
-as one sampler of N chunks. Nothing touches the global generator.
+Because a latent frame's noise does not depend on what was drawn before, N samplers of one chunk see the same
+noise as one sampler of N chunks. Nothing touches the global generator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MASK = 2**64 - 1
 
 
 def _mix(value: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection on 64 bits that scatters every bit."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection that scatters all 64 bits."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK

@@ -1,7 +1,8 @@
-"""One clip of fixed length with a bidirectional model: many steps, guidance, and an image as frame 0 if wanted.
+"""One clip of fixed length with a bidirectional model: many steps, guidance, and an image as frame 0 if
+wanted.
 
-B batch, C channels, F latent frames, H W latent rows and columns. Source: inference_sana_video.py, flow_euler and
-flow_dpm-solver samplers of the original; image-to-video: the `ltx` task (frame 0 clean, at timestep 0).
+B batch, C channels, F latent frames, H W latent rows and columns. Source: inference_sana_video.py, flow_euler
+and flow_dpm-solver samplers of the original; image-to-video: the `ltx` task (frame 0 clean, at timestep 0).
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSampling:
-    """How a clip is denoised. `guidance`: both branches in one call of twice the batch, or one after the other."""
+    """How a clip is denoised.
+
+    `guidance`: both branches in one call of twice the batch, or one after the other.
+    """
 
     seed: int = 0
     steps: int = 50
@@ -62,8 +66,8 @@ def sample_clip(
 ) -> Tensor:
     """Clean latents [B, C, F, H, W] in model space, float32.
 
-    `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, at timestep 0 in every step, and is returned untouched.
-    `noise` [B, C, F, H, W] takes the place of the seed's. Raises ChunkError for NaN or Inf.
+    `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, at timestep 0 in every step, and is returned
+    untouched. `noise` [B, C, F, H, W] takes the place of the seed's. Raises ChunkError for NaN or Inf.
     """
     model.family.chunks.check_room(0, (latent_frames,))
     if sampling.cfg > 1 and negative is None:
@@ -72,7 +76,8 @@ def sample_clip(
         )
     if batch < 1 or any(len(text.caption) not in (1, batch) for text in (positive, negative or positive)):
         raise InputError(
-            f"A batch of {batch} was asked for; it has to be at least 1, with one prompt for all or one for each."
+            f"A batch of {batch} was asked for; it has to be at least 1, with one prompt for all or one for "
+            "each."
         )
     size = (batch, model.config.channels, latent_frames, *grid)
     _check_shape("The noise", noise, size)
@@ -105,7 +110,7 @@ def _guided(
     sampling: ClipSampling,
     batch: int,
 ) -> Guided:
-    """velocity(latents, timesteps) under classifier-free guidance: v = v_uncond + cfg * (v_cond - v_uncond)."""
+    """velocity(latents, timesteps) under guidance: v = v_uncond + cfg * (v_cond - v_uncond)."""
     if sampling.cfg == 1 or negative is None:
         return lambda x, t: model(x, t, positive)
 
@@ -160,7 +165,7 @@ def _timesteps(x: Tensor, sigma: float, image: Tensor | None) -> Tensor:
 
 
 def _velocity(guided: Guided, image: Tensor | None, callbacks: Callbacks, steps: int) -> Velocity:
-    """The guided velocity as a sampler calls it: with the image in front, cancellable, checked and reported."""
+    """The guided velocity as a solver calls it: image in front, cancellable, checked and reported."""
     done = 0
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
@@ -172,7 +177,8 @@ def _velocity(guided: Guided, image: Tensor | None, callbacks: Callbacks, steps:
             v = v[:, :, 1:]
         if not bool(torch.isfinite(v).all()):
             raise ChunkError(
-                f"The model returned NaN or Inf at step {done + 1} of {steps}. Try bfloat16 or float32, or without LoRAs."
+                f"The model returned NaN or Inf at step {done + 1} of {steps}. Try bfloat16 or float32, or "
+                "without LoRAs."
             )
         done += 1
         callbacks.progress(Progress(1, 1, done, steps, x - sigma * v))

@@ -100,8 +100,8 @@ class ChunkRunner:
         """Refuse NaN and Inf, then report."""
         if not all(bool(torch.isfinite(tensor).all()) for tensor in results):
             raise ChunkError(
-                f"The model returned NaN or Inf {self._where}, so this chunk was dropped; everything before it is kept. "
-                f"It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
+                f"The model returned NaN or Inf {self._where}, so this chunk was dropped; everything before "
+                f"it is kept. It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
             )
         self.step += 1
         self.callbacks.progress(Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents))

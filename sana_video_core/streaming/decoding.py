@@ -20,7 +20,9 @@ from .state import Chunk, StreamState
 
 
 class Decoder(Protocol):
-    """`WanVAE`, or a host's own VAE: pieces of one clip's latents in, its frames out as soon as they are known."""
+    """`WanVAE`, or a host's own VAE: pieces of one clip's latents in, its frames out as soon as they are
+    known.
+    """
 
     def decode_stream(
         self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None
@@ -39,16 +41,16 @@ def decode_history(
 ) -> Iterator[Tensor]:
     """Frames [B, 3, n, H, W] in [-1, 1] of the chunks from number `from_chunk` (counted from 0) on.
 
-    Earlier chunks of the same scene go through the decoder too, because its causal cache reaches back to the scene's
-    first frame; their frames are dropped. So a continued chunk gives the same frames as one decode of the whole.
-    `device` is where the VAE computes, if that is not where its parameters lie.
+    Earlier chunks of the same scene go through the decoder too, because its causal cache reaches back to the
+    scene's first frame; their frames are dropped. So a continued chunk gives the same frames as one decode of
+    the whole. `device` is where the VAE computes, if that is not where its parameters lie.
     """
     if not state.history:
         raise InputError("There is nothing to decode: this stream is empty. Sample a chunk first.")
     if not 0 <= from_chunk < len(state.history):
         raise InputError(
-            f"Decoding was to begin at chunk {from_chunk}, but this stream has {len(state.history)} (counted from 0). "
-            f"Choose 0 to {len(state.history) - 1}."
+            f"Decoding was to begin at chunk {from_chunk}, but this stream has {len(state.history)} (counted "
+            f"from 0). Choose 0 to {len(state.history) - 1}."
         )
     device, rules = _device_of(vae) if device is None else device, state.identity.rules
     numbered = list(enumerate(state.history))
@@ -91,7 +93,9 @@ class _Scene:
         self.total, self.compression, self.made = total, compression, 0
 
     def frames(self, decoded: Iterator[Tensor], callbacks: Callbacks) -> Iterator[Tensor]:
-        """What is decoded, from the first wanted frame on; the caller is asked before every piece and hears of it after."""
+        """What is decoded, from the first wanted frame on; the caller is asked before every piece and hears
+        of it after.
+        """
         while (done := self.compression.latent_frames_of(self.made)) < len(self.places):
             number, _, _ = self.places[done]
             where = f"chunk {number + 1} of {self.total}"
@@ -99,8 +103,8 @@ class _Scene:
             pixels = next(decoded)
             if not bool(torch.isfinite(pixels).all()):
                 raise ChunkError(
-                    f"The VAE returned NaN or Inf in {where}; the frames before it are kept. Try it in float32 or "
-                    "bfloat16, or copy its file again."
+                    f"The VAE returned NaN or Inf in {where}; the frames before it are kept. Try it in "
+                    "float32 or bfloat16, or copy its file again."
                 )
             skip = max(0, self.dropped - self.made)
             self.made += pixels.shape[2]
@@ -119,7 +123,9 @@ def decode_clip(
     callbacks: Callbacks | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Frames [B, 3, n, H, W] in [-1, 1] of one clip's latents [B, C, F, H, W] in VAE space, as they are ready."""
+    """Frames [B, 3, n, H, W] in [-1, 1] of one clip's latents [B, C, F, H, W] in VAE space, as they are
+    ready.
+    """
     callbacks, made = callbacks or Callbacks(), 0
     pieces = _Pieces(lambda: (piece.to(device or latents.device) for piece in latents.split(1, dim=2)))
     decoded = vae.decode_stream(pieces)
@@ -133,7 +139,8 @@ def decode_clip(
 
 
 def chunks_of(state: StreamState, latents: Tensor) -> int:
-    """The number of the first chunk that `latents` [B, C, F, H, W] (VAE space) hold, which left a sampler with `state`.
+    """The number of the first chunk that `latents` [B, C, F, H, W] (VAE space) hold, which left a sampler
+    with `state`.
 
     Raises InputError when the latents aren't the end of this state's history.
     """
@@ -149,7 +156,7 @@ def chunks_of(state: StreamState, latents: Tensor) -> int:
     if not same:
         raise InputError(
             f"These latents ({latents.shape[2]} latent frames) are not the end of this state's history "
-            f"({len(state.history)} chunks). Connect the latent and the state of one and the same sampler, or leave "
-            "the state unconnected."
+            f"({len(state.history)} chunks). Connect the latent and the state of one and the same sampler, "
+            "or leave the state unconnected."
         )
     return first

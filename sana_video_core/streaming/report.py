@@ -20,24 +20,27 @@ def report(state: StreamState) -> str:
     history = sum(chunk.latents.numel() * chunk.latents.element_size() for chunk in state.history)
     lines = [
         f"model        {identity.family}, fingerprint {identity.fingerprint[:12]}",
-        f"video        {width} x {height}, batch {identity.batch}, {len(state.history)} chunks, {state.frames} frames "
-        f"({state.frames / identity.rules.fps:.1f} s)",
-        f"memory       {state.bytes / 2**20:.1f} MiB, window {identity.window or 'none (the whole past)'}; history "
-        f"{history / 2**20:.1f} MiB",
+        f"video        {width} x {height}, batch {identity.batch}, {len(state.history)} chunks, "
+        f"{state.frames} frames ({state.frames / identity.rules.fps:.1f} s)",
+        f"memory       {state.bytes / 2**20:.1f} MiB, window {identity.window or 'none (the whole past)'}; "
+        f"history {history / 2**20:.1f} MiB",
     ]
     for number, chunk in enumerate(state.history):
         made = "primed" if chunk.primed else f"seed {chunk.seed}"
         loras = f", LoRAs {', '.join(chunk.loras)}" if chunk.loras else ""
         lines.append(
-            f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, {made}{loras}: {chunk.prompt}"
+            f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, {made}{loras}: "
+            f"{chunk.prompt}"
         )
     return "\n".join(lines)
 
 
 def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
-    """What a state holds, as one picture: two lines of text, then a labelled thumbnail a chunk (at most `MOST`).
+    """What a state holds, as one picture: two lines of text, then a labelled thumbnail a chunk (at most
+    `MOST`).
 
-    `picture` makes a small picture of one latent frame [B, C, 1, H, W] in model space: a host has a quick way to.
+    `picture` makes a small picture of one latent frame [B, C, 1, H, W] in model space: a host has a quick way
+    to.
     """
     height, width = state.identity.rules.compression.pixels(state.identity.grid)
     lines = [

@@ -10,7 +10,10 @@ Run = Callable[[StreamState, int], Iterator[StreamState]]
 
 
 class InterruptedRun:
-    """The last interrupted run of a stream; at most one, so that memory stays bounded. Its states are values like all."""
+    """The last interrupted run of a stream; at most one, so that memory stays bounded.
+
+    Its states are values like all.
+    """
 
     def __init__(self) -> None:
         # the request, the state that it began with (an object, compared as one), and the state that it got to
@@ -19,13 +22,14 @@ class InterruptedRun:
     def run_or_resume(self, request: Hashable, state: StreamState, chunks: int, run: Run) -> StreamState:
         """The state after `chunks` more chunks, which `run(state, chunks)` makes one by one.
 
-        `request` is all that decides them, apart from their number. When the same request was interrupted before, it
-        is resumed: N chained runs of one chunk are bit-identical to one run of N.
+        `request` is all that decides them, apart from their number. When the same request was interrupted
+        before, it is resumed: N chained runs of one chunk are bit-identical to one run of N.
         """
         newest = self._resumed(request, state, chunks)
         left = chunks - len(newest.history) + len(state.history)
         try:
-            for newest in run(newest, left) if left else ():  # noqa: B007, B020  `run` got the state that it begins with
+            # the loop's variable may be what `run` got: that is read once, at the start
+            for newest in run(newest, left) if left else ():  # noqa: B007, B020
                 pass
         except BaseException:  # a host's interrupt need not be of Exception's kind
             if newest is not state:

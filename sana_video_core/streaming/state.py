@@ -1,7 +1,8 @@
 """A state: the memory of a stream, with its identity and its history. A value: nothing ever writes to it.
 
-B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the unchanged tensors of the
-old one; that is why branching costs nothing, and why no function may write to a tensor that it did not allocate.
+B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the unchanged tensors of
+the old one; that is why branching costs nothing, and why no function may write to a tensor that it did not
+allocate.
 """
 
 from __future__ import annotations
@@ -131,7 +132,10 @@ class StreamState:
         )
 
     def with_chunk(self, chunk: Chunk, memory: Memory) -> StreamState:
-        """The state after one more chunk. The memory before it moves up by one; the one before that is let go."""
+        """The state after one more chunk.
+
+        The memory before it moves up by one; the one before that is let go.
+        """
         return replace(self, memory=memory, memory_before=self.memory, history=(*self.history, chunk))
 
     def with_cut(self) -> StreamState:
@@ -140,7 +144,10 @@ class StreamState:
 
 
 def model_identity(model: StreamModel) -> dict[str, Any]:
-    """The part of an identity that the model alone decides. Without a file, the weights in memory are read."""
+    """The part of an identity that the model alone decides.
+
+    Without a file, the weights in memory are read.
+    """
     fingerprint = model.fingerprint or weights_fingerprint(model.state_dict())
     return {"fingerprint": fingerprint, "family": model.family.name, "channels": model.config.channels}
 
@@ -157,19 +164,21 @@ def check_fits(
     identity, loaded = state.identity, model_identity(model)
     if identity.fingerprint != loaded["fingerprint"] or identity.channels != loaded["channels"]:
         raise StateError(
-            f"This state was made by the model {identity.fingerprint[:12]} ({identity.family}, {identity.channels} "
-            f"channels), but the model here is {loaded['fingerprint'][:12]} ({loaded['family']}, {loaded['channels']} "
-            "channels). Load the model that made the state, or start a new stream."
+            f"This state was made by the model {identity.fingerprint[:12]} ({identity.family}, "
+            f"{identity.channels} channels), but the model here is {loaded['fingerprint'][:12]} "
+            f"({loaded['family']}, {loaded['channels']} channels). Load the model that made the state, or "
+            "start a new stream."
         )
     size = identity.rules.compression.pixels(identity.grid)
     required = (size[0] if height is None else height, size[1] if width is None else width)
     if required != size:
         raise StateError(
-            f"This state is of a video of {size[1]} x {size[0]} (width x height), but {required[1]} x {required[0]} "
-            "was asked for. A stream keeps its size: continue at the state's, or start a new one."
+            f"This state is of a video of {size[1]} x {size[0]} (width x height), but {required[1]} x "
+            f"{required[0]} was asked for. A stream keeps its size: continue at the state's, or start a new "
+            "one."
         )
     if batch is not None and batch != identity.batch:
         raise StateError(
-            f"This state holds a batch of {identity.batch}, but {batch} was asked for. A stream keeps its batch: "
-            "continue with the state's, or start a new one."
+            f"This state holds a batch of {identity.batch}, but {batch} was asked for. A stream keeps its "
+            "batch: continue with the state's, or start a new one."
         )

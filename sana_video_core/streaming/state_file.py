@@ -1,8 +1,9 @@
 """A state as one safetensors file: named tensors, versioned metadata, never pickle.
 
-Layout, version 1. Metadata: `sana_video_state` (the version), `state` (JSON: identity, scene, the history without its
-latents under `story`, how many blocks each memory has). Tensors: `memory.B.` and `memory_before.B.` of block B, each
-before the names of that block's memory (BlockMemory.named_tensors), and `story.I.latents` of chunk I.
+Layout, version 1. Metadata: `sana_video_state` (the version), `state` (JSON: identity, scene, the history
+without its latents under `story`, how many blocks each memory has). Tensors: `memory.B.` and
+`memory_before.B.` of block B, each before the names of that block's memory (BlockMemory.named_tensors), and
+`story.I.latents` of chunk I.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def save_state(state: StreamState, path: Path | str) -> None:
 
 
 def load_state(path: Path | str) -> StreamState:
-    """Read a state, on the CPU. Raises FileError for a file that is none, is damaged, or is newer than this pack."""
+    """Read a state, on the CPU.
+
+    Raises FileError for a file that is none, is damaged, or is newer than this pack.
+    """
     path = Path(path)
     tensors, metadata = read_safetensors(path)
     version = metadata.get(FORMAT)
@@ -67,8 +71,8 @@ def load_state(path: Path | str) -> StreamState:
         )
     if version != str(VERSION):
         raise FileError(
-            f"“{path.name}” is a state of format {version}; this version of the pack reads format {VERSION}. Update "
-            "the pack."
+            f"“{path.name}” is a state of format {version}; this version of the pack reads format {VERSION}. "
+            "Update the pack."
         )
     described = parse_json(metadata.get("state", ""), path, "description")
     # a state is a value: what somebody copies over the file later must not change it
@@ -116,8 +120,8 @@ def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
     identity = state.identity
     if identity.family not in FAMILIES:
         raise FileError(
-            f"This state belongs to a model of the family “{identity.family}”, which this version of the pack does not "
-            f"know; it knows {', '.join(FAMILIES)}. Update the pack."
+            f"This state belongs to a model of the family “{identity.family}”, which this version of the "
+            f"pack does not know; it knows {', '.join(FAMILIES)}. Update the pack."
         )
     window = 1 if identity.window is None else identity.window
     if min(identity.channels, identity.rows, identity.columns, identity.batch, window) < 1:

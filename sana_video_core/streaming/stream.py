@@ -1,7 +1,7 @@
 """A stream: start, prime, extend by chunks. Every function takes a state and returns new ones.
 
-Source: longlive_flow_euler_sampler.py and diffusion/longsana/pipeline of the original; the running memory in place
-of its list of all chunks is the same sum (docs/ARCHITECTURE.md says where we differ, and why).
+Source: longlive_flow_euler_sampler.py and diffusion/longsana/pipeline of the original; the running memory in
+place of its list of all chunks is the same sum (docs/ARCHITECTURE.md says where we differ, and why).
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def start(
 def _check_causal(model: StreamModel) -> None:
     if not model.family.causal:
         raise InputError(
-            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. If the file is a "
-            "LongSANA checkpoint, choose the family longsana_480p where it is loaded (in Load SANA-Video Model; the "
-            "weights cannot tell)."
+            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. If the file is "
+            "a LongSANA checkpoint, choose the family longsana_480p where it is loaded (in Load SANA-Video "
+            "Model; the weights cannot tell)."
         )
 
 
@@ -87,7 +87,9 @@ def plan_extension(
     chunks: int = 1,
     plan: tuple[int, ...] | None = None,
 ) -> Extension:
-    """What `chunks` more chunks (or chunks of the latent lengths in `plan`) take. Raises for what cannot be done.
+    """What `chunks` more chunks (or chunks of the latent lengths in `plan`) take.
+
+    Raises for what cannot be done.
 
     Everything that can be refused is refused here, before any work.
     """
@@ -102,8 +104,8 @@ def plan_extension(
     model.family.chunks.check_room(state.position, plan)
     if len(prompt.embeddings) not in (1, state.identity.batch):
         raise InputError(
-            f"{len(prompt.embeddings)} prompts do not fit a stream of batch {state.identity.batch}: give one, or "
-            "one for each."
+            f"{len(prompt.embeddings)} prompts do not fit a stream of batch {state.identity.batch}: give "
+            "one, or one for each."
         )
     return Extension(state=state, prompt=prompt, sampling=sampling, entry=entry, plan=plan)
 
@@ -133,8 +135,8 @@ def run_extension(
 ) -> Iterator[StreamState]:
     """The state after each chunk. States lie on `device`, the model computes on its own.
 
-    A chunk that is cancelled, fails, or has NaN or Inf raises (ChunkError names chunk and step); the state yielded
-    before it stays good.
+    A chunk that is cancelled, fails, or has NaN or Inf raises (ChunkError names chunk and step); the state
+    yielded before it stays good.
     """
     runner = ChunkRunner(
         model,
@@ -189,8 +191,8 @@ def prime(
     shape = (latents.shape[1], *latents.shape[3:]) if latents.ndim == 5 else ()
     if shape != required or len(latents) not in (1, identity.batch):
         raise InputError(
-            f"Latents of shape {list(latents.shape)} cannot prime this stream; it takes [1 or {identity.batch}, "
-            f"{identity.channels}, latent frames, {identity.rows}, {identity.columns}]."
+            f"Latents of shape {list(latents.shape)} cannot prime this stream; it takes [1 or "
+            f"{identity.batch}, {identity.channels}, latent frames, {identity.rows}, {identity.columns}]."
         )
     latents = latents.to(model.device, torch.float32).expand(identity.batch, -1, -1, -1, -1)
     plan = model.family.chunks.plan(latents.shape[2])
@@ -219,8 +221,8 @@ def check_prime(model: StreamModel, state: StreamState) -> None:
     check_fits(state, model)
     if state.history:
         raise StateError(
-            f"This stream already holds {state.frames} frames; only an empty one can be primed. Connect the state of "
-            "a Start node."
+            f"This stream already holds {state.frames} frames; only an empty one can be primed. Connect the "
+            "state of a Start node."
         )
 
 

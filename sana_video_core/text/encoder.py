@@ -1,9 +1,10 @@
 """Text to the embeddings that SANA-Video reads: Gemma-2-2B-it, last hidden state, 300 positions.
 
 Source: NVlabs/Sana, inference_video_scripts/inference_sana_video.py (the rule of the window and of the motion
-score), and diffusers, pipelines/sana_video/pipeline_sana_video.py (the same rule; it also lower-cases prompts, which
-the original does not do and neither do we). In short: a system prompt is put before a prompt, Gemma reads both, and
-only the beginning-of-text token and the last 299 positions are kept. Gemma is causal, so these have seen it all.
+score), and diffusers, pipelines/sana_video/pipeline_sana_video.py (the same rule; it also lower-cases
+prompts, which the original does not do and neither do we). In short: a system prompt is put before a prompt,
+Gemma reads both, and only the beginning-of-text token and the last 299 positions are kept. Gemma is causal,
+so these have seen it all.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ logger = logging.getLogger("sana_video")
 @functools.cache  # once per process: a long video encodes many prompts, and one warning is enough
 def _warn_no_system_prompt() -> None:
     logger.warning(
-        "The system prompt that SANA-Video was trained to read before every prompt was not found, so your prompts will "
-        "be followed less closely. To give it, put the model's original yaml file (it contains `chi_prompt`) in the "
-        "folder of the model or the text encoder, or install diffusers, or pass a text of your own as the instruction."
+        "The system prompt that SANA-Video was trained to read before every prompt was not found, so your "
+        "prompts will be followed less closely. To give it, put the model's original yaml file (it contains "
+        "`chi_prompt`) in the folder of the model or the text encoder, or install diffusers, or pass a text "
+        "of your own as the instruction."
     )
 
 
 class TextEncoder:
     """A tokenizer and a Gemma-2 without its head. Holds no state between calls.
 
-    `system_prompt` is the original's where it was found (see `find_system_prompt`); None where it wasn't, and "" for
-    an encoder that reads prompts as they are.
+    `system_prompt` is the original's where it was found (see `find_system_prompt`); None where it wasn't, and
+    "" for an encoder that reads prompts as they are.
     """
 
     def __init__(self, tokenizer: Any, model: Any, *, system_prompt: str | None = None) -> None:
@@ -61,7 +63,9 @@ class TextEncoder:
         return next(self.model.parameters()).dtype
 
     def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
-        """What `encode` puts before a prompt: True is the original's, False or None is nothing, a text is itself."""
+        """What `encode` puts before a prompt: True is the original's, False or None is nothing, a text is
+        itself.
+        """
         if system_prompt is True:
             if self.system_prompt is None:
                 _warn_no_system_prompt()
@@ -85,8 +89,9 @@ class TextEncoder:
     ) -> tuple[Tensor, Tensor]:
         """Prompts to (embeddings [B, L, D] in the model's dtype, mask [B, L] bool, True where there is text).
 
-        L is max_tokens (the network's 300), D the width of the encoder (2304). A negative prompt takes no system
-        prompt: encode it with system_prompt=False. A prompt too long loses its end, the motion score first.
+        L is max_tokens (the network's 300), D the width of the encoder (2304). A negative prompt takes no
+        system prompt: encode it with system_prompt=False. A prompt too long loses its end, the motion score
+        first.
         """
         texts = _checked_prompts(prompts)
         suffix = motion_suffix(motion_score)
@@ -97,9 +102,9 @@ class TextEncoder:
         prefix = self.resolve_system_prompt(system_prompt) or ""
         total = max_tokens
         if prefix:
-            # The system prompt ends with a space. Alone it is a token of its own, but before a word it melts into that
-            # word's token. So minus one for it, and one for the beginning of text, which is kept apart: then the last
-            # positions start exactly at the first word.
+            # The system prompt ends with a space. Alone it is a token of its own, but before a word it melts
+            # into that word's token. So minus one for it, and one for the beginning of text, which is kept
+            # apart: then the last positions start exactly at the first word.
             total += len(self._token_ids(prefix)) - 2
         ids, mask = self._padded([prefix + text.strip() + suffix for text in texts], total)
         hidden = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
@@ -146,8 +151,8 @@ def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"The prompt contains half a character at position {error.start}, probably an emoji that was cut in "
-                "two. Delete it and type it again."
+                f"The prompt contains half a character at position {error.start}, probably an emoji that was "
+                "cut in two. Delete it and type it again."
             ) from error
     return texts
 
@@ -161,11 +166,11 @@ def load_text_encoder(
 ) -> TextEncoder:
     """A Gemma-2 from a local file or folder; nothing is downloaded and no code of the folder is run.
 
-    `path` is one safetensors file with the tokenizer inside (ComfyUI's form); or one folder in Hugging Face layout
-    with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in it. With or
-    without the language head. dtype None keeps the weights as they are stored.
-    `system_prompt` is the original's if a host has it; otherwise it is looked for in the yaml files of these folders
-    and in an installed diffusers.
+    `path` is one safetensors file with the tokenizer inside (ComfyUI's form); or one folder in Hugging Face
+    layout with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in
+    it. With or without the language head. dtype None keeps the weights as they are stored. `system_prompt` is
+    the original's if a host has it; otherwise it is looked for in the yaml files of these folders and in an
+    installed diffusers.
     """
     path = Path(path).absolute()
     if path.is_file():

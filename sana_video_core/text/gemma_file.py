@@ -1,7 +1,8 @@
-"""Gemma-2 from one safetensors file, as ComfyUI keeps it: weights under `model.`, the tokenizer inside as bytes.
+"""Gemma-2 from one safetensors file, as ComfyUI keeps it: weights under `model.`, the tokenizer inside as
+bytes.
 
-Source of the layout: Comfy-Org/PixelDiT, text_encoders/gemma_2_2b_it_elm_bf16.safetensors. The sizes are read off the
-tensors; what no tensor shows is as in google/gemma-2-2b-it.
+Source of the layout: Comfy-Org/PixelDiT, text_encoders/gemma_2_2b_it_elm_bf16.safetensors. The sizes are read
+off the tensors; what no tensor shows is as in google/gemma-2-2b-it.
 """
 
 import re
@@ -47,7 +48,9 @@ OTHERS = {
 def load_gemma_file(
     path: Path, *, device: torch.device | str, dtype: torch.dtype | None
 ) -> tuple[SentencePieceTokenizer, Any]:
-    """Tokenizer and Gemma2Model on `device`. dtype None keeps the file's; float8 without scales becomes bfloat16."""
+    """Tokenizer and Gemma2Model on `device`. dtype None keeps the file's; float8 without scales becomes
+    bfloat16.
+    """
     try:
         tensors, metadata = read_safetensors(path)
     except FileError as error:
@@ -76,7 +79,9 @@ def load_gemma_file(
 
 
 def _find_prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """What stands before the names of the weights, such as `model.` or `text_encoders.gemma2_2b.transformer.model.`"""
+    """What stands before the names of the weights, such as `model.` or
+    `text_encoders.gemma2_2b.transformer.model.`
+    """
     prefixes = [name.removesuffix(GEMMA2) for name in tensors if f".{name}".endswith(f".{GEMMA2}")]
     prefix = min(prefixes, default="")
     names = [name for name in tensors if name.startswith(prefix)]
@@ -98,8 +103,8 @@ def _refuse_quantized(path: Path, weights: Mapping[str, Tensor]) -> None:
     if odd:
         raise FileError(
             f"“{path.name}” is quantized (it has {min(odd)}), which is not read here. Use "
-            "gemma_2_2b_it_elm_bf16.safetensors, or load this file with ComfyUI's own CLIPLoader (type pixeldit): the "
-            "text node of SANA-Video takes its CLIP too."
+            "gemma_2_2b_it_elm_bf16.safetensors, or load this file with ComfyUI's own CLIPLoader (type "
+            "pixeldit): the text node of SANA-Video takes its CLIP too."
         )
 
 
@@ -121,8 +126,8 @@ def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
     head, scalar = (metadata.get(key, str(HEAD_DIM)) for key in ("head_dim", "query_pre_attn_scalar"))
     if not all(re.fullmatch("[1-9][0-9]{0,5}", value) for value in (head, scalar)):
         raise FileError(
-            f"The metadata of “{path.name}” says head_dim {head} and query_pre_attn_scalar {scalar}, which must be whole "
-            f"numbers (Gemma-2-2B has {HEAD_DIM}). {NEEDED}"
+            f"The metadata of “{path.name}” says head_dim {head} and query_pre_attn_scalar {scalar}, which "
+            f"must be whole numbers (Gemma-2-2B has {HEAD_DIM}). {NEEDED}"
         )
     heads, key_heads = queries // int(head), keys // int(head)
     if (
@@ -134,8 +139,8 @@ def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
         or hidden % heads
     ):
         raise FileError(
-            f"“{path.name}” has no heads of {head} values: {queries} values of queries, {keys} of keys, width {hidden}. "
-            f"It is damaged or another model. {NEEDED}"
+            f"“{path.name}” has no heads of {head} values: {queries} values of queries, {keys} of keys, "
+            f"width {hidden}. It is damaged or another model. {NEEDED}"
         )
     return {
         "vocab_size": vocab,
@@ -158,7 +163,8 @@ def _empty_model(path: Path, sizes: Mapping[str, Any]) -> Any:
 
     with torch.device("meta"):
         model = build()
-    # A model without layers has the same buffers (rotary frequencies, since transformers 5 the scale of the embedding).
+    # A model without layers has the same buffers (rotary frequencies, since transformers 5 the scale of the
+    # embedding).
     with torch.random.fork_rng(devices=[]):  # its constructor draws weights
         twin = build(num_hidden_layers=0, vocab_size=8)
     for name, buffer in twin.named_buffers():
@@ -166,8 +172,8 @@ def _empty_model(path: Path, sizes: Mapping[str, Any]) -> Any:
         setattr(model.get_submodule(owner), leaf, buffer)
     if any(buffer.is_meta for buffer in model.buffers()):
         raise FileError(
-            f"“{path.name}” cannot be read with the installed transformers {transformers.__version__}, whose Gemma-2 is "
-            "built in a new way. Install transformers 5.23, or use Gemma-2 as a folder."
+            f"“{path.name}” cannot be read with the installed transformers {transformers.__version__}, whose "
+            "Gemma-2 is built in a new way. Install transformers 5.23, or use Gemma-2 as a folder."
         )
     return model
 
@@ -179,12 +185,12 @@ def _check_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[
     ):
         if names:
             raise FileError(
-                f"“{path.name}” isn't a complete Gemma-2: {min(names)} is {what} ({len(names)} in all). Download the whole "
-                f"file again. {NEEDED}"
+                f"“{path.name}” isn't a complete Gemma-2: {min(names)} is {what} ({len(names)} in all). "
+                f"Download the whole file again. {NEEDED}"
             )
     for name, shape in expected.items():
         if weights[name].shape != shape:
             raise FileError(
-                f"“{path.name}”: {name} has shape {list(weights[name].shape)}, but the Gemma-2 that the other tensors "
-                f"describe has {list(shape)}. The file is damaged; download it again."
+                f"“{path.name}”: {name} has shape {list(weights[name].shape)}, but the Gemma-2 that the "
+                f"other tensors describe has {list(shape)}. The file is damaged; download it again."
             )

@@ -1,4 +1,6 @@
-"""Gemma-2 from a folder in Hugging Face layout, by transformers: its config, its tokenizer, its safetensors files."""
+"""Gemma-2 from a folder in Hugging Face layout, by transformers: its config, its tokenizer, its safetensors
+files.
+"""
 
 import json
 from pathlib import Path
@@ -9,9 +11,9 @@ import torch
 from ..errors import FileError
 
 NEEDED = (
-    "Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm_bf16.safetensors (Comfy-Org/PixelDiT, text_encoders), or "
-    "the text_encoder and tokenizer folders of a SANA-Video diffusers download, or the folder of "
-    "google/gemma-2-2b-it."
+    "Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm_bf16.safetensors (Comfy-Org/PixelDiT, "
+    "text_encoders), or the text_encoder and tokenizer folders of a SANA-Video diffusers download, or the "
+    "folder of google/gemma-2-2b-it."
 )
 
 
@@ -26,8 +28,9 @@ def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, An
     model = _load_model(folder, dtype)
     if len(tokenizer) > model.config.vocab_size:
         raise FileError(
-            f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, but the text encoder in {folder} "
-            f"only {model.config.vocab_size}: they do not belong together. Take both from one download."
+            f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, but the text encoder in "
+            f"{folder} only {model.config.vocab_size}: they do not belong together. Take both from one "
+            "download."
         )
     return tokenizer, model, list(dict.fromkeys((folder, folder.parent, tokenizer_folder)))
 
@@ -46,8 +49,8 @@ def _find_folders(path: Path) -> tuple[Path, Path]:
         if any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
             return folder, candidate
     raise FileError(
-        f"There is no tokenizer for the text encoder in {folder}: neither tokenizer.json nor tokenizer.model is in it "
-        f"or in {folder.parent / 'tokenizer'}. Copy the tokenizer files of the same download there."
+        f"There is no tokenizer for the text encoder in {folder}: neither tokenizer.json nor tokenizer.model "
+        f"is in it or in {folder.parent / 'tokenizer'}. Copy the tokenizer files of the same download there."
     )
 
 
@@ -86,7 +89,8 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
     major = int(transformers.__version__.split(".")[0])
     options: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": dtype or "auto"}
     try:
-        model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  a pair, because of output_loading_info
+        # a pair, because of output_loading_info
+        model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder,
             local_files_only=True,
             use_safetensors=True,  # never a pickle
@@ -98,8 +102,8 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
         raise
     except Exception as error:  # many kinds, all of them about this folder
         raise FileError(
-            f"The weights in {folder} cannot be read ({_first_line(error)}). A file is probably incomplete or "
-            "missing; download it again."
+            f"The weights in {folder} cannot be read ({_first_line(error)}). A file is probably incomplete "
+            "or missing; download it again."
         ) from error
     _check_loading_info(folder, info)
     return model

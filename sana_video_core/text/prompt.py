@@ -39,7 +39,10 @@ def encode_prompt(
     system_prompt: bool | str | None = True,
     motion_score: int | None = None,
 ) -> Prompt:
-    """One text as a model reads it. `system_prompt`: True is the original's, False or None is none, a text is itself."""
+    """One text as a model reads it.
+
+    `system_prompt`: True is the original's, False or None is none, a text is itself.
+    """
     used = encoder.resolve_system_prompt(system_prompt)
     embeddings, mask = encoder.encode(text, system_prompt=used, motion_score=motion_score)
     digest = prompt_digest(text, system_prompt=used, motion_score=motion_score)
@@ -52,8 +55,8 @@ def motion_suffix(score: int | None) -> str:
         return ""
     if isinstance(score, bool) or not isinstance(score, int) or score < 0:
         raise InputError(
-            f"The motion score must be a whole number from 0 (say nothing about motion) upwards, and {score!r} was "
-            "given. Usual values are 10 to 30."
+            "The motion score must be a whole number from 0 (say nothing about motion) upwards, and "
+            f"{score!r} was given. Usual values are 10 to 30."
         )
     return f" motion score: {score}." if score else ""
 
@@ -69,15 +72,18 @@ def prompt_digest(text: str, *, system_prompt: str | None, motion_score: int | N
 
 
 def embedding_digest(embeddings: Tensor, mask: Tensor | None) -> str:
-    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] of each video where the mask is true.
+    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] of each video where the mask
+    is true.
 
-    embeddings [B, L, D] of any dtype and device, read as float32; mask [B, L], or of one row for all, with any axes of
-    length 1 between (None: every row counts). How the rest is padded doesn't matter, how long it is does.
+    embeddings [B, L, D] of any dtype and device, read as float32; mask [B, L], or of one row for all, with
+    any axes of length 1 between (None: every row counts). How the rest is padded doesn't matter, how long it
+    is does.
     """
     if embeddings.ndim != 3 or not embeddings.is_floating_point():
         raise InputError(
-            f"Text embeddings have the shape [batch, tokens, width], and a tensor of {list(embeddings.shape)} "
-            f"({str(embeddings.dtype).removeprefix('torch.')}) was given. Connect what a text encoder made."
+            "Text embeddings have the shape [batch, tokens, width], and a tensor of "
+            f"{list(embeddings.shape)} ({str(embeddings.dtype).removeprefix('torch.')}) was given. Connect "
+            "what a text encoder made."
         )
     B, L, _ = embeddings.shape
     kept = torch.ones(1, L, dtype=torch.bool) if mask is None else mask.detach().to("cpu") != 0

@@ -1,9 +1,9 @@
 """Finds the system prompt that SANA-Video was trained to read before every prompt.
 
-It belongs to the model's authors, so this repository does not contain it. It is read from where a person has it
-already, and only a text with the right hash is taken. Source: NVlabs/Sana, `text_encoder.chi_prompt` of the video
-configs (their name: complex human instruction, "CHI"); diffusers keeps the same text, but for one pair of quotes, as
-a default argument of `SanaPipeline`.
+It belongs to the model's authors, so this repository does not contain it. It is read from where a person has
+it already, and only a text with the right hash is taken. Source: NVlabs/Sana, `text_encoder.chi_prompt` of
+the video configs (their name: complex human instruction, "CHI"); diffusers keeps the same text, but for one
+pair of quotes, as a default argument of `SanaPipeline`.
 """
 
 import ast
@@ -27,8 +27,8 @@ logger = logging.getLogger("sana_video")
 def find_system_prompt(near: Iterable[Path] = (), extra: Iterable[str] = ()) -> str | None:
     """The original's system prompt, from the first place that has it, or None.
 
-    `extra` are texts that a host found (a checkpoint's metadata, a constant of the host), `near` are folders whose
-    yaml files are read; an installed diffusers comes last.
+    `extra` are texts that a host found (a checkpoint's metadata, a constant of the host), `near` are folders
+    whose yaml files are read; an installed diffusers comes last.
     """
     candidates = itertools.chain(extra, _from_yaml_files(near), _from_diffusers())
     return next((text for text in candidates if _is_original(text)), None)

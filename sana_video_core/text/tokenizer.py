@@ -47,15 +47,15 @@ def read_tokenizer(path: Path, tensors: Mapping[str, Tensor]) -> SentencePieceTo
     stored = next((tensors[name] for name in sorted(tensors) if name.split(".")[-1] == TOKENIZER), None)
     if stored is None:
         raise FileError(
-            f"“{path.name}” holds Gemma-2 without its tokenizer (there is no {TOKENIZER}). If it is part of a folder "
-            f"with a config.json, give that folder. {NEEDED}"
+            f"“{path.name}” holds Gemma-2 without its tokenizer (there is no {TOKENIZER}). If it is part of "
+            f"a folder with a config.json, give that folder. {NEEDED}"
         )
     try:
         import sentencepiece  # only here: folders in Hugging Face layout need none
     except ImportError as error:
         raise FileError(
-            f"The tokenizer in “{path.name}” is read by the package sentencepiece, which cannot be imported ({error}). "
-            "Install it into ComfyUI's Python: python -m pip install sentencepiece."
+            f"The tokenizer in “{path.name}” is read by the package sentencepiece, which cannot be imported "
+            f"({error}). Install it into ComfyUI's Python: python -m pip install sentencepiece."
         ) from error
     processor = sentencepiece.SentencePieceProcessor()
     try:

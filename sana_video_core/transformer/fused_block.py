@@ -1,7 +1,7 @@
 """A block of the network in few passes over memory: what layers.py says, in the fused operations of kernels/.
 
-Read layers.py first; this file computes the same and is held against it. Tokens stay rows [B, N, D] all the way: 1x1
-convolutions are gemm with their rows, the temporal convolution three gemm with shifted rows.
+Read layers.py first; this file computes the same and is held against it. Tokens stay rows [B, N, D] all the
+way: 1x1 convolutions are gemm with their rows, the temporal convolution three gemm with shifted rows.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ def fused_patches(embedder: nn.Module, latents: Tensor, gemm: Gemm[Rows]) -> Ten
 
 
 def fused_final(layer: FinalLayer, x: Tensor, time: Tensor, frames: int) -> Tensor:
-    """As FinalLayer.forward. `time` groups the tokens by itself; `frames` is there because FinalLayer takes it."""
+    """As FinalLayer.forward.
+
+    `time` groups the tokens by itself; `frames` is there because FinalLayer takes it.
+    """
     shift, scale = (layer.scale_shift_table.to(time) + time.unsqueeze(2)).unbind(2)  # each [B, 1 or F, D]
     return layer.linear(ops.residual_norm(x, None, None, shift, scale, LAYER_NORM_EPS)[1])
 
 
 def fused_block(
-    block: Block, x: Tensor, modulation: Tensor, text: TextKeys, text_bias: Tensor | None, context: BlockContext,
-    memory: BlockSums | None, gemm: Gemm[Rows],
+    block: Block, x: Tensor, modulation: Tensor, text: TextKeys, text_bias: Tensor | None,
+    context: BlockContext, memory: BlockSums | None, gemm: Gemm[Rows],
 ) -> tuple[Tensor, Contribution]:  # fmt: skip
     """As Block.forward: x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind."""
     rows = (block.scale_shift_table.to(modulation) + modulation).unbind(2)  # each [B, 1 or F, D]
@@ -106,7 +109,9 @@ def _within_frames(
     layer: MixFeedForward, h: Rows, like: Tensor, context: BlockContext, tail: Tensor | None,
     gemm: Gemm[Rows],
 ) -> Tensor:  # fmt: skip
-    """Rows h [B, N, D] through the part that looks at one latent frame, between their neighbours in time: [B, F+2, S, D]."""
+    """Rows h [B, N, D] through the part that looks at one latent frame, between their neighbours in time: [B,
+    F+2, S, D].
+    """
     frames, area = context.frames, context.grid.area
     padded = like.new_empty(len(like), frames + 2, area, like.shape[2])
     padded[:, 0] = 0 if tail is None else tail[:, :, 0].transpose(1, 2)

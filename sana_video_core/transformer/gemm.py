@@ -18,7 +18,8 @@ from . import ops
 from .ops import Fp8Rows, KeyValueSum
 
 Weights = tuple[Tensor, Tensor | None]
-# how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are used
+# how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are
+# used
 WeightsOf = Callable[[nn.Module, Tensor], AbstractContextManager[Weights]]
 Rows = TypeVar("Rows", Tensor, Fp8Rows)  # activations and weights as a GEMM takes them
 
@@ -30,10 +31,11 @@ def layer_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weig
 
 
 def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
-    """Whether a layer does what PyTorch's own does with its weight, or a part of the network what its class here does.
+    """Whether a layer does what PyTorch's own does with its weight, or a part of the network what its class
+    here does.
 
-    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do), hooked on, or put a class of their own
-    there, such as a quantised one. A host knows more than we do of kinds of layers and weights.
+    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do), hooked on, or put a class of
+    their own there, such as a quantised one. A host knows more than we do of kinds of layers and weights.
     """
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) or is_parametrized(layer):
         return False
@@ -55,7 +57,9 @@ class Gemm(ABC, Generic[Rows]):
         self.weights_of, self.of_host = weights_of, weights_of is not layer_weights
 
     def fits(self, block: nn.Module, run: tuple[str, ...] | None = None) -> bool:
-        """Whether all parts of a block (or another module) are their weights, but for those that `run` as they are."""
+        """Whether all parts of a block (or another module) are their weights, but for those that `run` as
+        they are.
+        """
         run = self.RUN if run is None else run
         return all(name in run or is_its_weight(part, self.of_host) for name, part in block.named_modules())
 
@@ -92,7 +96,9 @@ class Gemm(ABC, Generic[Rows]):
 
     @abstractmethod
     def matmul(self, rows: Tensor | Rows, weight: Rows, out: Tensor | None = None) -> Tensor:
-        """Rows or a tensor [n, in] times a ready weight: [n, out], written to `out` where there is one, as torch.mm does."""
+        """Rows or a tensor [n, in] times a ready weight: [n, out], written to `out` where there is one, as
+        torch.mm does.
+        """
 
     @abstractmethod
     def pieces(self, rows: Rows, clip: int, size: int) -> Iterator[Rows]:
@@ -168,7 +174,8 @@ class FullGemm(Gemm[Tensor]):
 class Fp8Gemm(Gemm[Fp8Rows]):
     """In 8 bits with a scale for each row, of activations and weights alike (kernels/fp8_gemm).
 
-    Weights are rounded in every call, after the host has patched them: that takes 2 ms of 300, and nothing can be stale.
+    Weights are rounded in every call, after the host has patched them: that takes 2 ms of 300, and nothing
+    can be stale.
     """
 
     RUN = ("cross_attn.kv_linear", "cross_attn.q_norm", "cross_attn.k_norm")

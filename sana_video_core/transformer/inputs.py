@@ -14,8 +14,8 @@ from .memory import Memory, MemorySize
 def check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
     if text.ndim != 3 or text.shape[2] != channels:
         raise InputError(
-            f"Text embeddings of shape {list(text.shape)} were given; this model takes [batch, tokens, {channels}]. "
-            "Use the text encoder that belongs to it (Gemma-2-2B for SANA-Video)."
+            f"Text embeddings of shape {list(text.shape)} were given; this model takes [batch, tokens, "
+            f"{channels}]. Use the text encoder that belongs to it (Gemma-2-2B for SANA-Video)."
         )
     if mask is not None and mask.shape != text.shape[:2]:
         raise InputError(
@@ -27,8 +27,8 @@ def check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
 def without_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Text without the columns that are padding in every row, and no mask where that was all of it.
 
-    Padding weighs nothing (exp of MASKED is zero in every dtype), but attention with a mask takes half as long again.
-    A row without any text keeps all of it: it attends to its padding.
+    Padding weighs nothing (exp of MASKED is zero in every dtype), but attention with a mask takes half as
+    long again. A row without any text keeps all of it: it attends to its padding.
     """
     if mask is None or torch.compiler.is_compiling():
         return text, mask
@@ -49,7 +49,8 @@ def check_text_fits(sizes: tuple[int, int, int], required: tuple[int, int, int])
         )
     if sizes[2] not in (1, required[2]):
         raise InputError(
-            f"{sizes[2]} prompts do not fit a batch of {required[2]} clips: give one prompt, or one for each clip."
+            f"{sizes[2]} prompts do not fit a batch of {required[2]} clips: give one prompt, or one for each "
+            "clip."
         )
 
 

@@ -1,8 +1,8 @@
 """The blocks of the network. Parameter names are the original's: LoRAs and checkpoints rely on them.
 
-B batch, F latent frames, H W token rows and columns, S = H*W, N = F*S, D width, A heads, d head size, L text tokens.
-Layer classes come from `ops` (torch.nn, or a host's own). Source: diffusion/model/nets/sana_blocks.py and
-basic_modules.py of the original; the epsilons differ from place to place there, and so they do here.
+B batch, F latent frames, H W token rows and columns, S = H*W, N = F*S, D width, A heads, d head size, L text
+tokens. Layer classes come from `ops` (torch.nn, or a host's own). Source: diffusion/model/nets/sana_blocks.py
+and basic_modules.py of the original; the epsilons differ from place to place there, and so they do here.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ class MixFeedForward(nn.Module):
         return self.point_conv(signal * F.silu(gate))
 
     def forward(self, x: Tensor, context: BlockContext, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [B, N, D] -> output [B, N, D] and the last latent frame before the temporal convolution [B, D, 1, S].
+        """x [B, N, D] -> output [B, N, D] and the last latent frame before the temporal convolution [B, D, 1,
+        S].
 
         The left neighbour of the first latent frame is `tail` (zeros without one); right of the last one are
         always zeros, also when another chunk follows: so the model was trained.
@@ -141,7 +142,9 @@ class MixFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward; the timestep shifts, scales and gates the first and last."""
+    """Self-attention, cross-attention, feed-forward; the timestep shifts, scales and gates the first and
+    last.
+    """
 
     def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
         super().__init__()
@@ -162,7 +165,9 @@ class Block(nn.Module):
         context: BlockContext,
         memory: BlockSums | None,
     ) -> tuple[Tensor, Contribution]:
-        """x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind (its tail is a view)."""
+        """x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind (its tail is a
+        view).
+        """
         rows = (
             (self.scale_shift_table.to(modulation) + modulation).unsqueeze(2).unbind(3)
         )  # [B, 1 or F, 1, D]

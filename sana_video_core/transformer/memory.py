@@ -1,10 +1,11 @@
 """What the past leaves behind in each block. Immutable; never written to.
 
-B batch, A heads, d head size, D width, S tokens per latent frame. A memory is a plain tuple with one record per block,
-so that it is the same thing on a socket, in a compiled function and in a file. `None` stands for an empty memory.
+B batch, A heads, d head size, D width, S tokens per latent frame. A memory is a plain tuple with one record
+per block, so that it is the same thing on a socket, in a compiled function and in a file. `None` stands for
+an empty memory.
 
-`BlockMemory` is all that streams, states and their files know of a record. This family's blocks keep sums and a tail;
-another family's may keep a recurrent state, or keys and values, block by block.
+`BlockMemory` is all that streams, states and their files know of a record. This family's blocks keep sums and
+a tail; another family's may keep a recurrent state, or keys and values, block by block.
 """
 
 from __future__ import annotations
@@ -50,11 +51,16 @@ class BlockMemory(Protocol):
         ...
 
     def advance(self, contribution: Any) -> BlockMemory:
-        """The memory after one more chunk, as new tensors. `contribution` is what the block's own forward returned."""
+        """The memory after one more chunk, as new tensors.
+
+        `contribution` is what the block's own forward returned.
+        """
         ...
 
     def check(self, size: MemorySize, chunks: int) -> None:
-        """Raises ValueError unless every tensor has the shape and type of a memory of `size` after `chunks` chunks."""
+        """Raises ValueError unless every tensor has the shape and type of a memory of `size` after `chunks`
+        chunks.
+        """
         ...
 
 
@@ -66,7 +72,10 @@ class Contribution(NamedTuple):
 
 
 class SumMemory(NamedTuple):
-    """Running sums over all chunks, and a tail: constant in size. The sums are float32 whatever the compute dtype."""
+    """Running sums over all chunks, and a tail: constant in size.
+
+    The sums are float32 whatever the compute dtype.
+    """
 
     vk: Tensor  # [B, A, d, d] running sum of v k~^T, float32
     ksum: Tensor  # [B, A, d] running sum of the unrotated k, float32

@@ -44,9 +44,9 @@ class PreparedText(NamedTuple):
 class SanaVideo(nn.Module):
     """The network. `family` gives the rules of sampling; the weights cannot tell them.
 
-    `operations` supplies Linear, Conv2d, Conv3d, LayerNorm and RMSNorm: torch.nn, or a host's own classes that
-    cast, offload and patch weights. `fingerprint` names the weights as they lay in the file; a checkpoint's
-    loader sets it, and a state remembers it.
+    `operations` supplies Linear, Conv2d, Conv3d, LayerNorm and RMSNorm: torch.nn, or a host's own classes
+    that cast, offload and patch weights. `fingerprint` names the weights as they lay in the file; a
+    checkpoint's loader sets it, and a state remembers it.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SanaVideo(nn.Module):
         return self.device
 
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
-        """Project embeddings [B, L, caption channels] with a mask [B, L] (true or 1 = text) once per prompt."""
+        """Project embeddings [B, L, caption channels] with mask [B, L] (true or 1 = text), once a prompt."""
         return self._project(text, text_mask)._replace(
             runner=None if _learning(self) else self._choose_runner()
         )
@@ -135,9 +135,11 @@ class SanaVideo(nn.Module):
         first_frame: int = 0,
         window: int | None = None,
     ) -> Memory:
-        """The memory after clean latents [B, C, F, H, W]: one pass at timestep 0 that returns new tensors only.
+        """The memory after clean latents [B, C, F, H, W]: one pass at timestep 0 that returns new tensors
+        only.
 
-        With `window`, the memory looks back on that many chunks instead of on all of them; it keeps its window.
+        With `window`, the memory looks back on that many chunks instead of on all of them; it keeps its
+        window.
         """
         if window is None and memory:
             window = memory[0].window
@@ -156,7 +158,10 @@ class SanaVideo(nn.Module):
         return tuple(after)
 
     def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
-        """Whether the fused kernels run there, why not, and whether in 8 bits. Raises InputError for what was asked for and cannot be."""
+        """Whether the fused kernels run there, why not, and whether in 8 bits.
+
+        Raises InputError for what was asked for and cannot be.
+        """
         widths = self.config.width, self.config.ffn_hidden
         try:
             return choose(self.kernels, device, dtype, self.config.head_dim, self.precision, widths)
@@ -165,7 +170,9 @@ class SanaVideo(nn.Module):
 
     @contextmanager
     def runner_chosen(self) -> Iterator[None]:
-        """One choice of runner for all passes inside, during which nobody may patch: for a host's own sampling."""
+        """One choice of runner for all passes inside, during which nobody may patch: for a host's own
+        sampling.
+        """
         before, self._runner = self._runner, self._choose_runner()
         try:
             yield

@@ -20,8 +20,9 @@ TIMESTEP_DIMENSIONS = 256
 def truncate_timestep(timesteps: Tensor) -> Tensor:
     """The integer timestep that the network was trained to see, as float32.
 
-    The original casts to int64. A float32 sigma times 1000 falls just below 251, 253, 502, 506 and 511, where a
-    plain cast would be one too low; the offset 0.001 repairs these and leaves true fractions (948.99) alone.
+    The original casts to int64. A float32 sigma times 1000 falls just below 251, 253, 502, 506 and 511, where
+    a plain cast would be one too low; the offset 0.001 repairs these and leaves true fractions (948.99)
+    alone.
     """
     return torch.floor(timesteps.to(torch.float64) + 0.001).to(torch.float32)
 
@@ -42,7 +43,10 @@ def _axis_angles(first: int, count: int, dimensions: int) -> Tensor:
 
 
 def _sent(table: Tensor, device: torch.device) -> Tensor:
-    """To the device in float32. A GPU is sent pages that stay in place: so the copy need not wait until its queue is empty."""
+    """To the device in float32.
+
+    A GPU is sent pages that stay in place: so the copy need not wait until its queue is empty.
+    """
     table = table.to(torch.float32)
     if device.type != "cuda" or torch.compiler.is_compiling():  # a compiler knows no such pages
         return table.to(device)
@@ -54,8 +58,8 @@ def rotary_table(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines [N, d / 2] for N = F*H*W tokens, time then row then column; float32.
 
-    Time runs on from `first_frame`, absolute in its scene; rows and columns start at 0. The angles are float64
-    (on the CPU: not every device has it), because at position 1000 a float32 angle is off by 6e-5.
+    Time runs on from `first_frame`, absolute in its scene; rows and columns start at 0. The angles are
+    float64 (on the CPU: not every device has it), because at position 1000 a float32 angle is off by 6e-5.
     """
     lengths = (frames, *grid)
     offsets = (first_frame, 0, 0)

@@ -1,7 +1,7 @@
 """Which version of each part of the network runs: fused, or as layers.py writes it.
 
-Asking every layer whether somebody changed it takes milliseconds of Python, so a runner is chosen once for a patch set:
-for one prepared prompt, or for one sampling under a host. Choose again after a layer was patched.
+Asking every layer whether somebody changed it takes milliseconds of Python, so a runner is chosen once for a
+patch set: for one prepared prompt, or for one sampling under a host. Choose again after a layer was patched.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The layers of the Wan 2.1 video VAE. Parameter names are the original's: checkpoints rely on them.
 
-B batch, C channels, T time steps of one call, H W rows and columns. Space is seen whole, time only backwards: a layer
-that looks back is given what it needs of the past and returns what the next call will need.
+B batch, C channels, T time steps of one call, H W rows and columns. Space is seen whole, time only backwards:
+a layer that looks back is given what it needs of the past and returns what the next call will need.
 
-* `forward(x, past)` returns the output and what to keep. `past` is None at the start of a clip, and the first call of
-  a clip brings exactly one time step. A layer keeps `slots` tensors, all of them from the first call on.
+* `forward(x, past)` returns the output and what to keep. `past` is None at the start of a clip, whose first
+  call brings exactly one time step. A layer keeps `slots` tensors, all of them from the first call on.
 * What is kept is a value: tensors with memory of their own, which nobody ever writes to.
 
-Layer classes come from `ops` (torch.nn, or a host's own). Source: Wan 2.1 VAE, wan/modules/vae.py of the original.
+Layer classes come from `ops` (torch.nn, or a host's own). Source: Wan 2.1 VAE, wan/modules/vae.py of the
+original.
 """
 
 from __future__ import annotations
@@ -266,6 +267,7 @@ class CausalNetwork(nn.Module):
         )
         if actual != required:
             raise StateError(
-                f"This cache does not belong to this clip: it is {actual} (tensors, sizes and type of the first), "
-                f"but has to be {required}. Keep batch, size, type and tiling, or begin a clip without a cache."
+                f"This cache does not belong to this clip: it is {actual} (tensors, sizes and type of the "
+                f"first), but has to be {required}. Keep batch, size, type and tiling, or begin a clip "
+                "without a cache."
             )

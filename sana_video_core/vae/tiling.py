@@ -1,9 +1,9 @@
 """Spatial tiles for a VAE that meets pictures larger than the memory: cut, work on each, blend.
 
-Rows and columns are counted in latents; `scale` says how many pixels of the tensor at hand one latent is. Of the
-network no more is known here than that it may have a cache. Attention sees only its tile, so a tiled result differs a
-little from an untiled one.
-Source: the tiling of AutoencoderKLWan in diffusers, whose default numbers are ours.
+Rows and columns are counted in latents; `scale` says how many pixels of the tensor at hand one latent is. Of
+the network no more is known here than that it may have a cache. Attention sees only its tile, so a tiled
+result differs a little from an untiled one. Source: the tiling of AutoencoderKLWan in diffusers, whose
+default numbers are ours.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class TilePlan:
     def blend(self, tiles: Iterable[Tensor], scale: int) -> Tensor:
         """The picture [..., rows * scale, columns * scale] of one tile per window.
 
-        A tile fades in over the tile above it, then over the tile to its left, both as they are after their own
-        blending. Tiles are taken one by one; of earlier ones only the overlaps stay.
+        A tile fades in over the tile above it, then over the tile to its left, both as they are after their
+        own blending. Tiles are taken one by one; of earlier ones only the overlaps stay.
         """
         windows = self.windows
         if len(windows) == 1:
@@ -115,7 +115,7 @@ class TilePlan:
     def step(
         self, work: Step, x: Tensor, cache: StreamCache | None, scale: int
     ) -> tuple[Tensor, StreamCache]:
-        """One step of a stream in every window of x [..., rows, columns] -> the picture, and the next cache."""
+        """One step of a stream in every window of x [..., rows, columns] -> picture and next cache."""
         windows = self.windows
         if len(windows) == 1:
             return work(x, cache)
@@ -130,8 +130,8 @@ class TilePlan:
         if isinstance(cache, TiledCache) and len(cache.tiles) == count:
             return cache.tiles
         raise StateError(
-            f"This cache does not belong to a clip in {count} tiles. Keep the size and the tiling with which the clip "
-            "began, or begin a clip without a cache."
+            f"This cache does not belong to a clip in {count} tiles. Keep the size and the tiling with which "
+            "the clip began, or begin a clip without a cache."
         )
 
 
@@ -149,7 +149,8 @@ def ending(tile: Tensor, length: int, axis: int) -> Tensor:
 def fade_in(tile: Tensor, before: Tensor, axis: int) -> Tensor:
     """A tile whose first lines grow linearly out of the last lines of the tile before it; a new tensor.
 
-    tile [..., H, W], before the same but for the axis: line k of e becomes before * (1 - k / e) + tile * k / e.
+    tile [..., H, W], before the same but for the axis: line k of e becomes before * (1 - k / e) + tile * k /
+    e.
     """
     length = min(before.shape[axis], tile.shape[axis])
     before = before.narrow(axis, before.shape[axis] - length, length)

@@ -84,6 +84,6 @@ def test_impossible_sizes_of_a_network(change, words):
         config.TransformerConfig(**{**values, **change})
 
 
-def test_unknown_family_lists_the_known():
+def test_an_unknown_family_lists_the_known_ones():
     with pytest.raises(errors.InputError, match="longsana_480p"):
         config.family_named("wan")

@@ -1,4 +1,4 @@
-"""Text encoders for tests: the demo's, which reads prompts as they are, made to take an instruction like the real one."""
+"""Text encoders for tests: the demo's, made to take a system prompt like the real Gemma."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder
 
 
-def build_instructed_encoder(folder: Path) -> Path:
+def build_encoder_with_system_prompt(folder: Path) -> Path:
     """The demo's text encoder, with a config like that of the real Gemma."""
     build_demo_text_encoder(folder)
     forget_the_demo(folder)
@@ -16,7 +16,7 @@ def build_instructed_encoder(folder: Path) -> Path:
 
 
 def forget_the_demo(folder: Path) -> None:
-    """Take out of config.json that the encoder takes no instruction: Gemma's own says nothing about it."""
+    """Remove the note in config.json that the encoder takes no system prompt: Gemma's own has none."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     assert config.pop("sana_instruction") == ""

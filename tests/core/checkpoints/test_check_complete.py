@@ -1,4 +1,4 @@
-"""A checkpoint is the module's parameters, by name and shape, and of a float type; else a sentence tells what is wrong."""
+"""A checkpoint holds its module's parameters in a float type; otherwise the error says what is wrong."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def tensors(**changed):
     return whole | changed
 
 
-def check(module, found):
-    check_complete(module, found, PATH, "SANA-Video transformer")
+def check(module, weights):
+    check_complete(module, weights, PATH, "SANA-Video transformer")
 
 
 def test_a_complete_one_passes(module):
@@ -39,20 +39,20 @@ def test_every_float_type_passes(module, dtype):
 
 
 def test_missing_and_unknown_tensors_are_counted_and_named(module):
-    found = tensors(**{"extra.weight": torch.zeros(1)})
-    del found["1.bias"], found["2.weight"]
+    weights = tensors(**{"extra.weight": torch.zeros(1)})
+    del weights["1.bias"], weights["2.weight"]
     with pytest.raises(FileError) as error:
-        check(module, found)
+        check(module, weights)
     said = str(error.value)
     assert "“model.safetensors” isn't a complete SANA-Video transformer" in said
     assert all(word in said for word in ("2 missing", "1.bias", "1 unknown", "extra.weight", "LoRA"))
 
 
-def test_only_what_is_wrong_is_told(module):
-    found = tensors()
-    del found["0.bias"]
+def test_only_what_is_wrong_is_named(module):
+    weights = tensors()
+    del weights["0.bias"]
     with pytest.raises(FileError, match="1 missing") as error:
-        check(module, found)
+        check(module, weights)
     assert "unknown" not in str(error.value)
 
 

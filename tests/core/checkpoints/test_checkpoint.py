@@ -1,4 +1,4 @@
-"""Checkpoints: every format gives the same model; what was told is weighed in order; everything else is refused in words."""
+"""Checkpoints: every format gives the same model, descriptions have ranks, and all else is refused."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from support.checkpoint_files import (
 from support.pack import golden, same
 
 HEADS_OF_20 = {"attention_head_dim": 20}
-WORDS_OF_FAMILIES = ("sana_video_480p", "sana_video_720p", "longsana_480p")
+FAMILY_NAMES = ("sana_video_480p", "sana_video_720p", "longsana_480p")
 
 
 @pytest.fixture
 def plain(tmp_path):
-    """The weights in a file that tells nothing about them."""
+    """The weights in a file that says nothing about them."""
     save_file(WEIGHTS, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
 
@@ -80,7 +80,7 @@ def test_a_diffusers_folder_computes_what_diffusers_computes(tmp_path):
 
 
 def test_a_diffusers_model_after_fusing_its_projections(tmp_path):
-    """This class leaves them apart (diffusers 0.42); whatever it saves has to load."""
+    """This class keeps them apart (diffusers 0.42); whatever it saves has to load."""
     from diffusers import SanaVideoTransformer3DModel
 
     theirs = SanaVideoTransformer3DModel.from_pretrained(write_diffusers(tmp_path / "a", WEIGHTS))
@@ -91,7 +91,7 @@ def test_a_diffusers_model_after_fusing_its_projections(tmp_path):
 
 @pytest.mark.parametrize("kind", ["original", "safetensors", "diffusers", "ours"])
 def test_bf16_files(tmp_path, kind):
-    """A bf16 file and its float32 twin have one name, another file has another."""
+    """A bf16 file and its float32 twin have the same fingerprint, another file has another."""
     rounded = {name: tensor.bfloat16() for name, tensor in WEIGHTS.items()}
     (tmp_path / "narrow").mkdir()
     path = FORMATS[kind](tmp_path / "narrow", rounded)
@@ -105,7 +105,7 @@ def test_bf16_files(tmp_path, kind):
     assert narrow.fingerprint != weights_fingerprint(WEIGHTS)
 
 
-def test_dtype_casts_and_the_fingerprint_stays_the_files(plain):
+def test_dtype_casts_and_keeps_the_fingerprint_of_the_file(plain):
     model = load_transformer(plain, config=CONFIG, dtype=torch.bfloat16, device="cpu")
     assert all(same(tensor, WEIGHTS[name].bfloat16()) for name, tensor in model.state_dict().items())
     assert model.fingerprint == weights_fingerprint(WEIGHTS)
@@ -113,7 +113,7 @@ def test_dtype_casts_and_the_fingerprint_stays_the_files(plain):
     assert half.dtype == torch.float16
 
 
-def test_a_loaded_model_is_ready_and_cost_no_first_weights(plain):
+def test_a_loaded_model_is_ready_and_no_weights_were_drawn_for_it(plain):
     before = torch.random.get_rng_state()
     model = load_transformer(plain, config=CONFIG)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -135,7 +135,7 @@ def test_a_hosts_layer_classes_are_used(plain):
     assert isinstance(model.blocks[0].attn.proj, Operations.Linear)
 
 
-def test_our_file_keeps_what_it_is_told(tmp_path):
+def test_our_file_keeps_its_description(tmp_path):
     model = _drawn(width=60, head=20)
     save_transformer(
         tmp_path / "m.safetensors",
@@ -145,16 +145,16 @@ def test_our_file_keeps_what_it_is_told(tmp_path):
         system_prompt="Ü: ",
         note={"made by": "a test"},
     )
-    found = read_checkpoint(tmp_path / "m.safetensors")
-    assert (found.config, found.family.name) == (model.config, "longsana_480p")
-    assert (found.system_prompt, found.source) == ("Ü: ", "this pack's file")
+    checkpoint = read_checkpoint(tmp_path / "m.safetensors")
+    assert (checkpoint.config, checkpoint.family.name) == (model.config, "longsana_480p")
+    assert (checkpoint.system_prompt, checkpoint.source) == ("Ü: ", "this pack's file")
     assert read_checkpoint(_file_of(tmp_path)).system_prompt is None
 
 
 @pytest.mark.parametrize(
     "kind, source", [("original", "original"), ("diffusers", "diffusers"), ("ours", "this pack's file")]
 )
-def test_the_source_is_told(tmp_path, kind, source):
+def test_the_source_is_named(tmp_path, kind, source):
     assert read_checkpoint(FORMATS[kind](tmp_path, WEIGHTS), config=CONFIG).source == source
 
 
@@ -170,29 +170,29 @@ def test_head_size_goes_by_rank(tmp_path, plain):
     beside.write_text(json.dumps({"attention_head_dim": 6}))
     assert read_checkpoint(plain).config.head_dim == 6
     _with_metadata(plain, {"attention_head_dim": 30, "cross_attention_head_dim": 10})
-    found = read_checkpoint(plain).config
-    assert (found.head_dim, found.cross_head_dim) == (30, 10)
+    config = read_checkpoint(plain).config
+    assert (config.head_dim, config.cross_head_dim) == (30, 10)
     for argument in (HEADS_OF_20 | {"cross_attention_head_dim": 12}, CONFIG, str(CONFIG)):
-        found = read_checkpoint(plain, config=argument).config
-        assert found.head_dim == 20
-        assert found.cross_head_dim == (12 if isinstance(argument, dict) else 20)
+        config = read_checkpoint(plain, config=argument).config
+        assert config.head_dim == 20
+        assert config.cross_head_dim == (12 if isinstance(argument, dict) else 20)
 
 
 def test_an_argument_hides_only_what_it_says(tmp_path, plain):
     """A config.json of diffusers, given for the head size, must not make a causal file bidirectional."""
     _with_metadata(plain, {"attention_head_dim": 30, "family": "longsana_480p"})
-    found = read_checkpoint(plain, config=CONFIG)
-    assert (found.config.head_dim, found.family.name) == (20, "longsana_480p")
+    checkpoint = read_checkpoint(plain, config=CONFIG)
+    assert (checkpoint.config.head_dim, checkpoint.family.name) == (20, "longsana_480p")
     assert read_checkpoint(plain, config={"family": "sana_video_480p"}).config.head_dim == 30
 
 
-def test_without_words_it_is_112_where_that_divides(tmp_path):
+def test_an_unnamed_head_size_is_112_where_that_divides(tmp_path):
     assert read_checkpoint(_file_of(tmp_path)).config.head_dim == 112
-    found = read_checkpoint(_file_of(tmp_path), config=HEADS_OF_20 | {"attention_head_dim": 56})
-    assert (found.config.head_dim, found.config.cross_head_dim, found.config.heads) == (56, 56, 4)
+    sizes = read_checkpoint(_file_of(tmp_path), config=HEADS_OF_20 | {"attention_head_dim": 56})
+    assert (sizes.config.head_dim, sizes.config.cross_head_dim, sizes.config.heads) == (56, 56, 4)
 
 
-def test_without_words_and_not_112(plain):
+def test_an_unnamed_head_size_that_cannot_be_112(plain):
     message = refusal(lambda: load_transformer(plain), FileError)
     assert "60" in message
     assert "config.json" in message
@@ -212,7 +212,7 @@ def test_impossible_head_sizes(plain, key, head):
     refusal(lambda: load_transformer(plain, config=HEADS_OF_20 | {key: head}), InputError)
 
 
-def test_configs_that_are_none(tmp_path, plain):
+def test_files_that_are_no_config(tmp_path, plain):
     for content in ("", "{", "[]", "null", "[" * 100_000):
         (tmp_path / "c.json").write_text(content)
         assert "c.json" in refusal(lambda: load_transformer(plain, config=tmp_path / "c.json"), FileError)
@@ -222,8 +222,8 @@ def test_configs_that_are_none(tmp_path, plain):
     refusal(lambda: load_transformer(plain, config=tmp_path), FileError)
 
 
-def test_another_models_config_beside_a_file_is_not_ours(tmp_path):
-    """Folders of ComfyUI hold files of many models; 32 divides this width, and would be wrong without a word."""
+def test_another_models_config_beside_a_file_is_ignored(tmp_path):
+    """Folders of ComfyUI hold files of many models; 32 divides this width, and would be silently wrong."""
     path = _file_of(tmp_path)
     for foreign in (
         {"_class_name": "WanTransformer3DModel", "attention_head_dim": 32},
@@ -231,8 +231,10 @@ def test_another_models_config_beside_a_file_is_not_ours(tmp_path):
     ):
         (tmp_path / "config.json").write_text(json.dumps(foreign))
         assert read_checkpoint(path).config.head_dim == 112
-    for own in ("SanaVideoTransformer3DModel", "SanaVideoCausalTransformer3DModel"):
-        (tmp_path / "config.json").write_text(json.dumps({"_class_name": own, "attention_head_dim": 32}))
+    for class_name in ("SanaVideoTransformer3DModel", "SanaVideoCausalTransformer3DModel"):
+        (tmp_path / "config.json").write_text(
+            json.dumps({"_class_name": class_name, "attention_head_dim": 32})
+        )
         assert read_checkpoint(path).config.head_dim == 32
 
 
@@ -259,7 +261,8 @@ def test_another_format_version(tmp_path, version):
         ("model.safetensors", "sana_video_480p"),
         ("SANA_Video_2B_480p_LongLive.pth", "longsana_480p"),
         ("LongSANA_2B_480p_ode.pt", "longsana_480p"),
-        ("longlive/model.safetensors", "sana_video_480p"),  # as diffusers' converter: a file's own name only
+        # only a file's own name counts, as in diffusers' converter
+        ("longlive/model.safetensors", "sana_video_480p"),
         ("SANA-Video_2B_480p_LongLive_diffusers/", "longsana_480p"),
         ("SANA-Video_2B_480p_LongLive_diffusers/transformer/", "longsana_480p"),
         ("SANA-Video_2B_480p_diffusers/", "sana_video_480p"),
@@ -275,7 +278,7 @@ def test_family_by_name(tmp_path, monkeypatch, name, family):
         path.parent.mkdir(exist_ok=True)
         (save_file if path.suffix == ".safetensors" else torch.save)(WEIGHTS, path)
     assert read_checkpoint(path, config=CONFIG).family.name == family
-    if path.is_dir():  # and when the path says it no more
+    if path.is_dir():  # also when the path no longer says it
         monkeypatch.chdir(path)
         assert read_checkpoint(".").family.name == family
 
@@ -319,7 +322,7 @@ def test_a_family_that_the_file_contradicts(tmp_path, sizes, family):
 @pytest.mark.parametrize("family", ["wan", "LONGSANA_480P", "['a']"])
 def test_an_unknown_family(plain, family):
     message = refusal(lambda: load_transformer(plain, config=CONFIG, family=family), InputError)
-    assert all(name in message for name in WORDS_OF_FAMILIES)
+    assert all(name in message for name in FAMILY_NAMES)
 
 
 @pytest.mark.parametrize("family", ["wan", 5, ["longsana_480p"], {"a": 1}, True])
@@ -337,7 +340,7 @@ def _changed(**changes):
 
 
 @pytest.mark.parametrize("name", list(WEIGHTS))
-def test_every_missing_tensor_is_missed(tmp_path, name):
+def test_every_missing_tensor_is_noticed(tmp_path, name):
     save_file(_changed(**{name: None}), tmp_path / "m.safetensors")
     message = refusal(lambda: load_transformer(tmp_path / "m.safetensors", config=CONFIG), FileError)
     assert "m.safetensors" in message
@@ -348,20 +351,20 @@ def test_every_missing_tensor_is_missed(tmp_path, name):
     "change", ["no axes", "nothing", "one axis", "an axis more", "one row more", "integers"]
 )
 def test_every_wrong_tensor_is_noticed(tmp_path, name, change):
-    own = WEIGHTS[name]
+    tensor = WEIGHTS[name]
     wrong = {
         "no axes": torch.tensor(1.0),
         "nothing": torch.zeros(0),
         "one axis": torch.zeros(7),
-        "an axis more": own.unsqueeze(0),
-        "one row more": torch.cat([own, own[:1]]),
-        "integers": own.to(torch.int8),
+        "an axis more": tensor.unsqueeze(0),
+        "one row more": torch.cat([tensor, tensor[:1]]),
+        "integers": tensor.to(torch.int8),
     }[change]
     save_file(_changed(**{name: wrong}), tmp_path / "m.safetensors")
     refusal(lambda: load_transformer(tmp_path / "m.safetensors", config=CONFIG))
 
 
-def test_names_too_many_or_too_few_are_told(tmp_path):
+def test_extra_and_missing_names_are_named(tmp_path):
     path = tmp_path / "m.safetensors"
     for changes, words in (
         ({"blocks.0.attn.extra": torch.zeros(1)}, "1 unknown (blocks.0.attn.extra)"),
@@ -395,14 +398,14 @@ def test_a_block_missing_in_the_middle(tmp_path):
     ],
     ids=["nothing", "anything", "lora", "a part", "vae"],
 )
-def test_files_of_other_things(tmp_path, tensors):
+def test_other_files_are_not_a_transformer(tmp_path, tensors):
     save_file(tensors, tmp_path / "m.safetensors")
     message = refusal(lambda: load_transformer(tmp_path / "m.safetensors", config=CONFIG), FileError)
     assert "isn't a SANA-Video transformer" in message
     assert f"{len(tensors)} tensors" in message
 
 
-def test_folders_of_other_things(tmp_path):
+def test_folders_without_a_transformer(tmp_path):
     refusal(lambda: load_transformer(tmp_path), FileError)
     (tmp_path / "transformer").mkdir()
     assert DIFFUSERS_WEIGHTS in refusal(lambda: load_transformer(tmp_path), FileError)
@@ -427,8 +430,6 @@ def test_truncated_checkpoints(tmp_path, kind):
 
 
 def test_the_fingerprint_tells_names_shapes_and_values_apart():
-    from comfyui_sana_video.sana_video_core.files.fingerprint import weights_fingerprint
-
     base = {"a": torch.arange(6.0), "b": torch.ones(2)}
     others = (
         {"a": torch.arange(6.0), "c": torch.ones(2)},

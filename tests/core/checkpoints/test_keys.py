@@ -1,4 +1,4 @@
-"""Names: every spelling becomes the original's, rows keep their order; fingerprints; and files of the VAE."""
+"""Every spelling of a name becomes the original's and rows keep their order; fingerprints; VAE files."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_every_spelling_becomes_the_original(spelled, prefix):
 
 
 def test_the_table_here_is_diffusers_own():
-    """`diffusers_named` is what the other tests trust: diffusers takes its names and shapes."""
+    """The other tests trust `diffusers_named`: its names and shapes are diffusers' own."""
     from diffusers import SanaVideoTransformer3DModel
 
     model = SanaVideoTransformer3DModel.from_config(SanaVideoTransformer3DModel.load_config(CONFIG))
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in diffusers_named(WEIGHTS).items()} == own
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in diffusers_named(WEIGHTS).items()} == expected
 
 
 def test_rows_of_fused_tensors_are_q_k_v():
@@ -59,7 +59,7 @@ def test_rows_of_fused_tensors_are_q_k_v():
     parts |= {
         f"blocks.12.cross_attn.{part}.bias": torch.full((2,), 5 + value) for value, part in enumerate("kv")
     }
-    fused = canonical_transformer(dict(reversed(parts.items())))  # the order in a file says nothing
+    fused = canonical_transformer(dict(reversed(parts.items())))  # the order in a file means nothing
     assert fused["blocks.0.attn.qkv.weight"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
     assert fused["blocks.12.cross_attn.kv_linear.bias"].tolist() == [5, 5, 6, 6]
     assert len(fused) == 2
@@ -85,13 +85,13 @@ def test_parts_of_unequal_shapes_are_refused(shape):
 def test_names_of_modules_are_those_of_their_parameters(flat):
     for name in WEIGHTS:
         for spelled in diffusers_named({name: WEIGHTS[name]}):
-            (own,) = canonical_transformer({spelled: WEIGHTS[name]})
+            (original,) = canonical_transformer({spelled: WEIGHTS[name]})
             module = re.sub(r"\.(weight|bias)$", "", spelled)
             module = module.replace(".", "_") if flat else module
-            assert canonical_module(module, flat=flat) == re.sub(r"\.(weight|bias)$", "", own)
+            assert canonical_module(module, flat=flat) == re.sub(r"\.(weight|bias)$", "", original)
             if not flat:
-                assert canonical_module(spelled) == own
-                assert canonical_module(own) == own
+                assert canonical_module(spelled) == original
+                assert canonical_module(original) == original
 
 
 def test_parts_of_fused_parameters():
@@ -103,7 +103,7 @@ def test_parts_of_fused_parameters():
     assert not any(fused_parts(name) for name in (*others, "attn.qkv.weight", "blocks.0.mlp.qkv.weight"))
 
 
-def test_what_no_model_uses_is_dropped_and_nothing_else():
+def test_only_what_no_model_uses_is_dropped():
     extras = {
         name: torch.zeros(1)
         for name in ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
@@ -118,7 +118,7 @@ def test_blocks_past_nine_keep_their_numbers():
     assert _same(canonical_transformer(diffusers_named(moved)), moved)
 
 
-def test_a_prefix_is_taken_off_only_where_all_names_share_it():
+def test_a_prefix_is_removed_only_where_all_names_share_it():
     mixed = {"model.a": torch.zeros(1), "other.b": torch.zeros(1)}
     assert without_prefix(mixed).keys() == mixed.keys()
     assert without_prefix({}) == {}
@@ -126,11 +126,11 @@ def test_a_prefix_is_taken_off_only_where_all_names_share_it():
 
 
 def test_the_callers_mapping_stays_as_it_was():
-    given = split(WEIGHTS, "{}")
-    before = dict(given)
-    canonical_transformer(given)
-    assert given.keys() == before.keys()
-    assert all(given[name] is before[name] for name in before)
+    weights = split(WEIGHTS, "{}")
+    before = dict(weights)
+    canonical_transformer(weights)
+    assert weights.keys() == before.keys()
+    assert all(weights[name] is before[name] for name in before)
 
 
 # --- the VAE
@@ -138,27 +138,29 @@ def test_the_callers_mapping_stays_as_it_was():
 
 def test_all_vae_names_are_those_of_the_independent_map():
     assert len(KEYMAP) == 194
-    assert canonical_vae({name: name for name in KEYMAP}) == {own: name for name, own in KEYMAP.items()}
+    assert canonical_vae({name: name for name in KEYMAP}) == {
+        original: name for name, original in KEYMAP.items()
+    }
 
 
 def test_original_vae_names_stay():
-    assert canonical_vae({own: own for own in KEYMAP.values()}) == {own: own for own in KEYMAP.values()}
+    assert canonical_vae({name: name for name in KEYMAP.values()}) == {name: name for name in KEYMAP.values()}
 
 
 def test_no_diffusers_vae_name_is_also_an_original_one():
-    """What lets the loader tell the spellings apart by one name."""
+    """So the loader can tell the spellings apart by one name."""
     assert "encoder.conv_in.weight" in KEYMAP
     assert "encoder.conv_in.weight" not in KEYMAP.values()
-    assert not any(re.search("(up|down)_blocks|conv_in|quant_conv", own) for own in KEYMAP.values())
+    assert not any(re.search("(up|down)_blocks|conv_in|quant_conv", name) for name in KEYMAP.values())
 
 
 # --- the fingerprint
 
 
 def test_fingerprint_is_the_same_in_every_version():
-    """A state remembers its model by it: with another rule, every state that was saved would be refused."""
-    own = "4c7f86a9bb8e6685a123a1ae42ce466da0efdec153feed7880115c6d8955328b"
-    assert weights_fingerprint(WEIGHTS) == own
+    """A state remembers its model by it: with another rule, every saved state would be refused."""
+    published = "4c7f86a9bb8e6685a123a1ae42ce466da0efdec153feed7880115c6d8955328b"
+    assert weights_fingerprint(WEIGHTS) == published
 
 
 def test_fingerprint_does_not_depend_on_order_or_layout():
@@ -176,29 +178,29 @@ def test_fingerprint_is_the_same_in_a_wider_type_only_if_the_values_are():
 
 @pytest.mark.parametrize("name", list(WEIGHTS))
 def test_fingerprint_sees_every_tensor(name):
-    """Its values, its first and last one, its shape, its name, and that it is there."""
-    own, tensor = weights_fingerprint(WEIGHTS), WEIGHTS[name]
+    """Its values, the first and the last one, its shape, its name, and that it is there."""
+    original, tensor = weights_fingerprint(WEIGHTS), WEIGHTS[name]
     ends = []
     for place in (0, -1):
         changed = tensor.clone()
         changed.view(-1)[place] += 1
         ends.append(changed)
     for other in (tensor + 1e-3, *ends, tensor.unsqueeze(0)):
-        assert weights_fingerprint(WEIGHTS | {name: other}) != own
+        assert weights_fingerprint(WEIGHTS | {name: other}) != original
     without = {key: value for key, value in WEIGHTS.items() if key != name}
-    assert weights_fingerprint(without) != own
-    assert weights_fingerprint(without | {name + "_": tensor}) != own
+    assert weights_fingerprint(without) != original
+    assert weights_fingerprint(without | {name + "_": tensor}) != original
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, SAMPLES - 1, SAMPLES, SAMPLES + 1, 3 * SAMPLES])
 def test_fingerprint_of_any_size(count):
     values = torch.arange(count, dtype=torch.float32)
-    own = weights_fingerprint({"a": values})
-    assert own != weights_fingerprint({"a": values[:-1]}) or not count
-    assert re.fullmatch("[0-9a-f]{64}", own)
+    fingerprint = weights_fingerprint({"a": values})
+    assert fingerprint != weights_fingerprint({"a": values[:-1]}) or not count
+    assert re.fullmatch("[0-9a-f]{64}", fingerprint)
     if 0 < count <= SAMPLES:  # every value counts
         for place in range(count):
-            assert weights_fingerprint({"a": values.index_fill(0, torch.tensor(place), -1)}) != own
+            assert weights_fingerprint({"a": values.index_fill(0, torch.tensor(place), -1)}) != fingerprint
     assert weights_fingerprint({"a": torch.tensor(1.0)}) != weights_fingerprint({"a": torch.tensor(2.0)})
 
 
@@ -270,7 +272,7 @@ def test_vae_dtype(tmp_path):
 
 
 CHANGES = ("missing", "no axes", "nothing", "an axis more", "one row more", "integers")
-TELLS_SIZES = re.compile(
+SHOWS_SIZES = re.compile(
     r"encoder\.conv1\.weight|conv2\.weight|encoder\.downsamples\.\d+\.residual\.2\.weight"
 )
 
@@ -281,30 +283,30 @@ TELLS_SIZES = re.compile(
         (name, change)
         for number, name in enumerate(KEYMAP.values())
         for place, change in enumerate(CHANGES)
-        # every change where sizes are read, and in turn elsewhere
-        if TELLS_SIZES.fullmatch(name) or number % len(CHANGES) == place
+        # every change where sizes are read, one of them elsewhere
+        if SHOWS_SIZES.fullmatch(name) or number % len(CHANGES) == place
     ],
 )
 def test_every_wrong_vae_tensor_is_noticed(tmp_path, name, change):
     weights = _vae_weights()
-    own = weights.pop(name)
+    tensor = weights.pop(name)
     wrong = {
         "no axes": torch.tensor(1.0),
         "nothing": torch.zeros(0),
-        "an axis more": own.unsqueeze(0),
-        "one row more": torch.cat([own, own[:1]]),
-        "integers": own.to(torch.int8),
+        "an axis more": tensor.unsqueeze(0),
+        "one row more": torch.cat([tensor, tensor[:1]]),
+        "integers": tensor.to(torch.int8),
     }
     path = _vae_file(tmp_path, weights if change == "missing" else weights | {name: wrong[change]})
     refusal(lambda: load_vae(path))
 
 
-def test_a_vae_with_a_name_too_many(tmp_path):
+def test_a_vae_with_an_extra_name(tmp_path):
     path = _vae_file(tmp_path, _vae_weights() | {"extra": torch.zeros(1)})
     assert "1 unknown (extra)" in refusal(lambda: load_vae(path), FileError)
 
 
-def test_files_of_other_things_are_no_vae(tmp_path):
+def test_other_files_are_not_a_vae(tmp_path):
     for weights in (
         WEIGHTS,
         {},

@@ -1,6 +1,6 @@
 """LoRA files: every spelling makes the same change, and nothing is lost.
 
-`applied` does what ComfyUI does with the result; what is expected is the same change made to weights in the file's own
+`applied` does what ComfyUI does with the result. Expected is the same change made to weights in the file's
 spelling, and what diffusers' network computes with low-rank paths beside its layers, as PEFT puts them there.
 """
 
@@ -52,7 +52,7 @@ def test_a_fused_lora_is_its_parts_side_by_side(naming):
     fused = applied(canonical_lora(lora_file(dict, "peft", shared=True), SHAPES))
     apart = applied(canonical_lora(lora_file(NAMINGS[naming], "peft", shared=True), SHAPES))
     for name, tensor in fused.items():
-        assert_close(apart[name], tensor, 1e-6)  # a product of fewer rows may round otherwise
+        assert_close(apart[name], tensor, 1e-6)  # a GEMM of fewer rows may round differently
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def test_the_network_computes_what_diffusers_does_with_paths_beside_its_layers()
     for seed, (name, layer) in enumerate(theirs.named_modules()):
         if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d):
             continue
-        if getattr(layer, "groups", 1) > 1:  # where PEFT's path is none of this rank
+        if getattr(layer, "groups", 1) > 1:  # PEFT's path has another rank there
             continue
         down = random_tensor(RANK, *layer.weight.shape[1:], seed=seed)
         up = random_tensor(len(layer.weight), RANK, *[1] * (layer.weight.ndim - 2), seed=500 + seed)
@@ -77,8 +77,8 @@ def test_the_network_computes_what_diffusers_does_with_paths_beside_its_layers()
 
         hooks.append((layer, path))
     assert len(file) > 40
-    told = {"lora_alpha": SCALE * RANK, "r": RANK, "alpha_pattern": {r"attn\d\.to_k": 2.0 * RANK}}
-    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in told.items()})}
+    adapter = {"lora_alpha": SCALE * RANK, "r": RANK, "alpha_pattern": {r"attn\d\.to_k": 2.0 * RANK}}
+    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in adapter.items()})}
     lora = canonical_lora(file, {n: t.shape for n, t in ours.state_dict().items()}, metadata=metadata)
     assert lora.unused == ()
     assert_nothing_lost(lora, file, added=len(file) // 2)
@@ -159,7 +159,7 @@ def test_the_callers_mapping_stays_as_it_was():
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_kinds_fit_where_their_product_does(kind):
+def test_other_kinds_fit_where_their_change_does(kind):
     module, parts = OTHERS[kind]
     file = {f"transformer.{module}.{suffix}": tensor for suffix, tensor in parts.items()}
     lora = canonical_lora(file, SHAPES)
@@ -167,13 +167,13 @@ def test_other_kinds_fit_where_their_product_does(kind):
     ((parameter, rows),) = lora.targets.values()
     changed = applied(lora)
     assert [name for name in WEIGHTS if not torch.equal(changed[name], WEIGHTS[name])] == [parameter]
-    own = changed[parameter] - WEIGHTS[parameter]
+    change = changed[parameter] - WEIGHTS[parameter]
     dense = dense_change(parts) * (parts["alpha"] / 3 if "alpha" in parts else 1)
-    assert_close(own.narrow(0, *rows) if rows else own, dense.reshape(-1, *own.shape[1:]), 1e-6)
+    assert_close(change.narrow(0, *rows) if rows else change, dense.reshape(-1, *change.shape[1:]), 1e-6)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_kinds_are_refused_elsewhere_or_incomplete(kind):
+def test_other_kinds_are_refused_elsewhere_and_incomplete(kind):
     module, parts = OTHERS[kind]
     for wrong in ("blocks.0.attn.q_norm", "y_embedder.y_proj.fc1"):
         message = refusal(lambda: canonical_lora({f"{wrong}.{s}": t for s, t in parts.items()}, SHAPES))  # noqa: B023
@@ -185,7 +185,7 @@ def test_other_kinds_are_refused_elsewhere_or_incomplete(kind):
 
 
 @pytest.mark.parametrize(
-    "given, becomes",
+    "suffix, shape",
     [
         ("dora_scale", (60, 1)),
         ("dora_scale", (1, 60)),
@@ -194,16 +194,16 @@ def test_other_kinds_are_refused_elsewhere_or_incomplete(kind):
         ("lora_magnitude_vector.weight", (60,)),
     ],
 )
-def test_dora_scales(given, becomes):
+def test_dora_scales(suffix, shape):
     q = "transformer.transformer_blocks.0.attn1.to_q"
     file = {
         name: tensor for name, tensor in lora_file(diffusers_named, "diffusers").items() if f"{q}." in name
     }
-    scale = random_tensor(*becomes)
-    lora = canonical_lora(file | {f"{q}.{given}": scale}, SHAPES)
-    expected = scale if len(becomes) == 2 else scale.unsqueeze(1)  # the host broadcasts it along the columns
+    scale = random_tensor(*shape)
+    lora = canonical_lora(file | {f"{q}.{suffix}": scale}, SHAPES)
+    expected = scale if len(shape) == 2 else scale.unsqueeze(1)  # the host broadcasts it along the columns
     assert torch.equal(lora.tensors["blocks.0.attn.q.dora_scale"], expected)
-    message = refusal(lambda: canonical_lora(file | {f"{q}.{given}": random_tensor(59)}, SHAPES))
+    message = refusal(lambda: canonical_lora(file | {f"{q}.{suffix}": random_tensor(59)}, SHAPES))
     assert "[59]" in message
 
 
@@ -217,20 +217,20 @@ def test_dora_scale_of_a_convolution():
 # --- alphas of the metadata
 
 
-def _alphas(told, *, alpha: bool = False, style="diffusers"):
-    metadata = {"lora_adapter_metadata": json.dumps(told)} if told is not None else {}
+def _alphas(adapter, *, alpha: bool = False, style="diffusers"):
+    metadata = {"lora_adapter_metadata": json.dumps(adapter)} if adapter is not None else {}
     return _alphas_of(metadata, alpha=alpha, style=style)
 
 
 def _alphas_of(metadata, *, alpha: bool = False, style="diffusers"):
     lora = canonical_lora(lora_file(diffusers_named, style, alpha=alpha), SHAPES, metadata=metadata)
-    found = {
+    alphas = {
         module: lora.tensors[f"{module}.alpha"].item()
         for module in lora.targets
         if f"{module}.alpha" in lora.tensors
     }
-    assert not found or found.keys() == {m for m in lora.targets if f"{m}.lora_up.weight" in lora.tensors}
-    return found.get("blocks.0.attn.q"), found.get("blocks.0.mlp.point_conv.conv")
+    assert not alphas or alphas.keys() == {m for m in lora.targets if f"{m}.lora_up.weight" in lora.tensors}
+    return alphas.get("blocks.0.attn.q"), alphas.get("blocks.0.mlp.point_conv.conv")
 
 
 def test_alphas_come_from_the_metadata():
@@ -239,7 +239,7 @@ def test_alphas_come_from_the_metadata():
     assert _alphas(whole) == (8, 8)
     for pattern in (Q, "to_q", r"^transformer_blocks\.0\.attn1\.to_q", r".*\.to_[qk]"):
         assert _alphas(whole | {"alpha_pattern": {pattern: 2}}) == (2, 8), pattern
-    for pattern in ("o_q", "attn1", r"^to_q"):  # a name counts from a dot on, and to its end
+    for pattern in ("o_q", "attn1", r"^to_q"):  # a pattern matches from a dot to the end of the name
         assert _alphas(whole | {"alpha_pattern": {pattern: 2}}) == (8, 8), pattern
     assert _alphas({"lora_alpha": 8, "use_rslora": True}) == (8 * RANK**0.5, 8 * RANK**0.5)
     assert _alphas_of({"lora_alpha": "8", "r": "4", "alpha_pattern": f'{{"{Q}": 2}}'}) == (2, 8)
@@ -251,7 +251,7 @@ def test_without_alphas_there_are_none():
     assert _alphas_of({"format": "pt", "ss_network_dim": "4"}) == (None, None)
 
 
-def test_a_tensor_comes_before_the_metadata():
+def test_a_tensor_outranks_the_metadata():
     assert _alphas({"transformer.lora_alpha": 64}, alpha=True) == (SCALE * RANK, SCALE * RANK)
 
 
@@ -267,5 +267,5 @@ def test_a_tensor_comes_before_the_metadata():
         {"lora_alpha": "8", "alpha_pattern": '{"to_q": null}'},
     ],
 )
-def test_metadata_that_make_no_sense(metadata):
+def test_metadata_that_makes_no_sense(metadata):
     assert "lora_alpha" in refusal(lambda: _alphas_of(metadata), FileError)

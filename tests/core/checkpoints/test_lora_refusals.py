@@ -1,4 +1,4 @@
-"""LoRA files: what no parameter takes is listed, and what cannot fit is refused in words."""
+"""LoRA files: what no parameter takes is listed, and what cannot fit is refused with a reason."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_no_parameter_takes_is_listed():
     assert same_tensors(applied(lora), expected_weights(diffusers_named))
 
 
-def test_numbers_of_a_host_beside_the_weights_are_no_targets():
+def test_a_hosts_numbers_beside_the_weights_are_no_targets():
     scale = "blocks.0.attn.qkv.weight_scale"
     file = lora_file(dict, "peft") | {f"{scale}.diff": torch.ones(())}
     assert canonical_lora(file, SHAPES | {scale: torch.Size()}).unused == (f"{scale}.diff",)
@@ -109,8 +109,8 @@ def test_shapes_that_do_not_fit(module, down, up):
     message = refusal(lambda: canonical_lora(file, SHAPES), FileError)
     for word in (f"{module}.lora_A.weight", f"{module}.lora_B.weight", str(list(down)), str(list(up))):
         assert word in message
-    own = {Q: [60, 60], FF: [60, 180, 1, 1]}.get(module)
-    assert str(own or list(SHAPES.get(f"{module}.weight", SHAPES.get(module)))) in message
+    shape = {Q: [60, 60], FF: [60, 180, 1, 1]}.get(module)
+    assert str(shape or list(SHAPES.get(f"{module}.weight", SHAPES.get(module)))) in message
 
 
 def test_a_lora_for_the_part_of_a_fused_parameter_names_its_rows():
@@ -120,7 +120,7 @@ def test_a_lora_for_the_part_of_a_fused_parameter_names_its_rows():
 
 
 def test_pairs_with_kernels_that_comfyui_cannot_multiply():
-    """It flattens those of a LoRA alone."""
+    """It flattens only those of a LoRA."""
     file = {f"blocks.0.mlp.point_conv.conv.hada_w{n}_a": random_tensor(60, 3, 1, 1) for n in (1, 2)}
     file |= {f"blocks.0.mlp.point_conv.conv.hada_w{n}_b": random_tensor(3, 180, 1, 1) for n in (1, 2)}
     assert "does not fit" in refusal(lambda: canonical_lora(file, SHAPES), FileError)
@@ -144,7 +144,7 @@ def test_tucker_cores_that_comfyui_cannot_take(up, core):
     ],
 )
 def test_kronecker_products_that_comfyui_cannot_take(module, shapes):
-    """Of the right size, but it would log an error and pass over them, or mix up their axes."""
+    """They have the right size, but ComfyUI would log an error and skip them, or mix up their axes."""
     file = {f"{module}.lokr_{part}": torch.zeros(shape) for part, shape in shapes.items()}
     assert "ComfyUI cannot apply" in refusal(lambda: canonical_lora(file, SHAPES), FileError)
 
@@ -184,7 +184,7 @@ def test_two_loras_in_one_file():
     ],
 )
 def test_ways_that_exclude_each_other(first, second):
-    """ComfyUI would keep the last one, or pass over a tensor."""
+    """ComfyUI would keep the last one, or skip a tensor."""
     file = {f"{first[0]}.{suffix}": tensor for suffix, tensor in (first[1] | second).items()}
     assert "exclude each other" in refusal(lambda: canonical_lora(file, SHAPES), FileError)
 

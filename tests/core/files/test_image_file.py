@@ -1,4 +1,4 @@
-"""Image files: geometry, transparency, orientation, exact bytes, whole files or none."""
+"""Image files: geometry, transparency, orientation, exact bytes, and complete files or none."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_half_precision_is_scaled_in_float32():
 
 
 @pytest.mark.parametrize("pixels", [torch.zeros(1, 4, 4), torch.zeros(4, 4), torch.zeros(3, 4, 4).byte()])
-def test_what_is_no_frame_is_refused(pixels):
+def test_tensors_of_another_shape_are_refused(pixels):
     with pytest.raises(InputError, match="height, width"):
         to_bytes(pixels)
 
@@ -77,7 +77,7 @@ def test_filling_is_scaling_by_lanczos_and_then_cropping():
     assert abs(difference).max() <= 1
 
 
-def test_the_crop_is_centred_and_nothing_is_squeezed():
+def test_the_crop_is_centered_and_nothing_is_squeezed():
     picture = fill_and_crop(stripes(RED, GREEN, BLUE, WHITE, width=16, height=32), 32, 32)
     assert np.array_equal(np.asarray(picture), np.asarray(stripes(GREEN, BLUE, width=16, height=32)))
 
@@ -127,7 +127,7 @@ def test_sixteen_bit_grey_is_not_clipped(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60, 200])
-def test_a_cut_off_image_is_refused_in_words(tmp_path, keep):
+def test_a_truncated_image_is_refused_with_a_reason(tmp_path, keep):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
@@ -136,7 +136,7 @@ def test_a_cut_off_image_is_refused_in_words(tmp_path, keep):
         read_image(tmp_path / "a.png", width=8, height=8)
 
 
-def test_a_missing_image_and_a_folder_are_refused_in_words(tmp_path):
+def test_a_missing_image_and_a_folder_are_refused_with_a_reason(tmp_path):
     for path in (tmp_path / "no.png", tmp_path):
         with pytest.raises(FileError, match="no image file"):
             read_image(path, width=8, height=8)
@@ -155,7 +155,7 @@ def test_saved_frame_comes_back_exactly(tmp_path):
     assert torch.equal(read_image(tmp_path / "a.png", width=24, height=16)[0, :, 0], pixels)
 
 
-def test_a_failed_saving_keeps_the_older_file_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_older_file_and_leaves_nothing_else(tmp_path, monkeypatch):
     save_frame(torch.zeros(3, 8, 8), tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
 
@@ -170,7 +170,7 @@ def test_a_failed_saving_keeps_the_older_file_and_leaves_nothing(tmp_path, monke
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_only_png_names_are_taken(tmp_path):
+def test_only_png_names_are_accepted(tmp_path):
     with pytest.raises(InputError, match=r"\.png"):
         save_frame(torch.zeros(3, 8, 8), tmp_path / "a.jpg")
 
@@ -223,14 +223,14 @@ def test_pictures_become_frames_one_by_one():
         assert torch.equal(frames[0, :, number], expected)
 
 
-def test_pictures_of_the_right_size_stay_what_they_are():
+def test_pictures_of_the_right_size_stay_as_they_are():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), dtype=np.uint8)) / 255
     frames = fit_images(images, width=16, height=8)
     assert torch.allclose(frames[0, :, 0], images[0].movedim(-1, 0) * 2 - 1, atol=1e-6)
     assert torch.allclose(to_images([frames], 1), images, atol=1e-6)
 
 
-def test_pictures_are_cropped_at_the_centre_and_clamped():
+def test_pictures_are_center_cropped_and_clamped():
     wide = torch.zeros(1, 10, 40, 3)
     wide[:, :, 15:25, 1] = 9.0  # brighter than white
     frames = fit_images(wide, width=10, height=10)
@@ -244,7 +244,7 @@ def test_the_fourth_channel_of_a_picture_is_dropped():
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 3), (1, 3, 20, 30), (1, 20, 30, 1), (0, 20, 30, 3)])
-def test_what_is_no_picture_of_a_host_is_refused(shape):
+def test_other_shapes_than_a_hosts_pictures_are_refused(shape):
     with pytest.raises(InputError, match="rows, columns, 3"):
         fit_images(torch.zeros(shape), width=8, height=8)
 
@@ -262,7 +262,7 @@ def test_pieces_become_pictures_row_after_row():
     assert images.dtype == torch.float32
 
 
-def test_no_pieces_are_no_pictures():
+def test_without_pieces_there_are_no_pictures():
     with pytest.raises(InputError, match="nothing to decode"):
         to_images(iter(()), 9)
 

@@ -1,4 +1,4 @@
-"""Reading files of tensors, however broken; writing them whole or not at all."""
+"""Reading files of tensors, however broken, and writing them completely or not at all."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_safetensors_with_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
-def test_every_truncation_is_a_sentence(tmp_path, kind):
+def test_every_truncation_is_refused_with_a_reason(tmp_path, kind):
     path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
     if kind == "safetensors":
         save_file(TENSORS, path)
@@ -87,10 +87,10 @@ def test_every_truncation_is_a_sentence(tmp_path, kind):
         assert path.name in refusal(lambda: read_tensors(path), FileError)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch wonders about what it reads
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns about what it reads
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
-def test_flipped_bytes_give_tensors_or_a_sentence(tmp_path, kind):
-    """What reads is judged by the loaders; here nothing but FileError may come out."""
+def test_flipped_bytes_give_tensors_or_a_file_error(tmp_path, kind):
+    """Loaders judge what can be read; here nothing but FileError may be raised."""
     path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
     if kind == "safetensors":
         save_file(TENSORS, path)
@@ -130,7 +130,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path, new):
     assert "mkdir" in message
     assert not mark.exists()
     torch.load(path, weights_only=False)
-    assert mark.exists(), "the file would not have run anything, so this test would prove nothing"
+    assert mark.exists(), "unpickling the file runs nothing, so this test proves nothing"
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_a_pickle_without_names(tmp_path, content):
     assert type(content).__name__ in message
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch is about to give quantized tensors up
-def test_what_is_no_plain_tensor_is_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch deprecates quantized tensors
+def test_only_plain_tensors_are_accepted(tmp_path):
     for odd in (
         torch.eye(3).to_sparse(),
         torch.zeros(2, device="meta"),
@@ -252,7 +252,7 @@ def test_files_that_may_not_be_read_or_written(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "{'a': 1}", "[" * 100_000, "1" * 5000])
-def test_json_that_is_none(tmp_path, text):
+def test_text_that_is_no_json(tmp_path, text):
     assert "the thing" in refusal(lambda: parse_json(text, tmp_path / "x.json", "thing"), FileError).replace(
         "The", "the"
     )
@@ -284,7 +284,7 @@ def test_parts(tmp_path):
 
 
 @pytest.mark.parametrize("weight_map", [None, [], "one.safetensors", {"a": None}, {"a": ["one.safetensors"]}])
-def test_an_index_that_tells_nothing(tmp_path, weight_map):
+def test_an_index_that_says_nothing(tmp_path, weight_map):
     _parts(tmp_path, weight_map)
     assert "index.json" in refusal(lambda: read_parts(tmp_path), FileError)
     (tmp_path / f"{DIFFUSERS_WEIGHTS}.index.json").write_text("no json")
@@ -299,7 +299,7 @@ def test_a_folder_without_weights(tmp_path):
 # --- writing
 
 
-def test_written_is_read(tmp_path):
+def test_what_is_written_can_be_read(tmp_path):
     path = tmp_path / "x.safetensors"
     first, second = torch.arange(8.0).split(4)
     twice = {**TENSORS, "again": TENSORS["a"], "turned": TENSORS["a"].t(), "empty": torch.zeros(0, 3)}
@@ -326,9 +326,8 @@ def test_permissions_are_those_of_any_new_file(tmp_path, mask, there):
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-@pytest.mark.parametrize(
-    "stem", ["a" * 243, "猫" * 79]
-)  # both with the suffix close to the 255 bytes of a name
+# with the suffix, both are close to the 255 bytes of a name
+@pytest.mark.parametrize("stem", ["a" * 243, "猫" * 79])
 def test_the_longest_names(tmp_path, stem):
     write_tensors(tmp_path / f"{stem}.safetensors", TENSORS, {})
     assert _files_in(tmp_path) == [f"{stem}.safetensors"]
@@ -371,7 +370,7 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path, monkeypatch, error,
 
 
 def test_a_disk_that_fails_at_the_last_moment(tmp_path, monkeypatch):
-    """Some disks tell only on flushing that they are full; the name must not be given before."""
+    """Some disks report only on flushing that they are full; the name must not be taken before that."""
     (tmp_path / "x").write_text("old")
 
     def full(handle):
@@ -395,13 +394,13 @@ def test_atomic_path_is_seen_only_when_complete(tmp_path):
     assert _files_in(tmp_path) == ["picture.png"]
 
 
-def test_two_writers_of_one_name_do_not_meet(tmp_path):
+def test_two_writers_of_one_name_do_not_collide(tmp_path):
     path = tmp_path / "x"
     with atomic_path(path) as first, atomic_path(path) as second:
         assert first != second
         first.write_text("first")
         second.write_text("second")
-    assert path.read_text() == "first"  # the outer one ends last
+    assert path.read_text() == "first"  # the outer one finishes last
     assert _files_in(tmp_path) == ["x"]
 
 

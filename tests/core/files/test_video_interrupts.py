@@ -1,4 +1,4 @@
-"""Whatever interrupts the writing of a video, a playable file or none is left."""
+"""Whatever interrupts the writing of a video, it leaves a playable file or none."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError
-from comfyui_sana_video.sana_video_core.files import video_writer as video_file
+from comfyui_sana_video.sana_video_core.files import video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.video_files import boxes, grey, names, numbers_in, posix, run_python, write_numbers
@@ -14,7 +14,7 @@ from support.video_files import boxes, grey, names, numbers_in, posix, run_pytho
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Cancelled, RuntimeError])
 @pytest.mark.parametrize("count", [1, 7, 37])
-def test_an_exception_leaves_a_whole_file_of_the_finished_frames(tmp_path, error, count):
+def test_an_exception_leaves_a_complete_file_of_the_finished_frames(tmp_path, error, count):
     with pytest.raises(error, match="stop"), VideoWriter(tmp_path / "a.mp4") as writer:  # noqa: PT012
         writer.write(grey(*range(count)))
         raise error("stop")
@@ -25,7 +25,7 @@ def test_an_exception_leaves_a_whole_file_of_the_finished_frames(tmp_path, error
 
 @posix
 def test_ctrl_c_in_the_middle_of_encoding_loses_no_packet(tmp_path):
-    """The alarm comes while x264 works; Python raises then at the next opportunity between two of its own steps."""
+    """The alarm arrives while x264 works; Python raises at its next opportunity, between two bytecodes."""
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
@@ -39,8 +39,8 @@ def test_ctrl_c_in_the_middle_of_encoding_loses_no_packet(tmp_path):
                 signal.setitimer(signal.ITIMER_REAL, 0.05 + 0.007 * attempt)
                 for number in range(1, 10_000):
                     writer.write(grey(number % 50, size=(256, 384)))
-            found = numbers_in(read_frames(path))
-            assert found == [number % 50 for number in range(writer.frames)]
+            numbers = numbers_in(read_frames(path))
+            assert numbers == [number % 50 for number in range(writer.frames)]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, older)
@@ -59,7 +59,7 @@ def test_without_a_frame_the_older_file_stays(tmp_path, error):
     assert names(tmp_path) == ["a.mp4"]
 
 
-def test_the_older_file_stays_until_the_new_one_is_whole(tmp_path):
+def test_the_older_file_stays_until_the_new_one_is_complete(tmp_path):
     before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
     with VideoWriter(tmp_path / "a.mp4") as writer:
         writer.write(grey(*range(40)))
@@ -110,16 +110,16 @@ except Exception as error:
 
 @posix
 @pytest.mark.parametrize("room, least", [(40_000, 15), (70_000, 30)])
-def test_a_full_disk_keeps_the_fragments_that_are_whole(tmp_path, room, least):
+def test_a_full_disk_keeps_the_complete_fragments(tmp_path, room, least):
     process = run_python(DISK_FULL, tmp_path / "a.mp4", room)
     said, failed = process.communicate(timeout=60)
     assert said.startswith("FileError"), said + failed
     assert re.search("File too large|did not reach the disk", said)
     assert re.search("[Ff]ree some space", said)
-    found = numbers_in(read_frames(tmp_path / "a.mp4"))
-    assert least <= len(found) < 60
-    assert f"Only {len(found)} of the " in said + failed
-    assert found == list(range(len(found)))
+    numbers = numbers_in(read_frames(tmp_path / "a.mp4"))
+    assert least <= len(numbers) < 60
+    assert f"Only {len(numbers)} of the " in said + failed
+    assert numbers == list(range(len(numbers)))
     assert read_metadata(tmp_path / "a.mp4") == {"seed": 7}
     assert names(tmp_path) == ["a.mp4"]
 
@@ -137,15 +137,15 @@ def test_a_disk_that_is_full_from_the_start_leaves_the_older_file(tmp_path):
 
 @pytest.mark.parametrize("reported", [True, False])
 def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, monkeypatch, reported):
-    """FFmpeg does not report every write that failed at a file's end; then only the cut-off copy tells."""
+    """FFmpeg does not report every failed write at a file's end; then only the truncated copy shows it."""
 
     def no_room(source, target):
         assert original(source, target) == 40
         os.truncate(target, target.stat().st_size - 1)
-        return 0 if reported else video_file._whole_frames(target)
+        return 0 if reported else video_writer._whole_frames(target)
 
-    original = video_file._copy_as_ordinary_mp4
-    monkeypatch.setattr(video_file, "_copy_as_ordinary_mp4", no_room)
+    original = video_writer._copy_as_ordinary_mp4
+    monkeypatch.setattr(video_writer, "_copy_as_ordinary_mp4", no_room)
     write_numbers(tmp_path / "a.mp4", 40, metadata={"seed": 7})
     assert "moof" in boxes(tmp_path / "a.mp4")
     assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(40))
@@ -155,17 +155,17 @@ def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, 
 
 def test_a_copy_that_cannot_be_written_counts_as_nothing(tmp_path):
     write_numbers(tmp_path / "a.mp4", 5)
-    assert video_file._copy_as_ordinary_mp4(tmp_path / "a.mp4", tmp_path / "missing" / "b.mp4") == 0
+    assert video_writer._copy_as_ordinary_mp4(tmp_path / "a.mp4", tmp_path / "missing" / "b.mp4") == 0
 
 
-def test_a_name_that_is_a_folder_is_said_and_nothing_is_left(tmp_path):
+def test_a_name_that_is_a_folder_is_reported_and_nothing_is_left(tmp_path):
     (tmp_path / "a.mp4").mkdir()
     with pytest.raises(FileError, match=r"a\.mp4.*failed after 2 frames"):
         write_numbers(tmp_path / "a.mp4", 2)
     assert names(tmp_path) == ["a.mp4"]
 
 
-def test_a_failed_closing_does_not_hide_the_exception_of_the_block(tmp_path, caplog):
+def test_a_failed_close_does_not_hide_the_exception_of_the_block(tmp_path, caplog):
     (tmp_path / "a.mp4").mkdir()
     with pytest.raises(Cancelled), VideoWriter(tmp_path / "a.mp4") as writer:  # noqa: PT012
         writer.write(grey(0))

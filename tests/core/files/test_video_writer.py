@@ -1,4 +1,4 @@
-"""Video files: what goes in comes out, what cannot work is said, and memory stays constant."""
+"""Video files: what goes in comes out, what cannot work is refused, and memory stays constant."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.files import image_file
-from comfyui_sana_video.sana_video_core.files import video_writer as video_file
+from comfyui_sana_video.sana_video_core.files import image_file, video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
-# --- writing and reading back ---------------------------------------------------------------------------------------
+# --- writing and reading back
 
 
 @pytest.mark.parametrize("count", [1, 2, 41])
@@ -52,9 +51,9 @@ def test_frames_may_come_in_any_portions_types_and_shapes(tmp_path):
 
 def test_finished_file_is_an_ordinary_mp4_with_its_index_first(tmp_path):
     write_numbers(tmp_path / "a.mp4", 40)
-    found = boxes(tmp_path / "a.mp4")
-    assert "moof" not in found
-    assert found.index("moov") < found.index("mdat")
+    kinds = boxes(tmp_path / "a.mp4")
+    assert "moof" not in kinds
+    assert kinds.index("moov") < kinds.index("mdat")
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
@@ -65,12 +64,8 @@ def test_finished_file_is_an_ordinary_mp4_with_its_index_first(tmp_path):
 
 def test_colours_are_right_and_tagged(tmp_path):
     colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
-    luma = {
-        "red": 63,
-        "green": 173,
-        "blue": 32,
-        "grey": 126,
-    }  # 16 + 219·(0.2126 R + 0.7152 G + 0.0722 B): BT.709
+    # 16 + 219·(0.2126 R + 0.7152 G + 0.0722 B): BT.709
+    luma = {"red": 63, "green": 173, "blue": 32, "grey": 126}
     bars = torch.cat([torch.tensor(c).view(3, 1, 1, 1).expand(3, 3, 64, 32) for c in colours.values()], 3)
     with VideoWriter(tmp_path / "a.mp4") as writer:
         writer.write(bars / 127.5 - 1)
@@ -81,16 +76,16 @@ def test_colours_are_right_and_tagged(tmp_path):
         tags = (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
         planes = frame.to_ndarray()
     assert [int(tag) for tag in tags] == [1, 1, 1, 1]
-    for index, (name, wanted) in enumerate(colours.items()):
+    for index, (name, expected) in enumerate(colours.items()):
         column = 32 * index + 16
         assert abs(int(planes[32, column]) - luma[name]) <= 1, name
-        assert pixels[:, 32, column].sub(torch.tensor(wanted)).abs().max() <= 4, name
+        assert pixels[:, 32, column].sub(torch.tensor(expected)).abs().max() <= 4, name
 
 
 def test_metadata_survives(tmp_path):
     metadata = {
-        "prompts": [{"text": "猫 “jumps”\n\x00\ttwice; x=1 \\ 🐈", "chunks": 3}]
-        * 2000,  # more than 16 bits can count
+        # more than 16 bits can count
+        "prompts": [{"text": "猫 “jumps”\n\x00\ttwice; x=1 \\ 🐈", "chunks": 3}] * 2000,
         "seed": 2**63,
         "plan": [11, 10, 10],
         "nothing": None,
@@ -99,13 +94,13 @@ def test_metadata_survives(tmp_path):
     assert read_metadata(tmp_path / "a.mp4") == metadata
 
 
-def test_metadata_that_json_has_no_word_for_becomes_text(tmp_path):
+def test_metadata_that_json_cannot_hold_becomes_text(tmp_path):
     write_numbers(tmp_path / "a.mp4", 1, metadata={"path": Path("x"), (1, 2): 3})
     assert read_metadata(tmp_path / "a.mp4") == {"path": "x"}
 
 
 @pytest.mark.parametrize("comment", [None, "made by hand", "[1, 2]"])
-def test_foreign_metadata_is_none_of_ours(tmp_path, comment):
+def test_foreign_metadata_is_ignored(tmp_path, comment):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         if comment is not None:
             container.metadata["comment"] = comment
@@ -116,7 +111,7 @@ def test_foreign_metadata_is_none_of_ours(tmp_path, comment):
     assert read_metadata(tmp_path / "a.mp4") == {}
 
 
-# --- what cannot work is said ---------------------------------------------------------------------------------------
+# --- what cannot work is refused
 
 
 @pytest.mark.parametrize(
@@ -158,21 +153,21 @@ def test_impossible_options_are_refused_before_any_work(tmp_path, name, options,
     assert names(tmp_path) == []
 
 
-def test_a_missing_encoder_is_said_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setitem(video_file.ENCODERS, "h264", "libnothing264")
+def test_a_missing_encoder_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(video_writer.ENCODERS, "h264", "libnothing264")
     with pytest.raises(FileError, match=r"cannot write h264.*libnothing264.*pip install"):
         VideoWriter(tmp_path / "a.mp4")
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_any_work(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     for folder in ("missing", "file"):
         with pytest.raises(FileError, match=r"a\.mp4.*Choose a folder that exists"):
             VideoWriter(tmp_path / folder / "a.mp4")
 
 
-def test_a_closed_writer_takes_nothing_more(tmp_path):
+def test_a_closed_writer_accepts_nothing_more(tmp_path):
     writer = VideoWriter(tmp_path / "a.mp4")
     writer.write(grey(0))
     writer.close()
@@ -183,7 +178,7 @@ def test_a_closed_writer_takes_nothing_more(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == before
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------
+# --- memory
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
@@ -200,7 +195,7 @@ def test_memory_stays_constant_while_writing_and_while_reading_the_end(tmp_path)
                 writer.write(torch.full((3, 10, 256, 384), chunk / 30))
             print(memory("VmRSS") - early)
         read_frames(sys.argv[1], last=3)
-        open("/proc/self/clear_refs", "w").write("5")  # sets VmHWM, the peak, back to the present
+        open("/proc/self/clear_refs", "w").write("5")  # resets VmHWM, the peak
         early = memory("VmRSS")
         read_frames(sys.argv[1], last=3)
         print(memory("VmHWM") - early)
@@ -210,7 +205,7 @@ def test_memory_stays_constant_while_writing_and_while_reading_the_end(tmp_path)
     said, failed = process.communicate(timeout=60)
     assert process.returncode == 0, failed
     written, read = map(float, said.split())
-    # 180 frames of 256x384 are 51 MiB as bytes; all 300 are 42 MiB as decoded, 84 MiB as bytes, 337 MiB as float32.
+    # 180 frames of 256x384 are 51 MiB as bytes; all 300 are 42 MiB decoded, 84 MiB as bytes, 337 MiB as float32.
     assert written < 25
     assert read < 25
 

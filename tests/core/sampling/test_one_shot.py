@@ -5,7 +5,7 @@ import torch
 from support.pack import Pack, assert_close, same
 
 PACK = Pack()
-clip, errors, host, shapes = (
+one_shot, errors, callbacks, shapes = (
     PACK.core(name) for name in ("sampling.one_shot", "errors", "callbacks", "shapes")
 )
 GRID = shapes.LatentGrid(4, 6)
@@ -23,35 +23,37 @@ def _text(model, seed, tokens=5, rows=1):
 
 
 def _sample(model, *, negative=None, frames=3, **options):
-    chosen = {name: options.pop(name) for name in tuple(options) if name in clip.ClipSampling.__slots__}
-    sampling = clip.ClipSampling(**{"steps": 3, "cfg": 4.0, "seed": 5, **chosen})
+    chosen = {name: options.pop(name) for name in tuple(options) if name in one_shot.ClipSampling.__slots__}
+    sampling = one_shot.ClipSampling(**{"steps": 3, "cfg": 4.0, "seed": 5, **chosen})
     negative = _text(model, 2) if negative is None else negative
-    return clip.sample_clip(model, _text(model, 1), negative, GRID, frames, sampling, **options)
+    return one_shot.sample_clip(model, _text(model, 1), negative, GRID, frames, sampling, **options)
 
 
-def test_both_ways_of_guidance_agree(model):
+def test_both_kinds_of_guidance_agree(model):
     for image in (None, torch.ones(1, 16, 1, 4, 6)):
-        batched, sequential = (_sample(model, guidance=way, image=image, batch=2) for way in clip.GUIDANCE)
+        batched, sequential = (
+            _sample(model, guidance=way, image=image, batch=2) for way in one_shot.GUIDANCE
+        )
         assert_close(batched, sequential, 1e-4)
 
 
 def test_guidance_formula(model):
-    """One Euler step from sigma 1 to 0: x - (v_neg + cfg (v_pos - v_neg)); cfg 1 is the positive alone."""
+    """One Euler step from sigma 1 to 0: x - (v_uncond + cfg (v_cond - v_uncond)); at cfg 1 cond alone."""
     noise = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        positive, negative = (model(noise, torch.full((1,), 1000.0), _text(model, s)) for s in (1, 2))
-    for cfg, velocity in ((4.0, negative + 4 * (positive - negative)), (1.0, positive)):
+        cond, uncond = (model(noise, torch.full((1,), 1000.0), _text(model, s)) for s in (1, 2))
+    for cfg, velocity in ((4.0, uncond + 4 * (cond - uncond)), (1.0, cond)):
         assert_close(_sample(model, steps=1, cfg=cfg, sampler="euler", noise=noise), noise - velocity, 1e-4)
 
 
 def test_prompts_of_different_length(model):
-    """The shorter one is padded in a batch; its padding has no say."""
+    """The shorter one is padded in a batch, and its padding has no effect."""
     short = _text(model, 3, tokens=2)
-    batched, sequential = (_sample(model, negative=short, guidance=way) for way in clip.GUIDANCE)
+    batched, sequential = (_sample(model, negative=short, guidance=way) for way in one_shot.GUIDANCE)
     assert_close(batched, sequential, 1e-4)
 
 
-@pytest.mark.parametrize("sampler", clip.SAMPLERS)
+@pytest.mark.parametrize("sampler", one_shot.SAMPLERS)
 def test_frame_0_is_returned_untouched_and_matters(model, sampler):
     image = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(8))
     kept = image.clone()
@@ -72,14 +74,14 @@ def test_the_seed_decides(model):
 
 @pytest.mark.parametrize("stop_at", range(3))
 def test_interrupt_at_every_step(model, stop_at):
-    news = []
-    listener = host.Callbacks(cancelled=lambda: len(news) == stop_at, progress=news.append)
+    reports = []
+    listener = callbacks.Callbacks(cancelled=lambda: len(reports) == stop_at, progress=reports.append)
     with pytest.raises(errors.Cancelled, match=f"step {stop_at + 1} of 3"):
         _sample(model, callbacks=listener)
-    assert [(n.step, n.steps) for n in news] == [(i + 1, 3) for i in range(stop_at)]
+    assert [(n.step, n.steps) for n in reports] == [(i + 1, 3) for i in range(stop_at)]
 
 
-def test_values_that_are_no_numbers(model, monkeypatch):
+def test_nan_is_refused(model, monkeypatch):
     monkeypatch.setattr(type(model), "forward", lambda self, x, *_: x * float("nan"))
     with pytest.raises(errors.ChunkError, match="step 1 of 3"):
         _sample(model)
@@ -107,4 +109,4 @@ def test_what_cannot_work_is_refused(model, options, words):
 
 def test_guidance_needs_a_negative(model):
     with pytest.raises(errors.InputError, match="negative prompt"):
-        clip.sample_clip(model, _text(model, 1), None, GRID, 3, clip.ClipSampling(cfg=2.0))
+        one_shot.sample_clip(model, _text(model, 1), None, GRID, 3, one_shot.ClipSampling(cfg=2.0))

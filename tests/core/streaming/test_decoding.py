@@ -1,4 +1,4 @@
-"""A story or a clip to frames: pieces equal the whole, scenes begin afresh, and a host can watch and stop."""
+"""Histories and clips to frames: pieces equal the whole, scenes start afresh, callers can watch and stop."""
 
 from dataclasses import replace
 
@@ -10,14 +10,14 @@ from support.checks_stream import begin, prompt, run
 from support.pack import Pack, same
 
 PACK = Pack()
-decode, errors, host, wan = (
+decoding, errors, callbacks, wan_vae = (
     PACK.core(name) for name in ("streaming.decoding", "errors", "callbacks", "vae.wan_vae")
 )
 
 
 @pytest.fixture(scope="module")
 def vae():
-    return PACK.module("demo.model_set").seeded(wan.WanVAE(wan.VAEConfig(base_width=8)), 0)
+    return PACK.module("demo.model_set").seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=8)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def state():
 
 
 def _frames(vae, state, **options):
-    return torch.cat(list(decode.decode_history(vae, state, **options)), dim=2)
+    return torch.cat(list(decoding.decode_history(vae, state, **options)), dim=2)
 
 
 def test_each_scene_is_one_decode(vae, state):
@@ -60,18 +60,18 @@ def test_tiles(vae, state):
 
 
 def test_progress_and_interrupt(vae, state):
-    news = []
-    _frames(vae, state, callbacks=host.Callbacks(progress=news.append))
-    assert [(n.chunk, n.step) for n in news] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (3, 2)]
-    frames = decode.decode_history(
-        vae, state, callbacks=host.Callbacks(cancelled=lambda: len(news) > 9, progress=news.append)
+    reports = []
+    _frames(vae, state, callbacks=callbacks.Callbacks(progress=reports.append))
+    assert [(n.chunk, n.step) for n in reports] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (3, 2)]
+    frames = decoding.decode_history(
+        vae, state, callbacks=callbacks.Callbacks(cancelled=lambda: len(reports) > 9, progress=reports.append)
     )
     assert [next(frames).shape[2] for _ in range(3)] == [1, 4, 4]
     with pytest.raises(errors.Cancelled, match="chunk 2 of 3"):
         next(frames)
 
 
-def test_values_that_are_no_numbers_name_the_chunk(vae, state, monkeypatch):
+def test_nan_names_the_chunk(vae, state, monkeypatch):
     monkeypatch.setattr(
         type(vae.decoder), "forward", lambda self, x, cache: (x.new_full((1, 3, 1, 32, 48), float("nan")), ())
     )
@@ -83,9 +83,9 @@ def test_values_that_are_no_numbers_name_the_chunk(vae, state, monkeypatch):
 
 
 class Grouping:
-    """A decoder without weights: gives the frames of groups of latent frames, as ComfyUI's takes them.
+    """A decoder without weights that takes latent frames in groups, as ComfyUI's does.
 
-    A frame shows how many it is in its scene, and the latent frame that it is of: wrong ones cannot look right.
+    A frame holds its number in the scene and its latent frame, so that a wrong one cannot look right.
     """
 
     def __init__(self, *groups: int) -> None:
@@ -107,15 +107,15 @@ class Grouping:
         return torch.cat([frames, numbers.view(1, 1, -1, 1, 1).expand_as(frames[:, :1]).float()], dim=1)
 
 
-def _host_frames(state, decoder, **options):
-    return list(decode.decode_history(decoder, state, device=torch.device("cpu"), **options))
+def _frames_of(state, decoder, **options):
+    return list(decoding.decode_history(decoder, state, device=torch.device("cpu"), **options))
 
 
 @pytest.mark.parametrize("groups", [(1, 2), (1, 2, 2), (3, 1), (5,), (99,)])
 @pytest.mark.parametrize("from_chunk", range(3))
 def test_groups_of_latent_frames_give_the_same_frames(state, groups, from_chunk):
-    single = torch.cat(_host_frames(state, Grouping(1), from_chunk=from_chunk), dim=2)
-    grouped = torch.cat(_host_frames(state, Grouping(*groups), from_chunk=from_chunk), dim=2)
+    single = torch.cat(_frames_of(state, Grouping(1), from_chunk=from_chunk), dim=2)
+    grouped = torch.cat(_frames_of(state, Grouping(*groups), from_chunk=from_chunk), dim=2)
     assert same(grouped, single)
     assert single.shape[2] == state.frames_from(from_chunk)
     first_number = {0: 0, 1: 9, 2: 0}[from_chunk]  # of a frame in its scene
@@ -123,31 +123,26 @@ def test_groups_of_latent_frames_give_the_same_frames(state, groups, from_chunk)
 
 
 @pytest.mark.parametrize("groups", [(1,), (1, 2), (5,)])
-def test_a_scene_before_the_wanted_one_is_not_decoded(state, groups):
+def test_a_scene_before_the_requested_one_is_not_decoded(state, groups):
     decoder = Grouping(*groups)
-    _host_frames(state, decoder, from_chunk=2)
+    _frames_of(state, decoder, from_chunk=2)
     assert decoder.taken == len(list(Grouping(*groups).decode_stream([torch.zeros(1, 3, 2, 1, 1)])))
 
 
 def test_progress_of_groups_names_the_chunk_of_the_last_frame(state):
-    news = []
-    _host_frames(state, Grouping(1, 2), callbacks=host.Callbacks(progress=news.append))
-    assert [(n.chunk, n.step, n.steps) for n in news] == [
-        (1, 1, 3),
-        (1, 3, 3),
-        (2, 2, 2),
-        (3, 1, 2),
-        (3, 2, 2),
-    ]
+    reports = []
+    _frames_of(state, Grouping(1, 2), callbacks=callbacks.Callbacks(progress=reports.append))
+    expected = [(1, 1, 3), (1, 3, 3), (2, 2, 2), (3, 1, 2), (3, 2, 2)]
+    assert [(n.chunk, n.step, n.steps) for n in reports] == expected
 
 
-def test_an_empty_stream_and_a_chunk_that_is_not_there_are_refused(vae, state):
+def test_an_empty_stream_and_a_missing_chunk_are_refused(vae, state):
     empty = replace(state, history=())
     with pytest.raises(errors.InputError, match="nothing to decode"):
-        next(decode.decode_history(vae, empty))
+        next(decoding.decode_history(vae, empty))
     for wrong in (-1, 3, 99):
         with pytest.raises(errors.InputError, match=f"chunk {wrong}, but this stream has 3.*Choose 0 to 2"):
-            next(decode.decode_history(vae, state, from_chunk=wrong))
+            next(decoding.decode_history(vae, state, from_chunk=wrong))
 
 
 # --- clips
@@ -159,7 +154,7 @@ def _latents(frames):
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_clip_is_one_decode(vae, frames):
-    pieces = list(decode.decode_clip(vae, _latents(frames), WAN_2_1))
+    pieces = list(decoding.decode_clip(vae, _latents(frames), WAN_2_1))
     assert same(torch.cat(pieces, dim=2), vae.decode(_latents(frames)))
     assert [piece.shape[2] for piece in pieces] == [1] + [4] * (frames - 1)
 
@@ -167,7 +162,8 @@ def test_a_clip_is_one_decode(vae, frames):
 @pytest.mark.parametrize("groups", [(1, 2), (5,)])
 def test_a_clip_of_groups(groups):
     whole, grouped = (
-        torch.cat(list(decode.decode_clip(Grouping(*sizes), _latents(6), WAN_2_1)), dim=2) for sizes in ((1,), groups)
+        torch.cat(list(decoding.decode_clip(Grouping(*sizes), _latents(6), WAN_2_1)), dim=2)
+        for sizes in ((1,), groups)
     )
     assert same(whole, grouped)
     assert grouped.shape[2] == 21
@@ -178,17 +174,17 @@ def test_a_clip_of_another_stride_ends_where_it_ends():
         def _frames(self, latent, place):
             return latent[:, :3].repeat(1, 1, 1 if place == 0 else 8, 1, 1)
 
-    assert torch.cat(list(decode.decode_clip(Eight(1), _latents(3), LTX_2)), dim=2).shape[2] == 17
+    assert torch.cat(list(decoding.decode_clip(Eight(1), _latents(3), LTX_2)), dim=2).shape[2] == 17
 
 
 def test_a_clip_can_be_watched_and_stopped(vae):
-    news = []
-    watched = host.Callbacks(cancelled=lambda: len(news) > 1, progress=news.append)
-    frames = decode.decode_clip(vae, _latents(4), WAN_2_1, callbacks=watched)
+    reports = []
+    watched = callbacks.Callbacks(cancelled=lambda: len(reports) > 1, progress=reports.append)
+    frames = decoding.decode_clip(vae, _latents(4), WAN_2_1, callbacks=watched)
     assert [next(frames).shape[2] for _ in range(2)] == [1, 4]
     with pytest.raises(errors.Cancelled, match="after 5 frames"):
         next(frames)
-    assert [(n.chunk, n.chunks, n.step, n.steps) for n in news] == [(1, 1, 1, 4), (1, 1, 2, 4)]
+    assert [(n.chunk, n.chunks, n.step, n.steps) for n in reports] == [(1, 1, 1, 4), (1, 1, 2, 4)]
 
 
 # --- which chunks a latent holds
@@ -199,11 +195,11 @@ def _end(state, chunks):
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
-def test_the_end_of_a_story_is_found(state, chunks):
-    assert decode.chunks_of(state, _end(state, chunks)) == 3 - chunks
+def test_the_end_of_a_history_is_found(state, chunks):
+    assert decoding.chunks_of(state, _end(state, chunks)) == 3 - chunks
 
 
-def test_what_is_not_the_end_of_the_story_is_refused(state):
+def test_what_is_not_the_end_of_the_history_is_refused(state):
     end = _end(state, 1)
     changed = end.clone()
     changed[0, 0, 0, 0, 0] += 1e-4
@@ -217,8 +213,8 @@ def test_what_is_not_the_end_of_the_story_is_refused(state):
         _latents(9),
     ):
         with pytest.raises(errors.InputError, match="one and the same sampler"):
-            decode.chunks_of(state, wrong)
+            decoding.chunks_of(state, wrong)
     with pytest.raises(errors.InputError, match="2 chunks"):
-        decode.chunks_of(beginning, end)
+        decoding.chunks_of(beginning, end)
     with pytest.raises(errors.InputError, match="0 chunks"):
-        decode.chunks_of(replace(state, history=()), end)
+        decoding.chunks_of(replace(state, history=()), end)

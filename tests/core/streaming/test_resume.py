@@ -1,4 +1,4 @@
-"""An interrupted run loses nothing: with chunks that are only counted, then with a real stream."""
+"""An interrupted run loses nothing: first with chunks that are only counted, then with a real stream."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from support.pack import Pack
 
 PACK = Pack()
 InterruptedRun = PACK.core("streaming.resume").InterruptedRun
-stream, host, errors = (PACK.core(name) for name in ("streaming.stream", "callbacks", "errors"))
+stream, callbacks, errors = (PACK.core(name) for name in ("streaming.stream", "callbacks", "errors"))
 
 
 class Stop(BaseException):
@@ -36,88 +36,89 @@ def empty():
     return begin(PACK, PACK.tiny_model(depth=1))
 
 
-def test_an_undisturbed_run_is_what_go_makes():
-    interrupted, state, go = InterruptedRun(), empty(), Worker()
-    after = interrupted.run_or_resume("a", state, 3, go)
+def test_an_undisturbed_run_is_what_the_worker_makes():
+    interrupted, state, worker = InterruptedRun(), empty(), Worker()
+    after = interrupted.run_or_resume("a", state, 3, worker)
     assert after.history == ("chunk 0", "chunk 1", "chunk 2")
-    assert go.asked == [(0, 3)]
+    assert worker.asked == [(0, 3)]
     assert state.history == ()
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, errors.ChunkError])
-def test_what_was_finished_is_taken_up_once(error):
-    interrupted, state, go = InterruptedRun(), empty(), Worker(2, error=error)
+def test_finished_chunks_are_resumed_once(error):
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(2, error=error)
     with pytest.raises(error):
-        interrupted.run_or_resume("a", state, 5, go)
-    assert len(interrupted.run_or_resume("a", state, 5, go).history) == 5
-    interrupted.run_or_resume("a", state, 5, go)
-    assert go.asked == [(0, 5), (2, 3), (0, 5)]
+        interrupted.run_or_resume("a", state, 5, worker)
+    assert len(interrupted.run_or_resume("a", state, 5, worker).history) == 5
+    interrupted.run_or_resume("a", state, 5, worker)
+    assert worker.asked == [(0, 5), (2, 3), (0, 5)]
 
 
 def test_a_run_may_stop_many_times():
-    interrupted, state, go = InterruptedRun(), empty(), Worker(2, 1, 0, 0)
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(2, 1, 0, 0)
     for _ in range(4):
         with pytest.raises(Stop):
-            interrupted.run_or_resume("a", state, 5, go)
-    assert len(interrupted.run_or_resume("a", state, 5, go).history) == 5
-    assert go.asked == [(0, 5), (2, 3), (3, 2), (3, 2), (3, 2)]
+            interrupted.run_or_resume("a", state, 5, worker)
+    assert len(interrupted.run_or_resume("a", state, 5, worker).history) == 5
+    assert worker.asked == [(0, 5), (2, 3), (3, 2), (3, 2), (3, 2)]
 
 
 def test_a_longer_or_a_shorter_run_takes_what_fits():
-    interrupted, state, go = InterruptedRun(), empty(), Worker(3)
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(3)
     with pytest.raises(Stop):
-        interrupted.run_or_resume("a", state, 4, go)
-    assert (
-        len(interrupted.run_or_resume("a", state, 2, go).history) == 2
-    )  # two of the three would do, but they are one value
-    assert len(interrupted.run_or_resume("a", state, 9, go).history) == 9
-    assert go.asked == [(0, 4), (0, 2), (3, 6)]
+        interrupted.run_or_resume("a", state, 4, worker)
+    # two of the three chunks would do, but they are one value
+    assert len(interrupted.run_or_resume("a", state, 2, worker).history) == 2
+    assert len(interrupted.run_or_resume("a", state, 9, worker).history) == 9
+    assert worker.asked == [(0, 4), (0, 2), (3, 6)]
 
 
-def test_another_request_or_another_state_takes_nothing():
-    interrupted, state, go = InterruptedRun(), empty(), Worker(2)
+def test_another_request_or_another_state_resumes_nothing():
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(2)
     with pytest.raises(Stop):
-        interrupted.run_or_resume(("a", 1), state, 5, go)
-    interrupted.run_or_resume(("a", 2), state, 5, go)
-    interrupted.run_or_resume(("a", 1), replace(state), 5, go)  # equal, but another object: a branch of its own
-    assert go.asked[1:] == [(0, 5), (0, 5)]
-    interrupted.run_or_resume(("a", 1), state, 5, go)
-    assert go.asked[-1] == (2, 3)
+        interrupted.run_or_resume(("a", 1), state, 5, worker)
+    interrupted.run_or_resume(("a", 2), state, 5, worker)
+    interrupted.run_or_resume(
+        ("a", 1), replace(state), 5, worker
+    )  # equal, but another object: a branch of its own
+    assert worker.asked[1:] == [(0, 5), (0, 5)]
+    interrupted.run_or_resume(("a", 1), state, 5, worker)
+    assert worker.asked[-1] == (2, 3)
 
 
 def test_nothing_finished_keeps_nothing_and_forgets_nothing():
-    interrupted, state, go = InterruptedRun(), empty(), Worker(2, 0)
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(2, 0)
     with pytest.raises(Stop):
-        interrupted.run_or_resume("a", state, 5, go)
+        interrupted.run_or_resume("a", state, 5, worker)
     with pytest.raises(Stop):
-        interrupted.run_or_resume("b", state, 5, go)
-    interrupted.run_or_resume("a", state, 5, go)
-    assert go.asked[-1] == (2, 3)
+        interrupted.run_or_resume("b", state, 5, worker)
+    interrupted.run_or_resume("a", state, 5, worker)
+    assert worker.asked[-1] == (2, 3)
 
 
 def test_one_run_is_kept_at_most():
-    interrupted, state, go = InterruptedRun(), empty(), Worker(2, 2)
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(2, 2)
     for request in ("a", "b"):
         with pytest.raises(Stop):
-            interrupted.run_or_resume(request, state, 5, go)
-    interrupted.run_or_resume("a", state, 5, go)
-    interrupted.run_or_resume("b", state, 5, go)
-    assert go.asked[2:] == [(0, 5), (2, 3)]
+            interrupted.run_or_resume(request, state, 5, worker)
+    interrupted.run_or_resume("a", state, 5, worker)
+    interrupted.run_or_resume("b", state, 5, worker)
+    assert worker.asked[2:] == [(0, 5), (2, 3)]
 
 
-def test_what_was_taken_up_is_let_go():
-    interrupted, state, go = InterruptedRun(), empty(), Worker(1)
+def test_a_resumed_run_is_dropped():
+    interrupted, state, worker = InterruptedRun(), empty(), Worker(1)
     with pytest.raises(Stop):
-        interrupted.run_or_resume("a", state, 2, go)
+        interrupted.run_or_resume("a", state, 2, worker)
     assert len(interrupted._kept[2].history) == 1
-    interrupted.run_or_resume("a", state, 2, go)
+    interrupted.run_or_resume("a", state, 2, worker)
     assert interrupted._kept is None
 
 
 @pytest.mark.parametrize("stop_at", [0, 2, 4, 6])
-def test_a_real_stream_goes_on_bit_for_bit(stop_at):
+def test_a_resumed_stream_is_bit_identical(stop_at):
     """Chunks of three calls under a new prompt, which first absorbs the last chunk again."""
-    model, words = PACK.tiny_model(), prompt(PACK, "b")
+    model, new_prompt = PACK.tiny_model(), prompt(PACK, "b")
     state, sampling = run(PACK, model, begin(PACK, model), "a"), stream.Sampling(seed=3, steps=2)
     calls, listening = [], [True]
 
@@ -127,16 +128,16 @@ def test_a_real_stream_goes_on_bit_for_bit(stop_at):
             raise Stop
         return False
 
-    def go(state, chunks):
-        listener = host.Callbacks(cancelled=cancelled)
-        return stream.extend(model, state, words, sampling, plan=(2,) * chunks, callbacks=listener)
+    def extend(state, chunks):
+        listener = callbacks.Callbacks(cancelled=cancelled)
+        return stream.extend(model, state, new_prompt, sampling, plan=(2,) * chunks, callbacks=listener)
 
     interrupted = InterruptedRun()
     with pytest.raises(Stop):
-        interrupted.run_or_resume("b", state, 2, go)
+        interrupted.run_or_resume("b", state, 2, extend)
     listening.clear()
     calls.clear()
-    after = interrupted.run_or_resume("b", state, 2, go)
+    after = interrupted.run_or_resume("b", state, 2, extend)
     assert_same_state(after, run(PACK, model, state, "b", plan=(2, 2), seed=3))
     assert len(calls) == (3 if stop_at >= 4 else 7)
     assert torch.isfinite(after.history[-1].latents).all()

@@ -1,4 +1,4 @@
-"""A state's file: bit for bit the state, whole or not there, and no other file taken for one."""
+"""A state's file: bit-identical to the state, complete or absent, and no other file mistaken for one."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def path(tmp_path):
 
 def _primed(model, length, **size):
     generator = torch.Generator().manual_seed(1)
-    given = torch.randn(1, 16, length, 4, 6, generator=generator)
-    return PACK.core("streaming.stream").prime(model, begin(PACK, model, **size), prompt(PACK, "p"), given)
+    latents = torch.randn(1, 16, length, 4, 6, generator=generator)
+    return PACK.core("streaming.stream").prime(model, begin(PACK, model, **size), prompt(PACK, "p"), latents)
 
 
 def _cut(model, **size):
@@ -54,8 +54,8 @@ def _cut(model, **size):
 
 def _with_prompts(model):
     whole = run(PACK, model, begin(PACK, model), plan=(1, 1, 1))
-    story = tuple(replace(chunk, prompt=words) for chunk, words in zip(whole.history, PROMPTS, strict=True))
-    return replace(whole, history=story)
+    history = tuple(replace(chunk, prompt=words) for chunk, words in zip(whole.history, PROMPTS, strict=True))
+    return replace(whole, history=history)
 
 
 STATES = {
@@ -81,12 +81,12 @@ STATES = {
 }
 
 
-# --- there and back
+# --- save and load
 
 
 @pytest.mark.parametrize("kind", STATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_there_and_back(path, kind, dtype):
+def test_save_and_load(path, kind, dtype):
     model = PACK.tiny_model().to(dtype)
     state = STATES[kind](model)
     save_state(state, path)
@@ -102,7 +102,7 @@ def test_there_and_back(path, kind, dtype):
     assert_same_state(load_state(again), state)
 
 
-def test_there_and_back_is_tested_on_prompts_as_they_are(model, path):
+def test_prompts_come_back_unchanged(model, path):
     save_state(_with_prompts(model), path)
     assert tuple(chunk.prompt for chunk in load_state(path).history) == PROMPTS
 
@@ -125,7 +125,7 @@ def test_any_name_that_was_saved_can_be_loaded(state, tmp_path):
 
 
 def test_a_loaded_state_is_a_value(state, path):
-    """Whatever is copied over its file, into the same bytes on the disk: nobody sees it in the state."""
+    """Overwriting its file in place doesn't show in the state."""
     save_state(state, path)
     loaded = load_state(path)
     with path.open("r+b") as file:
@@ -152,18 +152,18 @@ def test_saving_over_the_file_that_a_state_came_from(model, state, path):
 # --- other files
 
 
-def test_files_of_other_things(tmp_path):
+def test_other_files_are_refused(tmp_path):
     for weights in (tmp_path / "plain", write_ours(tmp_path, WEIGHTS)):
         if not weights.exists():
             save_file(WEIGHTS, weights)
-        assert "isn't a saved state" in refusal(lambda: load_state(weights), FileError)  # noqa: B023  called at once
+        assert "isn't a saved state" in refusal(lambda: load_state(weights), FileError)  # noqa: B023
     refusal(lambda: load_state(tmp_path), FileError)
     refusal(lambda: load_state(tmp_path / "nowhere.safetensors"), FileError)
     (tmp_path / "text.safetensors").write_text("Dear diary, today I made a video.")
     assert "text.safetensors" in refusal(lambda: load_state(tmp_path / "text.safetensors"), FileError)
 
 
-def test_a_state_is_no_checkpoint(state, path):
+def test_a_state_is_not_a_checkpoint(state, path):
     save_state(state, path)
     assert "isn't a SANA-Video transformer" in refusal(
         lambda: PACK.core("checkpoints.checkpoint").load_transformer(path), FileError
@@ -209,7 +209,7 @@ def test_another_version(parts, path, version):
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "5", '"words"', "{}", "[" * 100_000, "1" * 5000])
-def test_a_description_that_is_none(parts, path, text):
+def test_a_malformed_description(parts, path, text):
     _changed(path, parts, lambda *_: None, state=text)
     assert path.name in refusal(lambda: load_state(path), FileError)
 
@@ -276,11 +276,11 @@ SHAPES = (
 
 
 def test_every_wrong_tensor_is_noticed(parts, path):
-    for name, own in parts[1].items():
+    for name, tensor in parts[1].items():
         others = [torch.zeros(shape) for shape in SHAPES]
-        others += [own.to(torch.int32), own[:, :1], torch.cat([own, own])]
-        if not name.endswith("tail"):  # which is in compute dtype
-            others += [own.half(), own.bfloat16(), own.double()]
+        others += [tensor.to(torch.int32), tensor[:, :1], torch.cat([tensor, tensor])]
+        if not name.endswith("tail"):  # tails are in the compute dtype
+            others += [tensor.half(), tensor.bfloat16(), tensor.double()]
         for other in (None, *others):
 
             def change(described, tensors, name=name, other=other):
@@ -294,12 +294,12 @@ def test_every_wrong_tensor_is_noticed(parts, path):
 @pytest.mark.parametrize(
     "name", ["extra", "memory.2.vk", "memory.0.sums.0.vk", "story.2.latents", "memory_before.0.sums.0.ksum"]
 )
-def test_a_tensor_too_many_is_noticed(parts, path, name):
+def test_an_extra_tensor_is_noticed(parts, path, name):
     _changed(path, parts, lambda _, tensors: tensors.update({name: torch.zeros(1)}))
     assert name in refusal(lambda: load_state(path), FileError)
 
 
-def test_chunks_too_many_or_too_few_are_noticed(parts, path):
+def test_extra_and_missing_chunks_are_noticed(parts, path):
     for change in (
         lambda described, tensors: described["story"].pop(),
         lambda described, tensors: (described["story"].pop(), tensors.pop("story.1.latents")),
@@ -307,7 +307,7 @@ def test_chunks_too_many_or_too_few_are_noticed(parts, path):
         lambda described, tensors: described.update(scene=1),
         lambda described, tensors: described["story"][0].update(scene=1),
     ):
-        refusal(lambda: load_state(_changed(path, parts, change)), FileError)  # noqa: B023  called at once
+        refusal(lambda: load_state(_changed(path, parts, change)), FileError)  # noqa: B023
 
 
 def _read(path):
@@ -331,7 +331,7 @@ def test_an_impossible_size_without_a_tensor_is_noticed(model, path, name, size)
 
 
 def test_memories_of_different_depths_are_noticed(parts, path):
-    """Only a change of prompt would read the shorter one, days later."""
+    """Otherwise only a change of prompt would read the shorter one, perhaps days later."""
 
     def change(described, tensors):
         described["blocks"]["memory_before"] = 1

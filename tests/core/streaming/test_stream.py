@@ -8,7 +8,7 @@ from support.pack import Pack
 
 PACK = Pack()
 Contribution = PACK.core("transformer.memory").Contribution
-errors, host, stream = (PACK.core(name) for name in ("errors", "callbacks", "streaming.stream"))
+errors, callbacks, stream = (PACK.core(name) for name in ("errors", "callbacks", "streaming.stream"))
 
 
 @pytest.mark.parametrize("check", checks_stream.STREAM_CHECKS, ids=lambda check: check.__name__)
@@ -17,7 +17,7 @@ def test_law(check):
 
 
 def test_few_step_grid_of_two_steps():
-    """What the formula in checks_stream relies on."""
+    """The formula in checks_stream relies on this."""
     assert PACK.core("sampling.schedule").few_step_sigmas(2) == (1.0, 0.889, 0.0)
 
 
@@ -33,9 +33,9 @@ def _collect(states, finished):
 
 
 @pytest.mark.parametrize("stop_at", range(7))
-@pytest.mark.parametrize("own_exception", [False, True])
-def test_interrupt_at_every_model_call(stop_at, own_exception):
-    """Recache, then two chunks of three calls: wherever it stops, what was yielded is what an undisturbed run yields."""
+@pytest.mark.parametrize("raises", [False, True])
+def test_interrupt_at_every_model_call(stop_at, raises):
+    """Recache, then two chunks of three calls: whenever it stops, finished states are an undisturbed run's."""
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), "a")
     before = [tensor.clone() for tensor in state.tensors()]
@@ -43,19 +43,19 @@ def test_interrupt_at_every_model_call(stop_at, own_exception):
 
     def cancelled():
         calls.append(None)
-        if own_exception and len(calls) > stop_at:
+        if raises and len(calls) > stop_at:
             raise KeyboardInterrupt
         return len(calls) > stop_at
 
     whole = list(_extend(model, state, listener=None))
     finished = []
-    with pytest.raises(KeyboardInterrupt if own_exception else errors.Cancelled) as stopped:
-        _collect(_extend(model, state, listener=host.Callbacks(cancelled=cancelled)), finished)
+    with pytest.raises(KeyboardInterrupt if raises else errors.Cancelled) as stopped:
+        _collect(_extend(model, state, listener=callbacks.Callbacks(cancelled=cancelled)), finished)
     assert len(finished) == max(0, (stop_at - 1) // 3)
     for newer, expected in zip(finished, whole, strict=False):
         assert_same_state(newer, expected)
     assert all(map(torch.equal, state.tensors(), before))
-    if not own_exception and stop_at:
+    if not raises and stop_at:
         step, chunk = (stop_at - 1) % 3 + 1, (stop_at - 1) // 3 + 1
         assert f"step {step} of 3 in chunk {chunk} of 2" in str(stopped.value)
     again = finished[-1] if finished else state
@@ -66,19 +66,19 @@ def test_interrupt_at_every_model_call(stop_at, own_exception):
 def test_progress_counts_every_call_with_finite_latents():
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), "a")
-    news = []
-    list(_extend(model, state, listener=host.Callbacks(progress=news.append)))
-    assert [(n.chunk, n.step) for n in news] == [(0, 1), *((c, s) for c in (1, 2) for s in (1, 2, 3))]
-    assert {(n.chunks, n.steps) for n in news} == {(2, 3)}
-    assert all(n.latents.isfinite().all() for n in news)
+    reports = []
+    list(_extend(model, state, listener=callbacks.Callbacks(progress=reports.append)))
+    assert [(n.chunk, n.step) for n in reports] == [(0, 1), *((c, s) for c in (1, 2) for s in (1, 2, 3))]
+    assert {(n.chunks, n.steps) for n in reports} == {(2, 3)}
+    assert all(n.latents.isfinite().all() for n in reports)
 
 
 def test_the_same_prompt_is_not_absorbed_again():
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), "a")
-    news = []
-    list(_extend(model, state, "a", listener=host.Callbacks(progress=news.append), plan=(2,)))
-    assert [(n.chunk, n.step) for n in news] == [(1, 1), (1, 2), (1, 3)]
+    reports = []
+    list(_extend(model, state, "a", listener=callbacks.Callbacks(progress=reports.append), plan=(2,)))
+    assert [(n.chunk, n.step) for n in reports] == [(1, 1), (1, 2), (1, 3)]
 
 
 def test_the_last_prompt_decides_what_a_change_is():
@@ -86,12 +86,12 @@ def test_the_last_prompt_decides_what_a_change_is():
     model = PACK.tiny_model()
     state = run(PACK, model, run(PACK, model, begin(PACK, model), "a"), "b", plan=(2,))
     for words, calls in (("b", 3), ("a", 4)):
-        news = []
-        list(_extend(model, state, words, listener=host.Callbacks(progress=news.append), plan=(2,)))
-        assert len(news) == calls
+        reports = []
+        list(_extend(model, state, words, listener=callbacks.Callbacks(progress=reports.append), plan=(2,)))
+        assert len(reports) == calls
 
 
-def test_the_story_tells_what_was_asked_for():
+def test_the_history_holds_the_request():
     model = PACK.tiny_model()
     state = run(
         PACK, model, begin(PACK, model), "a", seed=11, loras=("style.safetensors", "face.safetensors")
@@ -102,7 +102,7 @@ def test_the_story_tells_what_was_asked_for():
     assert not chunk.primed
 
 
-def test_a_cut_of_nothing_is_nothing():
+def test_a_cut_of_an_empty_stream_changes_nothing():
     state = begin(PACK, PACK.tiny_model())
     assert state.with_cut() is state
 
@@ -118,7 +118,7 @@ def test_a_generator_that_is_closed_early_leaves_the_last_state():
 
 
 @pytest.mark.parametrize("bad_call", range(1, 7))
-def test_values_that_are_no_numbers_name_chunk_and_step(bad_call, monkeypatch):
+def test_nan_and_inf_name_chunk_and_step(bad_call, monkeypatch):
     model = PACK.tiny_model()
     state = begin(PACK, model)
     calls = []
@@ -147,9 +147,9 @@ def test_refusals_come_before_any_work():
     state = run(PACK, model, begin(PACK, model))
 
     def nobody():
-        raise AssertionError("a model call was announced")
+        raise AssertionError("the model was about to be called")
 
-    listener = host.Callbacks(cancelled=nobody)
+    listener = callbacks.Callbacks(cancelled=nobody)
     sampling, words = stream.Sampling(steps=1), prompt(PACK, "a")
     with pytest.raises(errors.StateError, match="was made by the model"):
         stream.extend(other, state, words, sampling, callbacks=listener)
@@ -183,27 +183,27 @@ def test_refusals_come_before_any_work():
 
 
 class Facts:
-    """What a request is judged by, and nothing that could be called."""
+    """What a request is checked against, and nothing that could be called."""
 
     def __init__(self, model) -> None:
         self.config, self.family, self.fingerprint = model.config, model.family, "a fingerprint"
 
 
-def test_a_request_is_judged_without_a_model_call():
+def test_an_extension_is_planned_without_a_model_call():
     model = PACK.tiny_model()
     model.fingerprint = "a fingerprint"
     state, facts = run(PACK, model, begin(PACK, model)), Facts(model)
     a, b = prompt(PACK, "a"), prompt(PACK, "b")
     cut = stream.Sampling(on_prompt_change="cut")
-    check = stream.plan_extension
-    same = check(facts, state, a, cut, chunks=3)
+    plan = stream.plan_extension
+    same = plan(facts, state, a, cut, chunks=3)
     assert (same.state, same.entry, same.plan) == (state, "same", (10, 10, 10))
-    start = check(facts, begin(PACK, model), a, cut, chunks=2)
+    start = plan(facts, begin(PACK, model), a, cut, chunks=2)
     assert (start.entry, start.plan) == ("start", (11, 10))
     for change in ("recache", "keep"):
-        changed = check(facts, state, b, stream.Sampling(on_prompt_change=change), plan=(2,))
+        changed = plan(facts, state, b, stream.Sampling(on_prompt_change=change), plan=(2,))
         assert (changed.state, changed.entry, changed.plan) == (state, change, (2,))
-    scene = check(facts, state, b, cut)
+    scene = plan(facts, state, b, cut)
     assert (scene.state.scene, scene.state.position, scene.state.memory) == (1, 0, None)
     assert (scene.entry, scene.plan) == ("cut", (11,))
     assert state.scene == 0
@@ -217,10 +217,10 @@ def test_a_request_is_judged_without_a_model_call():
         judged = options.pop("model", facts)
         judged.fingerprint = options.pop("fingerprint", "a fingerprint")
         with pytest.raises(errors.SanaVideoError, match=wrong):
-            check(judged, state, options.pop("prompt", a), cut, **options)
+            plan(judged, state, options.pop("prompt", a), cut, **options)
 
 
-def test_priming_is_judged_without_latents():
+def test_priming_is_checked_without_latents():
     model = PACK.tiny_model()
     model.fingerprint = "a fingerprint"
     stream.check_prime(Facts(model), begin(PACK, model))
@@ -290,13 +290,10 @@ def test_a_batch_row_is_the_stream_of_its_own_seed():
     assert torch.allclose(both.history[1].latents[1], second.history[1].latents[0], atol=1e-4)
 
 
-def test_bfloat16_model_keeps_float32_sums_and_story():
+def test_bfloat16_model_keeps_float32_sums_and_history():
     model = PACK.tiny_model().to(torch.bfloat16)
     state = run(PACK, model, begin(PACK, model), plan=(3, 2))
     block = state.memory[0]
-    assert (block.vk.dtype, block.ksum.dtype, block.tail.dtype) == (
-        torch.float32,
-        torch.float32,
-        torch.bfloat16,
-    )
+    assert (block.vk.dtype, block.ksum.dtype) == (torch.float32, torch.float32)
+    assert block.tail.dtype == torch.bfloat16
     assert state.history[0].latents.dtype == torch.float32

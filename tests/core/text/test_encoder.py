@@ -1,4 +1,4 @@
-"""The text side against diffusers, its files, and the tiny encoder that tests and demo use."""
+"""The text encoder against diffusers, its files, and the tiny encoder of tests and demo."""
 
 import copy
 import hashlib
@@ -14,27 +14,23 @@ import torch
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder, demo_vocabulary
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.text import encoder as text
-from comfyui_sana_video.sana_video_core.text.encoder import (
-    TextEncoder,
-    load_text_encoder,
-)
+from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
+from comfyui_sana_video.sana_video_core.text.encoder import TextEncoder, load_text_encoder
 from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, prompt_digest
 from comfyui_sana_video.sana_video_core.text.system_prompt import find_system_prompt
 from safetensors.torch import load_file, save_file
-from support.text_folders import build_instructed_encoder
+from support.text_folders import build_encoder_with_system_prompt
 from tokenizers import Tokenizer
 
-RULE = (
-    "Describe the scene for a painter.\nPrompt: "  # any wording will do where diffusers' own is not the point
-)
+# any system prompt will do where diffusers' own is not the point
+SYSTEM_PROMPT = "Describe the scene for a painter.\nPrompt: "
 LONG = "a very long prompt " * 100
 WORDS = len(demo_vocabulary()[0])
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The demo's encoder as it is written."""
+    """The demo's encoder, freshly written."""
     folder = tmp_path_factory.mktemp("demo") / "written"
     build_demo_text_encoder(folder)
     return folder
@@ -42,13 +38,13 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The same, but it takes an instruction."""
-    return build_instructed_encoder(tmp_path_factory.mktemp("demo") / "gemma")
+    """The same, but it takes a system prompt."""
+    return build_encoder_with_system_prompt(tmp_path_factory.mktemp("demo") / "gemma")
 
 
 @pytest.fixture(scope="module")
 def encoder(demo):
-    return load_text_encoder(demo, system_prompt=RULE)
+    return load_text_encoder(demo, system_prompt=SYSTEM_PROMPT)
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +75,17 @@ class TestAgainstDiffusers:
         "prompts", [["a red circle moves"], ["  3 cats, a dog.\n", "", "红色 one 😀"], [LONG, "word"]]
     )
     def test_equal(self, encoder, pipeline, prompts, length):
-        wording = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
-        options = {"complex_human_instruction": wording, "max_sequence_length": length, "device": "cpu"}
+        lines = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
+        options = {"complex_human_instruction": lines, "max_sequence_length": length, "device": "cpu"}
         negatives = ["blurry, " + prompt for prompt in prompts]
         scored = prompts[0].strip() + " motion score: 30."
         theirs = pipeline.encode_prompt(prompts, negative_prompt=negatives, **options)
         theirs_scored = pipeline.encode_prompt(scored, False, **options)
 
-        rule = "\n".join(wording)
-        positive = encoder.encode(prompts, system_prompt=rule, max_tokens=length)
+        system_prompt = "\n".join(lines)
+        positive = encoder.encode(prompts, system_prompt=system_prompt, max_tokens=length)
         negative = encoder.encode(negatives, system_prompt=False, max_tokens=length)
-        moving = encoder.encode(prompts[0], system_prompt=rule, max_tokens=length, motion_score=30)
+        moving = encoder.encode(prompts[0], system_prompt=system_prompt, max_tokens=length, motion_score=30)
         for ours, other in zip((*positive, *negative, *moving), (*theirs, *theirs_scored[:2]), strict=True):
             assert ours.shape[1] == length
             torch.testing.assert_close(ours, other.to(ours.dtype), atol=1e-5, rtol=0)
@@ -110,7 +106,7 @@ class TestPrompts:
         edit_json(damaged / "tokenizer_config.json", **settings)
         if not bos:
             edit_json(damaged / "tokenizer.json", post_processor=None)
-        odd = load_text_encoder(damaged, system_prompt=RULE)
+        odd = load_text_encoder(damaged, system_prompt=SYSTEM_PROMPT)
         plain = odd.tokenizer("a", padding="max_length", max_length=9)["input_ids"]
         assert (2 in plain) == bos
         assert (plain[0] == 0) == (side == "left")
@@ -121,7 +117,7 @@ class TestPrompts:
     def test_a_tokenizer_without_special_tokens_takes_them_from_the_model(self, encoder):
         tokenizer, model = copy.deepcopy((encoder.tokenizer, encoder.model))
         tokenizer.bos_token = tokenizer.pad_token = None
-        bare = TextEncoder(tokenizer, model, system_prompt=RULE)
+        bare = TextEncoder(tokenizer, model, system_prompt=SYSTEM_PROMPT)
         assert torch.equal(bare.encode("a cat")[0], encoder.encode("a cat")[0])
         model.config.bos_token_id = None
         with pytest.raises(FileError, match="names a bos_token_id"):
@@ -147,27 +143,30 @@ class TestPrompts:
 class TestDigest:
     def test_every_part_counts(self):
         variants = [
-            ("a cat", RULE, 10),
-            ("A cat", RULE, 10),
-            ("a cat", RULE + " ", 10),
+            ("a cat", SYSTEM_PROMPT, 10),
+            ("A cat", SYSTEM_PROMPT, 10),
+            ("a cat", SYSTEM_PROMPT + " ", 10),
             ("a cat", None, 10),
-            ("a cat", RULE, 11),
-            ("a cat", RULE, None),
-            ("a cat motion score: 10.", RULE, None),
+            ("a cat", SYSTEM_PROMPT, 11),
+            ("a cat", SYSTEM_PROMPT, None),
+            ("a cat motion score: 10.", SYSTEM_PROMPT, None),
             ("", None, None),
             ("half \ud83d", None, None),
             ('a cat", "", 10]', None, None),
             ('a cat", "", 10', None, None),
         ]
-        digests = {prompt_digest(t, system_prompt=rule, motion_score=score) for t, rule, score in variants}
+        digests = {
+            prompt_digest(text, system_prompt=system_prompt, motion_score=score)
+            for text, system_prompt, score in variants
+        }
         assert len(digests) == len(variants)
 
     def test_it_does_not_change_between_versions(self):
-        """Saved states hold digests, so this form is for ever."""
-        rule = hashlib.sha256(RULE.encode()).hexdigest()
-        for wording, middle in ((None, ""), (RULE, rule)):
+        """Saved states hold digests, so this form may never change."""
+        digest = hashlib.sha256(SYSTEM_PROMPT.encode()).hexdigest()
+        for system_prompt, middle in ((None, ""), (SYSTEM_PROMPT, digest)):
             expected = hashlib.sha256(f'["a \\u732b", "{middle}", 10]'.encode()).hexdigest()
-            assert prompt_digest(" a 猫", system_prompt=wording, motion_score=10) == expected
+            assert prompt_digest(" a 猫", system_prompt=system_prompt, motion_score=10) == expected
         plain = prompt_digest("a", system_prompt=None, motion_score=None)
         assert plain == prompt_digest("a", system_prompt="", motion_score=0)
 
@@ -177,7 +176,7 @@ class TestEmbeddingDigest:
     def encoded(self, encoder):
         return encoder.encode(["a cat", "a red circle moves"], system_prompt=False, max_tokens=12)
 
-    def test_it_is_of_the_values_and_not_of_their_form(self, encoded):
+    def test_the_values_count_and_not_their_layout(self, encoded):
         embeddings, mask = encoded
         half = embeddings.bfloat16()
         expected = embedding_digest(half, mask)
@@ -202,13 +201,10 @@ class TestEmbeddingDigest:
         shorter[1, mask[1].sum() - 1] = False
         assert len({digest, embedding_digest(embeddings, shorter), embedding_digest(embeddings, None)}) == 3
 
-    def test_where_the_rows_stand_counts(self):
-        """The same kept rows, otherwise shared between the videos, otherwise long, or of another width."""
-        rows, left, right = (
-            torch.ones(2, 2, 4),
-            torch.tensor([[1, 1], [1, 0]]),
-            torch.tensor([[1, 0], [1, 1]]),
-        )
+    def test_the_place_of_the_rows_counts(self):
+        """The same unmasked values, shared differently between the videos, or in another length or width."""
+        rows = torch.ones(2, 2, 4)
+        left, right = torch.tensor([[1, 1], [1, 0]]), torch.tensor([[1, 0], [1, 1]])
         wider = torch.ones(2, 3, 4), torch.tensor([[1, 1, 0], [1, 0, 0]])
         narrow = torch.ones(2, 4, 2), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
         cases = [(rows, left), (rows, right), wider, narrow, (rows, torch.zeros(2, 2))]
@@ -221,7 +217,7 @@ class TestEmbeddingDigest:
             assert embedding_digest(embeddings, mask) == everything
 
     def test_it_does_not_change_between_versions(self):
-        """Saved states hold digests, so this form is for ever."""
+        """Saved states hold digests, so this form may never change."""
         values = struct.pack("<4f", 1, 2, -0.5, 4)
         expected = hashlib.sha256(b"[1, 3, 2]" + bytes([1, 0, 1]) + values).hexdigest()
         embeddings = torch.tensor([[[1, 2], [9, 9], [-0.5, 4]]], dtype=torch.float16)
@@ -246,27 +242,27 @@ class TestModel:
     def test_soft_capping_is_applied(self, damaged):
         # Steep logits, so that the cap has something to cut.
         edit_weights(damaged, lambda all: {key: w * 12 if "q_proj" in key else w for key, w in all.items()})
-        capped = load_text_encoder(damaged, system_prompt=RULE)
+        capped = load_text_encoder(damaged, system_prompt=SYSTEM_PROMPT)
         assert capped.model.config._attn_implementation == "eager"
         edit_json(damaged / "config.json", attn_logit_softcapping=None)
-        free = load_text_encoder(damaged, system_prompt=RULE)
+        free = load_text_encoder(damaged, system_prompt=SYSTEM_PROMPT)
         assert (capped.encode("a red circle")[0] - free.encode("a red circle")[0]).abs().max() > 1e-2
 
     def test_dtype_and_device(self, encoder, damaged):
         half = load_text_encoder(damaged, dtype=torch.bfloat16, device=torch.device("cpu"))
         assert (half.dtype, half.device) == (torch.bfloat16, torch.device("cpu"))
-        embeddings, mask = half.encode("a cat", system_prompt=RULE)
+        embeddings, mask = half.encode("a cat", system_prompt=SYSTEM_PROMPT)
         expected, _ = encoder.encode("a cat")
         assert (embeddings.dtype, mask.dtype, expected.dtype) == (torch.bfloat16, torch.bool, torch.float32)
         assert (embeddings.float() - expected).abs().mean() < 0.03
         half.model.save_pretrained(damaged)
         assert load_text_encoder(damaged).dtype == torch.bfloat16  # as stored
         assert not expected.requires_grad
-        assert not expected.is_inference()  # it may be trained on
+        assert not expected.is_inference()  # somebody may train with it
 
-    def test_nothing_remembers_where_the_model_was(self, demo):
-        """A host moves the module, not the encoder."""
-        encoder = load_text_encoder(demo, system_prompt=RULE)
+    def test_the_encoder_follows_a_model_that_was_moved(self, demo):
+        """A host moves the module without telling the encoder."""
+        encoder = load_text_encoder(demo, system_prompt=SYSTEM_PROMPT)
         encoder.encode("a cat")
         encoder.model.to(torch.float64)
         assert (encoder.dtype, encoder.encode("a cat")[0].dtype) == (torch.float64, torch.float64)
@@ -277,7 +273,7 @@ class TestModel:
 
 class TestFolders:
     def check(self, path, encoder):
-        loaded = load_text_encoder(path, system_prompt=RULE)
+        loaded = load_text_encoder(path, system_prompt=SYSTEM_PROMPT)
         assert torch.equal(loaded.encode("a red circle")[0], encoder.encode("a red circle")[0])
 
     def test_diffusers_layout(self, encoder, damaged, tmp_path, monkeypatch):
@@ -347,14 +343,14 @@ def set_config(**changes):
         (lambda folder: (folder / "model.safetensors").rename(folder / "model.bin"), "There are no weights"),
     ],
 )
-def test_a_broken_folder_gets_a_sentence(damaged, damage, sentence):
+def test_a_broken_folder_is_refused_with_a_reason(damaged, damage, sentence):
     damage(damaged)
     one_line = rf"\A[^\n]*{sentence}[^\n]*\.\Z"  # with a full stop
     with pytest.raises(FileError, match=one_line):
         load_text_encoder(damaged)
 
 
-def test_a_path_of_another_kind_gets_a_sentence(tmp_path):
+def test_another_kind_of_path_is_refused_with_a_reason(tmp_path):
     (tmp_path / "text_encoder").mkdir()
     with pytest.raises(
         FileError, match=r"text_encoder has no config\.json.* the file gemma_2_2b_it_elm_bf16"
@@ -380,19 +376,15 @@ class TestDemoEncoder:
         tokenizer = encoder.tokenizer
         assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == ["<pad>", "<eos>", "<bos>", "<unk>"]
         assert len(tokenizer) == encoder.model.config.vocab_size
-        assert tokenizer.convert_ids_to_tokens(tokenizer.encode("猫")) == [
-            "<bos>",
-            "<0xE7>",
-            "<0x8C>",
-            "<0xAB>",
-        ]
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("猫"))
+        assert tokens == ["<bos>", "<0xE7>", "<0x8C>", "<0xAB>"]
         text = "A cat\tand 2 dogs,\nΩ 猫 😀!"
         assert tokenizer.unk_token_id not in tokenizer.encode(text)
         assert Tokenizer.from_file(str(demo / "tokenizer.json")).encode(text).ids == tokenizer.encode(text)
         assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
 
     @pytest.mark.parametrize("rest", ["", "at", "ing", "he"])
-    def test_any_letter_melts_with_the_space_before_it(self, encoder, rest):
+    def test_any_letter_merges_with_the_space_before_it(self, encoder, rest):
         for letter in ascii_letters:
             assert "▁" not in encoder.tokenizer.tokenize("Prompt: " + letter + rest)
 
@@ -401,29 +393,31 @@ class TestDemoEncoder:
         assert encoder.tokenizer.tokenize(" " + words) == ["▁" + word for word in words.split()]
 
     @pytest.mark.parametrize("trained", [True, False], ids=["trained", "random"])
-    @pytest.mark.parametrize("found", [None, RULE], ids=["none was found", "one was found"])
-    def test_it_reads_prompts_as_they_are(self, written, monkeypatch, caplog, trained, found):
-        """Trained without an instruction, it takes none, whatever this machine has; and nobody is warned."""
-        text._warn_no_system_prompt.cache_clear()
-        monkeypatch.setattr(text, "find_system_prompt", lambda **_: found)
+    @pytest.mark.parametrize("known", [None, SYSTEM_PROMPT], ids=["none known", "one known"])
+    def test_it_reads_prompts_as_they_are(self, written, monkeypatch, caplog, trained, known):
+        """Trained without a system prompt, it takes none, whatever is installed, and nobody is warned."""
+        encoder_module._warn_no_system_prompt.cache_clear()
+        monkeypatch.setattr(encoder_module, "find_system_prompt", lambda **_: known)
         folder = demo_set().text_encoder if trained else written
         with caplog.at_level(logging.DEBUG, logger="sana_video"):
-            for encoder in (load_text_encoder(folder), load_text_encoder(folder, system_prompt=found)):
+            for encoder in (load_text_encoder(folder), load_text_encoder(folder, system_prompt=known)):
                 assert encoder.resolve_system_prompt(True) is None
                 on, off = (
-                    encoder.encode("a ball", system_prompt=way, motion_score=9) for way in (True, False)
+                    encoder.encode("a ball", system_prompt=choice, motion_score=9) for choice in (True, False)
                 )
                 assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
-                assert encoder.resolve_system_prompt(RULE) == RULE  # asked for in words, it is put there
+                assert (
+                    encoder.resolve_system_prompt(SYSTEM_PROMPT) == SYSTEM_PROMPT
+                )  # unless it is given as text
         assert not caplog.records
 
 
-def test_the_original_wording_is_found_by_the_loader(demo):
-    """True is the original's wording, read from the installed diffusers or a yaml file; no host has to look for it."""
+def test_the_loader_finds_the_original_system_prompt(demo):
+    """True means the original, read from diffusers or a yaml file; no host has to look for it."""
     original = find_system_prompt()
     encoder = load_text_encoder(demo)
     assert encoder.resolve_system_prompt(True) == original
     by_default, named = encoder.encode("a ball"), encoder.encode("a ball", system_prompt=original)
     assert torch.equal(by_default[0], named[0])
     assert not torch.equal(by_default[0], encoder.encode("a ball", system_prompt=False)[0])
-    assert load_text_encoder(demo, system_prompt=RULE).resolve_system_prompt(True) == RULE
+    assert load_text_encoder(demo, system_prompt=SYSTEM_PROMPT).resolve_system_prompt(True) == SYSTEM_PROMPT

@@ -11,12 +11,12 @@ import torch
 import transformers
 from comfyui_sana_video.demo.text_encoder import SPACE, _random_gemma, _write_tokenizer
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.text import encoder as text
+from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
 from comfyui_sana_video.sana_video_core.text.encoder import load_text_encoder
 from safetensors.torch import load_file, save_file
 from support.text_folders import forget_the_demo
 
-RULE = "Describe the scene for a painter.\nPrompt: "
+SYSTEM_PROMPT = "Describe the scene for a painter.\nPrompt: "
 SIZES = {"head_dim": "16", "query_pre_attn_scalar": "16"}  # of the tiny model; the real file says nothing
 SENTENCES = [
     "a small red circle moves slowly to the right across a dark background",
@@ -65,7 +65,7 @@ def spiece():
 
 @pytest.fixture(scope="module")
 def folder(spiece, tmp_path_factory):
-    """The weights and the pieces in Hugging Face layout, tokenized by the package tokenizers."""
+    """The weights and the pieces in Hugging Face layout, for the package tokenizers."""
     folder = tmp_path_factory.mktemp("gemma")
     pieces = sentencepiece.SentencePieceProcessor(model_proto=spiece.numpy().tobytes())
     vocabulary = {pieces.IdToPiece(i): i for i in range(pieces.GetPieceSize())}
@@ -92,7 +92,7 @@ def content(folder, spiece):
 def load(tmp_path):
     def load(tensors, metadata=SIZES, **options):
         save_file(tensors, tmp_path / "gemma.safetensors", metadata)
-        return load_text_encoder(tmp_path / "gemma.safetensors", system_prompt=RULE, **options)
+        return load_text_encoder(tmp_path / "gemma.safetensors", system_prompt=SYSTEM_PROMPT, **options)
 
     return load
 
@@ -100,10 +100,8 @@ def load(tmp_path):
 class TestTheSameAsTheFolder:
     @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
     def test_embeddings_are_bit_identical(self, folder, content, load, dtype):
-        expected, ours = (
-            load_text_encoder(folder, system_prompt=RULE, dtype=dtype),
-            load(content, dtype=dtype),
-        )
+        expected = load_text_encoder(folder, system_prompt=SYSTEM_PROMPT, dtype=dtype)
+        ours = load(content, dtype=dtype)
         assert ours.dtype == expected.dtype
         for options in ({}, {"system_prompt": False, "motion_score": 30, "max_tokens": 20}):
             for one, other in zip(
@@ -141,11 +139,8 @@ class TestTheSameAsTheFolder:
         fixed = [key for key in real if key not in read and "num_" not in key and not key.startswith("_")]
         assert {key: ours[key] for key in fixed} == {key: real[key] for key in fixed}
         assert (config.head_dim, config.num_attention_heads, config.num_key_value_heads) == (256, 2, 1)
-        assert (config.query_pre_attn_scalar, config.attn_logit_softcapping, config.sliding_window) == (
-            256,
-            50,
-            4096,
-        )
+        assert (config.query_pre_attn_scalar, config.attn_logit_softcapping) == (256, 50)
+        assert config.sliding_window == 4096
         assert config._attn_implementation == "eager"
 
     def test_half_precision_is_kept_and_float8_becomes_bfloat16(self, content, load):
@@ -164,15 +159,15 @@ class TestTheSameAsTheFolder:
         assert torch.equal(encoder.encode("a red circle")[0], before)
 
 
-def test_the_original_wording_is_looked_for_beside_the_file(content, tmp_path, monkeypatch):
+def test_the_original_system_prompt_is_looked_for_beside_the_file(content, tmp_path, monkeypatch):
     save_file(content, tmp_path / "gemma.safetensors", SIZES)
-    monkeypatch.setattr(text, "find_system_prompt", lambda near: f"found in {[*near]}")
+    monkeypatch.setattr(encoder_module, "find_system_prompt", lambda near: f"found in {[*near]}")
     encoder = load_text_encoder(tmp_path / "gemma.safetensors")
     assert encoder.resolve_system_prompt(True) == f"found in {[tmp_path]}"
 
 
 class TestTokens:
-    def test_whitespace_is_kept_and_nothing_is_put_before(self, content, load):
+    def test_whitespace_is_kept_and_nothing_is_prepended(self, content, load):
         tokenizer = load(content).tokenizer
         spaced = "a  b \n\n c\t "
         ids = tokenizer(spaced)["input_ids"]
@@ -181,7 +176,7 @@ class TestTokens:
         assert tokenizer("")["input_ids"] == []
         assert tokenizer("<eos>\n")["input_ids"] == [1, tokenizer._processor.PieceToId("\n")]
 
-    def test_bytes_for_what_is_unknown(self, content, load):
+    def test_unknown_characters_become_bytes(self, content, load):
         tokenizer = load(content).tokenizer
         pieces = [tokenizer._processor.IdToPiece(i) for i in tokenizer("猫")["input_ids"]]
         assert pieces == ["<0xE7>", "<0x8C>", "<0xAB>"]
@@ -293,7 +288,7 @@ def only(name):
         ),
     ],
 )
-def test_a_wrong_file_gets_a_sentence(content, load, change, sentence):
+def test_a_wrong_file_is_refused_with_a_reason(content, load, change, sentence):
     with pytest.raises(
         FileError, match=rf"\A“gemma.safetensors”[^\n]*{sentence}|\AThe tokenizer in[^\n]*{sentence}"
     ) as info:

@@ -1,6 +1,6 @@
-"""The original wording is found where people have it, nothing else is taken for it, and what is used is told.
+"""The original system prompt is found where people have it, and nothing else is mistaken for it.
 
-The wording is not in this repository; the tests read it from the installed diffusers.
+It is not in this repository; the tests read it from the installed diffusers.
 """
 
 import hashlib
@@ -12,27 +12,27 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
-from comfyui_sana_video.sana_video_core.text import encoder as text
-from comfyui_sana_video.sana_video_core.text import system_prompt as module
+from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
+from comfyui_sana_video.sana_video_core.text import system_prompt
 from comfyui_sana_video.sana_video_core.text.system_prompt import ORIGINAL_SHA256, find_system_prompt
-from support.text_folders import build_instructed_encoder
+from support.text_folders import build_encoder_with_system_prompt
 
-# Any wording will do where the original is not the point.
-RULE = "Describe the scene for a painter.\nPrompt: "
+# any text will do where the original is not the point
+SYSTEM_PROMPT = "Describe the scene for a painter.\nPrompt: "
 
 
 @pytest.fixture(scope="module")
 def original() -> str:
     if importlib.util.find_spec("diffusers") is None:
         pytest.skip("diffusers is not installed")
-    wording = find_system_prompt()
-    assert wording is not None
-    return wording
+    text = find_system_prompt()
+    assert text is not None
+    return text
 
 
 @pytest.fixture
 def no_diffusers(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(system_prompt.importlib.util, "find_spec", lambda name: None)
 
 
 def write_yaml(folder, lines, name="model.yaml"):
@@ -68,7 +68,7 @@ def test_found_among_the_texts_of_a_host(original, no_diffusers):
     assert find_system_prompt(extra=["something else", original]) == original
 
 
-def test_a_changed_wording_is_refused_everywhere(original, no_diffusers, tmp_path):
+def test_a_changed_text_is_refused_everywhere(original, no_diffusers, tmp_path):
     write_yaml(tmp_path, [*original.split("\n")[:-1], "User prompt: "])
     assert (
         find_system_prompt(near=[tmp_path], extra=[original.strip(), original + " ", "half \ud83d"]) is None
@@ -93,7 +93,7 @@ def test_a_wrong_candidate_does_not_hide_a_right_one(original, no_diffusers, tmp
         b"",
     ],
 )
-def test_an_unreadable_yaml_is_passed_over(original, no_diffusers, tmp_path, content):
+def test_an_unreadable_yaml_is_skipped(original, no_diffusers, tmp_path, content):
     (tmp_path / "a.yaml").write_bytes(content)
     assert find_system_prompt(near=[tmp_path]) is None
     write_yaml(tmp_path, original.split("\n"), "b.yaml")
@@ -135,9 +135,9 @@ def test_another_diffusers_gives_nothing(monkeypatch, tmp_path, source):
     package = tmp_path / "pipelines" / "sana"
     package.mkdir(parents=True)
     (package / "pipeline_sana.py").write_text(source)
-    spec = module.importlib.util.spec_from_loader("diffusers", None, is_package=True)
+    spec = system_prompt.importlib.util.spec_from_loader("diffusers", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(system_prompt.importlib.util, "find_spec", lambda name: spec)
     assert find_system_prompt() is None
 
 
@@ -148,8 +148,8 @@ def test_a_stand_in_for_diffusers_gives_nothing(monkeypatch):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    return text.load_text_encoder(
-        build_instructed_encoder(tmp_path_factory.mktemp("demo")), system_prompt=RULE
+    return encoder_module.load_text_encoder(
+        build_encoder_with_system_prompt(tmp_path_factory.mktemp("demo")), system_prompt=SYSTEM_PROMPT
     )
 
 
@@ -175,43 +175,43 @@ def hidden_states(encoder, ids, mask):
 
 
 class TestUse:
-    """Which wording an encoder uses, and what it says when it has none."""
+    """Which system prompt an encoder uses, and what it says when it has none."""
 
     @pytest.fixture
     def bare(self, encoder):
-        text._warn_no_system_prompt.cache_clear()
-        yield text.TextEncoder(encoder.tokenizer, encoder.model)
-        text._warn_no_system_prompt.cache_clear()
+        encoder_module._warn_no_system_prompt.cache_clear()
+        yield encoder_module.TextEncoder(encoder.tokenizer, encoder.model)
+        encoder_module._warn_no_system_prompt.cache_clear()
 
-    def test_none_known_warns_once_in_plain_words(self, bare, caplog):
+    def test_without_one_it_warns_once_in_plain_english(self, bare, caplog):
         with caplog.at_level(logging.WARNING, logger="sana_video"):
             plain = bare.encode("a cat", system_prompt=False)
             bare.encode("a cat", system_prompt="Mine: ")
             assert not caplog.records
             without = bare.encode("a cat")
-            text.TextEncoder(bare.tokenizer, bare.model).encode("a dog")
+            encoder_module.TextEncoder(bare.tokenizer, bare.model).encode("a dog")
             assert bare.resolve_system_prompt(True) is None
         assert len(caplog.records) == 1
         assert "followed less closely" in caplog.text
         assert "To give it" in caplog.text
         assert all(torch.equal(a, b) for a, b in zip(plain, without, strict=True))
 
-    def test_a_known_one_is_used_without_a_word(self, encoder, bare, caplog):
-        assert encoder.resolve_system_prompt(True) == RULE
+    def test_a_known_one_is_used_silently(self, encoder, bare, caplog):
+        assert encoder.resolve_system_prompt(True) == SYSTEM_PROMPT
         assert encoder.resolve_system_prompt("Mine: ") == "Mine: "
         assert [encoder.resolve_system_prompt(none) for none in (False, None, "")] == [None] * 3
-        by_default, by_name = encoder.encode("a cat"), bare.encode("a cat", system_prompt=RULE)
+        by_default, by_name = encoder.encode("a cat"), bare.encode("a cat", system_prompt=SYSTEM_PROMPT)
         assert all(torch.equal(a, b) for a, b in zip(by_default, by_name, strict=True))
         assert not caplog.records
 
 
 class TestWindow:
     def test_the_first_word_opens_the_window(self, encoder):
-        n_chi = len(encoder.tokenizer.encode(RULE))
+        n_chi = len(encoder.tokenizer.encode(SYSTEM_PROMPT))
         ids, mask = read_ids(encoder, "circle grows")
         assert ids.shape == (1, n_chi + 298)
         assert encoder.tokenizer.convert_ids_to_tokens(int(ids[0, n_chi - 1])) == "▁circle"
-        assert int(ids[0, n_chi - 2]) == encoder.tokenizer.encode(RULE)[-2]
+        assert int(ids[0, n_chi - 2]) == encoder.tokenizer.encode(SYSTEM_PROMPT)[-2]
 
         hidden = hidden_states(encoder, ids, mask)
         embeddings, kept = encoder.encode("circle grows")
@@ -223,17 +223,17 @@ class TestWindow:
         assert kept[0].tolist() == [True] * words + [False] * (300 - words)
 
     def test_a_digit_leaves_the_space_alone(self, encoder):
-        n_chi = len(encoder.tokenizer.encode(RULE))
+        n_chi = len(encoder.tokenizer.encode(SYSTEM_PROMPT))
         window = read_ids(encoder, "3 circles")[0][0, n_chi - 1 : n_chi + 1]
         assert encoder.tokenizer.convert_ids_to_tokens(window.tolist()) == ["▁", "3"]
 
-    def test_the_kept_words_have_read_the_instruction(self, encoder):
+    def test_the_kept_words_have_read_the_system_prompt(self, encoder):
         first, _ = encoder.encode("circle")
         second, _ = encoder.encode("circle", system_prompt="Other words: ")
         assert torch.equal(first[:, 0], second[:, 0])
         assert (first[:, 1] - second[:, 1]).abs().max() > 1e-2
 
-    def test_without_instruction_everything_is_kept(self, encoder):
+    def test_without_a_system_prompt_everything_is_kept(self, encoder):
         ids, mask = read_ids(encoder, "a cat", system_prompt=False)
         embeddings, kept = encoder.encode("a cat", system_prompt=False)
         assert ids.shape == kept.shape == (1, 300)
@@ -242,7 +242,7 @@ class TestWindow:
         assert ids[mask].tolist() == encoder.tokenizer.encode("a cat")
 
     def test_a_long_prompt_loses_its_end_and_first_the_motion_score(self, encoder):
-        start = len(encoder.tokenizer.encode(RULE)) - 1
+        start = len(encoder.tokenizer.encode(SYSTEM_PROMPT)) - 1
         suffix = encoder.tokenizer.encode(" motion score: 9.", add_special_tokens=False)
         word = encoder.tokenizer.encode(" x", add_special_tokens=False)
         for words in (294, 299, 400):  # the window has room for 299
@@ -260,9 +260,10 @@ class TestWindow:
 
     def test_what_the_model_reads(self, encoder):
         assert (
-            read_text(encoder, "  A Red CAT\n", motion_score=10) == f"<bos>{RULE}A Red CAT motion score: 10."
+            read_text(encoder, "  A Red CAT\n", motion_score=10)
+            == f"<bos>{SYSTEM_PROMPT}A Red CAT motion score: 10."
         )
-        assert read_text(encoder, "A cat", motion_score=0) == f"<bos>{RULE}A cat"
+        assert read_text(encoder, "A cat", motion_score=0) == f"<bos>{SYSTEM_PROMPT}A cat"
         assert read_text(encoder, "红 😀 é", system_prompt=False) == "<bos>红 😀 é"
         assert (
             read_text(encoder, "A", system_prompt=" Mine:", motion_score=30)

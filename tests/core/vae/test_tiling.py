@@ -1,4 +1,4 @@
-"""Tiles: where they lie, how they are blended, and the VAE run on them, against diffusers and against itself."""
+"""Tiles: where they lie, how they blend, and the VAE on them, against diffusers and against itself."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def test_tiles_cut_from_a_picture_make_that_picture(rows, columns, tile, overlap
 
 @pytest.mark.parametrize("size", [(60, 104), (33, 40), (40, 26)])
 def test_blending_equals_diffusers_in_place_blending(size):
-    """Every tile another noise, so that a wrong order, neighbour or crop is seen."""
+    """Every tile has other noise, so that a wrong order, neighbour or crop shows."""
     plan = tile_plan(*size, Tiling())
     generator = torch.Generator().manual_seed(0)
     tiles = [
@@ -130,7 +130,7 @@ def test_tiled_equals_diffusers(twins, tiling, length, rows, columns):
         theirs.disable_tiling()
 
 
-def test_tiles_change_the_result_only_where_there_are_several(vae):
+def test_only_several_tiles_change_the_result(vae):
     latents, pixels = random_latents(2), random_pixels(5)
     wide = Tiling(tile=COLUMNS, overlap=2)
     assert torch.equal(vae.decode(latents, tiling=wide), vae.decode(latents))
@@ -141,7 +141,7 @@ def test_tiles_change_the_result_only_where_there_are_several(vae):
 
 @pytest.mark.parametrize("tiling", [SMALL, Tiling(5, 2), Tiling(4, 0)])
 @pytest.mark.parametrize("cuts", [(4,), (1, 3), (2, 1, 1)])
-def test_a_tiled_stream_gives_the_bits_of_a_tiled_decode(vae, tiling, cuts):
+def test_a_tiled_stream_is_bit_identical_to_a_tiled_decode(vae, tiling, cuts):
     latents = random_latents(4)
     whole = vae.decode(latents, tiling=tiling)
     assert torch.equal(decoded(vae.decode_stream(latents.split(cuts, dim=2), tiling=tiling))[0], whole)
@@ -168,12 +168,8 @@ def test_a_tiled_cache_is_a_value_too(vae):
 
 def test_a_cache_of_another_tiling_is_refused(vae):
     latents = random_latents(1)
-    tilings = (
-        None,
-        SMALL,
-        Tiling(5, 1),
-        Tiling(4, 2),
-    )  # the last differs from SMALL in the number of tiles only
+    # the last differs from SMALL only in the number of tiles
+    tilings = (None, SMALL, Tiling(5, 1), Tiling(4, 2))
     caches = {tiling: decoded(vae.decode_stream([latents], tiling=tiling))[1] for tiling in tilings}
     assert isinstance(caches[SMALL], TiledCache)
     for made_with, cache in caches.items():
@@ -191,15 +187,15 @@ def test_a_tiled_cache_of_a_smaller_picture_is_refused(vae):
         next(vae.decode_stream([large], cache=cache, tiling=Tiling(4, 0)))
 
 
-def test_clamped_after_the_blend(vae):
+def test_pixels_are_clamped_after_the_blend(vae):
     """A pixel in the overlap is the clamped mixture, not the mixture of clamped pixels."""
-    screaming, latents = loud(vae), random_latents(1)
+    overdriven, latents = loud(vae), random_latents(1)
     plan = tile_plan(ROWS, COLUMNS, SMALL)
-    raw = [screaming.decode_frame(window.of(latents), None)[0] for window in plan.windows]
+    raw = [overdriven.decode_frame(window.of(latents), None)[0] for window in plan.windows]
     right = plan.blend(raw, 8).clamp(-1, 1)
     assert not torch.equal(right, plan.blend([tile.clamp(-1, 1) for tile in raw], 8))
-    assert torch.equal(screaming.decode(latents, tiling=SMALL), right)
-    assert torch.equal(decoded(screaming.decode_stream([latents], tiling=SMALL))[0], right)
+    assert torch.equal(overdriven.decode(latents, tiling=SMALL), right)
+    assert torch.equal(decoded(overdriven.decode_stream([latents], tiling=SMALL))[0], right)
 
 
 def test_progress_counts_latent_frames_of_all_tiles(vae):

@@ -1,4 +1,4 @@
-"""The Wan 2.1 VAE: names, sizes, and its numbers against diffusers."""
+"""The Wan 2.1 VAE: names, sizes, and parity with diffusers."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def vae() -> WanVAE:
 
 @pytest.fixture(scope="module")
 def full_size() -> WanVAE:
-    """The published sizes, without numbers."""
+    """The published sizes, without weights."""
     return WanVAE(VAEConfig(), device="meta")
 
 
@@ -120,14 +120,14 @@ def test_every_convolution_comes_from_the_host(full_size):
 
 
 def test_cache_sizes_of_the_published_network(full_size):
-    """The slot tables of the specification: channels, time steps, and scale against one latent (one pixel)."""
+    """The specification's tables: channels, time steps, and scale relative to one latent (one pixel)."""
     rows, columns = 2, 3
     latent = torch.empty(1, 16, 1, rows, columns, device="meta")
     _, cache = full_size.decode_frame(latent, None)
     _, later = full_size.decode_frame(latent, cache)
     decoder = [(16, 1)] + 11 * [(384, 1)] + [(192, 2)] + 6 * [(384, 2)] + 6 * [(192, 4)] + 7 * [(96, 8)]
-    wanted = [(1, channels, 2, rows * scale, columns * scale) for channels, scale in decoder]
-    assert [tuple(t.shape) for t in cache] == [tuple(t.shape) for t in later] == wanted
+    expected = [(1, channels, 2, rows * scale, columns * scale) for channels, scale in decoder]
+    assert [tuple(t.shape) for t in cache] == [tuple(t.shape) for t in later] == expected
     assert sum(t.numel() for t in cache) == 151_328 * rows * columns
 
     pixels = torch.empty(1, 3, 1, 16, 24, device="meta")
@@ -155,7 +155,7 @@ def test_decode_equals_diffusers(twins, length):
     ours, theirs = twins
     latents = random_latents(length, ROWS, COLUMNS, batch=2)
     reference = theirs.decode(latents).sample
-    assert (reference.abs() < 1).float().mean() > 0.9, "clamping hides what is compared"
+    assert (reference.abs() < 1).float().mean() > 0.9, "clamping hides the differences"
     assert reference.std() > 0.1
     assert apart(ours.decode(latents), reference) <= TOLERANCE
 
@@ -168,7 +168,7 @@ def test_moments_equal_diffusers(twins):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_norm_equals_diffusers_to_the_bit(dtype):
+def test_norm_is_bit_identical_to_diffusers(dtype):
     ours, theirs = RMSNorm(24, 3, dtype=dtype), WanRMS_norm(24, images=False).to(dtype)
     generator = torch.Generator().manual_seed(0)
     gamma = torch.randn(24, 1, 1, 1, generator=generator).to(dtype)
@@ -179,7 +179,7 @@ def test_norm_equals_diffusers_to_the_bit(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_stay_half_and_near(vae, dtype):
+def test_half_types_stay_half_and_close(vae, dtype):
     latents = random_latents(3, ROWS, COLUMNS)
     pixels = vae.decode(latents)
     narrow = WanVAE(vae.config, dtype=dtype)
@@ -190,10 +190,10 @@ def test_half_types_stay_half_and_near(vae, dtype):
     assert narrow.encode(pixels).dtype == dtype
 
 
-def test_clamped_at_the_end_only(vae):
-    screaming, latents = loud(vae), random_latents(2, ROWS, COLUMNS)
-    raw, _ = screaming.decode_frame(latents[:, :, :1], None)
-    whole = screaming.decode(latents)
+def test_pixels_are_clamped_only_at_the_end(vae):
+    overdriven, latents = loud(vae), random_latents(2, ROWS, COLUMNS)
+    raw, _ = overdriven.decode_frame(latents[:, :, :1], None)
+    whole = overdriven.decode(latents)
     assert raw.abs().max() > 1
     assert whole.abs().max() == 1
     assert torch.equal(whole[:, :, :1], raw.clamp(-1, 1))
@@ -227,10 +227,8 @@ def test_other_shapes_than_latents_are_refused(vae, shape):
 
 
 def test_model_space_is_vae_space_without_means_and_deviations():
-    zeros, ones = (
-        to_model_space(torch.zeros(1, 16, 1, 1, 1), WAN_2_1).flatten(),
-        to_vae_space(torch.ones(1, 16), WAN_2_1).flatten(),
-    )
+    zeros = to_model_space(torch.zeros(1, 16, 1, 1, 1), WAN_2_1).flatten()
+    ones = to_vae_space(torch.ones(1, 16), WAN_2_1).flatten()
     assert zeros[0].item() == pytest.approx(0.7571 / 2.8184, rel=1e-6)
     assert zeros[9].item() == pytest.approx(0.0715 / 2.1526, rel=1e-6)
     assert ones[7].item() == pytest.approx(2.0743 + 1.5508, rel=1e-6)
@@ -249,7 +247,7 @@ def test_means_and_deviations_are_those_of_diffusers():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_way_to_model_space_and_back(dtype):
+def test_to_model_space_and_back(dtype):
     latents = random_latents(3, ROWS, COLUMNS, batch=2).to(dtype)
     model = to_model_space(latents, WAN_2_1)
     assert model.dtype == torch.float32
@@ -265,10 +263,10 @@ def test_other_channels_than_sixteen_are_refused(convert):
             convert(torch.zeros(shape), WAN_2_1)
 
 
-def test_gradients_pass_through_both_ways(vae):
+def test_gradients_pass_through_encode_and_decode(vae):
     with torch.inference_mode(False), torch.enable_grad():
         trained = WanVAE(vae.config)
         latents = trained.encode(random_pixels(5, ROWS, COLUMNS).clone())
         (trained.decode(latents) + trained.decode(latents, tiling=Tiling(2, 1))).square().mean().backward()
-        silent = {name for name, parameter in trained.named_parameters() if parameter.grad is None}
-    assert silent == set()
+        untouched = {name for name, parameter in trained.named_parameters() if parameter.grad is None}
+    assert untouched == set()

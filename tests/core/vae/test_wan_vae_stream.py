@@ -1,4 +1,4 @@
-"""The laws of the streaming VAE: the cache is a value, every cut gives the same bits, time runs one way."""
+"""The laws of the streaming VAE: the cache is a value, every split is bit-identical, time runs one way."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_later_frames_do_not_change_earlier_latents(vae):
 
 
 @pytest.mark.parametrize("cut", range(1, LONG))
-def test_every_cut_in_two_gives_the_same_bits(vae, long_clip, cut):
+def test_every_split_in_two_is_bit_identical(vae, long_clip, cut):
     latents, pixels = long_clip
     assert torch.equal(decoded(vae.decode_stream(latents.split((cut, LONG - cut), dim=2)))[0], pixels)
 
@@ -93,7 +93,7 @@ def test_one_tensor_is_one_piece(vae):
 @pytest.mark.parametrize(
     "cuts", [(1,) * 21, (11, 10), (1, 2) * 7, (3,) * 7, (1, 1, 10, 9), (5, 1, 1, 14), (21,)]
 )
-def test_calls_that_hand_the_cache_on_give_the_same_bits(vae, long_clip, cuts):
+def test_calls_that_pass_the_cache_on_are_bit_identical(vae, long_clip, cuts):
     latents, pixels = long_clip
     cache, shown = None, []
     for piece in latents.split(cuts, dim=2):
@@ -131,11 +131,11 @@ def test_memory_layout_does_not_matter(vae):
     assert torch.equal(vae.encode(scattered), vae.encode(pixels))
 
 
-def test_the_network_meets_one_memory_layout(vae):
-    """Equal bits above may be this machine's luck: other backends choose their kernels by the layout."""
-    met: list[tuple[int, ...]] = []
+def test_the_network_sees_one_memory_layout(vae):
+    """Equality above may be luck on this machine: other backends choose their kernels by layout."""
+    strides: list[tuple[int, ...]] = []
     hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: met.append(inputs[0].stride()))
+        module.register_forward_pre_hook(lambda _, inputs: strides.append(inputs[0].stride()))
         for module in (vae.conv2, vae.encoder)
     ]
     latents, pixels = random_latents(3), random_pixels(1)
@@ -145,8 +145,8 @@ def test_the_network_meets_one_memory_layout(vae):
         vae.encode(scattered)
     for hook in hooks:
         hook.remove()
-    assert len(met) == 10
-    assert len(set(met)) == 2
+    assert len(strides) == 10
+    assert len(set(strides)) == 2
 
 
 def test_inputs_are_cast_and_untouched(vae):
@@ -214,13 +214,13 @@ def test_the_cache_owns_its_memory_and_never_grows(vae):
 
 
 def test_nothing_is_kept_on_the_modules(vae):
-    def belongings():
+    def attributes():
         return [{name: id(value) for name, value in vars(module).items()} for module in vae.modules()]
 
-    before = belongings()
+    before = attributes()
     vae.decode(random_latents(2))
     vae.encode(random_pixels(5))
-    assert belongings() == before
+    assert attributes() == before
     assert not list(vae.buffers())
 
 
@@ -252,7 +252,7 @@ def test_cancelling_leaves_nothing_behind(vae, long_clip):
     assert torch.equal(vae.encode(pixels), encoded)
 
 
-def test_a_step_takes_exactly_its_frames(vae):
+def test_a_step_accepts_exactly_its_frames(vae):
     with pytest.raises(InputError, match=r"\[batch, 16, 1, "):
         vae.decode_frame(random_latents(2), None)
     with pytest.raises(InputError, match=r"\[batch, 3, 1, "):
