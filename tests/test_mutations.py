@@ -103,16 +103,17 @@ MUTATIONS = {
     "timestep not truncated": (
         MODEL,
         f"{CORE}/transformer/positions.py",
-        "torch.floor(timesteps.to(torch.float64) + 0.001)",
+        "torch.floor(timesteps.to(torch.float64) + 0.0001)",
         "timesteps.to(torch.float64)",
     ),
     "timestep truncated without the offset": (
         MODEL,
         f"{CORE}/transformer/positions.py",
-        "(torch.float64) + 0.001)",
+        "(torch.float64) + 0.0001)",
         "(torch.float64))",
     ),
-    "timestep rounded": (MODEL, f"{CORE}/transformer/positions.py", "+ 0.001)", "+ 0.5)"),
+    "timestep rounded": (MODEL, f"{CORE}/transformer/positions.py", "+ 0.0001)", "+ 0.5)"),
+    "timestep offset too large": (MODEL, f"{CORE}/transformer/positions.py", "+ 0.0001)", "+ 0.001)"),
     # epsilons
     "epsilon of the layer norms": (
         MODEL,
@@ -449,7 +450,7 @@ def test_the_unchanged_copy_passes(kind, tmp_path):
 
 
 def _fails(check, pack: Pack) -> bool:
-    """True when one of the check's assertions fails. Any other error is the mutation's fault and is raised."""
+    """True when the check's assertion fails. Any other error is the mutation's fault and is raised."""
     try:
         check(pack)
     except AssertionError:

@@ -21,10 +21,10 @@ def truncate_timestep(timesteps: Tensor) -> Tensor:
     """The integer timestep that the network was trained to see, as float32.
 
     The original casts to int64. A float32 sigma times 1000 falls just below 251, 253, 502, 506 and 511, where
-    a plain cast would be one too low; the offset 0.001 repairs these and leaves true fractions (948.99)
+    a plain cast would be one too low; the offset 0.0001 repairs these and leaves true fractions (948.99)
     alone.
     """
-    return torch.floor(timesteps.to(torch.float64) + 0.001).to(torch.float32)
+    return torch.floor(timesteps.to(torch.float64) + 0.0001).to(torch.float32)
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:

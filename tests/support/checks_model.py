@@ -122,7 +122,8 @@ def timesteps(pack: Pack) -> None:
     truncate = pack.core("transformer.positions").truncate_timestep
     k = torch.arange(1001)
     assert truncate((k.float() / 1000) * 1000).tolist() == k.tolist()
-    assert truncate(torch.tensor([948.99, 409.99, 60.21, 0.5, 999.0])).tolist() == [948, 409, 60, 0, 999]
+    fractions = torch.tensor([948.99, 948.9995, 409.99, 60.21, 0.5, 999.0])
+    assert truncate(fractions).tolist() == [948, 948, 409, 60, 0, 999]
     assert truncate(torch.tensor([727], dtype=torch.int64)).tolist() == [727]
     model = pack.tiny_model()
     features = pack.core("transformer.positions").timestep_features(torch.tensor([888.9, 888.0]))

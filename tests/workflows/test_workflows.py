@@ -105,7 +105,7 @@ def properties(workflow, info):
         given, ours = node["properties"], node["type"].startswith("SanaVideo")
         if node["type"] == "MarkdownNote":
             continue
-        if given["cnr_id"] != ("comfyui-sana-video" if ours else "comfy-core") or not re.fullmatch(
+        if given["cnr_id"] != ("sana-video" if ours else "comfy-core") or not re.fullmatch(
             r"\d+\.\d+\.\d+", given["ver"]
         ):
             yield f"origin of {node['type']}"
@@ -189,7 +189,7 @@ MISTAKES = {  # what is wrong: (the check that must see it, what to do to 02_thr
     "wrong type": (links, lambda w: w["links"][0].__setitem__(5, "LATENT")),
     "open socket": (links, lambda w: of(w, "SanaVideoDecodeStream")["inputs"][0].update(link=None)),
     "last id": (links, lambda w: w.update(last_link_id=1)),
-    "no origin": (properties, lambda w: of(w, "SaveVideo")["properties"].update(cnr_id="comfyui-sana-video")),
+    "no origin": (properties, lambda w: of(w, "SaveVideo")["properties"].update(cnr_id="sana-video")),
     "no address": (properties, lambda w: of(w, "SanaVideoVAELoader")["properties"].pop("models")),
     "address of another file": (properties, values("SanaVideoModelLoader", 0, "other.pth")),
     "covered": (places, lambda w: of(w, "SanaVideoStart").update(pos=of(w, "SaveVideo")["pos"])),
