@@ -36,7 +36,7 @@ def quality():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # nothing else runs beside it, and nothing here is compared to the bit
     models = load(demo_set(), "cpu")
-    yield Quality(models, count=2, vae_clips=3, chunks=CHUNKS, given=(*straight, *others))
+    yield Quality(models, count=2, vae_clips=3, chunks=CHUNKS, chosen=(*straight, *others))
     torch.set_num_threads(threads)
 
 
@@ -57,7 +57,7 @@ def test_motion_goes_on_over_a_border_because_the_state_is_carried(quality):
 
 @pytest.mark.parametrize("how", ["keep", "recache", "cut"])
 def test_a_new_sentence_is_heard_at_the_border(quality, how):
-    table = replace(quality, given=()).changes((how,))
+    table = replace(quality, chosen=()).changes((how,))
     assert table[f"{how}: all"] >= 0.5
 
 
@@ -79,7 +79,9 @@ def test_shape_and_light_hold_for_a_minute(quality):
             for chunk, state in states.items()
         }
     frames = range(4, 1 + 4 * (TAIL - 1))  # the first pictures of a clip are not what the stream shows there
-    right = [obeyed(story.shots[0], tails[LONG].found.of(b), frames).shape for b, story in enumerate(stories)]
+    right = [
+        obeyed(story.shots[0], tails[LONG].detections.of(b), frames).shape for b, story in enumerate(stories)
+    ]
     assert sum(right) >= 2
     brightness = [tails[chunk].brightness[:, frames].mean() for chunk in (1, LONG)]
     assert 0.9 <= brightness[1] / brightness[0] <= 1.1
@@ -104,7 +106,7 @@ def test_the_film_that_everybody_sees_first_tells_what_its_prompts_say(quality):
         words = [prompt["text"] + motion_suffix(prompt["motion_score"])]
         state = sample(quality.models, words, sampling, chunks=told["chunks"], state=state)
     assert state is not None
-    found = watch_state(quality.models, state).found.of(0)
+    found = watch_state(quality.models, state).detections.of(0)
     assert time.perf_counter() - began < 60
     shots = [
         Shot("red", "ball", "right", "blue"),

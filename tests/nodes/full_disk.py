@@ -1,6 +1,6 @@
-"""A disk that is full, as a process of its own (test_full_disk.py starts it). Prints what happened as JSON.
+"""A full disk, as a process that test_full_disk.py starts; it prints what happened as JSON.
 
-No file may grow over a limit, which the system reports as it reports a full disk: by an error of the write.
+No file may grow over a limit. The system reports that as it reports a full disk: the write fails.
 """
 
 import json
@@ -40,17 +40,17 @@ def attempt(name: str, *values) -> dict:
 
 def files(base: Path) -> list[str]:
     """All files outside models/, hidden ones too."""
-    found = (path.relative_to(base) for path in base.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if path.parts[0] != "models")
+    paths = (path.relative_to(base) for path in base.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths if path.parts[0] != "models")
 
 
 def main(base: Path) -> None:
-    told = {}
+    outcomes = {}
     models(base)
     model, vae = run("ModelLoader", "m.safetensors", "auto"), run("VAELoader", "v.safetensors")
-    words = [[torch.ones(1, 5, TINY.caption_channels), {}]]
+    positive = [[torch.ones(1, 5, TINY.caption_channels), {}]]
     start = run("Start", model, 48, 32, 1)
-    _, state, _ = run("BlockSampler", model, words, start, 2, 3, 2, "few_step", "recache")
+    _, state, _ = run("BlockSampler", model, positive, start, 2, 3, 2, "few_step", "recache")
     requests = {
         "save": ("SaveState", state, "sana_states/state"),
         "film": ("DecodeStream", vae, state, 0, 16.0, "h264", 0),
@@ -60,8 +60,8 @@ def main(base: Path) -> None:
     for limit, when in ((LIMIT, "full"), (most, "again")):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
         for name, request in requests.items():
-            told[f"{name} {when}"] = attempt(*request) | {"files": files(base)}
-    sys.stdout.write(json.dumps(told))
+            outcomes[f"{name} {when}"] = attempt(*request) | {"files": files(base)}
+    sys.stdout.write(json.dumps(outcomes))
 
 
 def start() -> None:

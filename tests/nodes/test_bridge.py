@@ -1,4 +1,4 @@
-"""What the bridge tells ComfyUI and asks of it: memory, previews, masks, and that no half model is taken."""
+"""What the bridge asks of ComfyUI: memory, previews, masks; incomplete models are refused."""
 
 import logging
 
@@ -6,9 +6,7 @@ import latent_preview
 import pytest
 import torch
 from comfy import model_management
-from comfyui_sana_video.bridge import model as model
-from comfyui_sana_video.bridge import stream_model as hosted
-from comfyui_sana_video.bridge import progress, vaes
+from comfyui_sana_video.bridge import model, progress, stream_model, vaes
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.callbacks import Progress
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
@@ -19,36 +17,36 @@ from support.artist import demo, folders, run, sample, start
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Bytes that ComfyUI is told to keep free, call by call."""
-    found = []
+def requested(monkeypatch):
+    """Bytes that ComfyUI is asked to keep free, call by call."""
+    sizes = []
     load = model_management.load_models_gpu
 
     def watched(models, memory_required=0, **options):
-        found.append(memory_required)
+        sizes.append(memory_required)
         return load(models, memory_required=memory_required, **options)
 
     monkeypatch.setattr(model_management, "load_models_gpu", watched)
-    return found
+    return sizes
 
 
-def test_room_is_asked_for_a_whole_chunk_of_the_batch(asked, monkeypatch):
-    """Measured at 480x832 in bf16: 1.9 GiB of activations for a first chunk, with flash attention's formula."""
-    stream_model, shapes = hosted.HostedModel(demo().model), []
+def test_room_is_requested_for_a_whole_chunk_of_the_batch(requested, monkeypatch):
+    """Measured at 480x832 in bf16: 1.9 GiB of activations for a first chunk, by flash attention's formula."""
+    hosted, shapes = stream_model.HostedModel(demo().model), []
     monkeypatch.setattr(demo().model, "memory_required", lambda shape: shapes.append(shape) or sum(shape))
-    stream_model.load(3, LatentGrid(60, 104))
+    hosted.load(3, LatentGrid(60, 104))
     assert shapes == [[3, 16, 11, 60, 104]]
-    assert asked[-1] == sum(shapes[0])
+    assert requested[-1] == sum(shapes[0])
     assert 1.3 <= model.SanaVideoConfig.memory_usage_factor <= 2
 
 
-def test_room_is_asked_for_decoding_the_batch(asked):
+def test_room_is_requested_for_decoding_the_batch(requested):
     vae = vaes.HostedVae.load(demo_set().vae)
     vae.load_for(1, LatentGrid(60, 104))
     vae.load_for(2, LatentGrid(60, 104))
     size = vae.vae.conv2.weight.element_size()
-    assert asked[1] == 2 * asked[0]
-    assert 5.3 * 2**30 < asked[0] / size * 2 < 7 * 2**30  # bf16: 5.33 GiB were measured
+    assert requested[1] == 2 * requested[0]
+    assert 5.3 * 2**30 < requested[0] / size * 2 < 7 * 2**30  # bf16: 5.33 GiB were measured
 
 
 def test_the_preview_is_of_the_newest_latent_frame(monkeypatch):
@@ -64,7 +62,7 @@ def test_the_preview_is_of_the_newest_latent_frame(monkeypatch):
     assert torch.equal(shown[0], latents[:, :, -1:])
 
 
-def test_what_was_appended_to_a_text_is_read_whole():
+def test_what_was_appended_to_a_text_is_not_masked():
     mask = torch.tensor([[1, 1, 0]])
     assert model._mask_for(torch.zeros(1, 5, 2), mask).tolist() == [[1, 1, 0, 1, 1]]
     assert model._mask_for(torch.zeros(1, 2, 2), mask).tolist() == [[1, 1]]
@@ -87,20 +85,18 @@ def test_a_checkpoint_without_a_tensor_is_refused(tmp_path):
         model.load_patcher(tmp_path / "most.safetensors", "longsana_480p")
 
 
-def test_the_loader_hands_its_choices_on(monkeypatch):
-    """Also to the new module that TorchCompileModel asks for; what cannot run here is refused before the file's weights are taken."""
+def test_the_loader_passes_its_choices_on(monkeypatch):
+    """Also to the new module that TorchCompileModel makes; impossible choices are refused before weights load."""
     patcher = run("ModelLoader", "demo (built in)", "auto", "reference")
-    assert (patcher.model.diffusion_model.kernels, patcher.model.diffusion_model.precision) == (
-        "reference",
-        "full",
-    )
-    again, told = patcher.cached_patcher_init
-    assert again(*told, disable_dynamic=True).model.diffusion_model.kernels == "reference"
+    network = patcher.model.diffusion_model
+    assert (network.kernels, network.precision) == ("reference", "full")
+    load, arguments = patcher.cached_patcher_init
+    assert load(*arguments, disable_dynamic=True).model.diffusion_model.kernels == "reference"
     with monkeypatch.context() as patched:
-        patched.setattr(model.SanaVideoModule, "kernel_choice", lambda *given: Choice(True, "", True))
-        again, told = run("ModelLoader", "demo (built in)", "auto", "auto", "fp8").cached_patcher_init
-        assert again(*told, disable_dynamic=True).model.diffusion_model.precision == "fp8"
-    monkeypatch.setattr(model, "check_complete", lambda *given: pytest.fail("too late"))
+        patched.setattr(model.SanaVideoModule, "kernel_choice", lambda *arguments: Choice(True, "", True))
+        load, arguments = run("ModelLoader", "demo (built in)", "auto", "auto", "fp8").cached_patcher_init
+        assert load(*arguments, disable_dynamic=True).model.diffusion_model.precision == "fp8"
+    monkeypatch.setattr(model, "check_complete", lambda *arguments: pytest.fail("too late"))
     with pytest.raises(InputError, match="Triton kernels cannot run here: the model computes on cpu"):
         run("ModelLoader", "demo (built in)", "auto", "triton")
     with pytest.raises(
@@ -110,22 +106,22 @@ def test_the_loader_hands_its_choices_on(monkeypatch):
 
 
 def test_kernels_are_chosen_for_what_the_model_computes_in(monkeypatch, caplog):
-    """Weights may be kept in another dtype; what speaks against kernels is in the log."""
-    asked = []
-    monkeypatch.setattr(model_management, "unet_manual_cast", lambda *given: torch.bfloat16)
+    """Weights may be stored in another dtype; the reason against kernels is in the log."""
+    places = []
+    monkeypatch.setattr(model_management, "unet_manual_cast", lambda *arguments: torch.bfloat16)
     monkeypatch.setattr(
         model.SanaVideoModule,
         "kernel_choice",
-        lambda self, *place: asked.append(place) or Choice(False, "no such GPU"),
+        lambda self, *place: places.append(place) or Choice(False, "no such GPU"),
     )
     with caplog.at_level(logging.INFO, logger="sana_video"):
         run("ModelLoader", "demo (built in)", "auto")
-    assert asked == [(torch.device("cpu"), torch.bfloat16)]
+    assert places == [(torch.device("cpu"), torch.bfloat16)]
     assert "SANA-Video runs in plain PyTorch: no such GPU." in caplog.text
 
 
 def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):
-    """Fifteen other rows must cost nothing."""
+    """Other rows cost nothing."""
     _, state, _ = sample(start(batch=2))
     batch, seen = state.state.identity.batch, []
     decode = type(demo().vae.vae).decode_frame
@@ -139,19 +135,19 @@ def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):
     assert set(seen) == {1}
 
 
-def test_weights_that_a_host_fetches_stay_while_they_are_used(monkeypatch):
-    """ComfyUI fetches into one buffer for each of two streams: the next but one layer overwrites what was handed out."""
+def test_fetched_weights_stay_while_they_are_used(monkeypatch):
+    """ComfyUI fetches into one buffer for each of two streams, so a third layer overwrites the first."""
     import comfy.ops
     from torch import nn
 
-    buffer, given_back = torch.empty(4), []
+    buffer, released = torch.empty(4), []
 
     def fetch(layer, like, offloadable):
         assert offloadable
         return buffer.copy_(layer.weight.detach()), buffer, "stream"
 
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", fetch)
-    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: given_back.append(given[3]))
+    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *arguments: released.append(arguments[3]))
     layers = [nn.RMSNorm(4) for _ in range(3)]
     for number, layer in enumerate(layers):
         nn.init.constant_(layer.weight, number)
@@ -160,18 +156,13 @@ def test_weights_that_a_host_fetches_stay_while_they_are_used(monkeypatch):
         model.hosted_weights(layers[1], buffer) as two,
         model.hosted_weights(layers[2], buffer) as three,
     ):
-        assert [
-            part.unique().tolist() for pair in (one, two, three) for part in pair if part is not None
-        ] == [
-            *([0], [0]),
-            *([1], [1]),
-            *([2], [2]),
-        ]
-        assert given_back == []
-    assert given_back == ["stream"] * 3
+        parts = [part for pair in (one, two, three) for part in pair if part is not None]
+        assert [part.unique().tolist() for part in parts] == [[0], [0], [1], [1], [2], [2]]
+        assert released == []
+    assert released == ["stream"] * 3
 
 
-def test_weights_that_lie_there_are_not_copied():
+def test_weights_in_place_are_not_copied():
     from torch import nn
 
     layer = nn.Conv2d(2, 2, 1)
@@ -186,7 +177,9 @@ def test_weights_that_dynamic_vram_keeps_on_the_device_are_not_copied(monkeypatc
 
     layer = nn.RMSNorm(4)
     layer._v_weight = torch.ones(4)
-    monkeypatch.setattr(comfy.ops, "cast_bias_weight", lambda *given, **more: (layer._v_weight, None, None))
-    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: None)
+    monkeypatch.setattr(
+        comfy.ops, "cast_bias_weight", lambda *arguments, **more: (layer._v_weight, None, None)
+    )
+    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *arguments: None)
     with model.hosted_weights(layer, torch.zeros(1)) as (weight, _):
         assert weight is layer._v_weight

@@ -1,4 +1,4 @@
-"""Decode and Decode Stream: a continuing chunk gives its own frames; a stopped file is kept; nothing is left in temp."""
+"""Decode and Decode Stream: a continued chunk's frames, interrupted files that are kept, an empty temp."""
 
 import logging
 import shutil
@@ -9,7 +9,7 @@ import torch
 from comfy import utils
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
-from support.artist import begun, decoded, demo, folders, node, refused, run, sample, start, story
+from support.artist import decoded, demo, folders, node, one_chunk, refused, run, sample, start, two_chunks
 from support.pack import same
 
 
@@ -27,7 +27,7 @@ def _files(folder):
 
 
 def test_a_continuing_latent_with_its_state_is_the_tail_of_the_whole():
-    latent, state, _ = sample(begun()[1])
+    latent, state, _ = sample(one_chunk()[1])
     images = run("Decode", demo().vae, latent, state)
     assert images.shape == (40, 32, 48, 3)
     assert same(images, decoded()[41:])
@@ -37,15 +37,15 @@ def test_a_continuing_latent_with_its_state_is_the_tail_of_the_whole():
 
 
 def test_a_first_latent_needs_no_state():
-    images = run("Decode", demo().vae, begun()[0])
+    images = run("Decode", demo().vae, one_chunk()[0])
     assert same(images, decoded()[:41])
-    assert same(run("Decode", demo().vae, *begun()[:2]), images)
+    assert same(run("Decode", demo().vae, *one_chunk()[:2]), images)
     assert (images.min() >= 0) & (images.max() <= 1)
     assert images.std() > 0.01
 
 
 def test_a_new_scene_decodes_from_its_own_first_frame():
-    latent, state, _ = sample(begun()[1], positive=demo().other, on_prompt_change="cut")
+    latent, state, _ = sample(one_chunk()[1], positive=demo().other, on_prompt_change="cut")
     images = run("Decode", demo().vae, latent, state)
     assert images.shape[0] == 41
     assert same(images, run("Decode", demo().vae, latent))
@@ -60,15 +60,15 @@ def test_a_batch_lies_one_video_after_the_other():
     assert not torch.allclose(images[:41], second, atol=0.1)
 
 
-def test_a_latent_and_a_state_of_two_samplers_are_refused():
+def test_a_latent_and_a_state_of_different_samplers_are_refused():
     with refused("one and the same sampler"):
-        run("Decode", demo().vae, begun()[0], story()[1])
+        run("Decode", demo().vae, one_chunk()[0], two_chunks()[1])
     with refused("one and the same sampler"):
-        run("Decode", demo().vae, sample(begun()[1], seed=4)[0], story()[1])
+        run("Decode", demo().vae, sample(one_chunk()[1], seed=4)[0], two_chunks()[1])
 
 
 @pytest.mark.parametrize("shape", [(1, 128, 2, 4, 4), (1, 4, 8, 8)])
-def test_latents_of_others_are_refused(shape):
+def test_latents_of_another_vae_are_refused(shape):
     with refused(str(list(shape)), "LTX-2 VAE"):
         run("Decode", demo().vae, {"samples": torch.zeros(shape)})
 
@@ -77,12 +77,12 @@ def test_latents_of_others_are_refused(shape):
 
 
 def _film(state=None, *, from_chunk=0, fps=16.0, row=0):
-    video = run("DecodeStream", demo().vae, state or story()[1], from_chunk, fps, "h264", row)
+    video = run("DecodeStream", demo().vae, state or two_chunks()[1], from_chunk, fps, "h264", row)
     return video, (read_frames(video.get_stream_source(), fps=None)[0].permute(1, 2, 3, 0) + 1) / 2
 
 
 def _close(film, images):
-    """Whether a film shows these images: their brightness goes together (colours of noise do not survive H.264)."""
+    """Whether a film shows these images: their brightness correlates (noisy colours do not survive H.264)."""
     brightness = torch.stack([pixels.mean(dim=-1).flatten() for pixels in (film, images)])
     return torch.corrcoef(brightness)[0, 1].item() > 0.8
 
@@ -95,8 +95,8 @@ def test_a_stream_becomes_a_file_of_all_its_frames(base):
     assert video.get_frame_rate() == 16
     assert _close(frames, decoded())
     assert not _close(frames[1:], decoded()[:-1])  # so the tolerance sees a shift by one frame
-    told = read_metadata(video.get_stream_source())
-    assert told == {"prompts": ["a red ball rolls"] * 2, "seeds": [3, 3], "plan": [[11, 10]]}
+    metadata = read_metadata(video.get_stream_source())
+    assert metadata == {"prompts": ["a red ball rolls"] * 2, "seeds": [3, 3], "plan": [[11, 10]]}
     assert len(_files(base / "temp")) == 1
 
 
@@ -108,7 +108,7 @@ def test_from_chunk_shows_the_end_of_the_whole():
 
 
 def test_two_scenes_are_two_decodes():
-    _, state, frames = sample(begun()[1], positive=demo().other, on_prompt_change="cut")
+    _, state, frames = sample(one_chunk()[1], positive=demo().other, on_prompt_change="cut")
     assert _film(state)[0].get_frame_count() == frames == 82
 
 
@@ -127,7 +127,7 @@ def test_fps():
     assert [check(fps) for fps in (None, 16.0, 0.01)] == [True] * 3
     for impossible in (0.0, -1.0, float("nan"), 2000.0):
         assert "has to be 0.01 to 1000" in check(impossible)
-    assert _film(begun()[1], fps=12.5)[0].get_frame_rate() == 12.5
+    assert _film(one_chunk()[1], fps=12.5)[0].get_frame_rate() == 12.5
 
 
 def test_impossible_requests_leave_no_file(base):
@@ -170,7 +170,7 @@ def test_an_interrupt_keeps_what_was_finished(base, monkeypatch, caplog):
         _film()
     assert _files(base) == ["interrupted_00001_.mp4", "interrupted_00002_.mp4"]
     monkeypatch.setattr(utils, "_hook", None)
-    assert _film()[0].get_frame_count() == 81  # nothing of it is left in the way
+    assert _film()[0].get_frame_count() == 81  # nothing is left in the way
 
 
 def _fails_after(pieces, monkeypatch):

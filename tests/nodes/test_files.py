@@ -1,4 +1,4 @@
-"""What a person can pick, where it lies, and what is said when it is not there."""
+"""Which files an artist can choose, where they are, and what the error says when one is missing."""
 
 import os
 
@@ -25,7 +25,7 @@ def put(folder, *names, size=0):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.folder)
-def test_names_of_files_nested_ones_too_then_the_demo(base, kind):
+def test_files_come_first_nested_ones_too_then_the_demo(base, kind):
     put(base / "models" / kind.folder, "b.safetensors", "sana/deep/a.safetensors", "note.txt")
     assert files.choices(kind) == ["b.safetensors", "sana/deep/a.safetensors", *([DEMO] if kind.demo else [])]
     for name in ("b.safetensors", "sana/deep/a.safetensors"):
@@ -34,11 +34,11 @@ def test_names_of_files_nested_ones_too_then_the_demo(base, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.folder)
-def test_on_a_bare_machine_there_is_the_demo_alone(kind):
+def test_without_files_there_is_only_the_demo(kind):
     assert files.choices(kind) == ([DEMO] if kind.demo else [])
 
 
-def test_folders_of_text_encoders_are_names_too(base):
+def test_folders_of_text_encoders_are_listed_too(base):
     encoders = base / "models" / "text_encoders"
     put(encoders, "gemma/config.json", "gemma/model.safetensors", "pipeline/text_encoder/config.json")
     put(encoders, "one.safetensors", "other/readme.md")
@@ -60,10 +60,10 @@ def test_folders_of_text_encoders_are_names_too(base):
 
 
 @pytest.mark.parametrize("kind", WITH_DEMO, ids=lambda kind: kind.folder)
-def test_the_demo_lies_in_its_set(kind, monkeypatch, tmp_path):
-    found = DemoSet.at(tmp_path / "set")
-    monkeypatch.setattr("comfyui_sana_video.demo.model_set.demo_set", lambda: found)
-    assert files.path_of(kind, DEMO) == getattr(found, kind.demo)
+def test_the_demo_comes_from_its_set(kind, monkeypatch, tmp_path):
+    demo = DemoSet.at(tmp_path / "set")
+    monkeypatch.setattr("comfyui_sana_video.demo.model_set.demo_set", lambda: demo)
+    assert files.path_of(kind, DEMO) == getattr(demo, kind.demo)
     assert files.check(kind, DEMO) is True
 
 
@@ -92,12 +92,14 @@ def test_a_missing_file_names_folder_file_and_where_it_is_published(kind, words)
 def test_a_name_stays_in_its_folder(base, name):
     put(base / "models", "vae/a.safetensors", "b.safetensors")
     for kind in (files.TRANSFORMER, files.TEXT_ENCODER):
-        with refused(f"“{name}” isn't the name of a file in models/{kind.folder}", "Choose one from the list"):
+        with refused(
+            f"“{name}” isn't the name of a file in models/{kind.folder}", "Choose one from the list"
+        ):
             files.path_of(kind, name)
 
 
-def test_a_linked_name_is_not_judged_before_the_run():
-    """ComfyUI asks with None for what comes through a link."""
+def test_a_linked_name_is_not_checked_before_the_run():
+    """ComfyUI passes None for what comes through a link."""
     loaders = [
         NAMED[f"SanaVideo{name}"] for name in ("ModelLoader", "TextEncoderLoader", "VAELoader", "LoraLoader")
     ]
@@ -105,7 +107,7 @@ def test_a_linked_name_is_not_judged_before_the_run():
     assert [type(loader.validate_inputs("gone")) for loader in loaders] == [str] * 4
 
 
-def test_the_lora_list_has_no_demo_and_a_file_of_that_name_is_no_demo(base):
+def test_there_is_no_demo_lora(base):
     with refused("models/loras"):
         files.path_of(files.LORA, DEMO)
 
@@ -141,12 +143,12 @@ def test_saved_states_newest_first_without_hidden_files(base):
         assert files.saved_state(name).is_file()
 
 
-def test_no_folders_are_no_states():
+def test_without_folders_there_are_no_states():
     assert files.saved_states() == []
 
 
-def test_a_link_to_nowhere_does_not_cost_the_list(base):
-    """Without this, no node of any pack could be listed: ComfyUI asks for all schemas at once."""
+def test_a_broken_link_does_not_break_the_list(base):
+    """Otherwise ComfyUI could list no node of any pack: it asks for all schemas at once."""
     put(base / "output" / "sana_states", "a.safetensors")
     (base / "output" / "sana_states" / "b.safetensors").symlink_to("gone")
     assert files.saved_states() == ["sana_states/a.safetensors [output]"]

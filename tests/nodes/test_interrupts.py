@@ -1,13 +1,13 @@
-"""ComfyUI's interrupt in the middle of sampling: it is heard at once, and what was finished is not made again."""
+"""ComfyUI's interrupt in the middle of sampling: it acts at once, and finished chunks are not made again."""
 
 from contextlib import contextmanager
 
 import comfy.model_management as management
 import pytest
 from comfyui_sana_video.bridge import sampling
-from support.artist import begun, demo, folders, refused, same_state, sample, start
+from support.artist import demo, folders, one_chunk, refused, same_state, sample, start
 
-CALLS = 3  # of a chunk: two steps, and the clean pass
+CALLS = 3  # in a chunk: two steps, and the clean pass
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def base(tmp_path, monkeypatch):
 
 @contextmanager
 def calls(stop_at: int | None = None):
-    """Counts the model calls in the block; during number `stop_at` somebody presses stop."""
+    """Counts the model calls in the block; somebody presses stop during call number `stop_at`."""
     module, made = demo().model.model.diffusion_model, []
     inner = module._forward
 
@@ -40,17 +40,17 @@ def calls(stop_at: int | None = None):
 def stopped(state, stop_at, chunks=3, **options):
     with calls(stop_at) as made, pytest.raises(management.InterruptProcessingException):
         sample(state, chunks, **options)
-    assert len(made) == stop_at, "the interrupt was not heard before the next model call"
+    assert len(made) == stop_at, "the model was called again after the interrupt"
 
 
 @pytest.mark.parametrize("stop_at", [1, CALLS, CALLS + 2, 2 * CALLS + 1])
-def test_the_next_run_takes_up_what_was_finished(stop_at):
+def test_the_next_run_resumes_after_the_finished_chunks(stop_at):
     state = start()
     stopped(state, stop_at)
     finished = (stop_at - 1) // CALLS if stop_at % CALLS else stop_at // CALLS
     with calls() as made:
         latent, after, frames = sample(state, 3)
-    # a stop in the chunk's last call is heard at the next chunk's first, so that chunk is finished
+    # a stop in a chunk's last call acts at the next chunk's first, so that chunk is finished
     assert len(made) == CALLS * (3 - finished)
     whole_latent, whole, _ = sample(start(), 3)
     assert same_state(after, whole)
@@ -68,8 +68,8 @@ def test_a_run_may_be_stopped_again_and_again():
     assert same_state(after, sample(start(), 3)[1])
 
 
-def test_the_absorbing_under_a_new_prompt_is_not_repeated():
-    _, state, _ = begun()
+def test_the_recache_is_not_repeated():
+    _, state, _ = one_chunk()
     other = {"positive": demo().other}
     stopped(state, 1 + CALLS + 1, 2, **other)
     with calls() as made:
@@ -90,7 +90,7 @@ def test_the_absorbing_under_a_new_prompt_is_not_repeated():
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_another_request_does_not_take_it(change):
+def test_another_request_does_not_resume_it(change):
     state, options = start(), dict(change)
     if "positive" in options:
         options["positive"] = demo().other
@@ -104,15 +104,15 @@ def test_another_request_does_not_take_it(change):
     assert same_state(after, sample(start(), 2, **options)[1])
 
 
-def test_a_state_that_only_looks_the_same_does_not_take_it():
+def test_an_equal_but_different_state_does_not_resume_it():
     stopped(start(), CALLS + 1, 2)
     with calls() as made:
         sample(start(), 2)
     assert len(made) == 2 * CALLS
 
 
-def test_a_clone_without_patches_takes_it():
-    """ComfyUI clones a MODEL in many nodes; that alone is no other request."""
+def test_a_clone_without_patches_resumes_it():
+    """ComfyUI clones a MODEL in many nodes; a clone alone is the same request."""
     state = start()
     stopped(state, CALLS + 1, 2)
     with calls() as made:

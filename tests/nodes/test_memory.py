@@ -1,4 +1,4 @@
-"""A GPU that is too small for whole pictures: decoding goes on in tiles, and no frame is lost or doubled."""
+"""A GPU too small for whole pictures: decoding continues in tiles, and no frame is lost or doubled."""
 
 import logging
 
@@ -15,7 +15,7 @@ def vae():
 
 
 @pytest.mark.parametrize("at", [0, 2, 4])
-def test_short_memory_goes_on_in_tiles(vae, monkeypatch, caplog, at):
+def test_short_memory_continues_in_tiles(vae, monkeypatch, caplog, at):
     latents = torch.randn(1, 16, 5, 40, 6, generator=torch.Generator().manual_seed(0))
     whole = torch.cat(list(vae.vae.decode_stream([latents])), dim=2)
     tiled = torch.cat(list(vae.vae.decode_stream([latents], tiling=Tiling())), dim=2)

@@ -1,6 +1,8 @@
-"""For ComfyUI's own samplers: noise levels, and the latent that a clip begins with."""
+"""For ComfyUI's own samplers: noise levels, and the latent that a clip starts from."""
 
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_published_timesteps_of_fifty_steps():
     assert (timesteps[:3], timesteps[-3:]) == ([999, 997, 994], [337, 249, 140])
 
 
-def test_impossible_levels_are_refused():
+def test_impossible_sigmas_are_refused():
     for values, word in (
         ((0, 8.0, 1.0), "0 steps"),
         ((4, 0.0, 1.0), "shift"),
@@ -55,8 +57,8 @@ def test_impossible_levels_are_refused():
 # --- empty latents
 
 
-def empty(width=48, height=32, length=9, batch=1, *, model=None, **given):
-    return run("EmptyLatent", model or demo().bidirectional, width, height, length, batch, **given)
+def empty(width=48, height=32, length=9, batch=1, *, model=None, **options):
+    return run("EmptyLatent", model or demo().bidirectional, width, height, length, batch, **options)
 
 
 @pytest.mark.parametrize("length, latent_frames", [(1, 1), (9, 3), (81, 21)])
@@ -72,9 +74,6 @@ def _model_720p():
     rules = FAMILIES["sana_video_720p"]
     sizes = {"channels": 128, "patch": 1, "width": 56, "head_dim": 28, "cross_head_dim": 28}
     config = TransformerConfig(**sizes, depth=1, ffn_hidden=56, caption_channels=8)
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory() as folder, folders(Path(folder)):
         path = Path(folder) / "models" / "diffusion_models" / "m.safetensors"
         path.parent.mkdir(parents=True)
@@ -82,7 +81,7 @@ def _model_720p():
         return run("ModelLoader", path.name, "auto")
 
 
-def test_720p_has_channels_and_strides_of_its_own():
+def test_720p_has_other_channels_and_strides():
     latent = empty(128, 64, 17, model=_model_720p())
     assert latent["samples"].shape == (1, 128, 3, 2, 4)
     with refused("8n + 1", "9 or 17"):
@@ -117,7 +116,7 @@ def test_each_row_of_a_batch_may_have_its_image():
         empty(vae=demo().vae, image=images, batch=3)
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_latents_are_refused():
     with refused("80 frames", "4n + 1", "77 or 81"):
         empty(length=80)
     with refused("height is 40", "32 or 48"):

@@ -1,4 +1,4 @@
-"""Prime: a stream begins with an image or with the end of a video."""
+"""Prime: a stream begins with an image, or with the end of a video."""
 
 import io
 import shutil
@@ -11,7 +11,7 @@ from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
-from support.artist import begun, demo, folders, latents, picture, refused, run, same_state, sample, start
+from support.artist import demo, folders, latents, one_chunk, picture, refused, run, same_state, sample, start
 from support.pack import same
 
 
@@ -21,14 +21,14 @@ def base(tmp_path):
         yield tmp_path
 
 
-def prime(state=None, *, model=None, **given):
+def prime(state=None, *, model=None, **inputs):
     state = start() if state is None else state
-    return run("Prime", model or demo().model, demo().vae, demo().positive, state, **given)
+    return run("Prime", model or demo().model, demo().vae, demo().positive, state, **inputs)
 
 
 @pytest.fixture
 def film(tmp_path):
-    """A video of 11 frames, 16 a second, wider than the stream."""
+    """A video of 11 frames at 16 fps, wider than the stream."""
     path = tmp_path / "film.mp4"
     frames = torch.rand(3, 11, 4, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with VideoWriter(path) as writer:
@@ -50,7 +50,7 @@ def test_an_image_is_a_chunk_of_one_latent_frame_and_ten_follow():
     assert type(state).__name__ == "SocketState"
 
 
-def test_what_was_primed_is_what_the_sampler_goes_on_from():
+def test_the_sampler_continues_from_what_was_primed():
     made = [sample(prime(image=image))[0]["samples"] for image in (torch.zeros(1, 32, 48, 3), picture())]
     assert not torch.allclose(made[0], made[1], atol=1e-3)
 
@@ -72,7 +72,7 @@ def test_a_video_is_read_at_sixteen_frames_a_second(film, tmp_path):
 
 
 class Elsewhere(InputImpl.VideoFromFile):
-    """A video that lies in memory, or a part of one: only saving it tells what it shows."""
+    """A video in memory, or a part of one: only save_to gives what it shows."""
 
     def __init__(self, file: Path, source, trim=(0, 0)) -> None:
         super().__init__(str(file))
@@ -112,9 +112,9 @@ def test_one_picture_for_a_batch_or_one_for_each():
 
 
 def test_both_or_none_are_refused(film):
-    for given in ({}, {"image": picture(), "video": InputImpl.VideoFromFile(str(film))}):
+    for inputs in ({}, {"image": picture(), "video": InputImpl.VideoFromFile(str(film))}):
         with refused("Connect either an image or a video"):
-            prime(**given)
+            prime(**inputs)
 
 
 def test_refusals_come_before_anything_is_encoded(monkeypatch):
@@ -123,12 +123,12 @@ def test_refusals_come_before_anything_is_encoded(monkeypatch):
 
     monkeypatch.setattr(HostedVae, "encode", encode)
     with refused("already holds 41 frames", "Start node"):
-        prime(begun()[1], image=picture())
+        prime(one_chunk()[1], image=picture())
     with refused("bidirectional", "Load SANA-Video Model"):
         prime(model=demo().bidirectional, image=picture())
 
 
-def test_what_is_no_picture_is_refused():
+def test_other_inputs_than_pictures_and_videos_are_refused():
     with refused("[1, 32, 48, 2]"):
         prime(image=picture()[..., :2])
     with refused("no video file"):

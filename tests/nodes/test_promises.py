@@ -1,6 +1,6 @@
-"""Node ids, and the order of inputs and outputs, are promises: a saved workflow holds widget values by position.
+"""Node ids, and the order of inputs and outputs, are promises: saved workflows hold widget values by position.
 
-`promises.json` is what was promised. After appending something, write it anew: python tests/nodes/test_promises.py
+`promises.json` holds them. After appending something, rewrite it: python tests/nodes/test_promises.py
 """
 
 import copy
@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 STORED = Path(__file__).with_name("promises.json")
-# lists of what lies in a folder, which no promise can hold
+# lists of files, which differ from machine to machine
 FILES = ("model_name", "encoder_name", "vae_name", "lora_name", "file")
-# with control_after_generate a widget has a second one behind it, with forceInput none: both shift what follows
+# control_after_generate adds a widget after this one, forceInput removes it: both shift what follows
 DETAILS = ("default", "min", "max", "step", "options", "control_after_generate", "forceInput")
-HOW = "Promises are appended to, never reordered, renamed, removed or changed (saved workflows would load wrong)."
-AGAIN = "If all that changed is new and comes last, write them anew: python tests/nodes/test_promises.py"
+HOW = "Promises are appended to, never reordered, renamed, removed or changed: saved workflows would break."
+AGAIN = "If all changes are new and come last, rewrite the file: python tests/nodes/test_promises.py"
 
 
 def promised(nodes) -> dict:
@@ -40,7 +40,7 @@ def _input(name, kind, io_type, details) -> dict:
 
 
 def compare(old: dict, new: dict) -> tuple[list[str], list[str]]:
-    """(broken promises, additions that no promise forbids), each in words."""
+    """(broken promises, additions that no promise forbids), each as a sentence."""
     breaks, additions = [], []
     for node_id, was in old.items():
         if node_id not in new:
@@ -74,7 +74,7 @@ def _compare_sockets(where, was, now, breaks, additions) -> None:
 
 
 def complaint(old: dict, new: dict) -> str:
-    """What to tell; empty when nothing changed."""
+    """What to report; empty when nothing changed."""
     breaks, additions = compare(old, new)
     lines = [f"BROKEN  {text}" for text in breaks] + [f"new     {text}" for text in additions]
     return "\n".join([*lines, HOW, AGAIN]) if lines else ""
@@ -86,10 +86,10 @@ def _now() -> dict:
     return json.loads(json.dumps(promised(NODES)))
 
 
-def _in_lines(found: dict) -> str:
-    """JSON with a socket a line, so that a change of one is a line in a diff."""
+def _in_lines(promises: dict) -> str:
+    """JSON with one socket a line, so that a change of one is one line in a diff."""
     nodes = []
-    for node_id, kinds in found.items():
+    for node_id, kinds in promises.items():
         lists = [
             f'  "{kind}": [\n' + ",\n".join(f"   {json.dumps(socket)}" for socket in sockets) + "\n  ]"
             for kind, sockets in kinds.items()
@@ -103,16 +103,14 @@ def _stored() -> dict:
 
 
 def test_promises_are_kept():
-    told = complaint(_stored(), _now())
-    assert not told, told
+    broken = complaint(_stored(), _now())
+    assert not broken, broken
 
 
 def test_promises_hold_what_matters():
     stored = _stored()
     sampler = {entry["name"]: entry for entry in stored["SanaVideoBlockSampler"]["inputs"]}
-    assert list(sampler) == [
-        *("model", "positive", "state", "chunks", "seed", "steps", "sampler", "on_prompt_change"),
-    ]
+    assert " ".join(sampler) == "model positive state chunks seed steps sampler on_prompt_change"
     assert sampler["seed"] == {
         "name": "seed",
         "type": "INT",
@@ -123,11 +121,8 @@ def test_promises_hold_what_matters():
         "control_after_generate": True,
     }
     assert sampler["on_prompt_change"]["options"] == ["recache", "keep", "cut"]
-    assert [entry["type"] for entry in stored["SanaVideoBlockSampler"]["outputs"]] == [
-        "LATENT",
-        "SANA_STATE",
-        "INT",
-    ]
+    outputs = [entry["type"] for entry in stored["SanaVideoBlockSampler"]["outputs"]]
+    assert outputs == ["LATENT", "SANA_STATE", "INT"]
     assert "options" not in stored["SanaVideoModelLoader"]["inputs"][0]
     assert len(stored) >= 15
 
@@ -177,7 +172,7 @@ ADDITIONS = {
 }
 
 
-def test_a_break_is_called_one():
+def test_a_break_is_reported():
     for name, change in BREAKS.items():
         breaks, _ = _changed(change)
         assert breaks, name
@@ -186,22 +181,22 @@ def test_a_break_is_called_one():
     )
 
 
-def test_an_appended_thing_is_no_break_but_has_to_be_written_down():
+def test_an_addition_is_no_break_but_has_to_be_stored():
     for name, change in ADDITIONS.items():
         breaks, additions = _changed(change)
         assert not breaks, name
         assert len(additions) == 1, name
 
 
-def test_nothing_is_told_when_nothing_changed():
+def test_nothing_is_reported_when_nothing_changed():
     assert complaint(_now(), _now()) == ""
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    import conftest  # noqa: F401  imports the checkout and the double
+    import conftest  # noqa: F401  imports the checkout and the fake ComfyUI
 
-    found = _now()
-    if STORED.exists() and (broken := compare(_stored(), found)[0]) and "--force" not in sys.argv:
-        sys.exit("\n".join([*broken, HOW, "Nothing was written. To break them all the same: --force"]))
-    STORED.write_text(_in_lines(found), encoding="utf-8")
+    current = _now()
+    if STORED.exists() and (broken := compare(_stored(), current)[0]) and "--force" not in sys.argv:
+        sys.exit("\n".join([*broken, HOW, "Nothing was written. To break them anyway: --force"]))
+    STORED.write_text(_in_lines(current), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What every node has: an id for ever, words for an artist, a help page that tells the same; and what none may have."""
+"""What every node has (a permanent id, text for an artist, a matching help page), and what none may have."""
 
 import ast
 import re
@@ -16,30 +16,20 @@ SOURCES = sorted((ROOT / "nodes").glob("*.py"))
 ADVANCED = {"kernels", "precision", "steps", "sampler", "instruction", "codec", "batch_row", "grid", "window"}
 BODY_LINES = 15
 
-# What ComfyUI 0.23 knows. A name is added only after a look into that version's comfy_api/latest/_io.py.
-SCHEMA_WORDS = {
+# What ComfyUI 0.23 knows. Look into that version's comfy_api/latest/_io.py before you add a name.
+SCHEMA_KEYWORDS = {
     *("node_id", "display_name", "description", "category", "inputs", "outputs", "hidden"),
     *("search_aliases", "is_output_node", "is_input_list", "not_idempotent", "enable_expand"),
 }
-INPUT_WORDS = {
+INPUT_KEYWORDS = {
     *("id", "optional", "tooltip", "lazy", "default", "min", "max", "step", "round", "options", "types"),
     *("multiline", "placeholder", "dynamic_prompts", "control_after_generate", "advanced"),
     *("label_on", "label_off", "display_name", "force_input", "socketless"),
 }
-OUTPUT_WORDS = {"id", "display_name", "tooltip", "is_output_list"}
+OUTPUT_KEYWORDS = {"id", "display_name", "tooltip", "is_output_list"}
 IO_NAMES = {
-    *(
-        "ComfyNode",
-        "Schema",
-        "NodeOutput",
-        "Custom",
-        "MultiType",
-        "Combo",
-        "Int",
-        "Float",
-        "String",
-        "Boolean",
-    ),
+    *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType"),
+    *("Combo", "Int", "Float", "String", "Boolean"),
     *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Sigmas"),
 }
 
@@ -49,7 +39,7 @@ def schema(request):
     return request.param.GET_SCHEMA()
 
 
-# --- words
+# --- ids and texts
 
 
 def test_ids_are_unique_and_ours():
@@ -65,7 +55,7 @@ def test_the_extension_gives_the_list():
     assert asyncio.run(SanaVideoExtension().get_node_list()) == NODES
 
 
-def test_a_node_is_found_and_explained(schema):
+def test_a_node_can_be_searched_and_is_explained(schema):
     assert re.fullmatch(r"SANA-Video/[a-z]+", schema.category)
     assert schema.display_name
     assert "SANA-Video" in schema.display_name
@@ -84,20 +74,19 @@ def test_display_names_are_unique():
 
 
 def _tables(page: str) -> tuple[list[str], list[str]]:
-    """Names in the first columns of the tables under Inputs and Outputs. Fails for a page that is built otherwise."""
+    """The first columns of the tables under Inputs and Outputs. Fails for a page of another form."""
     parts = re.split(r"^## (.+)\n", page, flags=re.M)
-    assert parts[1::2] in (["Inputs", "Outputs"], ["Inputs", "Outputs", "Good to know"]), (
-        f"sections {parts[1::2]}"
-    )
-    found = []
+    sections = parts[1::2]
+    assert sections in (["Inputs", "Outputs"], ["Inputs", "Outputs", "Good to know"]), sections
+    columns = []
     for title, body in zip(parts[1:5:2], parts[2:5:2], strict=True):
         lines = [line for line in body.splitlines() if line.strip()]
         head = title.lower().removesuffix("s")
         assert lines[:2] == [f"| {head} | what it is |", "|---|---|"]
         rows = [re.fullmatch(r"\| (\w+) \| (\S.*) \|", line) for line in lines[2:]]
-        assert all(rows), f"a line that is no row under {title}: {lines}"
-        found.append([row[1] for row in rows])
-    return found[0], found[1]
+        assert all(rows), f"a line under {title} isn't a row: {lines}"
+        columns.append([row[1] for row in rows])
+    return columns[0], columns[1]
 
 
 def test_the_help_page_lists_what_the_node_has_in_order(schema):
@@ -106,12 +95,15 @@ def test_the_help_page_lists_what_the_node_has_in_order(schema):
     assert outputs == [socket.display_name for socket in schema.outputs]
 
 
-def test_no_help_page_is_without_a_node():
+def test_every_help_page_has_a_node():
     assert {path.name for path in PAGES.iterdir()} == {f"{name}.md" for name in NAMED}
 
 
 def test_the_page_reader_sees_what_is_wrong():
-    good = "# A\n\nB.\n\n## Inputs\n\n| input | what it is |\n|---|---|\n| a | b |\n\n## Outputs\n\n| output | what it is |\n|---|---|\n| c | d |\n"
+    good = (
+        "# A\n\nB.\n\n## Inputs\n\n| input | what it is |\n|---|---|\n| a | b |\n"
+        "\n## Outputs\n\n| output | what it is |\n|---|---|\n| c | d |\n"
+    )
     assert _tables(good) == (["a"], ["c"])
     for old, new in (
         ("| a | b |", "| a | |"),
@@ -131,7 +123,7 @@ def test_what_few_people_change_is_advanced():
     }
     named = {entry.id for node in NODES for entry in node.GET_SCHEMA().inputs if entry.id in ADVANCED}
     assert named == ADVANCED
-    # steps of Sigmas is what that node is for
+    # in Sigmas, steps is the point of the node
     unmarked = {
         (node.__name__, entry.id)
         for node in NODES
@@ -144,13 +136,13 @@ def test_what_few_people_change_is_advanced():
 
 def test_defaults_lie_in_their_range(schema):
     for entry in schema.inputs:
-        told = entry.as_dict()
+        options = entry.as_dict()
         if entry.io_type in ("INT", "FLOAT"):
-            assert told["min"] <= told["default"] <= told["max"], entry.id
-        elif entry.io_type == "COMBO" and "default" in told:
-            assert told["default"] in told["options"]
+            assert options["min"] <= options["default"] <= options["max"], entry.id
+        elif entry.io_type == "COMBO" and "default" in options:
+            assert options["default"] in options["options"]
         elif entry.io_type in ("BOOLEAN",):
-            assert isinstance(told["default"], bool)
+            assert isinstance(options["default"], bool)
 
 
 def test_a_seed_has_the_control_that_artists_know():
@@ -170,21 +162,21 @@ def _calls():
                 yield path.name, ast.unparse(node.func), {k.arg for k in node.keywords if k.arg}
 
 
-def test_nothing_newer_than_core_0_23_is_asked_for():
+def test_nothing_newer_than_comfyui_0_23_is_used():
     seen = set()
-    for file, called, words in _calls():
+    for file, called, keywords in _calls():
         allowed = (
-            SCHEMA_WORDS
+            SCHEMA_KEYWORDS
             if called in ("schema", "io.Schema")
-            else INPUT_WORDS
+            else INPUT_KEYWORDS
             if called.endswith(".Input") or called == "vae_input"
-            else OUTPUT_WORDS
+            else OUTPUT_KEYWORDS
             if called.endswith(".Output")
             else None
         )
         if allowed is not None:
             seen.add(called)
-            assert words <= allowed, f"{file}: {called} with {sorted(words - allowed)}"
+            assert keywords <= allowed, f"{file}: {called} with {sorted(keywords - allowed)}"
     assert {"schema", "io.Int.Input", "State.Output", "vae_input", "io.Schema"} <= seen
 
 
@@ -224,22 +216,21 @@ def _at_import(tree: ast.AST):
             yield from _at_import(node)
 
 
-def _brought(text: str) -> set[str]:
+def _imported(text: str) -> set[str]:
     """What a source imports at once: torch, bridge, a module of the core …"""
-    found = set()
+    names = set()
     for node in _at_import(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
         else:
-            found |= {(node.module or alias.name).split(".")[0] for alias in node.names}
-    return found
+            names |= {(node.module or alias.name).split(".")[0] for alias in node.names}
+    return names
 
 
-def test_importing_a_node_brings_neither_torch_nor_the_bridge():
+def test_importing_a_node_imports_neither_torch_nor_the_bridge():
     for path in SOURCES:
-        assert not _brought(path.read_text(encoding="utf-8")) & {"torch", "bridge", "comfy", "numpy", "av"}, (
-            path.name
-        )
+        names = _imported(path.read_text(encoding="utf-8"))
+        assert not names & {"torch", "bridge", "comfy", "numpy", "av"}, path.name
 
 
 def test_the_rule_sees_imports_of_every_shape():
@@ -250,16 +241,18 @@ def test_the_rule_sees_imports_of_every_shape():
         "class A:\n    import torch",
         "try:\n    import torch\nexcept ImportError:\n    pass",
     ):
-        assert _brought(text) == {"torch"}, text
-    assert _brought("from ..bridge.native import load") == _brought("from .. import bridge") == {"bridge"}
-    assert _brought("def f():\n    import torch") == _brought("if TYPE_CHECKING:\n    import torch") == set()
+        assert _imported(text) == {"torch"}, text
+    assert _imported("from ..bridge.model import load") == _imported("from .. import bridge") == {"bridge"}
+    assert (
+        _imported("def f():\n    import torch") == _imported("if TYPE_CHECKING:\n    import torch") == set()
+    )
 
 
 CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import conftest, importlib
-import comfy_api.latest, folder_paths  # of a double of ComfyUI, which brings torch itself
+import comfy_api.latest, folder_paths  # the fake ComfyUI's, which imports torch itself
 for name in [name for name in sys.modules if name.split(".")[0] in ("torch", "numpy", "av", "PIL")]:
     del sys.modules[name]
 
@@ -276,9 +269,9 @@ print(*sorted(name.removeprefix("comfyui_sana_video.") for name in sys.modules i
 
 
 def test_importing_the_nodes_imports_no_model():
-    """Schemas included: ComfyUI asks for them when it starts, with every pack that is installed."""
+    """Schemas included: ComfyUI asks every installed pack for them when it starts."""
     command = [sys.executable, "-c", CODE, str(ROOT / "tests"), str(len(NODES))]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    brought = {name for name in done.stdout.split() if name.startswith(("sana_video_core.", "bridge"))}
-    assert brought == {f"sana_video_core.{name}" for name in ("config", "errors", "shapes")}
+    imported = {name for name in done.stdout.split() if name.startswith(("sana_video_core.", "bridge"))}
+    assert imported == {f"sana_video_core.{name}" for name in ("config", "errors", "shapes")}

@@ -8,17 +8,17 @@ import torch
 from comfyui_sana_video.nodes.files import saved_state, saved_states
 from PIL import Image
 from support.artist import (
-    begun,
     demo,
     folders,
     node,
+    one_chunk,
     output_of,
     refused,
     run,
     same_state,
     sample,
     start,
-    story,
+    two_chunks,
 )
 
 
@@ -31,33 +31,33 @@ def base(tmp_path):
 # --- info
 
 
-def test_info_tells_and_shows(base):
-    state = story()[1]
+def test_info_returns_and_shows(base):
+    state = two_chunks()[1]
     output = output_of("StateInfo", state)
-    passed, words, chunks, seconds, strip = output.args
+    passed, text, chunks, seconds, strip = output.args
     assert passed is state
     assert (chunks, seconds) == (2, 81 / 16)
     assert strip.shape == (1, 2 * 16 + 107 + 16, 480, 3)  # two lines, then cells of 160 x 107 with a line
     assert (strip.min() >= 0) & (strip.max() <= 1)
-    assert words.count("a red ball rolls") == 2
-    assert "48 x 32" in words
-    assert output.ui["text"] == (words,)
+    assert text.count("a red ball rolls") == 2
+    assert "48 x 32" in text
+    assert output.ui["text"] == (text,)
     (shown,) = output.ui["images"]
     with Image.open(base / "temp" / shown["filename"]) as image:
         assert image.size == (480, 155)
 
 
 def test_info_of_an_empty_stream():
-    _, words, chunks, seconds, strip = run("StateInfo", start())
+    _, text, chunks, seconds, strip = run("StateInfo", start())
     assert (chunks, seconds) == (0, 0)
-    assert "0 chunks, 0 frames" in words
+    assert "0 chunks, 0 frames" in text
     assert strip.ndim == 4
-    assert strip.shape == (1, 32, 480, 3)  # words only
+    assert strip.shape == (1, 32, 480, 3)  # only text
 
 
 def test_the_filmstrip_shows_the_chunks():
-    *_, strip = run("StateInfo", story()[1])
-    *_, other = run("StateInfo", sample(begun()[1], positive=demo().other)[1])
+    *_, strip = run("StateInfo", two_chunks()[1])
+    *_, other = run("StateInfo", sample(one_chunk()[1], positive=demo().other)[1])
     assert torch.equal(strip[:, 32:139, :160], other[:, 32:139, :160])  # the same first chunk
     assert not torch.equal(strip[:, 32:139, 160:320], other[:, 32:139, 160:320])
 
@@ -86,14 +86,14 @@ def _name(path: Path) -> str:
     return f"{path.relative_to(Path.cwd() / 'output').as_posix()} [output]"
 
 
-def test_through_a_file_and_on_is_as_if_there_had_been_no_file():
-    path = _save(begun()[1])
+def test_continuing_from_a_file_is_bit_identical():
+    path = _save(one_chunk()[1])
     assert path.relative_to(Path.cwd()).as_posix() == "output/sana_states/state_00001_.safetensors"
     loaded = run("LoadState", _name(path))
-    assert same_state(loaded, begun()[1])
+    assert same_state(loaded, one_chunk()[1])
     assert type(loaded).__name__ == "SocketState"
     for positive in (demo().positive, demo().other):
-        assert same_state(sample(loaded, positive=positive)[1], sample(begun()[1], positive=positive)[1])
+        assert same_state(sample(loaded, positive=positive)[1], sample(one_chunk()[1], positive=positive)[1])
 
 
 def test_an_empty_and_a_primed_stream_are_saved_too():
@@ -114,8 +114,8 @@ def test_names_count_up_and_nothing_is_overwritten():
     ]
 
 
-def test_a_file_that_was_written_anew_is_read_anew():
-    path, ask = _save(begun()[1]), node("LoadState").fingerprint_inputs
+def test_a_file_that_was_rewritten_is_read_again():
+    path, ask = _save(one_chunk()[1]), node("LoadState").fingerprint_inputs
     before = ask(_name(path))
     assert ask(_name(path)) == before
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
@@ -125,14 +125,14 @@ def test_a_file_that_was_written_anew_is_read_anew():
 
 
 def test_a_state_of_another_model_is_refused(monkeypatch):
-    state = run("LoadState", _name(_save(begun()[1])))
+    state = run("LoadState", _name(_save(one_chunk()[1])))
     other = demo().model.clone()
     monkeypatch.setattr(other.model.diffusion_model, "fingerprint", "0" * 64)
     with refused("made by the model", "000000000000"):
         sample(state, model=other)
 
 
-def test_what_is_no_state_is_refused():
+def test_a_damaged_state_is_refused():
     path = Path("output/sana_states/bad.safetensors")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no")
@@ -160,7 +160,7 @@ def test_a_prefix_does_not_follow_links_out_of_the_output_folder(base):
     assert not list((base / "elsewhere").iterdir())
 
 
-def test_a_prefix_through_a_file_is_refused_in_words(base):
+def test_a_prefix_through_a_file_is_refused(base):
     (base / "output" / "sana_states").mkdir(parents=True)
     (base / "output" / "sana_states" / "note").touch()
     with refused("note/state", "cannot be written"):
@@ -192,7 +192,7 @@ def test_a_name_stays_in_the_folders(base, name):
         assert "outside" in node("LoadState").validate_inputs(absolute)
 
 
-def test_a_missing_state_is_told_before_the_run():
+def test_a_missing_state_is_reported_before_the_run():
     check = node("LoadState").validate_inputs
     assert all(word in check("a.safetensors [output]") for word in ("no saved state", "press R"))
     assert check(None) is True  # linked

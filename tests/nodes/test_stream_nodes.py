@@ -9,18 +9,18 @@ from comfy import sd, utils
 from comfyui_sana_video.bridge.text_encoders import prompt_of
 from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, prompt_digest
 from support.artist import (
-    begun,
     demo,
     folders,
     latents,
     node,
+    one_chunk,
     output_of,
     refused,
     run,
     same_state,
     sample,
     start,
-    story,
+    two_chunks,
 )
 from support.pack import same
 
@@ -31,19 +31,19 @@ def base(tmp_path):
         yield tmp_path
 
 
-# --- words
+# --- prompts
 
 
-def test_a_prompt_carries_mask_words_and_digest():
-    ((embeddings, told),) = demo().positive
+def test_a_prompt_carries_mask_text_and_digest():
+    ((embeddings, extra),) = demo().positive
     assert embeddings.shape == (1, 300, 32)
-    assert told["attention_mask"].shape == (1, 300)
-    assert 0 < told["attention_mask"].sum() < 300
-    assert told["sana_words"] == "a red ball rolls"
-    assert told["sana_digest"] == prompt_digest("a red ball rolls", system_prompt=None, motion_score=10)
+    assert extra["attention_mask"].shape == (1, 300)
+    assert 0 < extra["attention_mask"].sum() < 300
+    assert extra["sana_words"] == "a red ball rolls"
+    assert extra["sana_digest"] == prompt_digest("a red ball rolls", system_prompt=None, motion_score=10)
 
 
-def test_motion_score_and_instruction_reach_the_prompt(monkeypatch):
+def test_motion_score_and_system_prompt_reach_the_prompt(monkeypatch):
     monkeypatch.setattr(demo().encoder.encoder, "system_prompt", "Make it good: ")
     calm, lively, plain = (
         run("TextEncode", demo().encoder, "a ball", *options)
@@ -56,7 +56,7 @@ def test_motion_score_and_instruction_reach_the_prompt(monkeypatch):
     assert digests[0] == prompt_digest("a ball", system_prompt="Make it good: ", motion_score=10)
 
 
-def test_an_empty_prompt_is_told_and_takes_no_instruction(monkeypatch, caplog):
+def test_an_empty_prompt_is_reported_and_takes_no_system_prompt(monkeypatch, caplog):
     monkeypatch.setattr(demo().encoder.encoder, "system_prompt", "Make it good: ")
     with caplog.at_level(logging.WARNING):
         empty = run("TextEncode", demo().encoder, " ", 0, True)
@@ -64,7 +64,7 @@ def test_an_empty_prompt_is_told_and_takes_no_instruction(monkeypatch, caplog):
     assert torch.equal(empty[0][0], run("TextEncode", demo().encoder, "", 0, False)[0][0])
 
 
-def test_conditioning_of_others_is_read_whole_and_known_by_its_bytes():
+def test_foreign_conditioning_is_read_whole_and_identified_by_its_bytes():
     embeddings, mask = torch.ones(1, 5, 32), torch.ones(1, 3)
     prompt = prompt_of([[embeddings, {"attention_mask": mask}]])  # concatenated: its mask is too short
     assert prompt.mask is None
@@ -77,24 +77,24 @@ def test_conditioning_of_others_is_read_whole_and_known_by_its_bytes():
 
 
 def test_shapes_and_frames():
-    latent, state, frames = begun()
+    latent, state, frames = one_chunk()
     assert latent["samples"].shape == (1, 16, 11, 4, 6)
     assert (frames, state.state.frames) == (41, 41)
-    latent, state, frames = story()
+    latent, state, frames = two_chunks()
     assert latent["samples"].shape == (1, 16, 21, 4, 6)
     assert (frames, state.state.plan) == (81, ((11, 10),))
 
 
-def test_chained_samplers_are_one_to_the_last_bit():
-    whole, whole_state, _ = story()
-    latent, state, frames = sample(begun()[1])
+def test_chained_samplers_are_bit_identical_to_one():
+    whole, whole_state, _ = two_chunks()
+    latent, state, frames = sample(one_chunk()[1])
     assert frames == 81
     assert same_state(state, whole_state)
-    assert same(torch.cat([begun()[0]["samples"], latent["samples"]], dim=2), whole["samples"])
+    assert same(torch.cat([one_chunk()[0]["samples"], latent["samples"]], dim=2), whole["samples"])
 
 
-def test_the_latent_holds_the_new_chunks_of_the_story():
-    latent, state, _ = sample(begun()[1], chunks=2)
+def test_the_latent_holds_the_new_chunks_of_the_history():
+    latent, state, _ = sample(one_chunk()[1], chunks=2)
     new = state.state.history[1:]
     assert latent["samples"].shape[2] == 20
     assert same(latent["samples"], torch.cat([latents(chunk) for chunk in new], dim=2))
@@ -102,35 +102,35 @@ def test_the_latent_holds_the_new_chunks_of_the_story():
 
 def test_a_state_socket_lists_the_tensors_of_its_state():
     """ComfyUI's memory accounting looks into tuples, not into classes."""
-    _, state, _ = story()
+    _, state, _ = two_chunks()
     assert isinstance(state, tuple)
     assert state._fields == ("state", "tensors")
     assert [id(tensor) for tensor in state.tensors] == [id(tensor) for tensor in state.state.tensors()]
     assert isinstance(state.tensors, tuple)
-    assert len(state.tensors) == 2 * 3 * 3 + 2  # two memories of three blocks, and the story
+    assert len(state.tensors) == 2 * 3 * 3 + 2  # two memories of three blocks, and the history
     assert {type(socket).__name__ for socket in (state, start())} == {"SocketState"}
 
 
-def test_nothing_that_goes_in_is_written_to():
-    _, state, _ = begun()
+def test_inputs_are_never_written_to():
+    _, state, _ = one_chunk()
     weights = demo().model.model.diffusion_model.state_dict()
-    words = [(entry[0][0], entry[0][1]["attention_mask"]) for entry in (demo().positive, demo().other)]
-    watched = [*state.tensors, *weights.values(), *(tensor for pair in words for tensor in pair)]
+    prompts = [(entry[0][0], entry[0][1]["attention_mask"]) for entry in (demo().positive, demo().other)]
+    watched = [*state.tensors, *weights.values(), *(tensor for pair in prompts for tensor in pair)]
     before = [tensor.clone() for tensor in watched]
-    told = dict(demo().other[0][1])
+    extra = dict(demo().other[0][1])
     for change in ("recache", "keep", "cut"):
         sample(state, positive=demo().other, on_prompt_change=change)
     run("StateInfo", state)
-    run("Decode", demo().vae, begun()[0], state)
+    run("Decode", demo().vae, one_chunk()[0], state)
     assert all(same(a, b) for a, b in zip(before, watched, strict=True))
-    assert demo().other[0][1] == told
+    assert demo().other[0][1] == extra
 
 
-def test_branches_do_not_feel_each_other():
-    _, trunk, _ = begun()
-    words = (demo().positive, demo().other)
-    left, right = (sample(trunk, positive=positive) for positive in words)
-    right_first, left_last = (sample(trunk, positive=positive) for positive in reversed(words))
+def test_branches_do_not_affect_each_other():
+    _, trunk, _ = one_chunk()
+    prompts = (demo().positive, demo().other)
+    left, right = (sample(trunk, positive=positive) for positive in prompts)
+    right_first, left_last = (sample(trunk, positive=positive) for positive in reversed(prompts))
     assert same_state(left[1], left_last[1])
     assert same_state(right[1], right_first[1])
     assert not torch.equal(left[0]["samples"], right[0]["samples"])
@@ -138,7 +138,7 @@ def test_branches_do_not_feel_each_other():
 
 def test_a_change_of_prompt_is_seen_and_recorded():
     made = {
-        change: sample(begun()[1], positive=demo().other, on_prompt_change=change)
+        change: sample(one_chunk()[1], positive=demo().other, on_prompt_change=change)
         for change in ("recache", "keep", "cut")
     }
     for change, (latent, state, frames) in made.items():
@@ -150,7 +150,7 @@ def test_a_change_of_prompt_is_seen_and_recorded():
     new = [latent["samples"][:, :, :10] for latent, _, _ in made.values()]
     assert not any(torch.equal(new[a], new[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
     memories = {change: state.state.memory_before for change, (_, state, _) in made.items()}
-    assert memories["keep"][0].vk is begun()[1].state.memory[0].vk
+    assert memories["keep"][0].vk is one_chunk()[1].state.memory[0].vk
     assert memories["cut"] is None
     assert not torch.equal(memories["recache"][1].vk, memories["keep"][1].vk)
 
@@ -165,15 +165,15 @@ def test_a_batch_is_streams_with_seeds_that_follow():
 
 
 def test_progress_runs_over_all_calls_with_previews():
-    heard = []
+    reports = []
     utils.set_progress_bar_global_hook(
-        lambda value, total, preview, node_id: heard.append((value, total, preview and preview[1].size))
+        lambda value, total, preview, node_id: reports.append((value, total, preview and preview[1].size))
     )
     try:
-        sample(begun()[1], 2, positive=demo().other)  # the call that absorbs again is not counted
+        sample(one_chunk()[1], 2, positive=demo().other)  # the recache is not counted
     finally:
         utils.set_progress_bar_global_hook(None)
-    assert heard == [(step, 6, (6, 4)) for step in range(1, 7)]
+    assert reports == [(step, 6, (6, 4)) for step in range(1, 7)]
 
 
 # --- what an artist does wrong
@@ -217,7 +217,7 @@ def test_five_thousand_chunks():
 
 
 def test_too_many_chunks_are_refused_before_any_work(no_work):
-    """Behind a link no number is known before the run."""
+    """A linked number is unknown before the run."""
     with refused("5000 chunks", "1024"):
         sample(start(), 5000)
     with refused("room for 1024 more", "cut"):
@@ -236,7 +236,7 @@ def test_two_prompts_at_once_are_refused():
 
 def test_the_wrong_thing_on_a_socket_is_named():
     with refused("str was connected as VAE", "Load SANA-Video VAE"):
-        run("Decode", "vae", begun()[0])
+        run("Decode", "vae", one_chunk()[0])
     with refused("HostedVae was connected as text encoder", "Load SANA-Video Text Encoder"):
         run("TextEncode", demo().vae, "a ball", 10, True)
     clip = sd.CLIP()
@@ -245,7 +245,7 @@ def test_the_wrong_thing_on_a_socket_is_named():
         run("TextEncode", clip, "a ball", 10, True)
 
 
-def test_loras_need_comfyui_and_the_sentence_says_how(base):
+def test_loras_need_comfyui_and_the_error_says_how(base):
     path = base / "models" / "loras" / "style.safetensors"
     path.parent.mkdir(parents=True)
     path.touch()
@@ -259,12 +259,12 @@ def test_loras_need_comfyui_and_the_sentence_says_how(base):
 def test_an_impossible_sampler_is_refused():
     with refused("heun", "few_step, euler"):
         sample(sampler="heun")
-    assert not torch.equal(sample(sampler="euler")[0]["samples"], begun()[0]["samples"])
+    assert not torch.equal(sample(sampler="euler")[0]["samples"], one_chunk()[0]["samples"])
 
 
 def test_outputs_are_as_many_as_the_schema_says():
     for name, output in (
         ("Start", output_of("Start", demo().model, 64, 48, 1)),
-        ("StateInfo", output_of("StateInfo", begun()[1])),
+        ("StateInfo", output_of("StateInfo", one_chunk()[1])),
     ):
         assert len(output.args) == len(node(name).GET_SCHEMA().outputs)

@@ -1,4 +1,4 @@
-"""An artist at the nodes, with random models of the demo's kind: small pictures, two steps, folders of the test's own."""
+"""What an artist does with the nodes: random models of the demo's size, small pictures, temporary folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unittest.mock import patch
 import folder_paths
 import pytest
 import torch
-from comfyui_sana_video.demo import model_set as demo_set
+from comfyui_sana_video.demo import model_set
 from comfyui_sana_video.nodes import NODES
 from comfyui_sana_video.sana_video_core.config import WAN_2_1
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
@@ -25,12 +25,12 @@ NAMED = {node.__name__: node for node in NODES}
 
 
 def node(name: str):
-    """A node class by its id, less the SanaVideo that all begin with."""
+    """A node class by its id without the prefix SanaVideo."""
     return NAMED[f"SanaVideo{name}"]
 
 
 def run(name: str, *values, **options):
-    """The output of a node, or the tuple of them when it has several. Without gradients, as ComfyUI runs nodes."""
+    """A node's output, or the tuple of its outputs. Without gradients, as ComfyUI runs nodes."""
     outputs = output_of(name, *values, **options).args
     return outputs[0] if len(outputs) == 1 else outputs
 
@@ -43,7 +43,7 @@ def output_of(name: str, *values, **options):
 
 @contextmanager
 def folders(base: Path):
-    """ComfyUI's models, input, output and temp under one folder, for a while."""
+    """ComfyUI's models, input, output and temp under one folder, inside the block."""
     folder_paths.set_base_directory(base)
     try:
         yield base
@@ -53,17 +53,17 @@ def folders(base: Path):
 
 @cache
 def demo() -> SimpleNamespace:
-    """What the loaders give for a random set: loaded once, as ComfyUI caches it. Nobody may write to it."""
-    with tempfile.TemporaryDirectory() as folder, patch.object(demo_set, "demo_set") as built_in:
-        built_in.return_value = demo_set.write_demo_set(Path(folder) / "set")
+    """What the loaders return for a random set: loaded once, as ComfyUI caches it. Nobody may write to it."""
+    with tempfile.TemporaryDirectory() as folder, patch.object(model_set, "demo_set") as built_in:
+        built_in.return_value = model_set.write_demo_set(Path(folder) / "set")
         encoder = run("TextEncoderLoader", DEMO)
-        words = {"positive": "a red ball rolls", "other": "a blue cube falls"}
+        texts = {"positive": "a red ball rolls", "other": "a blue cube falls"}
         return SimpleNamespace(
             model=run("ModelLoader", DEMO, "auto"),
             bidirectional=run("ModelLoader", DEMO, "sana_video_480p"),
             vae=run("VAELoader", DEMO),
             encoder=encoder,
-            **{name: run("TextEncode", encoder, text, 10, False) for name, text in words.items()},
+            **{name: run("TextEncode", encoder, text, 10, False) for name, text in texts.items()},
         )
 
 
@@ -81,33 +81,33 @@ def sample(state=None, chunks: int = 1, *, positive=None, model=None, **changes)
 
 
 @cache
-def begun():
-    """A stream of one chunk: (latent, state, frames). The same object for every test, as for every consumer."""
+def one_chunk():
+    """A stream of one chunk: (latent, state, frames). One object for every test, as for every consumer."""
     return sample()
 
 
 @cache
-def story():
+def two_chunks():
     """A stream of two chunks, made by one sampler: (latent, state, frames)."""
     return sample(chunks=2)
 
 
 @cache
 def decoded():
-    """All 81 frames of `story`, [81, 32, 48, 3]."""
-    return run("Decode", demo().vae, story()[0])
+    """All 81 frames of `two_chunks`, [81, 32, 48, 3]."""
+    return run("Decode", demo().vae, two_chunks()[0])
 
 
 def same_state(a, b) -> bool:
-    """Two sockets hold the same stream: to the last bit, and in all that is told about it."""
-    told = [
+    """Two sockets hold the same stream: bit-identical tensors, and equal records."""
+    histories = [
         [(c.prompt, c.digest, c.scene, c.seed, c.primed, c.loras) for c in socket.state.history]
         for socket in (a, b)
     ]
     return (
         a.state.identity == b.state.identity
         and a.state.scene == b.state.scene
-        and told[0] == told[1]
+        and histories[0] == histories[1]
         and len(a.tensors) == len(b.tensors)
         and all(same(x, y) for x, y in zip(a.tensors, b.tensors, strict=True))
     )
@@ -115,7 +115,7 @@ def same_state(a, b) -> bool:
 
 @contextmanager
 def refused(*words: str):
-    """The block has to end in a sentence of ours that holds all these words."""
+    """The block has to raise one of our errors, with all these words in its message."""
     with pytest.raises(SanaVideoError) as caught:
         yield
     missing = [word for word in words if word not in str(caught.value)]
@@ -123,7 +123,7 @@ def refused(*words: str):
 
 
 def latents(chunk):
-    """A chunk of a story in VAE space."""
+    """A chunk of a history in VAE space."""
     return to_vae_space(chunk.latents, WAN_2_1)
 
 

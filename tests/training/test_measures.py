@@ -167,7 +167,7 @@ def test_watching_pieces_is_watching_the_whole():
     frames = drawn(stories_of("circle", 2))
     watched = sampling.watch([frames[:, :, :1], *frames[:, :, 1:].split(4, dim=2)])
     whole = tracker.find(frames)
-    torch.testing.assert_close(watched.found.centre, whole.centre, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(watched.detections.centre, whole.centre, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(watched.changes, measures.frame_changes(frames))
     assert torch.equal(watched.stills, frames[:, :, :: sampling.EVERY].half())
 

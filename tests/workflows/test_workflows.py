@@ -2,21 +2,18 @@
 
 import json
 import re
-import sys
 from copy import deepcopy
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from comfyui_sana_video.standalone.engine.graph import fits
 from comfyui_sana_video.standalone.engine.workflow_file import to_prompt
+from comfyui_sana_video.workflows import build
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
-sys.path.insert(0, str(FOLDER))
-build = import_module("build")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of what lies on a disk
@@ -219,7 +216,7 @@ def test_twin_is_what_the_drawing_means(name, info):
 def test_files_are_what_the_script_writes():
     on_disk = {path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.json")}
     drawn = build.files()
-    assert on_disk == drawn, "run python workflows/build.py"
+    assert on_disk == drawn, "run python -m comfyui_sana_video.workflows.build"
     assert len(NAMES) == 10
     other = build.Sheet(build.known_nodes())
     other.move(300)

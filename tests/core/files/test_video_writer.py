@@ -205,7 +205,7 @@ def test_memory_stays_constant_while_writing_and_while_reading_the_end(tmp_path)
     said, failed = process.communicate(timeout=60)
     assert process.returncode == 0, failed
     written, read = map(float, said.split())
-    # 180 frames of 256x384 are 51 MiB as bytes; all 300 are 42 MiB decoded, 84 MiB as bytes, 337 MiB as float32.
+    # 180 frames of 256x384 are 51 MiB as bytes; all 300: 42 MiB decoded, 84 MiB as bytes, 337 MiB as float32.
     assert written < 25
     assert read < 25
 

@@ -35,7 +35,7 @@ def _collect(states, finished):
 @pytest.mark.parametrize("stop_at", range(7))
 @pytest.mark.parametrize("raises", [False, True])
 def test_interrupt_at_every_model_call(stop_at, raises):
-    """Recache, then two chunks of three calls: whenever it stops, finished states are an undisturbed run's."""
+    """Recache, then two chunks of 3 calls: whenever it stops, finished states equal an undisturbed run's."""
     model = PACK.tiny_model()
     state = run(PACK, model, begin(PACK, model), "a")
     before = [tensor.clone() for tensor in state.tensors()]
