@@ -1,4 +1,1 @@
-"""ComfyUI's models, devices, progress and files in the core's terms.
-
-Imported by a node when it runs, not before.
-"""
+"""Connects the core to ComfyUI's models, devices, progress and files. Imported when a node runs."""

@@ -33,9 +33,9 @@ def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tenso
     spec = decoder.spec
     if latents.ndim != 5 or latents.shape[1] != spec.channels:
         raise InputError(
-            f"Latents of shape {list(latents.shape)} were given; this node decodes [batch, {spec.channels}, "
-            "latent frames, rows, columns]. Latents of the 720p family decode with ComfyUI's VAE Decode and "
-            "the LTX-2 VAE."
+            f"Latents of shape {list(latents.shape)} were given; "
+            f"this node decodes [batch, {spec.channels}, latent frames, rows, columns]. "
+            "Latents of the 720p family decode with ComfyUI's VAE Decode and the LTX-2 VAE."
         )
     with device_of(decoder.patcher):
         decoder.load_for(len(latents), LatentGrid(*latents.shape[-2:]))
@@ -65,7 +65,7 @@ def decode_to_file(
     fps: float,
     codec: str,
 ) -> Path:
-    """One row of a stream as a video at `path`. Stopped early, what is done moves to `rescue()`, playable."""
+    """One row of a stream as a video at `path`. If stopped, the finished part moves to `rescue()`."""
     decoder, identity = vae_of(vae), state.identity
     if row >= identity.batch:
         raise InputError(
@@ -92,10 +92,7 @@ def decode_to_file(
 
 
 def _keep(path: Path, rescue: Callable[[], Path]) -> None:
-    """Move what was finished to the output folder.
-
-    On a full disk it stays where it is, and the first error counts.
-    """
+    """Move what was finished to the output folder. On a full disk it stays, and the first error counts."""
     try:
         kept = Path(shutil.move(path, rescue()))
     except (OSError, InputError) as error:
@@ -107,11 +104,7 @@ def _keep(path: Path, rescue: Callable[[], Path]) -> None:
 def empty_latent(
     patcher: Any, width: int, height: int, length: int, batch: int, vae: Any, image: Tensor | None
 ) -> dict[str, Tensor]:
-    """A LATENT of zeros [B, C, F, H, W]; with an image, frame 0 in VAE space and a mask [1, 1, F, H, W] that
-    keeps it.
-
-    The mask is 0 there.
-    """
+    """A LATENT of zeros [B, C, F, H, W]; an image becomes frame 0, which a mask [1, 1, F, H, W] keeps."""
     family = HostedModel(patcher).family
     grid, channels = family.compression.grid(height, width), family.config.channels
     samples = torch.zeros(batch, channels, family.compression.latent_frames(length), *grid)
@@ -121,8 +114,8 @@ def empty_latent(
         raise InputError("An image needs a VAE: connect Load SANA-Video VAE or Load VAE (Wan 2.1).")
     if not family.vae.built_in:
         raise InputError(
-            f"The {family.vae.name} VAE of {family.title} isn't part of this pack, so an image cannot be "
-            "encoded here. Encode the picture with ComfyUI's own LTX nodes."
+            f"The {family.vae.name} VAE of {family.title} isn't part of this pack, "
+            "so an image cannot be encoded here. Encode the picture with ComfyUI's own LTX nodes."
         )
     encoder, pixels = vae_of(vae), image_rows(image, batch, width=width, height=height)
     with device_of(encoder.patcher):

@@ -1,4 +1,4 @@
-"""Where ComfyUI computes, and where values between nodes lie."""
+"""Where ComfyUI computes, and where values between nodes are kept."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 def device_of(patcher: Any) -> AbstractContextManager[Any]:
-    """The patcher's device as the current one, where there are several GPUs."""
+    """Makes the patcher's GPU the current one."""
     return comfy.model_management.cuda_device_context(patcher.load_device)
 
 
 def intermediate_device() -> torch.device:
-    """Where values between nodes lie."""
+    """Where values between nodes are kept."""
     return comfy.model_management.intermediate_device()

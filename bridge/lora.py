@@ -19,9 +19,9 @@ TABLE = "scale_shift_table"
 
 
 def with_lora(patcher: Any, path: Path, strength: float) -> Any:
-    """A clone of a MODEL with the LoRA in a file."""
+    """A clone of a MODEL with a file's LoRA."""
     try:
-        import comfy.lora  # pyright: ignore[reportMissingImports]  ComfyUI alone has it
+        import comfy.lora  # pyright: ignore[reportMissingImports]  only ComfyUI has it
     except ImportError as error:
         raise InputError(
             "LoRAs are applied by ComfyUI. Run this workflow there (sana-video run … --server URL)."
@@ -45,7 +45,7 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     changed.set_attachments(LORAS, (*(patcher.get_attachment(LORAS) or ()), f"{path.stem} {strength:g}"))
     if lora.unused:
         logger.warning(
-            "“%s”: %d tensors are for no part of this model and were left out (%s …).",
+            "“%s”: %d tensors fit no part of this model and were left out (%s …).",
             path.name,
             len(lora.unused),
             lora.unused[0],
@@ -54,9 +54,7 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
 
 
 def _patch_table(patcher: Any, key: str, patch: Any, strength: float, calculate: Any) -> None:
-    """A table is a bare parameter beside layers, which ComfyUI's patching skips in silence: exchange it as a
-    whole.
-    """
+    """Replace a table as a whole: ComfyUI's patching silently skips parameters outside of layers."""
     table = patcher.get_model_object(key)
     weight = calculate([(strength, patch, 1.0, None, None)], table.detach().float().clone(), key)
     patcher.add_object_patch(key, torch.nn.Parameter(weight.to(table.dtype), requires_grad=False))

@@ -1,10 +1,8 @@
-"""SANA-Video as a genuine ComfyUI MODEL: configuration, model class, patcher.
-
-Imported when a model is loaded.
+"""SANA-Video as a ComfyUI MODEL: configuration, model class, patcher. Imported when a model is loaded.
 
 ComfyUI owns the weights: its layer classes cast, offload and patch them, its patcher moves them. All clones
-of a patcher share one inner module, so nobody may keep that module between two runs (stream_model.py asks for
-it in every call).
+of a patcher share one inner module, so don't keep that module between runs (stream_model.py asks for it in
+every call).
 """
 
 from __future__ import annotations
@@ -34,20 +32,19 @@ from ..sana_video_core.transformer.model import PreparedText, SanaVideo
 from .previews import latent_format
 
 Result = TypeVar("Result", covariant=True)
-NAME = "sana_video"  # key of our wrapper, and the image_model that ComfyUI's configurations are told apart by
+NAME = "sana_video"  # key of our wrappers, and the image_model of our configuration
 
 
 @contextmanager
 def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The weight and bias that a layer of ComfyUI would compute with, on the device, cast and patched, for a
-    while.
+    """Lend the weight and bias that a ComfyUI layer would compute with: on the device, cast and patched.
 
     What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and
-    the next but one layer would overwrite it.
+    the next layer but one would overwrite it.
     """
     weights: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
     weight, bias, stream = weights
-    # the latter with dynamic VRAM
+    # _v_weight: with dynamic VRAM
     stays = weight is layer.weight or weight is getattr(layer, "_v_weight", None)
     try:
         yield (weight, bias) if stays else (weight.clone(), None if bias is None else bias.clone())
@@ -56,7 +53,7 @@ def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Ten
 
 
 class SanaVideoConfig(comfy.supported_models_base.BASE):
-    """What ComfyUI asks a model's configuration for."""
+    """A model's configuration, as ComfyUI reads it."""
 
     unet_config = {"image_model": NAME}  # noqa: RUF012  ComfyUI copies it
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012  without it, num_heads would reach our constructor
@@ -65,8 +62,7 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md says how it was measured
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        # not the checkpoint itself: a configuration lives as long as the model, and would keep the file's
-        # tensors alive
+        # not the checkpoint: a configuration lives as long as the model, and would keep its tensors alive
         arguments = {
             "sizes": checkpoint.config,
             "family": checkpoint.family,
@@ -77,7 +73,7 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
 
 
 class StreamCall(Protocol[Result]):
-    """What a stream asks of the network. ComfyUI's wrappers run around it, as around a call of a sampler."""
+    """A stream's call of the network. ComfyUI's wrappers run around it, as around a sampler's."""
 
     def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Result: ...
 
@@ -123,7 +119,7 @@ class SanaVideoModule(SanaVideo):
     ) -> None:
         super().__init__(sizes, family, operations=operations, device=device, dtype=dtype)
         self.fingerprint, self.weights_of = fingerprint, hosted_weights
-        self.computes: tuple[torch.device, torch.dtype] | None = None  # where, and in what
+        self.computes: tuple[torch.device, torch.dtype] | None = None  # set by load_patcher
 
     @property
     def compute_device(self) -> torch.device:
@@ -143,10 +139,7 @@ class SanaVideoModule(SanaVideo):
         transformer_options: dict[str, Any] = {},  # noqa: B006  ComfyUI's own signature; read only
         **extra: Any,
     ) -> Any:
-        """The velocity of x [B, C, F, H, W]; with a `stream` call, what that returns.
-
-        Nodes' wrappers run around it.
-        """
+        """The velocity of x [B, C, F, H, W], or what `stream` returns, with the nodes' wrappers around it."""
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
         )
@@ -171,16 +164,14 @@ class SanaVideoModule(SanaVideo):
 
 
 def _mask_for(context: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The mask as long as the text: what ConditioningConcat appended comes without one, and is read whole."""
+    """The mask at the text's length. What ConditioningConcat appended has no mask, and is read whole."""
     if mask is None or mask.shape[-1] >= context.shape[1]:
         return mask if mask is None else mask[:, : context.shape[1]]
     return torch.nn.functional.pad(mask, (0, context.shape[1] - mask.shape[-1]), value=1)
 
 
 class SanaVideoModel(comfy.model_base.BaseModel):
-    """Flow matching (v = noise - clean), text with its mask, and frames that stay as they are
-    (image-to-video).
-    """
+    """Flow matching (v = noise - clean), text with its mask, and kept frames for image-to-video."""
 
     diffusion_model: SanaVideoModule
 
@@ -189,7 +180,7 @@ class SanaVideoModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)
-        # CONDRegular, also for the text: ComfyUI's own choice would repeat a shorter text, past its mask
+        # CONDRegular for the text too: ComfyUI's own choice would repeat a shorter text past its mask
         sources = {
             "c_crossattn": "cross_attn",
             "attention_mask": "attention_mask",
@@ -205,7 +196,7 @@ class SanaVideoModel(comfy.model_base.BaseModel):
         return timestep.view(-1, 1) * denoise_mask.mean(dim=(1, 3, 4))
 
     def scale_latent_inpaint(self, sigma: Any, noise: Any, latent_image: Tensor, **_: Any) -> Tensor:
-        """A kept frame is clean in every step: so the network was trained."""
+        """A kept frame is clean in every step, as in training."""
         return latent_image
 
 
@@ -213,9 +204,7 @@ def _keep_frames(
     executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Any, denoise_mask: Any = None,
     *args: Any, **kwargs: Any,
 ) -> Tensor:  # fmt: skip
-    """Around a whole sampling: kept frames come out untouched, also where a sampler's last step is no clean
-    estimate.
-    """
+    """Wraps a whole sampling: kept frames come out untouched, whatever a sampler's last step does."""
     samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
     if denoise_mask is None:
         return samples
@@ -223,7 +212,7 @@ def _keep_frames(
 
 
 def _choose_runner(executor: Any, model_wrap: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around a sampler's steps, when weights and patches are in place: they hold for all of its passes."""
+    """Wraps a sampler's steps: by then weights and patches are in place, and hold for all passes."""
     with model_wrap.inner_model.diffusion_model.runner_chosen():
         return executor(model_wrap, *args, **kwargs)
 
@@ -237,9 +226,9 @@ def load_patcher(
 ) -> Any:
     """A MODEL of the transformer in a file; dtype and device are ComfyUI's choice.
 
-    `kernels` is a name in config.BACKENDS, `precision` one in config.PRECISIONS; what cannot run raises
-    InputError. `disable_dynamic` is what TorchCompileModel asks a patcher's factory for: a new module in a
-    patcher that moves it whole.
+    `kernels` is one of config.BACKENDS, `precision` one of config.PRECISIONS; what cannot run raises
+    InputError. TorchCompileModel asks with `disable_dynamic` for a new module, in a patcher that moves it
+    whole.
     """
     management = comfy.model_management
     checkpoint = read_checkpoint(path, family=family)
@@ -256,7 +245,7 @@ def load_patcher(
     network = model.diffusion_model
     network.computes = device, compute or dtype
     network.kernels, network.precision = kernels, precision
-    choice = network.kernel_choice(*network.computes)  # a refusal comes before the work
+    choice = network.kernel_choice(*network.computes)  # raises before the weights are loaded
     if not choice.triton:
         logging.getLogger("sana_video").info("SANA-Video runs in plain PyTorch: %s.", choice.reason)
     check_complete(network, checkpoint.tensors, path, "SANA-Video transformer")

@@ -1,4 +1,4 @@
-"""How latents look in ComfyUI's quick previews: which of its latent formats a family has."""
+"""ComfyUI's quick previews: which of its latent formats a family uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from ..sana_video_core.streaming.state import StreamState
 
 
 class DemoLatents(comfy.latent_formats.Wan21):
-    """Wan's channels, means and deviations, but not its colours.
-
-    The weights are fitted by `training/previews.py`.
-    """
+    """Wan's channels, means and deviations with the demo's colours, fitted by `training/previews.py`."""
 
     latent_rgb_factors = [  # noqa: RUF012  what ComfyUI's previewer expects
         [-0.2218, -0.5703, 0.5812],
@@ -48,7 +45,7 @@ def latent_format(family: Family) -> comfy.latent_formats.LatentFormat:
 
 
 def filmstrip_of(state: StreamState) -> torch.Tensor:
-    """One picture [1, H, W, 3] in [0, 1] with a cell a chunk, by ComfyUI's quick estimate of colours."""
+    """One picture [1, H, W, 3] in [0, 1] with a cell per chunk, in ComfyUI's quick estimate of colours."""
     latents = latent_format(state.identity.rules)
     previewer = latent_preview.Latent2RGBPreviewer(
         latents.latent_rgb_factors, latents.latent_rgb_factors_bias

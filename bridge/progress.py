@@ -12,20 +12,18 @@ from ..sana_video_core.callbacks import Callbacks, Progress
 
 
 def interrupted() -> bool:
-    """Raises when the artist has stopped the run; never true."""
+    """Raises if the artist has stopped the run; never returns True."""
     comfy.model_management.throw_exception_if_processing_interrupted()  # ComfyUI's own exception ends the run
     return False
 
 
 def callbacks(chunks: int, steps: int, patcher: Any = None) -> Callbacks:
-    """One progress bar over `chunks` x `steps`; with a MODEL, previews of its newest latent frame, as ComfyUI
-    is set.
-    """
+    """One progress bar over `chunks` x `steps`; with a MODEL, previews of the newest latent frame."""
     bar = comfy.utils.ProgressBar(chunks * steps)
     previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
 
     def progress(news: Progress) -> None:
-        if news.chunk == 0:  # the last chunk absorbed again under a new prompt, before the first of these
+        if news.chunk == 0:  # recache, before the first chunk
             return
         preview = None
         if previewer and news.latents is not None:

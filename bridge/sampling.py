@@ -36,7 +36,7 @@ def extend_with(
     sampler: str,
     on_prompt_change: str,
 ) -> StreamState:
-    """The state after `chunks` more chunks. Refuses what cannot work before anything is loaded."""
+    """The state after `chunks` more chunks. Whatever cannot work raises before anything is loaded."""
     model, prompt = HostedModel(patcher), prompt_of(positive)
     sampling = Sampling(
         seed=seed, steps=steps, sampler=sampler, on_prompt_change=on_prompt_change, loras=model.loras
@@ -54,7 +54,7 @@ def extend_with(
 
 
 def latents_since(before: StreamState, after: StreamState) -> dict[str, Tensor]:
-    """The chunks that `after` has and `before` has not, as a LATENT [B, C, F, H, W] in VAE space."""
+    """The new chunks of `after`, as a LATENT [B, C, F, H, W] in VAE space."""
     vae, new = after.identity.rules.vae, after.history[len(before.history) :]
     return {"samples": torch.cat([to_vae_space(chunk.latents, vae) for chunk in new], dim=2)}
 
@@ -62,7 +62,7 @@ def latents_since(before: StreamState, after: StreamState) -> dict[str, Tensor]:
 def prime_with(
     patcher: Any, vae: Any, positive: Any, state: StreamState, image: Tensor | None, video: Any
 ) -> StreamState:
-    """The stream with an image or the end of a video as its beginning."""
+    """The stream that begins with an image or the end of a video."""
     model, prompt, encoder, identity = HostedModel(patcher), prompt_of(positive), vae_of(vae), state.identity
     if (image is None) == (video is None):
         raise InputError("Connect either an image or a video: one of them is what the stream begins with.")
@@ -82,12 +82,12 @@ def prime_with(
 
 
 def _end_of(video: Any, model: HostedModel, width: int, height: int) -> Tensor:
-    """The last frames of a VIDEO [1, 3, n, H, W] that one scene has room for, streamed from its file."""
+    """The end of a VIDEO [1, 3, n, H, W], as much as a scene has room for, streamed from its file."""
     source = video.get_stream_source()
     trimmed = getattr(video, "get_active_trim_window", lambda: (0, 0))() != (0, 0)
     if isinstance(source, str) and not trimmed:
         return video_end(source, model.family, width=width, height=height)
-    with tempfile.TemporaryDirectory() as folder:  # a part of a file, or a video that lies in memory
+    with tempfile.TemporaryDirectory() as folder:  # trimmed, or in memory
         path = Path(folder) / "video.mp4"
         video.save_to(str(path))
         return video_end(path, model.family, width=width, height=height)

@@ -15,24 +15,20 @@ from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
 from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
 
-# Step caches of ComfyUI. They count on its own sampling loop; a distilled stream of four steps has nothing to
-# skip.
+# ComfyUI's step caches need its own sampling loop; a distilled stream of four steps has nothing to skip
 STEP_CACHES = ("easycache", "lazycache")
-LORAS = "sana_video_loras"  # attachment of a patcher: names for the story
+LORAS = "sana_video_loras"  # attachment of a patcher: names for the history
 
 
 class HostedModel:
-    """One MODEL as a stream calls it.
-
-    Asks the patcher for the module each time; make a new one in every execute.
-    """
+    """A MODEL as a stream calls it. Clones share a module, so make a new one in every execute."""
 
     def __init__(self, patcher: Any) -> None:
         if not isinstance(getattr(patcher, "model", None), SanaVideoModel):
             raise InputError(
-                f"This MODEL is a {type(getattr(patcher, 'model', patcher)).__name__}, not SANA-Video. Load "
-                "the file with Load SANA-Video Model: ComfyUI's own Load Diffusion Model takes SANA's files "
-                "for another network."
+                f"This MODEL is a {type(getattr(patcher, 'model', patcher)).__name__}, not SANA-Video. "
+                "Load the file with Load SANA-Video Model: "
+                "ComfyUI's own Load Diffusion Model takes SANA's files for another network."
             )
         self.patcher, network = patcher, patcher.model.diffusion_model
         self.config, self.family, self.fingerprint = network.config, network.family, network.fingerprint
@@ -48,7 +44,7 @@ class HostedModel:
 
     @property
     def loras(self) -> tuple[str, ...]:
-        """Names of the LoRAs in use, as far as they are known."""
+        """Names of the LoRAs in use, as far as known."""
         named = tuple(self.patcher.get_attachment(LORAS) or ())
         return named or (("unnamed",) if self.patcher.patches else ())
 
@@ -82,9 +78,7 @@ class HostedModel:
         return self._run(Absorb(text, memory, first_frame, window), latents, timesteps)
 
     def _run(self, stream: StreamCall[Result], latents: Tensor, timesteps: Tensor) -> Result:
-        """One call inside the wrappers of nodes; torch.compile's puts its module in the place of ours while
-        they run.
-        """
+        """One call inside the nodes' wrappers. torch.compile's replaces our module while they run."""
         base, extension = self.patcher.model, comfy.patcher_extension
 
         def call(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
@@ -97,10 +91,7 @@ class HostedModel:
         return executor.execute(latents, timesteps, None, None, None, self._options, stream=stream)
 
     def load(self, batch: int, grid: LatentGrid) -> None:
-        """Have ComfyUI put this clone's weights in place, with room for a chunk.
-
-        In every execute: clones share a module.
-        """
+        """Load this clone's weights, with room for a chunk. In every execute: clones share a module."""
         needed = self.patcher.memory_required([batch, self.config.channels, self.family.chunks.first, *grid])
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 

@@ -25,7 +25,7 @@ MEMORY = 1 << 30  # for the activations of one prompt
 
 
 class _Holder(nn.Module):
-    """A patcher sets `device` on its module, which a transformers model does not allow."""
+    """Takes the `device` that a patcher sets on its module; a transformers model refuses it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class HostedTextEncoder:
     def load(cls, path: Path) -> HostedTextEncoder:
         dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
         if comfy.model_management.text_encoder_device().type == "cpu":
-            dtype = None  # as stored: half precision is slow there, and gains nothing
+            dtype = None  # as stored: half precision is only slower there
         near = [path if path.is_dir() else path.parent]
         system_prompt = find_system_prompt(near=near, extra=filter(None, [_pixeldit("_PIXELDIT_CHI_PROMPT")]))
         return cls(load_text_encoder(path, dtype=dtype, system_prompt=system_prompt))
@@ -59,24 +59,21 @@ class HostedTextEncoder:
     def encode(
         self, prompts: str, *, system_prompt: str | None, motion_score: int | None
     ) -> tuple[Tensor, Tensor]:
-        # whole: transformers' layers cannot fetch a part that stayed behind
+        # in full: transformers' layers cannot fetch offloaded weights
         comfy.model_management.load_models_gpu([self.patcher], memory_required=MEMORY, force_full_load=True)
         return self.encoder.encode(prompts, system_prompt=system_prompt, motion_score=motion_score)
 
 
 class ClipTextEncoder:
-    """ComfyUI's CLIP of type pixeldit: the same Gemma-2.
-
-    Its own node puts the system prompt before negatives, too.
-    """
+    """ComfyUI's CLIP of type pixeldit: the same Gemma-2. Its own node would prefix negatives too."""
 
     def __init__(self, clip: Any) -> None:
         tokenizer = _pixeldit("PixelDiTGemma2Tokenizer")
         if tokenizer is None or not isinstance(clip.tokenizer, tokenizer):
             raise InputError(
-                f"This CLIP was loaded for another model ({type(clip.tokenizer).__name__}). SANA-Video reads "
-                "text with Gemma-2: choose the type pixeldit in Load CLIP, or use Load SANA-Video Text "
-                "Encoder."
+                f"This CLIP was loaded for another model ({type(clip.tokenizer).__name__}). "
+                "SANA-Video reads text with Gemma-2: "
+                "choose the type pixeldit in Load CLIP, or use Load SANA-Video Text Encoder."
             )
         self.clip = clip
 
@@ -89,8 +86,7 @@ class ClipTextEncoder:
         self, prompts: str, *, system_prompt: str | None, motion_score: int | None
     ) -> tuple[Tensor, Tensor]:
         gemma = self.clip.tokenizer.gemma2_2b
-        # as in TextEncoder.encode: one token of the system prompt melts into the first word, one is the
-        # text's beginning
+        # minus the space that joins the first word and the beginning of text, as in TextEncoder.encode
         length = TOKENS + (len(gemma.tokenizer(system_prompt)["input_ids"]) - 2 if system_prompt else 0)
         whole = (system_prompt or "") + prompts.strip() + motion_suffix(motion_score)
         row = gemma.tokenize_with_weights(whole, disable_weights=True, min_length=length)[0][:length]
@@ -102,9 +98,9 @@ def encode(encoder: Any, text: str, motion_score: int, instruction: bool) -> lis
     """A prompt as CONDITIONING: embeddings [1, 300, D] float32, mask [1, 300] int64, text and digests."""
     if not text.strip() and instruction:
         logger.warning("The prompt is empty, so the model chooses what to show. Write what the video shows.")
-        instruction = False  # as ComfyUI's own encoder does: a system prompt without a prompt says nothing
+        instruction = False  # as ComfyUI's own encoder does
     prompt = encode_prompt(encoder_of(encoder), text, system_prompt=instruction, motion_score=motion_score)
-    assert prompt.mask is not None, "an encoder always says where its text ends"
+    assert prompt.mask is not None, "an encoder always returns a mask"
     embeddings, mask = prompt.embeddings.float(), prompt.mask.long()
     extra = {
         "attention_mask": mask.to(intermediate_device()),
@@ -123,13 +119,13 @@ def encoder_of(value: Any) -> HostedTextEncoder | ClipTextEncoder:
     if isinstance(value, comfy.sd.CLIP):
         return ClipTextEncoder(value)
     raise InputError(
-        f"A {type(value).__name__} was connected as text encoder; connect Load SANA-Video Text Encoder or "
-        "Load CLIP."
+        f"A {type(value).__name__} was connected as text encoder; "
+        "connect Load SANA-Video Text Encoder or Load CLIP."
     )
 
 
 def _pixeldit(name: str) -> Any:
-    """A name of ComfyUI's PixelDiT text encoder, or None where it has none (read, not copied)."""
+    """A name in ComfyUI's PixelDiT text encoder, or None if it has none."""
     try:
         return getattr(importlib.import_module(PIXELDIT), name, None)
     except ImportError:
@@ -148,6 +144,6 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
     if mask is not None and mask.shape != embeddings.shape[:2]:
         mask = None  # the text was concatenated: read all of it
     digest, text = embedding_digest(embeddings, mask), ""
-    if extra.get("sana_embedding") == digest:  # nodes that change a text copy what we wrote along with it
+    if extra.get("sana_embedding") == digest:  # nodes that change a text copy our entries with it
         digest, text = extra["sana_digest"], extra["sana_words"]
     return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text)

@@ -22,8 +22,8 @@ from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .progress import interrupted
 
-# Bytes that decoding takes for each latent pixel and byte of the dtype: the causal cache and the step's
-# activations. Measured on full-size weights, docs/log.md.
+# bytes for decoding per latent pixel and byte of the dtype: the causal cache and one step's activations,
+# measured on full-size weights (docs/log.md)
 DECODE_BYTES = 480_000
 
 logger = logging.getLogger("sana_video")
@@ -47,23 +47,22 @@ class HostedVae:
         return cls(load_vae(path, operations=comfy.ops.disable_weight_init, dtype=dtype))
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
-        """Have ComfyUI put the weights in place, with room for one step of this size."""
+        """Load the weights, with room for one step of this size."""
         itemsize = self.vae.conv2.weight.element_size()
         needed = batch * grid.area * itemsize * DECODE_BYTES
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        """As `WanVAE.decode_stream`; when memory is short, begun again in tiles and continued where it
-        stopped.
+        """As `WanVAE.decode_stream`, but continues in tiles when memory runs out.
 
-        So `pieces` has to yield them again when it is asked again, as the core's decoders' do.
+        The tiled decoding starts over and skips what was yielded, so `pieces` has to be iterable again.
         """
         made, frames = 0, self.vae.decode_stream(pieces, tiling=tiling)
         while True:
             try:
                 pixels = next(frames, None)
             except torch.OutOfMemoryError:
-                break  # out of here first: the error holds on to what was being computed
+                break  # leave the handler first: the error keeps tensors alive
             if pixels is None:
                 return
             made += pixels.shape[2]
@@ -94,9 +93,9 @@ class CoreVae:
         network = vae.first_stage_model
         if not isinstance(network, CoreWanVAE) or vae.latent_channels != self.spec.channels:
             raise InputError(
-                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; these "
-                f"latents need the {self.spec.name} VAE ({self.spec.channels} channels). Connect that one "
-                "(the 720p family decodes with ComfyUI's VAE Decode)."
+                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; "
+                f"these latents need the {self.spec.name} VAE ({self.spec.channels} channels). "
+                "Connect that one (the 720p family decodes with ComfyUI's VAE Decode)."
             )
         self.vae, self.device, self.patcher = vae, vae.device, vae.patcher
 

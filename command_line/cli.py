@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-# Nothing heavy is imported here (these know no torch): `sana-video --help` answers at once.
+# none of these imports torch, so that `sana-video --help` answers at once
 from ..sana_video_core.config import CLIP_SAMPLERS, FAMILIES, PROMPT_CHANGES, STREAM_SAMPLERS
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from ..standalone.studio import serve as studio
@@ -43,25 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     workflow.add_arguments(run)
     run.set_defaults(run=workflow.run)
     page = commands.add_parser(
-        "studio", help="ComfyUI's page in a browser, with these nodes alone", formatter_class=_Formatter
+        "studio", help="ComfyUI's page in a browser, with only these nodes", formatter_class=_Formatter
     )
     studio.add_arguments(page)
     page.set_defaults(run=studio.run)
     _add_generate(commands)
 
-    info = commands.add_parser("info", help="tell what a checkpoint, state or video file is")
+    info = commands.add_parser("info", help="say what a checkpoint, state or video file is")
     info.add_argument("file", type=Path)
     info.set_defaults(run=_info)
 
     convert = commands.add_parser("convert", help="original or diffusers transformer to one safetensors file")
     convert.add_argument("source", type=Path, help=".pth, .safetensors or a diffusers folder")
     convert.add_argument("target", type=Path, help="the .safetensors file to write")
-    convert.add_argument(
-        "--family", choices=FAMILIES, help="the weights cannot tell causal from bidirectional"
-    )
-    convert.add_argument(
-        "--config", type=Path, help="a diffusers config.json, when none lies beside the source"
-    )
+    convert.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
+    convert.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the source")
     convert.add_argument("--dtype", choices=("bf16", "fp16", "fp32", "keep"), default="bf16")
     convert.set_defaults(run=_convert)
 
@@ -89,10 +85,8 @@ def _add_generate(commands) -> None:
         choices=tuple(dict.fromkeys(STREAM_SAMPLERS + CLIP_SAMPLERS)),
         help="the family's own by default",
     )
-    add("--motion-score", type=int, help="10 is calm, 30 is lively; said to the model after the prompt")
-    add(
-        "--instruction", help="text to put before each prompt in place of the original's wording; '' for none"
-    )
+    add("--motion-score", type=int, help="10 is calm, 30 is lively; added to the prompt")
+    add("--instruction", help="text before each prompt, instead of the original system prompt; '' for none")
 
     models = generate.add_argument_group("models (the demo set by default)")
     models.add_argument(
@@ -102,12 +96,8 @@ def _add_generate(commands) -> None:
         "--text-encoder", type=Path, help="Gemma-2-2B-it: a folder, or one file as ComfyUI has it"
     )
     models.add_argument("--vae", type=Path, help="Wan 2.1 VAE file or folder")
-    models.add_argument(
-        "--family", choices=FAMILIES, help="the weights cannot tell causal from bidirectional"
-    )
-    models.add_argument(
-        "--config", type=Path, help="a diffusers config.json, when none lies beside the model"
-    )
+    models.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
+    models.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the model")
     models.add_argument("--device", default="auto", help="auto, cpu or cuda")
     models.add_argument(
         "--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="of the transformer"
@@ -126,14 +116,14 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     )
     stream.add_argument("--state-in", type=Path, help="continue from this state")
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
-    stream.add_argument("--video", type=Path, help="go on from the last 10 seconds of this video")
+    stream.add_argument("--video", type=Path, help="continue the last 10 seconds of this video")
     stream.add_argument("--on-prompt-change", choices=PROMPT_CHANGES, default=PROMPT_CHANGES[0])
     stream.add_argument("--window", type=int, help="earlier chunks to look back on (default: all)")
 
     clip = generate.add_argument_group("clips (the 50-step families)")
     clip.add_argument("--frames", type=int, default=81, help="4n+1 (480p) or 8n+1 (720p)")
     clip.add_argument("--cfg", type=float, help="guidance; 6 by default")
-    clip.add_argument("--negative", default="", help="what to keep away from")
+    clip.add_argument("--negative", default="", help="what to avoid")
     clip.add_argument("--sequential", action="store_true", help="guidance in two calls: less memory")
     generate.add_argument("--fps", type=int, help="frames per second of the mp4; 16 by default")
 

@@ -36,11 +36,11 @@ class Bar:
             self._bar = None
 
     def callbacks(self) -> Callbacks:
-        """Moves the bar at every model call, and notes how many seconds the last chunk took."""
+        """Callbacks that move the bar at every model call, and show how long the last chunk took."""
         return Callbacks(progress=self._show_chunks)
 
     def _show_chunks(self, progress: Progress) -> None:
-        if progress.chunk == 0:  # a call before the first chunk: the last one absorbed under a new prompt
+        if progress.chunk == 0:  # recache, before the first chunk
             return
         value, note = progress.chunk - 1 + progress.step / progress.steps, ""
         if progress.step == progress.steps:
@@ -58,7 +58,7 @@ class Bar:
 
 
 class Console:
-    """Shows what an Executor or a server reports: a bar for each node, texts, and where the files are."""
+    """Shows what an Executor or a server reports: a bar for each node, texts, and the files' paths."""
 
     def __init__(self, prompt: Prompt) -> None:
         self._prompt = prompt
@@ -72,7 +72,7 @@ class Console:
         self._close(full=False)
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Takes the events of an Executor."""
+        """Handles an Executor's event."""
         if event == "executing":
             self._close(full=True)
             self._bar = Bar(title(self._prompt, data["node"]), unit="step")

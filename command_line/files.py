@@ -1,4 +1,4 @@
-"""`info` and `convert`: what a file is, and one kind of checkpoint into another."""
+"""`info` and `convert`: say what a file is, and rewrite a checkpoint as our single file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
 
 
 def _system_prompt(stored: str | None, source: Path) -> str | None:
-    """The one that belongs to the source: from its metadata, or a yaml file beside it."""
+    """The source's system prompt, from its metadata or a yaml file beside it."""
     return find_system_prompt(
         near=[source if source.is_dir() else source.parent], extra=[stored] if stored else []
     )

@@ -1,7 +1,4 @@
-"""`generate`: prompts to an mp4.
-
-Text, transformer and VAE have the device one after the other, never together.
-"""
+"""`generate`: prompts to an mp4. Text encoder, transformer and VAE take turns on the device."""
 
 from __future__ import annotations
 
@@ -47,13 +44,13 @@ def generate(options: Namespace) -> int:
 
 def _out_of_memory(options: Namespace) -> str:
     return (
-        f"{options.device} ran out of memory. Try a smaller --size, --tile 32 for the VAE, --sequential for "
-        "guidance, or --device cpu."
+        f"{options.device} ran out of memory. "
+        "Try a smaller --size, --tile 32 for the VAE, --sequential for guidance, or --device cpu."
     )
 
 
 def _check_targets(options: Namespace) -> None:
-    """Refuse before the work what could not be written after it."""
+    """Refuse what could not be written after the work."""
     for path in (options.out, options.sheet, options.state_out):
         if path is not None and not path.parent.is_dir():
             raise InputError(
@@ -78,13 +75,13 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
             setattr(options, name, getattr(family, name))
     family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
-        raise InputError(f"{family.title} has no guidance: leave --cfg away.")
+        raise InputError(f"{family.title} has no guidance: leave out --cfg.")
     if not family.causal and (
         options.video or options.state_in or options.state_out or options.window or len(options.prompts) > 1
     ):
         raise InputError(
-            f"{family.title} makes one clip from one prompt and has no state. Streams need LongSANA (or "
-            "--family longsana_480p, if this file is one)."
+            f"{family.title} makes one clip from one prompt and has no state. "
+            "Streams need LongSANA (or --family longsana_480p, if this file is one)."
         )
     suffixes = (".mp4",) if family.vae.built_in else (".latent", ".mp4")
     if options.out.suffix.lower() not in suffixes:
@@ -103,7 +100,7 @@ def _size(options: Namespace, model: SanaVideo) -> tuple[int, int]:
 
 
 def _load_vae(models: Models) -> WanVAE:
-    """The VAE, on the CPU: loaded before the work, so that a wrong file is refused before it."""
+    """The VAE, on the CPU. It is loaded before the work, so that a wrong file is refused early."""
     if models.vae is None:
         raise InputError(
             "--vae is missing. Give the Wan 2.1 VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)."
@@ -121,7 +118,7 @@ def _beginning(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE
         pixels = video_end(options.video, family, width=width, height=height)
     else:
         return None
-    assert vae is not None, "a family without a VAE here has refused pictures before"
+    assert vae is not None, "families without a VAE here refuse pictures earlier"
     vae.to(models.device)
     encode = partial(vae.encode, tiling=tiling_of(options))
     latents = encode_beginning(encode, pixels.to(models.device), family)
@@ -140,7 +137,7 @@ def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
     if options.window is not None and options.window != state.identity.window:
         raise InputError(
             f"This state was started with {state.identity.window or 'no'} --window, but {options.window} was "
-            "given. A stream keeps its window: leave --window away, or start a new one."
+            "given. A stream keeps its window: leave out --window, or start a new one."
         )
     return state
 

@@ -1,6 +1,4 @@
-"""Which models a command uses, and the prompts encoded by them: one model at a time, so that small machines
-do.
-"""
+"""A command's models, loaded one at a time so that small machines will do, and its encoded prompts."""
 
 from __future__ import annotations
 
@@ -38,8 +36,8 @@ def choose_models(options: Namespace) -> Models:
     if options.model is None:
         if options.text_encoder or options.vae:
             raise InputError(
-                "--text-encoder and --vae were given without --model. Give all three, or none for the demo "
-                "set."
+                "--text-encoder and --vae were given without --model. "
+                "Give all three, or none for the demo set."
             )
         demo = demo_set()
         paths = (demo.transformer, demo.text_encoder, demo.vae)
@@ -48,8 +46,8 @@ def choose_models(options: Namespace) -> Models:
         paths = (options.model, options.text_encoder or whole, options.vae or whole)
         if paths[1] is None:
             raise InputError(
-                "--text-encoder is missing. Give the folder of Gemma-2-2B-it, or as --model a whole "
-                "diffusers pipeline folder."
+                "--text-encoder is missing. "
+                "Give the folder of Gemma-2-2B-it, or as --model a whole diffusers pipeline folder."
             )
     return Models(*paths, *_place(options))  # pyright: ignore[reportArgumentType]
 
@@ -88,12 +86,12 @@ def _stored_system_prompt(path: Path) -> str | None:
 def encode_prompts(
     models: Models, options: Namespace, texts: list[str], *, negative: bool = False
 ) -> list[Prompt]:
-    """The prompts as the transformer reads them, on the CPU; the text encoder is let go afterwards."""
+    """The prompts as the transformer reads them, on the CPU. The text encoder is freed afterwards."""
     stored = _stored_system_prompt(models.transformer)
     near = models.transformer if models.transformer.is_dir() else models.transformer.parent
     original = find_system_prompt(near=[near], extra=[stored] if stored else [])
     dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16
-    disable_progress_bar()  # a bar for the files of one model says nothing to a person
+    disable_progress_bar()  # no bar for the files of one model
     encoder = load_text_encoder(
         models.text_encoder, device=models.device, dtype=dtype, system_prompt=original
     )

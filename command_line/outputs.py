@@ -27,7 +27,7 @@ def tiling_of(options: Namespace) -> Tiling | None:
 
 
 def write_stream(options: Namespace, vae: WanVAE, state: StreamState, from_chunk: int) -> None:
-    """The chunks of a stream from number `from_chunk` (from 0) on."""
+    """Write the chunks of a stream from number `from_chunk` (counted from 0) on."""
     tiling = tiling_of(options)
     metadata = {
         "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
@@ -43,7 +43,7 @@ def write_stream(options: Namespace, vae: WanVAE, state: StreamState, from_chunk
 
 @torch.no_grad()
 def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
-    """Clean latents [1, C, F, H, W] of one clip, in model space."""
+    """Write clean latents [1, C, F, H, W] of one clip, in model space."""
     metadata = {
         "prompts": options.prompts,
         "negative": options.negative,
@@ -55,24 +55,22 @@ def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
 
 
 def write_latents(options: Namespace, latents: Tensor) -> None:
-    """720p: its VAE is ComfyUI's. The layout is that of ComfyUI's Load Latent node."""
+    """Write latents as for ComfyUI's Load Latent node, because the 720p family's VAE is ComfyUI's."""
     path = options.out.with_suffix(".latent")
-    empty = torch.zeros(0)  # its presence tells Load Latent that the values are not scaled
+    empty = torch.zeros(0)  # marks the values as unscaled for Load Latent
     write_tensors(
         path,
         {"latent_tensor": latents.cpu(), "latent_format_version_0": empty},
         {"prompt": options.prompts[0]},
     )
     print(
-        f"wrote {path}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. Load them "
-        "there with Load Latent and decode them with the LTX-2 VAE."
+        f"wrote {path}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. "
+        "Load them there with Load Latent and decode them with the LTX-2 VAE."
     )
 
 
 def _write_video(options: Namespace, frames: Iterable[Tensor], total: int, metadata: dict) -> None:
-    """`total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come; every so many also to the contact
-    sheet.
-    """
+    """Write `total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come, and a contact sheet."""
     stride = -(-total // SHEET_FRAMES)
     sheet: list[tuple[str, Tensor]] = []
     with VideoWriter(options.out, fps=options.fps, metadata=metadata) as writer:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-# Nothing heavy is imported here: the command line asks this module for its options each time it starts.
+# nothing heavy is imported here, because every command imports this module for its options
 SHEET_FRAMES = 24
 
 
@@ -18,14 +18,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--demo", action="store_true", help="take the built-in demo models, and a size that suits them")
     add("--base", type=Path, default=Path(), help="the folder with models/, input/ and output/")
-    add("--input", type=Path, help="where pictures come from, in place of input/")
-    add("--output", type=Path, help="where videos go, in place of output/")
+    add("--input", type=Path, help="where pictures come from, instead of input/")
+    add("--output", type=Path, help="where videos go, instead of output/")
     add("--sheet", type=Path, metavar="FILE.png", help="also write a contact sheet of the last video")
     add("--server", metavar="URL", help="run it on a real ComfyUI, for example http://127.0.0.1:8188")
 
 
 def run(options: Namespace) -> int:
-    """0 when done. Raises SanaVideoError (a sentence), or Cancelled after Ctrl-C."""
+    """Returns 0. Raises SanaVideoError, or Cancelled after Ctrl-C."""
     from ..standalone.engine.graph import load_nodes
     from ..standalone.engine.workflow_file import apply_demo, apply_setting, read_workflow, to_prompt
 

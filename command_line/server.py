@@ -17,7 +17,7 @@ from .console import Console
 
 
 def run_on_server(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
-    """The saved files, now in `output`. prepare(object_info) returns the prompt and its metadata."""
+    """Returns the saved files, now in `output`. prepare(object_info) returns the prompt and its metadata."""
     try:
         return asyncio.run(_run(url.rstrip("/"), prepare, output))
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
 async def _follow(
     socket: aiohttp.ClientWebSocketResponse[Any], prompt_id: str, prompt: Prompt, console: Console
 ) -> None:
-    """Show what the server reports of our prompt, until it is done."""
+    """Show what the server reports about our prompt, until it is done."""
     async for message in socket:
         event = message.json() if message.type is aiohttp.WSMsgType.TEXT else {}  # previews are binary
         kind, data = event.get("type"), event.get("data", {})

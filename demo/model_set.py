@@ -1,7 +1,7 @@
 """The demo set: a small transformer, VAE and text encoder in the real formats, trained on drawn scenes.
 
-It is in the pack's folder demo/, so that every command runs on a bare machine. A smaller set with random
-weights can be written from a seed, for tests and to try formats; it makes patterns, not scenes.
+It comes with the pack, so that every command runs on a bare machine. For tests and to try formats, a smaller
+set with random weights can be written from a seed; it makes patterns, not scenes.
 """
 
 from __future__ import annotations
@@ -70,10 +70,7 @@ def demo_set() -> DemoSet:
 
 
 def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
-    """Write a `TINY` set with random weights into a new folder, which appears complete or not at all.
-
-    The same seed gives the same weights.
-    """
+    """Write a `TINY` set with weights drawn from `seed` to a new folder, complete or not at all."""
     folder = Path(folder)
     if _exists(folder):
         raise FileError(
@@ -95,8 +92,8 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
         # a FileError's message names a temporary file, which is gone
         reason = error.__cause__ if isinstance(error, FileError) else error
         raise FileError(
-            f"The demo set cannot be written to “{folder}” ({reason}). Nothing was left behind; free some "
-            "space or choose another folder."
+            f"The demo set cannot be written to “{folder}” ({reason}). "
+            "Nothing was left behind; free some space or choose another folder."
         ) from error
     return DemoSet.at(folder)
 
@@ -104,7 +101,7 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
 def _exists(folder: Path) -> bool:
     try:
         return folder.exists()
-    except OSError:  # the system refuses this place; the error of writing there says why
+    except OSError:  # the system refuses this place; writing there says why
         return False
 
 
@@ -115,7 +112,7 @@ def _write(paths: DemoSet, seed: int) -> None:
     save_transformer(paths.transformer, transformer.state_dict(), TINY, DEMO.name)
     seeded(vae, seed + 1)
     tensors = vae.state_dict()
-    # random weights overshoot: the last convolution is scaled so that pictures stay within the range
+    # random weights overshoot; this keeps pictures within the range
     tensors["decoder.head.2.weight"] = tensors["decoder.head.2.weight"] * 0.5
     write_tensors(paths.vae, tensors, {"note": "random weights of the demo set"})
     build_demo_text_encoder(paths.text_encoder, seed=seed + 2, width=TINY.caption_channels)
@@ -124,7 +121,7 @@ def _write(paths: DemoSet, seed: int) -> None:
 def seeded(module: nn.Module, seed: int) -> nn.Module:
     """The module with every parameter drawn from `seed`, at a scale that keeps activations near 1.
 
-    Norm weights are spread around 1 and no bias is 0, so that a test on these weights sees every one of them.
+    Norm weights are spread around 1 and no bias is 0, so that tests with these weights see each of them.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: _drawn(name, tensor, generator) for name, tensor in module.state_dict().items()}

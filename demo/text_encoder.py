@@ -1,6 +1,6 @@
 """A tiny Gemma-2 with its tokenizer, in the real formats, for the demo model and for the tests.
 
-Its weights are random but fixed by the seed. It has the properties of the real one that matter here: words
+Its weights are random but fixed by the seed. It shares the real one's properties that matter here: words
 merge with the space before them, unknown letters become bytes, special tokens have Gemma's ids, attention is
 soft-capped and causal.
 """

@@ -1,7 +1,7 @@
 """Whether the kernels run on a device, and compute what the plain versions do: tried once, on small tensors.
 
-A Triton without a compiler, one that is too old, a GPU that nobody has tried: all that is found out when a model is loaded,
-and not in the middle of a video.
+A Triton without a compiler, one that is too old, a GPU that nobody has tried: all this shows when a model is
+loaded, not in the middle of a video.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from .linear_attention import reference as plain_attention
 from .residual_norm import reference as plain_norm
 from .temporal_taps import reference as plain_taps
 
-TOKENS, HEADS = 16, 20  # heads as the published models have them: kernels are compiled for their number
-ALLOWED = 0.05  # of the result; bfloat16 takes up to 0.01 of it
+TOKENS, HEADS = 16, 20  # the published models' number of heads: kernels are compiled for it
+ALLOWED = 0.05  # relative error; bfloat16 has up to 0.01
 
 
 @functools.cache
 def kernel_trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """Empty, or why the kernels of a transformer's block cannot be used there. OutOfMemoryError passes through."""
+    """Empty, or why the kernels of a transformer's block cannot be used there. OutOfMemoryError is raised."""
     return _tried(_block_operations(device, dtype, head_dim))
 
 
 @functools.cache
 def fp8_trial(device: torch.device) -> str:
-    """The same for products in 8 bits: which PyTorch has them for which GPU is told nowhere."""
+    """The same for GEMMs in 8 bits: no document says which PyTorch has them for which GPU."""
     return _tried(_fp8_operations(device))
 
 
 def _tried(operations: Iterator[tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]) -> str:
     try:
-        for fast, plain, given in operations:
-            for found, truth in zip(_tensors(fast(*given)), _tensors(plain(*given)), strict=True):
-                error = (found.double() - truth.double()).norm() / truth.double().norm()
+        for fast, plain, arguments in operations:
+            for result, truth in zip(_tensors(fast(*arguments)), _tensors(plain(*arguments)), strict=True):
+                error = (result.double() - truth.double()).norm() / truth.double().norm()
                 if not error <= ALLOWED:
                     return f"{plain.__name__} computes something else on this device (by {float(error):.0%})"
     except torch.OutOfMemoryError:
         raise  # says nothing about the device
-    except Exception as error:  # compilers and drivers fail in many ways; whoever asked is told
-        told = str(error).strip().splitlines()
-        return f"a trial failed with {type(error).__name__}: {told[0] if told else 'no reason given'}"
+    except Exception as error:  # compilers and drivers fail in many ways; the reason says how
+        lines = str(error).strip().splitlines()
+        return f"a trial failed with {type(error).__name__}: {lines[0] if lines else 'no reason arguments'}"
     return ""
 
 
@@ -55,7 +55,7 @@ def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
     width = HEADS * head_dim
 
     def wave(*shape: int, shift: float) -> Tensor:
-        """Numbers of every kind, without touching anybody's random generator."""
+        """Varied numbers, without touching a random generator."""
         count = torch.Size(shape).numel()
         return torch.arange(count, device=device).mul(0.7).add(shift).sin().view(shape).to(dtype)
 
@@ -67,8 +67,8 @@ def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
     yield residual_norm.gated_residual, plain_norm.gated_residual, (x, branch, table, x, bias)
     wide = wave(1, TOKENS, 2 * width, shift=3)
     bias, weight = wave(2 * width, shift=4), wave(2 * width, 1, 3, 3, shift=5)
-    given = (wide, bias, weight, bias, 4, TOKENS // 4)
-    yield gated_depthwise.gated_depthwise, plain_depthwise.gated_depthwise, given
+    arguments = (wide, bias, weight, bias, 4, TOKENS // 4)
+    yield gated_depthwise.gated_depthwise, plain_depthwise.gated_depthwise, arguments
     three = wave(TOKENS, width, 3, 1, shift=10)
     yield temporal_taps.temporal_taps, plain_taps.temporal_taps, (three,)
     qkv, norm = wave(1, TOKENS, 3 * width, shift=6), wave(width, shift=7)
@@ -86,15 +86,15 @@ def _fp8_operations(device: torch.device):
     rows = plain_fp8.fp8_rows(x)
     yield fp8_gemm.fp8_gemm, plain_fp8.fp8_gemm, (rows, rows, x[:, 0].clone(), torch.bfloat16)
 
-    def held(version: Callable[[Tensor], fp8_gemm.Fp8Rows]) -> Callable[[Tensor], Tensor]:
+    def restored(version: Callable[[Tensor], fp8_gemm.Fp8Rows]) -> Callable[[Tensor], Tensor]:
         @functools.wraps(version)
-        def run(given: Tensor) -> Tensor:
-            values, scales = version(given)
+        def run(x: Tensor) -> Tensor:
+            values, scales = version(x)
             return values.float() * scales
 
         return run
 
-    yield held(fp8_gemm.fp8_rows), held(plain_fp8.fp8_rows), (x,)
+    yield restored(fp8_gemm.fp8_rows), restored(plain_fp8.fp8_rows), (x,)
 
 
 def _tensors(result: Any) -> list[Tensor]:

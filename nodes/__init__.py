@@ -1,7 +1,7 @@
-"""The nodes: an explicit list. Node ids, widget order and outputs are promises; append, never reorder.
+"""The list of nodes. Node ids, widget order and outputs are promises: append, never reorder.
 
-The files named like nodes hold schemas and short `execute` bodies; what those call is imported when it runs,
-so that ComfyUI starts without waiting for a model's code.
+Each file holds schemas and short `execute` bodies. These import what they call when they run, so that ComfyUI
+starts without waiting for a model's code.
 """
 
 from __future__ import annotations

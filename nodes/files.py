@@ -1,4 +1,4 @@
-"""Files that a node can pick: their names for the list, their paths, and what to say when one is missing."""
+"""Files that a node can pick: their names for the list, their paths, and errors if one is missing."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ TRANSFORMER = Kind(
 TEXT_ENCODER = Kind(
     "text_encoders",
     "the text encoder Gemma-2-2B-it",
-    "it is Comfy-Org/PixelDiT on Hugging Face, file text_encoders/gemma_2_2b_it_elm_bf16.safetensors, or "
-    "the whole folder of google/gemma-2-2b-it",
+    "it is Comfy-Org/PixelDiT on Hugging Face, file text_encoders/gemma_2_2b_it_elm_bf16.safetensors, "
+    "or the whole folder of google/gemma-2-2b-it",
     "text_encoder",
 )
 VAE = Kind(
@@ -50,7 +50,7 @@ LORA = Kind("loras", "a LoRA for SANA-Video", "a file of your own", "")
 
 
 def choices(kind: Kind) -> list[str]:
-    """Names for a list: files, for a text encoder also Hugging Face folders; the demo comes last."""
+    """Names for a list: files, for text encoders also Hugging Face folders, and the demo last."""
     names = list(folder_paths.get_filename_list(kind.folder))
     if kind is TEXT_ENCODER:
         names += [name for name in _model_folders(kind.folder) if name not in names]
@@ -64,10 +64,7 @@ def _model_folders(folder: str) -> Iterator[str]:
 
 
 def path_of(kind: Kind, name: str) -> Path:
-    """Where a chosen file or folder lies.
-
-    Raises FileError, which names the folder, the file and where it is published.
-    """
+    """The path of a chosen file or folder. If there is none, FileError says where to get it."""
     if kind.demo and name == DEMO:
         from ..demo.model_set import demo_set
 
@@ -84,8 +81,8 @@ def path_of(kind: Kind, name: str) -> Path:
             if (Path(base) / name / "config.json").is_file():
                 return Path(base) / name
     raise FileError(
-        f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. Put it there "
-        f"({kind.published}), "
+        f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. "
+        f"Put it there ({kind.published}), "
         + (
             "press R to refresh the lists, or choose “demo (built in)”."
             if kind.demo
@@ -95,7 +92,7 @@ def path_of(kind: Kind, name: str) -> Path:
 
 
 def sentence(ask: Callable[..., object], *arguments: Any) -> bool | str:
-    """For `validate_inputs`: True when `ask` answers, else the sentence of what it raised."""
+    """For `validate_inputs`: True, or the message of what `ask` raised."""
     try:
         ask(*arguments)
     except SanaVideoError as error:
@@ -104,13 +101,13 @@ def sentence(ask: Callable[..., object], *arguments: Any) -> bool | str:
 
 
 def check(kind: Kind, name: str | None) -> bool | str:
-    """For `validate_inputs`: whether the file is there."""
+    """For `validate_inputs`: True if the file is there, else what to do."""
     known = name is None or (kind.demo and name == DEMO)  # None: linked, so not known yet
     return True if known else sentence(path_of, kind, name)
 
 
 def saved_states() -> list[str]:
-    """States in output/sana_states and input, as ComfyUI annotates file names; the newest first."""
+    """States in output/sana_states and input, under ComfyUI's annotated names, newest first."""
     names: list[tuple[float, str]] = []
     places = (
         (folder_paths.get_output_directory(), STATES, "output"),
@@ -119,16 +116,13 @@ def saved_states() -> list[str]:
     for root, folder, kind in places:
         for path in Path(root, folder).rglob("*.safetensors"):
             if not path.name.startswith("."):
-                with suppress(OSError):  # gone meanwhile, or a link to nowhere
+                with suppress(OSError):  # deleted meanwhile, or a broken link
                     names.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
     return [name for _, name in sorted(names, reverse=True)]
 
 
 def saved_state(name: str) -> Path:
-    """The path of a name that `saved_states` gives.
-
-    Raises FileError for one outside of these folders, or gone.
-    """
+    """The path of a name from `saved_states`. Raises FileError if it is gone or outside of these folders."""
     try:
         path = Path(folder_paths.get_annotated_filepath(name))
     except ValueError as error:
@@ -137,16 +131,16 @@ def saved_state(name: str) -> Path:
         ) from error
     if not path.is_file():
         raise FileError(
-            f"There is no saved state “{name}”. Save State writes them to output/{STATES}; press R to "
-            "refresh the list."
+            f"There is no saved state “{name}”. "
+            f"Save State writes them to output/{STATES}; press R to refresh the list."
         )
     return path
 
 
 def new_file(prefix: str, suffix: str) -> Path:
-    """A new name in ComfyUI's output folder, counted up.
+    """A new, numbered name in ComfyUI's output folder.
 
-    Raises InputError when the prefix leads out of it, FileError when no file can be there.
+    Raises InputError if the prefix leads out of it, FileError if no file can be there.
     """
     root = Path(folder_paths.get_output_directory()).resolve()
     if (
@@ -157,15 +151,13 @@ def new_file(prefix: str, suffix: str) -> Path:
         raise InputError(f"“{prefix}” does not name a file in ComfyUI's output folder. Try {STATES}/state.")
     try:
         folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, str(root))
-    except OSError as error:  # a file lies where a folder should, or nobody may write there
+    except OSError as error:  # a file where a folder should be, or no permission
         raise FileError(f"“{prefix}” cannot be written ({error.strerror}). Try {STATES}/state.") from error
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
 def state_prefix(prefix: str) -> str:
-    """A prefix under `STATES`, where Load State looks; one that leads elsewhere is left for `new_file` to
-    refuse.
-    """
+    """A prefix under `STATES`, where Load State looks. If it leads elsewhere, `new_file` refuses it."""
     parts = Path(prefix.strip()).parts
     elsewhere = not parts or ".." in parts or Path(prefix).is_absolute()
     return prefix if elsewhere or (parts[0] == STATES and len(parts) > 1) else f"{STATES}/{prefix.strip()}"

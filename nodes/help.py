@@ -1,4 +1,4 @@
-"""Descriptions and tooltips come from the help pages in web/docs, so that ComfyUI shows one truth."""
+"""Descriptions and tooltips for the nodes, from their help pages in web/docs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ def page(node_id: str) -> Page:
 
 
 def schema(node_id: str, category: str, inputs: list[Any], outputs: list[Any], **options: Any) -> io.Schema:
-    """A Schema with the words of the node's help page.
-
-    Raises KeyError for an input or output that the page leaves out.
-    """
+    """A Schema with the words of the help page. Raises KeyError if the page lacks an input or output."""
     words = page(node_id)
     for item in inputs:
         item.tooltip = words.inputs[item.id]

@@ -1,4 +1,4 @@
-"""Loaders: a file of ComfyUI's folders becomes a MODEL, a text encoder, a VAE, a MODEL with a LoRA."""
+"""Loaders: from a file in ComfyUI's folders to a MODEL, a text encoder, a VAE, or a MODEL with a LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For the 50-step models under ComfyUI's own samplers: their noise levels, and an empty latent."""
+"""For the 50-step models under ComfyUI's own samplers: their sigmas, and an empty latent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels between our nodes."""
+"""What our nodes pass to each other."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ Vae = io.Custom("SANA_VAE")  # carries a vaes.HostedVae
 
 
 class SocketState(NamedTuple):
-    """The value of a SANA_STATE socket. ComfyUI hands one object to every consumer, and nobody writes to it.
+    """The value of a SANA_STATE socket. ComfyUI hands the same object to every consumer: never write to it.
 
-    `tensors` are the state's own, listed once more: ComfyUI's memory accounting looks into tuples, not into
-    classes.
+    `tensors` lists the state's tensors again: ComfyUI's memory accounting looks into tuples, not classes.
     """
 
     state: StreamState
@@ -32,5 +31,5 @@ class SocketState(NamedTuple):
 
 
 def vae_input(**options: bool) -> io.MultiType.Input:
-    """Ours, or ComfyUI's own VAE."""
+    """An input for our VAE or ComfyUI's own."""
     return io.MultiType.Input("vae", types=[Vae, io.Vae], **options)

@@ -1,4 +1,4 @@
-"""States on disk, and what is in one."""
+"""States on disk, and what a state holds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class SanaVideoLoadState(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file) -> str:
-        """A file that was written anew is read anew."""
+        """Changes when the file is written again, so that it is read again."""
         status = saved_state(file).stat()
         return f"{status.st_mtime_ns} {status.st_size}"
 

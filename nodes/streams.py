@@ -1,7 +1,4 @@
-"""The stream: encode prompts, start, prime, sample chunks.
-
-The past goes from node to node as a SANA_STATE.
-"""
+"""The stream: encode prompts, start, prime, sample chunks. Nodes pass the past on as a SANA_STATE."""
 
 from __future__ import annotations
 

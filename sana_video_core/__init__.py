@@ -1,1 +1,1 @@
-"""The model, its stream, text, VAE and files. Runs without ComfyUI: what a host supplies is passed in."""
+"""SANA-Video without ComfyUI: model, streams, text, VAE and files. What a host supplies is passed in."""

@@ -1,4 +1,4 @@
-"""What long work asks its caller before every model call, and reports after it."""
+"""How long work asks its caller whether to stop, and reports how far it is."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ if TYPE_CHECKING:  # the command line starts without torch
 
 
 class Progress(NamedTuple):
-    """Where the work is after one model call.
-
-    Steps and chunks count from 1; `step` runs over all calls of a chunk.
-    """
+    """Where the work is after a model call. Chunks and steps count from 1."""
 
     chunk: int
     chunks: int
-    step: int
+    step: int  # of all model calls of a chunk
     steps: int
-    # [B, C, F, H, W] newest estimate of the clean latents, model space; None where there is none
-    latents: Tensor | None
+    latents: Tensor | None  # [B, C, F, H, W] newest estimate of the clean latents in model space, if any
 
 
 def _never_cancelled() -> bool:
@@ -31,19 +27,20 @@ def _never_cancelled() -> bool:
 
 
 def _no_report(progress: Progress) -> None:
-    """The default: nobody is waiting for news."""
+    """The default: report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """`cancelled` is asked before every model call (it may also raise the host's own exception); `progress`
-    is called after every one.
+    """What a caller may pass in: a check before every model call, and a report after it.
+
+    `cancelled` may also raise the host's own exception.
     """
 
     cancelled: Callable[[], bool] = _never_cancelled
     progress: Callable[[Progress], None] = _no_report
 
     def check(self, where: str) -> None:
-        """Raises Cancelled, naming `where` the work stopped, when the caller says so."""
+        """Raises Cancelled if the caller asked to stop; `where` says how far the work got."""
         if self.cancelled():
             raise Cancelled(f"Stopped {where}. Everything that was finished before is kept.")

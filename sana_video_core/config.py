@@ -1,8 +1,8 @@
-"""What the published models are: sizes of the network, and the rules of each family.
+"""The published models: sizes of the network, and the rules of each family.
 
-Sources: the yaml files in configs/sana_video_config of the original repository, and its model constructors.
-Sizes (`TransformerConfig`) can be read off a checkpoint's tensors; the rules (`Family`) cannot: the weights
-of a block-causal model carry the same names and shapes as those of a bidirectional one.
+Sources: the yaml files in configs/sana_video_config of the original repository, and its model constructors. A
+checkpoint's tensors show the sizes (`TransformerConfig`) but not the rules (`Family`): the weights of a
+block-causal and a bidirectional model have the same names and shapes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-# this file and transformer/ops.py are the only doors to the kernels
+# only this file and transformer/ops.py import the kernels
 from ..kernels.choices import BACKENDS as BACKENDS
 from ..kernels.choices import PRECISIONS as PRECISIONS
 from .errors import InputError
 from .shapes import ChunkRule, Compression
 
-# Every list of choices stands once, here: for nodes, the command line, and the functions that check them.
+# Each list of choices is here once, for the nodes, the command line and the checks.
 STREAM_SAMPLERS = ("few_step", "euler")
 CLIP_SAMPLERS = ("dpm++", "euler")
 PROMPT_CHANGES = ("recache", "keep", "cut")
-GUIDANCE = ("batched", "sequential")  # both branches in one call of twice the batch, or one after the other
+GUIDANCE = ("batched", "sequential")  # both branches as one batch, or one after the other
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    """Raises InputError, with the choices, unless `value` is one of them."""
+    """Raises InputError, listing the choices, unless `value` is one of them."""
     if value not in choices:
         raise InputError(f"{name} is “{value}”; choose one of: {', '.join(choices)}.")
 
@@ -71,15 +71,15 @@ class TransformerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VAESpec:
-    """What a family has to know of its VAE. The network itself is in vae/."""
+    """What a family needs to know about its VAE. The network itself is in vae/."""
 
     name: str
     channels: int
-    time_stride: int  # frames per latent frame, but for the first, which is 1 frame
+    time_stride: int  # frames per latent frame; the first latent frame is 1 frame
     space_stride: int  # pixels per latent, each way
-    means: tuple[float, ...] = ()  # channel by channel in VAE space; model space is free of both.
-    deviations: tuple[float, ...] = ()  # Empty where only the VAE's file has them.
-    built_in: bool = True  # vae/ can encode and decode; if not, a host's own VAE does
+    means: tuple[float, ...] = ()  # of each channel in VAE space; empty if only the VAE's file has them
+    deviations: tuple[float, ...] = ()  # likewise
+    built_in: bool = True  # in vae/; if not, a host's own VAE encodes and decodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ WAN_2_1 = VAESpec(
     channels=16,
     time_stride=4,
     space_stride=8,
-    # what the training videos' latents measured
+    # measured on the latents of the training videos
     means=(
         -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
         0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
@@ -196,7 +196,7 @@ FAMILIES: dict[str, Family] = {f.name: f for f in (SANA_VIDEO_480P, SANA_VIDEO_7
 
 
 def family_named(name: str) -> Family:
-    """The family called `name`. Raises InputError with the names that exist."""
+    """The family called `name`. Raises InputError, listing the names, if there is none."""
     try:
         return FAMILIES[name]
     except KeyError:

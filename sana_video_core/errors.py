@@ -1,11 +1,8 @@
-"""Every error that a person can cause.
-
-Each message is a sentence: what was given, what is possible, what to do.
-"""
+"""Errors that a person can cause. A message says what was given, what is possible, and what to do."""
 
 
 class SanaVideoError(Exception):
-    """Base of all errors of this pack; the message is meant to be shown to an artist as it is."""
+    """Base of this pack's errors. An artist sees the message as it is."""
 
 
 class InputError(SanaVideoError, ValueError):
@@ -24,5 +21,5 @@ class ChunkError(SanaVideoError, RuntimeError):
     """A chunk that could not be finished; the state before it is still good."""
 
 
-class Cancelled(SanaVideoError):  # noqa: N818  stopping on request is no error
-    """The host asked to stop; what was finished before stays."""
+class Cancelled(SanaVideoError):  # noqa: N818  stopping on request isn't an error
+    """The host asked to stop; what was finished is kept."""

@@ -1,7 +1,7 @@
-"""Every formula between pixels, latents, tokens and chunks, once.
+"""All arithmetic between pixels, latents, tokens and chunks.
 
-A frame is a pixel frame; a latent frame is called that. F latent frames, H latent rows, W latent columns,
-S tokens per latent frame.
+A frame is a pixel frame; a latent frame is always called that. F latent frames, H latent rows, W latent
+columns, S tokens per latent frame.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Compression:
 
     @property
     def multiple(self) -> int:
-        """Height and width are multiples of so many pixels (16 with the Wan VAE, 32 with LTX-2's)."""
+        """Height and width are multiples of this many pixels (16 with the Wan VAE, 32 with LTX-2's)."""
         return self.space * self.patch
 
     def grid(self, height: int, width: int) -> LatentGrid:
@@ -62,13 +62,13 @@ class Compression:
         return grid.rows * self.space, grid.columns * self.space
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a clip of `frames` frames: a multiple of the time stride, plus one."""
+        """Latent frames of a clip; `frames` has to be a multiple of the time stride, plus one."""
         if frames < 1 or (frames - 1) % self.time:
             below = max(1, (frames - 1) // self.time * self.time + 1)
             near = f"{below}" if frames < 1 else f"{below} or {below + self.time}"
             raise InputError(
-                f"A clip of {frames} frames is not possible: the count has to be {self.time}n + 1. Try "
-                f"{near}."
+                f"A clip of {frames} frames is not possible: "
+                f"the count has to be {self.time}n + 1. Try {near}."
             )
         return (frames - 1) // self.time + 1
 
@@ -81,21 +81,21 @@ class Compression:
         return (frames - 1) // self.time + 1 if frames > 0 else 0
 
     def whole_frames(self, frames: int) -> int:
-        """The largest possible clip length that is not longer than `frames`."""
+        """The longest possible clip of at most `frames` frames."""
         return self.frames(self.latent_frames_of(frames))
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkRule:
-    """Latent frames that are denoised together: `first` at the start of a scene, then `base` at a time.
+    """How many latent frames are denoised together: `first` at the start of a scene, then `base` at a time.
 
     The original plans a clip of known length with the remainder in the first chunk
-    (diffusion/longsana/pipeline/sana_inference_pipeline.py); an open stream starts with `first`.
+    (diffusion/longsana/pipeline/sana_inference_pipeline.py); an open-ended stream starts with `first`.
     """
 
     first: int = 11
     base: int = 10
-    limit: int = 1024  # latent frames in a scene: length of the rotary table that the model was trained with
+    limit: int = 1024  # latent frames in a scene, the length of the rotary table in training
 
     def plan(self, latent_frames: int) -> tuple[int, ...]:
         """Chunk lengths of a scene of known length: 21 -> (11, 10); fewer than `base` are one chunk."""
@@ -125,7 +125,7 @@ class ChunkRule:
         if position + sum(plan) > self.limit:
             room = max(0, self.limit - position)
             raise InputError(
-                f"This scene holds {position} latent frames and {sum(plan)} more were asked for, but the "
-                f"model knows positions up to {self.limit}. There is room for {room} more; then start a new "
-                "scene (on prompt change: cut)."
+                f"This scene holds {position} latent frames and {sum(plan)} more were asked for, "
+                f"but the model knows positions up to {self.limit}. "
+                f"There is room for {room} more; then start a new scene (on prompt change: cut)."
             )

@@ -1,5 +1,6 @@
 """Imports the checkout the way ComfyUI does: by path, as one package, whatever the folder is called."""
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -46,6 +47,16 @@ if PACKAGE not in sys.modules:
 
 # Where there is no ComfyUI in this process, the fake one is imported in its place.
 importlib.import_module(f"{PACKAGE}.standalone").use_fake_comfy()
+
+
+def pytest_collection_finish():
+    """Garbage collections look at what the tests make, not at every module that they import."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # nanobind looks at what is left when Python ends
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The same numbers and laws on a CUDA device."""
+"""The same results and laws on a CUDA device."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ PACK = Pack()
 
 @pytest.fixture(autouse=True)
 def _exact():
-    """float32 products in float32: TF32 keeps three digits."""
+    """float32 GEMMs in float32: TF32 keeps three digits."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
@@ -31,25 +31,25 @@ def test_golden_on_the_device():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("park", ["cpu", "cuda"])
-def test_chained_is_single(dtype, park):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_chained_is_single(dtype, device):
     model = PACK.tiny_model(head=112, heads=4).to("cuda", dtype)
     size = {"height": 64, "width": 96}
     single = checks_stream.run(
-        PACK, model, checks_stream.begin(PACK, model, **size), plan=(3, 2, 2), device=park
+        PACK, model, checks_stream.begin(PACK, model, **size), plan=(3, 2, 2), device=device
     )
     chained = checks_stream.begin(PACK, model, **size)
     for length in (3, 2, 2):
-        chained = checks_stream.run(PACK, model, chained, plan=(length,), device=park)
+        chained = checks_stream.run(PACK, model, chained, plan=(length,), device=device)
     checks_stream.assert_same_state(single, chained)
-    assert {tensor.device.type for tensor in chained.tensors()} == {park}
+    assert {tensor.device.type for tensor in chained.tensors()} == {device}
 
 
 @torch.no_grad()
 def test_decode_on_the_device():
-    """Streamed = whole, to the bit; and near the CPU's."""
-    wan, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
-    vae = demo.seeded(wan.WanVAE(wan.VAEConfig(base_width=16)), 0)
+    """Streamed is bit-identical to whole; both are close to the CPU's."""
+    wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
+    vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=16)), 0)
     latents = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = vae.decode(latents)
     vae.to("cuda")
@@ -59,24 +59,24 @@ def test_decode_on_the_device():
     assert_close(whole.cpu(), expected, 1e-3)
 
 
-# ---------------------------------------------------------------- kernels
+# --- kernels
 
 
 def _kernels(name):
     return tuple(PACK.module(f"kernels.{name}.{part}") for part in ("reference", "triton_kernel"))
 
 
-def _relative(found, truth):
-    assert found.isfinite().all()
-    return float((found.double() - truth.double()).norm() / truth.double().norm())
+def _relative(result, truth):
+    assert result.isfinite().all()
+    return float((result.double() - truth.double()).norm() / truth.double().norm())
 
 
-def _close(fast, plain, given, dtype, floor=0.0):
-    """Within float32's or bfloat16's reach of float64, not behind the plain version, and the same bits twice."""
-    double = [x.double() if isinstance(x, torch.Tensor) else x for x in given]
-    truth, found, again, other = plain(*double), fast(*given), fast(*given), plain(*given)
+def _close(fast, plain, arguments, dtype, floor=0.0):
+    """As close to float64 as the dtype allows, no worse than the plain version, and bit-identical twice."""
+    double = [x.double() if isinstance(x, torch.Tensor) else x for x in arguments]
+    truth, result, again, other = plain(*double), fast(*arguments), fast(*arguments), plain(*arguments)
     for t, f, a, o in zip(
-        *(x if isinstance(x, tuple) else (x,) for x in (truth, found, again, other)), strict=True
+        *(x if isinstance(x, tuple) else (x,) for x in (truth, result, again, other)), strict=True
     ):
         assert same(f, a), "two runs differ"
         assert _relative(f, t) <= max(1.1 * _relative(o, t), 2e-6 if dtype is torch.float32 else floor)
@@ -92,8 +92,8 @@ def test_residual_norm(dtype):
     for batch, tokens, groups, width in ((1, 1, 1, 16), (2, 6, 3, 2240), (3, 65, 1, 112)):
         rows, table = (batch, tokens, width), (batch, groups, width)
         x, branch, gate, shift, scale, bias = _draw(rows, rows, table, table, table, (width,), dtype=dtype)
-        for given in ((x, None, None), (x, branch, None), (x, branch, gate)):
-            _close(fast.residual_norm, plain.residual_norm, (*given, shift, scale, 1e-6), dtype)
+        for arguments in ((x, None, None), (x, branch, None), (x, branch, gate)):
+            _close(fast.residual_norm, plain.residual_norm, (*arguments, shift, scale, 1e-6), dtype)
         _close(fast.residual_norm, plain.residual_norm, (x, None, None, shift, scale, 1e-6, bias), dtype)
         _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x), dtype)
         _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x, bias), dtype)
@@ -110,8 +110,8 @@ def test_gated_depthwise(dtype):
         (1, 30, 52, 64),
     ):
         wide = 2 * hidden
-        given = _draw((images, rows * columns, wide), (wide,), (wide, 1, 3, 3), (wide,), dtype=dtype)
-        _close(fast.gated_depthwise, plain.gated_depthwise, (*given, rows, columns), dtype)
+        arguments = _draw((images, rows * columns, wide), (wide,), (wide, 1, 3, 3), (wide,), dtype=dtype)
+        _close(fast.gated_depthwise, plain.gated_depthwise, (*arguments, rows, columns), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -132,25 +132,25 @@ def test_linear_attention(dtype, carried):
             vk, ksum = _draw(*sums, dtype=torch.float32)
             past = plain.KeyValueSum(vk * tokens**0.5, ksum.abs() * tokens)
         shapes = (batch, tokens, 3 * width), (width,), (width,), (width, width)
-        given = _draw(*shapes, dtype=dtype)
-        given[3] *= width**-0.5
+        arguments = _draw(*shapes, dtype=dtype)
+        arguments[3] *= width**-0.5
 
         def run(version, angles=angles, past=past, heads=heads):
             def call(qkv, q, k, projection):
                 rotary = angles.cos(), angles.sin()
-                own = version.key_value_sum(qkv, k, rotary, heads, 1e-5)
-                total = own if past is None else past + own
+                added = version.key_value_sum(qkv, k, rotary, heads, 1e-5)
+                total = added if past is None else past + added
                 queries = version.query_rows(qkv, q, rotary, total.ksum, heads, 1e-5, 1e-8)
                 if version is fast:
-                    return torch.bmm(queries, fast.folded_weight(projection, total).mT), *own
-                # what folding is held against: the sums read in float32, rounded, projected
-                return plain.read_rows(queries, total) @ projection.T, *own
+                    return torch.bmm(queries, fast.folded_weight(projection, total).mT), *added
+                # folding is compared with this: the sums read in float32, rounded, projected
+                return plain.read_rows(queries, total) @ projection.T, *added
 
             return call
 
-        # one token alone is its own value, which plain rounding hits by chance
+        # a single token is its own value, which plain rounding hits by chance
         floor = 2**-7 if tokens == 1 else 0.0
-        _close(run(fast), run(plain), given, dtype, floor)
+        _close(run(fast), run(plain), arguments, dtype, floor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -172,54 +172,54 @@ def test_the_trial_passes(dtype, head):
 
 def _eight_bits():
     if torch.cuda.get_device_capability() < PACK.module("kernels.dispatch").FP8_CAPABILITY:
-        pytest.skip("this GPU has no products in 8 bits")
+        pytest.skip("this GPU has no GEMMs in 8 bits")
 
 
 def test_rows_in_8_bits():
-    """The plain version's values, but where a reciprocal in place of a division falls on the other side of a tie."""
+    """The plain version's values, but for ties that a reciprocal rounds in another way than a division."""
     _eight_bits()
     plain, fast = _kernels("fp8_gemm")
     for shape in ((1, 16), (5, 2240), (3, 7, 6720)):
         (x,) = _draw(shape, dtype=torch.bfloat16)
         x.view(-1, shape[-1])[0] = 0
-        truth, found = plain.fp8_rows(x), fast.fp8_rows(x)
-        assert_close(found.scales, truth.scales, 1e-6)
-        assert (found.values.float() != truth.values.float()).float().mean() < 1e-3
-        assert not found.values[..., 0].float().isnan().any()
+        truth, result = plain.fp8_rows(x), fast.fp8_rows(x)
+        assert_close(result.scales, truth.scales, 1e-6)
+        assert (result.values.float() != truth.values.float()).float().mean() < 1e-3
+        assert not result.values[..., 0].float().isnan().any()
     (frames,) = _draw((5, 6, 112), dtype=torch.bfloat16)
-    truth, found = plain.fp8_taps(frames), fast.fp8_taps(frames)
-    assert (found.values.float() != truth.values.float()).float().mean() < 1e-3
+    truth, result = plain.fp8_taps(frames), fast.fp8_taps(frames)
+    assert (result.values.float() != truth.values.float()).float().mean() < 1e-3
     plain, fast = _kernels("residual_norm")
     x, branch, table = _draw((2, 6, 2240), (2, 6, 2240), (2, 3, 2240), dtype=torch.bfloat16)
-    for name, given in (
+    for name, arguments in (
         ("residual_norm_fp8", (x, branch, table, table, table, 1e-6)),
         ("gated_residual_fp8", (x, branch, table)),
     ):
-        double = [part.double() if isinstance(part, torch.Tensor) else part for part in given]
+        double = [part.double() if isinstance(part, torch.Tensor) else part for part in arguments]
         truth = getattr(plain, name.removesuffix("_fp8"))(*double)
         truth = truth[1] if isinstance(truth, tuple) else truth
-        (kept, rows), (carried, found) = getattr(plain, name)(*given), getattr(fast, name)(*given)
+        (kept, rows), (carried, result) = getattr(plain, name)(*arguments), getattr(fast, name)(*arguments)
         assert _relative(carried, kept) < 0.01
-        errors = [_relative(part.values.double() * part.scales, truth) for part in (found, rows)]
+        errors = [_relative(part.values.double() * part.scales, truth) for part in (result, rows)]
         assert errors[0] <= 1.02 * errors[1] < 0.04
 
 
-def test_product_in_8_bits():
-    """The product of what 8 bits hold, but for sums in 14 bits and a result in bf16."""
+def test_gemm_in_8_bits():
+    """The GEMM of the rounded values, except for sums in 14 bits and a result in bf16."""
     _eight_bits()
     plain, fast = _kernels("fp8_gemm")
     for m, k, n in ((1, 16, 16), (65, 2240, 6720), (1560, 6720, 2240)):
         x, weight, bias = _draw((m, k), (n, k), (n,), dtype=torch.bfloat16)
         rows, ready = plain.fp8_rows(x), plain.fp8_rows(weight)
         truth = plain.fp8_gemm(rows, ready, bias, torch.float32)
-        found = fast.fp8_gemm(rows, ready, bias, torch.bfloat16)
-        assert _relative(found, truth) < 4e-3
-        assert same(found, fast.fp8_gemm(rows, ready, bias, torch.bfloat16, torch.empty_like(found)))
+        result = fast.fp8_gemm(rows, ready, bias, torch.bfloat16)
+        assert _relative(result, truth) < 4e-3
+        assert same(result, fast.fp8_gemm(rows, ready, bias, torch.bfloat16, torch.empty_like(result)))
 
 
 @torch.no_grad()
 def test_network_in_8_bits():
-    """Near the plain one in float64, with the same bits twice, and only when it was asked for."""
+    """Close to the plain one in float64, bit-identical twice, and only on request."""
     _eight_bits()
     model = PACK.tiny_model(head=112, heads=4).to("cuda")
     x, text = torch.randn(2, 16, 5, 8, 12, device="cuda"), torch.randn(2, 7, 24, device="cuda")
@@ -228,26 +228,26 @@ def test_network_in_8_bits():
     model.bfloat16()
     full = model(x, t, text)
     model.precision = "fp8"
-    found, again = model(x, t, text), model(x, t, text)
-    assert same(found, again)
-    assert 2 * _relative(full, truth) < _relative(found, truth) < 0.1
+    result, again = model(x, t, text), model(x, t, text)
+    assert same(result, again)
+    assert 2 * _relative(full, truth) < _relative(result, truth) < 0.1
 
 
 def test_offsets_beyond_32_bits():
-    """1.3 billion rows times columns: the last image must be what it is alone."""
+    """2.2 billion elements: the last image must equal itself alone."""
     if torch.cuda.mem_get_info()[0] < 20 * 2**30:
         pytest.skip("needs 20 GiB of free GPU memory")
     _, fast = _kernels("gated_depthwise")
     u = torch.empty(104, 1560, 13440, device="cuda", dtype=torch.bfloat16).normal_()
     bias_up, weight, bias = _draw((13440,), (13440, 1, 3, 3), (13440,), dtype=torch.bfloat16)
-    found = fast.gated_depthwise(u, bias_up, weight, bias, 30, 52)
+    result = fast.gated_depthwise(u, bias_up, weight, bias, 30, 52)
     assert u.numel() > 2**31
-    assert same(found[-1:], fast.gated_depthwise(u[-1:].clone(), bias_up, weight, bias, 30, 52))
+    assert same(result[-1:], fast.gated_depthwise(u[-1:].clone(), bias_up, weight, bias, 30, 52))
 
 
 @torch.no_grad()
 def test_a_compiler_reads_the_network():
-    """As it is written; and tables of positions come to a GPU that is the default device."""
+    """The plain network compiles; and tables of positions reach a GPU that is the default device."""
     model = PACK.tiny_model(head=20, heads=3).to("cuda")
     x, text = torch.randn(1, 16, 3, 4, 6, device="cuda"), torch.randn(1, 7, 24, device="cuda")
     t = torch.tensor([300], device="cuda")
@@ -263,16 +263,14 @@ def test_a_compiler_reads_the_network():
 def test_fused_network_is_the_plain_one(head):
     model = PACK.tiny_model(head=head, heads=4).to("cuda")
     x = torch.randn(2, 16, 5, 8, 12, device="cuda")
-    text, t = (
-        torch.randn(2, 7, 24, device="cuda"),
-        torch.tensor([[0, 1, 2, 3, 4], [9, 9, 9, 9, 9]], device="cuda") * 90,
-    )
-    found = {}
+    text = torch.randn(2, 7, 24, device="cuda")
+    t = torch.tensor([[0, 1, 2, 3, 4], [9, 9, 9, 9, 9]], device="cuda") * 90
+    results = {}
     for model.kernels in ("reference", "triton"):
         memory = model.absorb(x, text)
-        found[model.kernels] = [model(x, t, text), model(x, t, text, memory=memory, first_frame=5)]
-        found[model.kernels] += [tensor for block in memory for tensor in (*block.past, block.tail)]
-    for plain, fast in zip(*found.values(), strict=True):
+        results[model.kernels] = [model(x, t, text), model(x, t, text, memory=memory, first_frame=5)]
+        results[model.kernels] += [tensor for block in memory for tensor in (*block.past, block.tail)]
+    for plain, fast in zip(*results.values(), strict=True):
         assert _relative(fast, plain) < 1e-5
 
 

@@ -34,8 +34,8 @@ MUTATIONS = {
     "past left out of the sums": (
         MODEL,
         "kernels/linear_attention/reference.py",
-        "total = own if past is None else past + own",
-        "total = own",
+        "total = sums if past is None else past + sums",
+        "total = sums",
     ),
     "transposed state": (
         MODEL,

@@ -1,4 +1,4 @@
-"""Products of matrices in 8 bits, with one scale for each row."""
+"""GEMMs in 8 bits, with one scale for each row."""
 
 from ..dispatch import by_device
 from . import reference

@@ -1,4 +1,4 @@
-"""Rounding to 8 bits in one pass over memory; the product itself is the library's (torch._scaled_mm)."""
+"""Rounding to 8 bits in one pass over memory; the GEMM itself is PyTorch's (torch._scaled_mm)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
 
-WARPS = 4  # of a row: eight wait longer for each other's sums (docs/log.md)
+WARPS = 4  # of a row: eight wait longer for their sums (docs/log.md)
 
 
 @triton.jit
 def row_scale(largest, LARGEST: tl.constexpr, LEAST: tl.constexpr):
-    """The scale of a row whose largest magnitude is given."""
+    """The scale of a row, from its largest magnitude."""
     return tl.maximum(largest / LARGEST, LEAST)
 
 
@@ -22,7 +22,7 @@ def row_scale(largest, LARGEST: tl.constexpr, LEAST: tl.constexpr):
 def _fp8_rows(x_ptr, values_ptr, scales_ptr, width, between,
               TAPS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
               LARGEST: tl.constexpr, LEAST: tl.constexpr):  # fmt: skip
-    """A program makes one row of TAPS rows of x that lie `between` numbers apart."""
+    """A program makes one row of TAPS rows of x that are `between` numbers apart."""
     row = tl.program_id(0).to(tl.int64)
     tap = tl.arange(0, PADDED)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]
@@ -52,11 +52,11 @@ def fp8_taps(frames: Tensor) -> Fp8Rows:
 def fp8_gemm(
     rows: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
-    """As in reference.py; the sums are kept in the products' own registers (fast accumulation)."""
-    given = {"scale_a": rows.scales, "scale_b": weight.scales.mT, "bias": bias, "use_fast_accum": True}
+    """As in reference.py; the sums stay in the matrix units' registers (fast accumulation)."""
+    arguments = {"scale_a": rows.scales, "scale_b": weight.scales.mT, "bias": bias, "use_fast_accum": True}
     if out is not None:
-        return torch._scaled_mm(rows.values, weight.values.mT, **given, out_dtype=dtype, out=out)
-    return torch._scaled_mm(rows.values, weight.values.mT, **given, out_dtype=dtype)
+        return torch._scaled_mm(rows.values, weight.values.mT, **arguments, out_dtype=dtype, out=out)
+    return torch._scaled_mm(rows.values, weight.values.mT, **arguments, out_dtype=dtype)
 
 
 def _launch(x: Tensor, rows: int, taps: int, between: int) -> tuple[Tensor, Tensor]:

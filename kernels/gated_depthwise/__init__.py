@@ -1,4 +1,4 @@
-"""SiLU, a depthwise 3x3 convolution and its gate, from one wide product to a hidden half as wide."""
+"""SiLU, a depthwise 3x3 convolution and its gate: from a wide GEMM's result to a hidden half as wide."""
 
 from ..dispatch import by_device
 from . import reference

@@ -1,6 +1,6 @@
 """The plain version, written to be read.
 
-One latent frame is an image of H x W tokens with 2M channels; the first M are the signal, the others its gate:
+A latent frame is an image of H x W tokens with 2M channels; the first M are the signal, the others its gate:
 
     a = silu(u + bias_up);   b = depthwise 3x3 of a, plus bias;   y = b_signal * silu(b_gate)
 
@@ -16,7 +16,7 @@ from torch import Tensor
 def gated_depthwise(
     u: Tensor, bias_up: Tensor, weight: Tensor, bias: Tensor, rows: int, columns: int
 ) -> Tensor:
-    """u [n, H*W, 2M], bias_up and bias [2M], weight [2M, 1, 3, 3] -> [n, H*W, M]; n images of H = rows, W = columns."""
+    """u [n, H*W, 2M] of n images, bias_up and bias [2M], weight [2M, 1, 3, 3] -> [n, H*W, M]."""
     a = F.silu(u + bias_up).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
     signal, gate = F.conv2d(a, weight, bias, padding=1, groups=weight.shape[0]).chunk(2, dim=1)
     return (signal * F.silu(gate)).permute(0, 2, 3, 1).flatten(1, 2)

@@ -1,6 +1,7 @@
-"""A program walks along a few rows of an image, column by column: a value that is read and activated once serves nine sums.
+"""A program walks along a few rows of an image, column by column.
 
-Only the rows above and below its own are activated again by the neighbours (7 for 5), and nothing of width 2M is written.
+A value is read and activated once for nine sums. Only the rows above and below are activated again by the
+neighbours (7 for 5), and nothing of width 2M is written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# of one program; two columns in one round keep more loads on their way (README.md: what was tried)
+# of one program; two columns a round keep more loads in flight (README.md: what was tried)
 CHANNELS, ROWS, WARPS, UNROLL = 64, 5, 1, 2
 
 
@@ -28,7 +29,7 @@ def _silu(h, FAST: tl.constexpr):
 
 @triton.jit
 def _each(x, ROWS: tl.constexpr):
-    """x for each of the rows: sums begin with it."""
+    """x for each of the rows: their sums begin with it."""
     sums = ()
     for _ in tl.static_range(ROWS):
         sums += (x,)
@@ -48,30 +49,30 @@ def _weights(w_ptr, channels, mask, scale: tl.constexpr):
 def _column(u_ptr, x, top, rows, columns, width, channels, mask, ROWS: tl.constexpr):
     """Column x of the image from one row above `top` to one below the last.
 
-    Outside of the image a very negative number is read: its silu is exactly zero.
+    Outside of the image it holds a very negative number, whose silu is exactly zero.
     """
     inside = mask & (channels * 0 + x < columns)
-    found = ()
+    values = ()
     for r in tl.static_range(ROWS + 2):
         y = top + r - 1
         there = inside & (channels * 0 + y >= 0) & (channels * 0 + y < rows)
-        found += (tl.load(u_ptr + (y * columns + x) * width + channels, mask=there, other=-30000.0),)
-    return found
+        values += (tl.load(u_ptr + (y * columns + x) * width + channels, mask=there, other=-30000.0),)
+    return values
 
 
 @triton.jit
-def _spread(column, half_bias, w, bias, left, own, ROWS: tl.constexpr, FAST: tl.constexpr):
-    """Add a column to the sums of its left neighbour, which are then whole, to its own, and begin those of its right one."""
+def _spread(column, half_bias, w, bias, left, middle, ROWS: tl.constexpr, FAST: tl.constexpr):
+    """Add a column to the sums of its left neighbour (now whole) and its own; begin its right neighbour's."""
     a = ()
     for r in tl.static_range(ROWS + 2):
         a += (_silu(0.5 * column[r].to(tl.float32) + half_bias, FAST),)
-    whole, own_sums, right = (), (), ()
-    # sums are chains of products, so that no instruction only adds
+    whole, partial, right = (), (), ()
+    # sums are chains of multiply-adds, so that no instruction only adds
     for r in tl.static_range(ROWS):
         whole += (left[r] + a[r] * w[2] + a[r + 1] * w[5] + a[r + 2] * w[8],)
-        own_sums += (own[r] + a[r] * w[1] + a[r + 1] * w[4] + a[r + 2] * w[7],)
+        partial += (middle[r] + a[r] * w[1] + a[r + 1] * w[4] + a[r + 2] * w[7],)
         right += (bias + a[r] * w[0] + a[r + 1] * w[3] + a[r + 2] * w[6],)
-    return whole, own_sums, right
+    return whole, partial, right
 
 
 @triton.jit
@@ -92,16 +93,18 @@ def _gated_depthwise(
     b_gate = 0.5 * tl.load(bias_ptr + gate, mask=mask, other=0.0).to(tl.float32)
     # the gate's sums are halved by their weights, as _silu takes them
     w_signal, w_gate = _weights(w_ptr, signal, mask, 1.0), _weights(w_ptr, gate, mask, 0.5)
-    s_left, s_own = _each(b_signal, ROWS), _each(b_signal, ROWS)
-    g_left, g_own = _each(b_gate, ROWS), _each(b_gate, ROWS)
+    s_left, s_middle = _each(b_signal, ROWS), _each(b_signal, ROWS)
+    g_left, g_middle = _each(b_gate, ROWS), _each(b_gate, ROWS)
     s_column = _column(u_ptr, 0, top, rows, columns, width, signal, mask, ROWS)
     g_column = _column(u_ptr + hidden, 0, top, rows, columns, width, signal, mask, ROWS)
     for x in tl.range(columns + 1, loop_unroll_factor=UNROLL):
-        # comes while this one is summed
+        # loads while this one is summed
         s_next = _column(u_ptr, x + 1, top, rows, columns, width, signal, mask, ROWS)
         g_next = _column(u_ptr + hidden, x + 1, top, rows, columns, width, signal, mask, ROWS)
-        s_whole, s_left, s_own = _spread(s_column, up_signal, w_signal, b_signal, s_left, s_own, ROWS, FAST)
-        g_whole, g_left, g_own = _spread(g_column, up_gate, w_gate, b_gate, g_left, g_own, ROWS, FAST)
+        s_whole, s_left, s_middle = _spread(
+            s_column, up_signal, w_signal, b_signal, s_left, s_middle, ROWS, FAST
+        )
+        g_whole, g_left, g_middle = _spread(g_column, up_gate, w_gate, b_gate, g_left, g_middle, ROWS, FAST)
         for r in tl.static_range(ROWS):
             out = s_whole[r] * _silu(g_whole[r], FAST)
             there = mask & (signal * 0 + x > 0) & (signal * 0 + top + r < rows)
@@ -120,18 +123,7 @@ def gated_depthwise(
     grid = (triton.cdiv(hidden, CHANNELS), triton.cdiv(rows, ROWS), images)
     fast = u.is_cuda and u.dtype != torch.float32 and torch.version.cuda is not None
     _gated_depthwise[grid](
-        u,
-        bias_up,
-        weight,
-        bias,
-        y,
-        rows,
-        columns,
-        hidden,
-        CHANNELS=CHANNELS,
-        ROWS=ROWS,
-        FAST=fast,
-        UNROLL=UNROLL,
-        num_warps=WARPS,
-    )
+        u, bias_up, weight, bias, y, rows, columns, hidden,
+        CHANNELS=CHANNELS, ROWS=ROWS, FAST=fast, UNROLL=UNROLL, num_warps=WARPS,
+    )  # fmt: skip
     return y

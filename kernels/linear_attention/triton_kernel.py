@@ -1,7 +1,8 @@
 """Two passes over rows, and one over tokens between them.
 
-A program of a pass over rows owns whole rows, so norm, ReLU, rotation and denominators happen in registers, and each number is
-read once. The sums over tokens are split, and the parts added in a fixed order: two runs have the same bits.
+A program of a pass over rows owns whole rows, so norm, ReLU, rotation and denominators happen in registers,
+and each number is read once. The sums over tokens are split, and the parts added in a fixed order: two runs
+are bit-identical.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _row(x_ptr, heads, HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, 
 @triton.jit
 def _features(x_ptr, w, heads, width, eps, HEAD: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
               GROUPS: tl.constexpr):  # fmt: skip
-    """(f in tiles, s): f * s is relu(norm(x)) of a row. What follows takes s in with another factor: it is positive."""
+    """(f in tiles, s): f * s is relu(norm(x)) of a row. s is positive, so a later factor can include it."""
     x = _row(x_ptr, heads, HEAD, D, TILE, GROUPS)
     square = tl.zeros((TILE, D), tl.float32)
     for g in tl.static_range(GROUPS):
@@ -68,7 +69,7 @@ def _store(x_ptr, x, g: tl.constexpr, heads, HEAD: tl.constexpr, D: tl.constexpr
     tl.store(x_ptr + head * HEAD + dim, x.to(x_ptr.dtype.element_ty), mask=(head < heads) & (dim < HEAD))
 
 
-# chunks of a stream differ in their number of tokens: this and the next two are not compiled for it
+# chunks of a stream have different numbers of tokens: this kernel and the next two do not specialise on it
 @triton.jit(do_not_specialize=["tokens"])
 def _key_rows(
     k_ptr, w_ptr, cos_ptr, sin_ptr, out_ptr, ksum_ptr, tokens, heads, per_program, stride, eps,
@@ -148,7 +149,7 @@ def _fold(
     w_ptr, vk_ptr, ksum_ptr, out_ptr, rows, heads,
     HEAD: tl.constexpr, D: tl.constexpr, M: tl.constexpr, K: tl.constexpr, LEAST: tl.constexpr,
 ):  # fmt: skip
-    """One head of the weight's rows times that head's sum, K of its dimensions after the other."""
+    """One head of the weight's rows times that head's sum, K of its dimensions at a time."""
     head, clip = tl.program_id(1), tl.program_id(2).to(tl.int64)
     dims = tl.arange(0, D)
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -163,7 +164,7 @@ def _fold(
         w = tl.load(w_ptr + place + k[None, :], mask=(row < rows)[:, None] & (k < HEAD)[None, :], other=0.0)
         there = (k < HEAD)[:, None] & (dims < HEAD)[None, :]
         vk = tl.load(vk_ptr + k[:, None] * HEAD + dims[None, :], mask=there, other=0.0) * share
-        high = vk.to(w.dtype)  # two halves keep what one would drop
+        high = vk.to(w.dtype)  # two halves keep what one would lose
         out = tl.dot(w, high, out, input_precision="ieee")
         out = tl.dot(w, (vk - high.to(tl.float32)).to(w.dtype), out, input_precision="ieee")
     there = (row < rows)[:, None] & (dims < HEAD)[None, :]
@@ -187,7 +188,7 @@ def _tiles(head: int, heads: int) -> dict[str, int]:
 def key_value_sum(
     qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], heads: int, eps: float
 ) -> KeyValueSum:
-    """As in reference.py; float32 products are exact, others multiply in the dtype of qkv and sum in float32."""
+    """As in reference.py. float32 GEMMs are exact; others multiply in qkv's dtype and sum in float32."""
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     qkv, head = qkv.contiguous(), width // heads
     cos, sin, weight = (part.contiguous() for part in (*rotary, weight))
@@ -210,7 +211,8 @@ def key_value_sum(
 
 
 def query_rows(
-    qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], ksum: Tensor, heads: int, norm_eps: float, eps: float
+    qkv: Tensor, weight: Tensor, rotary: tuple[Tensor, Tensor], ksum: Tensor, heads: int, norm_eps: float,
+    eps: float,
 ) -> Tensor:  # fmt: skip
     """As in reference.py."""
     batch, tokens, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3

@@ -1,14 +1,14 @@
 """The plain version, written to be read.
 
-B batch, N tokens, G groups of N / G tokens with one modulation each (a latent frame, or the whole clip), D width:
+B batch, N tokens, D width, G groups of tokens that share a modulation (a latent frame, or the whole clip):
 
     x' = x + bias + gate * branch               (without a gate, x + bias + branch)
     h  = LayerNorm(x') * (1 + scale) + shift    (no affine weights)
 
-The bias is that of a product which was added to x without it.
+The bias is that of a GEMM whose result was added to x without it.
 
-Source: the AdaLN-single block of SANA-Video (arXiv 2509.24695); t2i_modulate in diffusion/model/nets/sana_blocks.py of the
-original.
+Source: the AdaLN-single block of SANA-Video (arXiv 2509.24695); t2i_modulate in
+diffusion/model/nets/sana_blocks.py of the original.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def residual_norm(
 def gated_residual(
     x: Tensor, branch: Tensor, gate: Tensor | None, extra: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """x + bias + gate * (branch + extra), all [B, N, D] but gate [B, G, D] and bias [D]; what is None is left out."""
+    """x + bias + gate * (branch + extra): gate [B, G, D], bias [D], others [B, N, D]; None is left out."""
     branch = branch if extra is None else branch + extra
     if gate is not None:
         grouped = branch.to(torch.float32).unflatten(1, (gate.shape[1], -1)) * gate.float().unsqueeze(2)

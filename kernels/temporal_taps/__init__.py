@@ -1,4 +1,4 @@
-"""The weight of the temporal convolution, as three matrices of rows that products read fast."""
+"""The weight of the temporal convolution, as three matrices of rows that GEMMs read fast."""
 
 from ..dispatch import by_device
 from . import reference

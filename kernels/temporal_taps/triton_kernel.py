@@ -1,4 +1,4 @@
-"""One program for each row: PyTorch's copy takes numbers one by one from everywhere (97 us of a block; this one 20)."""
+"""One program per row: PyTorch's copy gathers numbers one by one (97 us of a block; this one 20)."""
 
 from __future__ import annotations
 

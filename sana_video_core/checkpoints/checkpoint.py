@@ -1,9 +1,8 @@
-"""Checkpoints: recognise a file, bring its names to the original's, read its sizes off its tensors, load
-strictly.
+"""Reads checkpoints of every format: names, sizes, rules, strict loading.
 
 Formats: the original .pth, training dumps (.pt), diffusers folders, and our own single safetensors file,
-whose metadata holds the config. The weights cannot tell a block-causal model from a bidirectional one, nor
-the size of a head; both come from arguments, metadata, or a config.json.
+whose metadata holds the config. The weights show neither the size of a head nor whether a model is
+block-causal; both come from arguments, metadata, or a config.json.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ FORMAT = "sana_video"
 VERSION = 1
 PUBLISHED_HEAD = 112
 CAUSAL_CLASS = "SanaVideoCausalTransformer3DModel"
-OUR_CLASSES = "SanaVideo"  # part of the name of every class whose config.json is ours to read
+OUR_CLASSES = "SanaVideo"  # part of the class name in every config.json that is meant for us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A transformer's file, read but not built: canonical tensors, sizes, rules, and what else it says."""
+    """A transformer's file, read but not built."""
 
     tensors: dict[str, Tensor]
     config: TransformerConfig
     family: Family
-    system_prompt: str | None  # what SANA puts before a prompt, if the file carries it
+    system_prompt: str | None  # the original's, if it is in the file
     source: str  # which kind of file it was
 
 
@@ -56,7 +55,7 @@ def load_transformer(
     """The transformer in a file or a diffusers folder. `dtype` None keeps the file's.
 
     `config` is a diffusers-style config.json (path or mapping); `family` one of config.FAMILIES. Raises
-    FileError or InputError with a sentence for anything that is not a complete SANA-Video checkpoint.
+    FileError or InputError for anything that isn't a complete SANA-Video checkpoint.
     """
     checkpoint = read_checkpoint(path, config=config, family=family)
     with torch.device("meta"):
@@ -70,9 +69,9 @@ def read_checkpoint(
     path: Path | str, *, config: Mapping[str, Any] | Path | str | None = None, family: str | None = None
 ) -> Checkpoint:
     """What `load_transformer` loads, before it is built."""
-    path = Path(path).absolute()  # the names of its folders tell something too
+    path = Path(path).absolute()  # the names of its folders count too
     tensors, metadata, beside = _read_folder_or_file(path, "transformer")
-    # the first that says something counts
+    # earlier ones win
     sources = (_config_argument(config), _metadata_config(metadata, path), beside)
     merged = ChainMap(*(dict(source) for source in sources))
     source = _source(tensors, metadata)
@@ -95,7 +94,7 @@ def save_transformer(
     system_prompt: str | None = None,
     note: Mapping[str, str] | None = None,
 ) -> None:
-    """Our single file: canonical tensors, with config and family in the metadata. Complete, or not there."""
+    """Write our single file: canonical tensors, with config and family in the metadata."""
     entries = {
         "attention_head_dim": config.head_dim,
         "cross_attention_head_dim": config.cross_head_dim,
@@ -114,14 +113,14 @@ def load_vae(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> WanVAE:
-    """The Wan 2.1 VAE in a file (the original's or ComfyUI's names, or diffusers') or a diffusers folder."""
+    """The Wan 2.1 VAE in a file (named as by the original, ComfyUI or diffusers) or a diffusers folder."""
     path = Path(path).absolute()
     tensors, _, _ = _read_folder_or_file(path, "vae")
     tensors = canonical_vae(without_prefix(tensors))
     if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
         raise FileError(
-            f"“{path.name}” isn't a Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). Use "
-            "wan_2.1_vae.safetensors, Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
+            f"“{path.name}” isn't a Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). "
+            "Use wan_2.1_vae.safetensors, Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
         )
     empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
     if empty:
@@ -135,15 +134,13 @@ def load_vae(
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
-    """Put tensors in the place of a module's parameters; every name and shape has to match."""
+    """Make tensors the parameters of a module; every name and shape has to match."""
     check_complete(module, tensors, path, what)
     module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
 def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
-    """Raises FileError unless the tensors are the module's parameters, by name and shape, and of a float
-    type.
-    """
+    """Raises FileError unless tensors have the module's names and shapes, and are of a float type."""
     expected = module.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     extra = sorted(tensors.keys() - expected.keys())
@@ -154,14 +151,14 @@ def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path,
             if names
         ]
         raise FileError(
-            f"“{path.name}” isn't a complete {what}: {' and '.join(parts)}. Use the whole published file, "
-            "not a part or a LoRA."
+            f"“{path.name}” isn't a complete {what}: {' and '.join(parts)}. "
+            "Use the whole published file, not a part or a LoRA."
         )
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise FileError(
-                f"“{path.name}”: {name} holds values of type {str(tensor.dtype).removeprefix('torch.')}. A "
-                "quantized file is not supported: use one in float32, float16, bfloat16 or float8."
+                f"“{path.name}”: {name} holds values of type {str(tensor.dtype).removeprefix('torch.')}. "
+                "A quantized file is not supported: use one in float32, float16, bfloat16 or float8."
             )
         if tensor.shape != expected[name].shape:
             raise FileError(
@@ -171,9 +168,7 @@ def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path,
 
 
 def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Tensors, metadata, and the config.json beside them, of a file, a diffusers folder, or a whole
-    pipeline's.
-    """
+    """Tensors, metadata and config.json of a file, a diffusers folder, or a `part` of a pipeline."""
     if _is_folder(path):
         folder = path / part if _is_folder(path / part) else path
         return read_parts(folder), {}, read_json(folder / "config.json") or {}
@@ -186,7 +181,7 @@ def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name that the system refuses; reading it as a file will tell why
+    except OSError:  # the system refuses the name; reading it as a file says why
         return False
 
 
@@ -204,8 +199,8 @@ def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, An
         return {}
     if metadata[FORMAT] != str(VERSION):
         raise FileError(
-            f"“{path.name}” is a checkpoint of format {metadata[FORMAT]}; this version of the pack reads "
-            f"format {VERSION}. Update the pack."
+            f"“{path.name}” is a checkpoint of format {metadata[FORMAT]}; "
+            f"this version of the pack reads format {VERSION}. Update the pack."
         )
     content = parse_json(metadata.get("config", ""), path, "config")
     if not isinstance(content, dict):
@@ -216,7 +211,7 @@ def _metadata_config(metadata: Mapping[str, str], path: Path) -> Mapping[str, An
 
 
 def _sizes(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], path: Path) -> TransformerConfig:
-    """Every size that the tensors show; the size of a head from the config, else 112 where that divides."""
+    """The sizes that the tensors show; that of a head from the config, else 112 if it divides the width."""
     width, channels, _, patch, _ = _shape(tensors, "x_embedder.proj.weight", 5, path)
     _, ffn_hidden, *_ = _shape(tensors, "blocks.0.mlp.point_conv.conv.weight", 4, path)
     _, caption_channels = _shape(tensors, "y_embedder.y_proj.fc1.weight", 2, path)
@@ -245,8 +240,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> t
     if name not in tensors or tensors[name].ndim != axes:
         problem = f"has {tensors[name].ndim} axes instead of {axes}" if name in tensors else "is missing"
         raise FileError(
-            f"“{path.name}” isn't a complete SANA-Video transformer: {name} {problem}. Use the whole "
-            "published file of a video model."
+            f"“{path.name}” isn't a complete SANA-Video transformer: {name} {problem}. "
+            "Use the whole published file of a video model."
         )
     return tuple(tensors[name].shape)
 
@@ -256,13 +251,13 @@ def _whole_number(entries: Mapping[str, Any], key: str, path: Path) -> int | Non
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise InputError(
-        f"The config for “{path.name}” says {key}: {value!r}, which isn't a whole number (the published "
-        f"models have {PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
+        f"The config for “{path.name}” says {key}: {value!r}, which isn't a whole number "
+        f"(the published models have {PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
     )
 
 
 def _family(name: object, entries: Mapping[str, Any], sizes: TransformerConfig, path: Path) -> Family:
-    """The family by name; else by diffusers' class and the file's own name, as diffusers' converter does."""
+    """The family by name, else by diffusers' class and the file's name, as diffusers' converter does."""
     if name is not None:
         family = family_named(str(name))
     elif sizes.patch == 1:
@@ -274,9 +269,9 @@ def _family(name: object, entries: Mapping[str, Any], sizes: TransformerConfig, 
         family = FAMILIES["longsana_480p" if known_causal or named_causal else "sana_video_480p"]
     if (sizes.channels, sizes.patch) != (family.config.channels, family.config.patch):
         raise InputError(
-            f"“{path.name}” has {sizes.channels} latent channels in patches of {sizes.patch}, but the family "
-            f"{family.name} has {family.config.channels} in patches of {family.config.patch}. Choose the "
-            "family that belongs to this file."
+            f"“{path.name}” has {sizes.channels} latent channels in patches of {sizes.patch}, but the "
+            f"family {family.name} has {family.config.channels} in patches of {family.config.patch}. "
+            "Choose the family that belongs to this file."
         )
     return family
 

@@ -1,4 +1,4 @@
-"""Key names: every spelling of a checkpoint, brought to the original's. Data first, then the functions.
+"""Translates the key names of every kind of checkpoint to the original's. Data first, then functions.
 
 The original fuses q, k, v (and k, v of the cross-attention) into one tensor; diffusers keeps them apart or,
 after `fuse_qkv_projections`, fuses them under its own names. No tensor is ever transposed.
@@ -79,7 +79,7 @@ TOP_CONVOLUTION = re.compile(r"^(conv1|conv2|encoder\.conv1|decoder\.conv1)\.")
 
 
 def canonical_transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Transformer tensors of any spelling under the original's names, fused; unused ones are dropped."""
+    """Transformer tensors of any spelling under original names, fused and without unused ones."""
     renamed = {_renamed(name, TRANSFORMER_NAMES): tensor for name, tensor in without_prefix(tensors).items()}
     for pattern, parts, fused in FUSED:
         for name in [name for name in renamed if pattern.match(name)]:
@@ -91,12 +91,12 @@ def canonical_transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def canonical_module(name: str, *, flat: bool = False) -> str:
-    """A module's name, or a parameter's, in any spelling without a prefix, under the original's.
+    """The original's name for a module or parameter in any spelling, without prefix.
 
-    A `flat` name has underscores for dots, also where they stay as they are in what is returned.
+    A `flat` name has underscores for dots. What needs no translation keeps them.
     """
     table, dot = (FLAT_TRANSFORMER_NAMES, "_") if flat else (TRANSFORMER_NAMES, ".")
-    name = _renamed(name, table)  # the tables, whose name is their last part
+    name = _renamed(name, table)  # the tables, whose names end there
     return _renamed(name + dot, table)[:-1]
 
 
@@ -111,7 +111,7 @@ def fused_parts(parameter: str) -> list[str]:
 
 
 def _side_by_side(parts: Mapping[str, Tensor]) -> Tensor:
-    """Parts, which have to be of one shape, as the rows of one tensor."""
+    """Parts of one shape as the rows of one tensor."""
     shapes = [list(part.shape) for part in parts.values()]
     if [] in shapes or any(shape != shapes[0] for shape in shapes):
         raise FileError(
@@ -122,18 +122,14 @@ def _side_by_side(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def canonical_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Wan 2.1 VAE tensors in the original spelling (which is ComfyUI's) or diffusers', under the original's
-    names.
-    """
+    """Wan 2.1 VAE tensors under the original's names, which ComfyUI keeps and diffusers changes."""
     if "encoder.conv_in.weight" not in tensors:
         return dict(tensors)
     return {_vae_name(name): tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the prefix that all of them share, if it is one that training and hosts put there,
-    taken off.
-    """
+    """The tensors without the prefix that they all share, if it is one that training or hosts add."""
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return without_prefix({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
@@ -147,9 +143,7 @@ def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def _vae_name(name: str) -> str:
-    """diffusers numbers the decoder by level and layer; the original counts on: level * 4 + layer, upsampler
-    last.
-    """
+    """diffusers counts a decoder's layers level by level, the original throughout, upsampler last."""
 
     def counted(match: re.Match[str]) -> str:
         level, layer = match.groups()

@@ -1,10 +1,9 @@
-"""LoRA files of every spelling, under module names of this model and suffixes that ComfyUI's `load_lora`
-reads.
+"""LoRA files of every spelling, under this model's module names and the suffixes of ComfyUI's `load_lora`.
 
-Taken are LoRA, LoHa, LoKr (with alpha and DoRA scales) and plain differences. A change of q, k or v alone
-goes to its rows of the fused parameter. Nothing is lost silently: what no parameter takes is listed, and what
-cannot fit is refused. Sources: the names that PEFT, diffusers 0.42, kohya's sd-scripts and LyCORIS write, and
-those that ComfyUI 0.29 reads.
+Supported are LoRA, LoHa, LoKr (with alpha and DoRA scales) and plain differences. A change of q, k or v alone
+goes to its rows of the fused parameter. Nothing is lost silently: what fits no parameter is listed, and what
+has the wrong size is refused. Sources: the names that PEFT, diffusers 0.42, kohya's sd-scripts and LyCORIS
+write, and those that ComfyUI 0.29 reads.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ OTHER = re.compile(
     r"^(.+)\.(alpha|dora_scale|diff|diff_b|w_norm|b_norm|set_weight"
     r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))$"
 )
-SUFFIXES = {  # to spellings of one kind; the others stay
+SUFFIXES = {  # to one spelling; the others stay
     "A": "lora_down.weight",
     "down": "lora_down.weight",
     "B": "lora_up.weight",
@@ -42,7 +41,7 @@ SUFFIXES = {  # to spellings of one kind; the others stay
     "magnitude_vector": "dora_scale",
     "w_norm": "diff",
 }
-ON_BIAS = ("diff_b", "b_norm")  # changes of the module's bias, written as a `diff` of it
+ON_BIAS = ("diff_b", "b_norm")  # changes of the module's bias, returned as its `diff`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,8 +49,8 @@ class CanonicalLora:
     """A LoRA that fits a model."""
 
     tensors: dict[str, Tensor]  # <module>.<suffix>
-    targets: dict[str, LoraTarget]  # module -> where its change goes; no two modules go to the same place
-    unused: tuple[str, ...]  # names in the file that no parameter of this model takes
+    targets: dict[str, LoraTarget]  # module -> where its change goes, no two to the same place
+    unused: tuple[str, ...]  # names in the file that fit no parameter of this model
 
 
 def canonical_lora(
@@ -59,7 +58,7 @@ def canonical_lora(
 ) -> CanonicalLora:
     """A LoRA file's tensors under canonical names. `shapes` are those of the model's parameters.
 
-    Alphas that the file has no tensor for come from `metadata`, as diffusers or PEFT write it. Raises
+    Alphas that are no tensors in the file come from `metadata`, as diffusers or PEFT write it. Raises
     FileError for a file without a LoRA, a LoRA of another model or size, half a pair, and two changes of one
     kind for one module.
     """
@@ -83,10 +82,10 @@ def canonical_lora(
 
 
 def _places(shapes: Mapping[str, Sequence[int]]) -> dict[str, LoraTarget]:
-    """Module names (whole names of parameters that are no weight), and those of the parts of fused ones."""
+    """Where the changes of modules, of other parameters, and of the parts of fused ones go."""
     places = {}
     for parameter, shape in shapes.items():
-        if not len(shape):  # a host's own numbers, such as the scale of a quantized weight
+        if not len(shape):  # a host's scalars, such as the scale of a quantized weight
             continue
         places[parameter.removesuffix(".weight")] = LoraTarget(parameter, None)
         parts = fused_parts(parameter)
@@ -115,7 +114,7 @@ def _sorted_out(
         if suffix in change.parts:
             raise FileError(
                 f"“{change.names[suffix]}” and “{name}” are for the same place ({module}). A file may hold "
-                "one LoRA: save each adapter to a file of its own, and load them one after the other."
+                "one LoRA: save each adapter to its own file, and load them one after the other."
             )
         change.parts[suffix] = tensor.reshape(-1) if ".lora_magnitude_vector" in name else tensor
         change.names[suffix] = name
@@ -125,7 +124,7 @@ def _sorted_out(
 
 
 def _parsed(name: str) -> tuple[str, str]:
-    """Module and canonical suffix; no suffix for what isn't a tensor of a LoRA."""
+    """Module and canonical suffix; no suffix for what isn't part of a LoRA."""
     match = LORA.match(name) or OTHER.match(name)
     return (match[1], SUFFIXES.get(match[2], match[2])) if match else (name, "")
 
@@ -150,6 +149,6 @@ def _nothing_fits(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[i
     if any(canonical_module(DOTTED_PREFIX.sub("", name)) in shapes for name in tensors):
         return "This file holds a whole SANA-Video model, not a LoRA. Load it with “Load SANA-Video Model”."
     return (
-        f"This file holds no LoRA: its {len(tensors)} tensors ({listed(tensors)}) change no weights in a "
-        "known way (LoRA, LoHa, LoKr or differences). Choose a LoRA file."
+        f"This file holds no LoRA: its {len(tensors)} tensors ({listed(tensors)}) "
+        "change no weights in a known way (LoRA, LoHa, LoKr or differences). Choose a LoRA file."
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import FileError
 
 ALPHA_KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")  # in the metadata that PEFT and diffusers write
-COMPANIONS = {"alpha", "dora_scale"}  # which change nothing by themselves
+COMPANIONS = {"alpha", "dora_scale"}  # they change nothing by themselves
 
 
 class LoraTarget(NamedTuple):
@@ -32,9 +32,7 @@ class LoraTarget(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """A matrix [rows, columns] as it lies in a file: whole, or as left @ right, with or without a Tucker
-    core.
-    """
+    """A matrix [rows, columns] in a file: whole, or left @ right, with or without a Tucker core."""
 
     whole: str
     left: str = ""
@@ -59,7 +57,7 @@ KINDS = {  # first part of the suffixes -> the factors of a change
 
 @dataclass(slots=True)
 class Change:
-    """All that a file holds for one module."""
+    """Everything that a file holds for one module."""
 
     spelled: str  # the module's name in the file, without prefix
     parts: dict[str, Tensor] = field(default_factory=dict)  # suffix -> tensor
@@ -67,24 +65,24 @@ class Change:
 
 
 def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Tensor]:
-    """A change's parts, complete and of the right size for `shape`, the parameter's or that of its rows."""
+    """A change's parts, checked to be complete and to fit `shape`, the parameter's or its rows'."""
     parts, required = change.parts, (shape[0], prod(shape[1:]))
     kinds = sorted({suffix.partition("_")[0] for suffix in parts if suffix not in COMPANIONS})
     whole = kinds[0] in ("diff", "set")
     factors = KINDS[kinds[0]]
     twice = any(factor.whole in parts and parts.keys() & set(factor[1:]) for factor in factors)
-    # of these the host would take one and drop the rest
+    # the host would take one of these and drop the rest
     if len(kinds) > 1 or twice or (whole and parts.keys() & COMPANIONS):
         raise FileError(
-            f"{listed(change.names.values())} are ways to change one module that exclude each other. Save "
-            "each to a file of its own, and load them one after the other."
+            f"{listed(change.names.values())} are ways to change one module that exclude each other. "
+            "Save each to its own file, and load them one after the other."
         )
     extents = [_extent(change, factor) for factor in factors]
     if kinds[0] == "lokr":
         _check_kronecker(change)
         extents = [(extents[0][0] * extents[1][0], extents[0][1] * extents[1][1])]
     alpha, scale = parts.get("alpha", torch.ones(())), parts.get("dora_scale", torch.ones(shape[0]))
-    # a scale for each row, or for each column of a kernel
+    # a scale per row, or per column of a kernel
     scaled = scale.shape[:1].numel() == scale.numel() == required[0] or (
         list(scale.shape[:2]) == [1, *shape[1:2]] == [1, scale.numel()]
     )
@@ -96,9 +94,9 @@ def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Te
         shapes = (f"{change.names[suffix]} {list(parts[suffix].shape)}" for suffix in wrong)
         rows = f"rows {target.rows[0]} to {sum(target.rows) - 1} of " if target.rows else ""
         raise FileError(
-            f"The LoRA does not fit this model: {listed(shapes)} cannot change {rows}{target.parameter}, of "
-            f"shape {shape}. It was trained on a model of another size or kind: load it with that model, or "
-            "use a LoRA for this one."
+            f"The LoRA does not fit this model: {listed(shapes)} cannot change {rows}{target.parameter}, "
+            f"of shape {shape}. It was trained on a model of another size or kind: "
+            "load it with that model, or use a LoRA for this one."
         )
     if "dora_scale" in parts and scale.ndim == 1:
         parts = parts | {"dora_scale": scale.reshape(-1, *[1] * (len(shape) - 1))}
@@ -106,16 +104,14 @@ def fitted(change: Change, target: LoraTarget, shape: list[int]) -> dict[str, Te
 
 
 def _check_kronecker(change: Change) -> None:
-    """ComfyUI 0.29 logs an error and passes over a LoKr with a core, and mixes up the axes of one for three
-    dimensions.
-    """
+    """Refuse LoKrs that ComfyUI 0.29 skips with a log entry (with a core) or mixes up (in 3 dimensions)."""
     factors = change.parts.get("lokr_w1"), change.parts.get("lokr_w2")
     axes = [2 if factor is None else factor.ndim for factor in factors]
     if "lokr_t2" in change.parts or axes not in ([2, 2], [2, 4]):
         raise FileError(
-            f"{listed(change.names.values())} are a LoKr in a form that ComfyUI cannot apply (with a Tucker "
-            "core, or for other than linear layers and images). Train it without Tucker decomposition and "
-            "on other layers, or as a LoRA."
+            f"{listed(change.names.values())} are a LoKr in a form that ComfyUI cannot apply "
+            "(with a Tucker core, or for layers that are neither linear nor for images). "
+            "Train it without Tucker decomposition and on other layers, or as a LoRA."
         )
 
 
@@ -128,9 +124,9 @@ def _extent(change: Change, factor: Factor) -> tuple[int, int]:
     missing = [name for name in (factor.left, factor.right) if name not in parts]
     if missing:
         raise FileError(
-            f"{listed(change.names.values())} have no counterpart in the file ({' or '.join(missing)}, in "
-            "whatever spelling): half a change is none. The file is incomplete; copy, download or export it "
-            "again."
+            f"{listed(change.names.values())} have no counterpart in the file "
+            f"({' or '.join(missing)}, in whatever spelling): half a change does nothing. "
+            "The file is incomplete; copy, download or export it again."
         )
     left, right, core = parts[factor.left], parts[factor.right], parts.get(factor.core)
     pair = factor.left == "lora_up.weight"  # which the host flattens; it multiplies the others as they are
@@ -146,10 +142,10 @@ def _extent(change: Change, factor: Factor) -> tuple[int, int]:
 
 
 class Alphas(NamedTuple):
-    """What a file's metadata says of alphas."""
+    """The alphas in a file's metadata."""
 
     default: float | None
-    patterns: list[tuple[re.Pattern[str], float]]  # of module names; the first that fits counts
+    patterns: list[tuple[re.Pattern[str], float]]  # of module names; the first match counts
     rank_stabilized: bool  # the change is scaled by alpha / sqrt(rank), not alpha / rank
 
     @classmethod
@@ -164,8 +160,8 @@ class Alphas(NamedTuple):
             return cls(None if default is None else float(default), compiled, bool(stabilized))
         except (ValueError, TypeError, AttributeError, RecursionError, re.error) as error:
             raise FileError(
-                "The metadata of the LoRA, which tell its strength (lora_alpha), cannot be read: the file "
-                "is damaged. Copy or export it again."
+                "The metadata of the LoRA, which gives its strength (lora_alpha), cannot be read: "
+                "the file is damaged. Copy or export it again."
             ) from error
 
     def of(self, module: str, *, rank: int) -> float | None:

@@ -1,4 +1,4 @@
-"""A name for a set of weights: sha256 over sorted names, shapes and a fixed sample of each tensor."""
+"""Identifies weights: sha256 over sorted names, shapes and a fixed sample of each tensor."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-SAMPLES = (
-    64  # values per tensor; enough to tell two trainings apart, little enough to read 500 tensors at once
-)
+SAMPLES = 64  # values per tensor: enough to tell two trainings apart, few enough for 500 tensors
 
 
 def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """Hex sha256 of weights under their canonical names.
 
-    Sampled values enter as float32, so that a file and its exact copy in a wider type have one name.
+    Values are hashed as float32, so a file and its exact copy in a wider type have the same fingerprint.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -1,7 +1,6 @@
-"""Image files, and how a picture becomes numbers and back.
+"""Image files, and pictures as tensors.
 
-Pixels are tensors [3, H, W] in [-1, 1]; bytes are arrays [H, W, 3] of uint8 in [0, 255], as Pillow and PyAV
-have them.
+Pixels are tensors [3, H, W] in [-1, 1]; bytes are uint8 arrays [H, W, 3], as in Pillow and PyAV.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
             f"A frame of shape {tuple(pixels.shape)} and type {pixels.dtype} was given; "
             "it has to be [3, height, width] in a floating-point type, with values in [-1, 1]."
         )
-    # float32 first: bfloat16 has too few digits for 127.5·x + 127.5. The cast truncates, it does not round to
-    # nearest, because the original's does; what from_bytes makes of 0 … 255 comes back exactly all the same.
+    # float32 first: bfloat16 has too few digits for 127.5·x + 127.5. The cast truncates, as the original's
+    # does; the values that from_bytes makes of 0 … 255 still come back exactly.
     scaled = (127.5 * pixels.detach().to(torch.float32) + 127.5).clamp(0, 255)
     return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
@@ -39,9 +38,7 @@ def from_bytes(array: np.ndarray) -> Tensor:
 
 
 def fill_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """`picture` scaled (Lanczos) until it covers `width` x `height` pixels, with what hangs over cut off
-    evenly.
-    """
+    """`picture` scaled (Lanczos) until it covers `width` x `height` pixels, and center-cropped."""
     if width < 1 or height < 1:
         raise InputError(
             f"A picture of {width}x{height} pixels was asked for; both sides have to be at least 1."
@@ -52,8 +49,8 @@ def fill_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
 def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None) -> Tensor:
     """Pixels [1, 3, n, H, W] float32 of n RGB pictures, each filled and cropped to `size` (width, height).
 
-    Without a size all take the first one's. The pictures are taken one at a time and kept as bytes, so that
-    the floats lie in memory once only.
+    Without a size all get the first one's. Pictures are taken one at a time and kept as bytes, so that there
+    is only one copy in floats.
     """
     arrays: list[np.ndarray] = []
     for picture in pictures:
@@ -66,23 +63,20 @@ def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None
 
 
 def fit_images(images: Tensor, *, width: int, height: int) -> Tensor:
-    """A host's pictures [n, H, W, 3 or 4] in [0, 1] as frames [1, 3, n, height, width] in [-1, 1], filled and
-    cropped.
-    """
+    """A host's pictures [n, H, W, 3 or 4] in [0, 1] as cropped frames [1, 3, n, height, width] in [-1, 1]."""
     if images.ndim != 4 or images.shape[-1] not in (3, 4) or not images.numel():
         raise InputError(
-            f"Pictures of shape {list(images.shape)} were given; they have to be [pictures, rows, columns, "
-            "3]."
+            f"Pictures of shape {list(images.shape)} were given; "
+            "they have to be [pictures, rows, columns, 3]."
         )
     pictures = (Image.fromarray(to_bytes(picture[..., :3].movedim(-1, 0) * 2 - 1)) for picture in images)
     return stack_pictures(pictures, (width, height))
 
 
 def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
-    """Pieces [B, 3, n, H, W] in [-1, 1] of a video of `frames` frames as a host's pictures [B * frames, H, W,
-    3] in [0, 1].
+    """A video of `frames` frames as a host's pictures [B * frames, H, W, 3] in [0, 1].
 
-    Filled piece by piece, so that a long video lies in memory once.
+    The pieces [B, 3, n, H, W] in [-1, 1] are copied one at a time, so that a long video is in memory once.
     """
     images, made = None, 0
     for piece in pieces:
@@ -99,9 +93,7 @@ def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
 
 
 def read_image(path: Path | str, *, width: int, height: int) -> Tensor:
-    """An image file as one frame [1, 3, 1, height, width], float32 in [-1, 1]: upright, on black, filled and
-    cropped.
-    """
+    """An image file as a frame [1, 3, 1, height, width] in [-1, 1]: upright, on black, filled and cropped."""
     path = Path(path)
     if not path.is_file():
         raise FileError(f"There is no image file “{path}”. Check the name and the folder.")
@@ -168,7 +160,7 @@ def sheet_of(
 
 
 def captioned(picture: Image.Image | None, lines: list[str]) -> Image.Image:
-    """`picture` under lines of words, white on black; lines that are too long are cut off."""
+    """`picture` under lines of text, white on black; lines that are too long are cut off."""
     width, height = (480, 0) if picture is None else picture.size
     whole = Image.new("RGB", (max(width, 480), height + LABEL_HEIGHT * len(lines)))
     for number, line in enumerate(lines):
@@ -179,7 +171,7 @@ def captioned(picture: Image.Image | None, lines: list[str]) -> Image.Image:
 
 
 def _printable(text: str) -> str:
-    """Where Pillow was built without FreeType, its font has Latin-1 only and raises on anything else."""
+    """The text in Latin-1: without FreeType, Pillow's font raises on anything else."""
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
@@ -192,7 +184,7 @@ def _cell(label: str, thumbnail: Image.Image) -> Image.Image:
 
 
 def _save_png(picture: Image.Image, path: Path | str) -> None:
-    """Write `picture` whole or not at all."""
+    """Write `picture`, whole or not at all."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"“{path}” was given as the name of a picture; it has to end in .png.")

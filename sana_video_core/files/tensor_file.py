@@ -1,7 +1,4 @@
-"""Reading and writing files of tensors: safetensors, pickles, and folders of parts.
-
-Never runs code from a file.
-"""
+"""Reads and writes files of tensors, never running code from one: safetensors, pickles, folders of parts."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ ZIP = b"PK\x03\x04"  # how files of torch.save begin since torch 1.6
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 REASON_LENGTH = 200
-# torch's words for an object that it would have to run code for; its name follows
+# torch's errors about an object that needs code to be run, and its name
 FOREIGN_OBJECT = re.compile(r"Unsupported class (\S+)|GLOBAL ([\w.]+)")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a .safetensors, .pth, .pt, .ckpt or .bin file, on the CPU.
 
-    Raises FileError when the file is missing, truncated, of another kind, or holds more than tensors.
+    Raises FileError if the file is missing, truncated, of another kind, or holds more than tensors.
     """
     with _readable(path):
         kind = path.suffix.lower()
@@ -42,18 +39,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if kind in PICKLE_SUFFIXES:
             return _unwrapped(_read_pickle(path), path), {}
     raise FileError(
-        f"“{path.name}” is not a kind of file that holds weights: use .safetensors, or one of "
-        f"{', '.join(PICKLE_SUFFIXES)}."
+        f"“{path.name}” is not a kind of file that holds weights: "
+        f"use .safetensors, or one of {', '.join(PICKLE_SUFFIXES)}."
     )
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file, whatever its name ends with.
+    """Tensors and metadata of a safetensors file, whatever its suffix.
 
-    The tensors lie in the file (they are mapped): who keeps them longer than the file has to copy them.
+    The tensors are mapped from the file: copy those that have to outlive it.
     """
     with _readable(path), safe_open(path, framework="pt", device="cpu") as file:
-        names = file.keys()  # of a file, which isn't a dictionary
+        names = file.keys()  # the file isn't a dictionary
         return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
 
@@ -70,12 +67,12 @@ def read_parts(folder: Path) -> dict[str, Tensor]:
     if index is not None:
         parts = index.get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
-            raise FileError(f"“{folder / INDEX}” does not tell which part holds which tensor. Copy it again.")
+            raise FileError(f"“{folder / INDEX}” does not say which part holds which tensor. Copy it again.")
         names = sorted(set(parts.values()))
     elif not (folder / WEIGHTS).is_file():
         raise FileError(
-            f"The folder “{folder}” holds no {WEIGHTS} (nor an index of parts). Choose the folder that "
-            "diffusers calls transformer or vae, or one file."
+            f"The folder “{folder}” holds no {WEIGHTS} (nor an index of parts). "
+            "Choose the folder that diffusers calls transformer or vae, or one file."
         )
     tensors: dict[str, Tensor] = {}
     for name in names:
@@ -95,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise _damaged(path, error) from error
     content = parse_json(text, path, "content")
     if not isinstance(content, dict):
-        raise FileError(f"“{path}” holds no JSON object; it is no config. Copy it again.")
+        raise FileError(f"“{path}” holds no JSON object, so it isn't a config. Copy it again.")
     return content
 
 
@@ -105,18 +102,18 @@ def parse_json(text: str, path: Path, what: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(
-            f"The {what} of “{path.name}” cannot be read ({error}): the file is damaged. Copy or make it "
-            "again."
+            f"The {what} of “{path.name}” cannot be read ({error}): "
+            "the file is damaged. Copy or make it again."
         ) from error
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file, complete or not there at all."""
+    """Write one safetensors file, complete or not at all."""
     owned: dict[str, Tensor] = {}
     written: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
-        # the format has no sharing, but two memories with a window share sums
+        # the format allows no sharing, but two memories with a window share sums
         shared = tensor.data_ptr() in written
         written.add(tensor.data_ptr())
         owned[name] = tensor.clone() if shared else tensor
@@ -126,11 +123,11 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Around the reading of a file: what the system or safetensors refuse becomes a sentence."""
+    """Turns what the system or safetensors raise in the block into a FileError."""
     try:
         if not path.is_file():
             raise FileError(f"There is no file “{path}”. Check the name and the folder.")
-        path.open("rb").close()  # refused here with a reason: safetensors calls every such file missing
+        path.open("rb").close()  # raises the reason: safetensors calls every unreadable file missing
         yield
     except FileError:
         raise
@@ -147,7 +144,7 @@ def _read_pickle(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
-    except Exception as error:  # damaged pickles raise many kinds, all of them about this file
+    except Exception as error:  # damaged pickles raise errors of many types
         match = FOREIGN_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if match is None:
             raise _damaged(path, error) from error
@@ -164,8 +161,8 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict):
         raise FileError(
-            f"“{path.name}” holds a {type(content).__name__} and no named tensors; it is no checkpoint. Use "
-            "the published file."
+            f"“{path.name}” holds a {type(content).__name__} and no named tensors, "
+            "so it isn't a checkpoint. Use the published file."
         )
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
@@ -179,16 +176,16 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
 
 def _closed(path: Path, error: OSError) -> FileError:
     return FileError(
-        f"“{path}” cannot be opened ({error.strerror or error}). Check its name, its folder, and whether you "
-        "may read it."
+        f"“{path}” cannot be opened ({error.strerror or error}). "
+        "Check its name, its folder, and whether you may read it."
     )
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
-    # other kinds of errors speak of Python, or advise to load the file unsafely
+    # other errors are about Python, or advise loading the file unsafely
     words = str(error).strip() if isinstance(error, RuntimeError | SafetensorError) else ""
     reason = words.splitlines()[0].split(". ")[0][:REASON_LENGTH] if words else "its content makes no sense"
     return FileError(
-        f"“{path.name}” cannot be read ({reason}): it is damaged, incomplete or of another kind. Copy or "
-        "download it again."
+        f"“{path.name}” cannot be read ({reason}): it is damaged, incomplete or of another kind. "
+        "Copy or download it again."
     )

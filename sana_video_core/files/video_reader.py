@@ -1,4 +1,4 @@
-"""Video files, read at another rate and size, and what their writer noted in them.
+"""Reads video files, at another rate and size if wanted, and the metadata of VideoWriter.
 
 Pixels are tensors [1, 3, n, H, W] in [-1, 1]; n counts frames.
 """
@@ -22,7 +22,7 @@ from ..errors import FileError, InputError
 from .image_file import stack_pictures
 from .video_writer import METADATA_KEY, checked_fps
 
-Moment: TypeAlias = tuple[Fraction, Fraction, av.VideoFrame]  # seconds at which a frame comes and goes
+Moment: TypeAlias = tuple[Fraction, Fraction, av.VideoFrame]  # start and end in seconds
 
 
 def read_frames(
@@ -35,9 +35,9 @@ def read_frames(
 ) -> Tensor:
     """Frames [1, 3, n, H, W] of a video, float32 in [-1, 1], upright.
 
-    `fps` frames a second, each the nearest in time (None: all of them as they are). `last` keeps so many from
-    the end. With `width` and `height` each frame is scaled to cover that size and cut at the centre. The file
-    is streamed: memory holds what is returned and, with `last`, as many decoded frames.
+    Frames are resampled to `fps` by nearest time (None: all of them as they are). `last` keeps that many from
+    the end. With `width` and `height` each frame is scaled to cover that size and center-cropped. The file is
+    streamed: memory holds what is returned and, with `last`, as many decoded frames.
     """
     if (width is None) != (height is None):
         raise InputError(f"width is {width} and height is {height}; give both of them or none.")
@@ -51,19 +51,19 @@ def read_frames(
 
 
 def read_metadata(path: Path | str) -> dict[str, object]:
-    """What VideoWriter wrote as metadata; empty when there is none, or none of ours."""
+    """What VideoWriter wrote as metadata; empty if there is none."""
     with _opened(path) as container:
         comment = container.metadata.get(METADATA_KEY, "")
     try:
         metadata = json.loads(comment)
-    except ValueError:  # somebody else's comment
+    except ValueError:  # not our comment
         return {}
     return metadata if isinstance(metadata, dict) else {}
 
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[InputContainer]:
-    """The video file at `path`, open; whatever FFmpeg says against it becomes a FileError."""
+    """The video file at `path`, open. FFmpeg's errors become FileErrors."""
     path = Path(path).absolute()
     if not path.is_file():
         raise FileError(f"There is no video file “{path}”. Check the name and the folder.")
@@ -80,14 +80,14 @@ def _opened(path: Path | str) -> Iterator[InputContainer]:
 
 
 def _decoded(path: Path | str) -> Iterator[Moment]:
-    """The frames of a file with their times; when one goes is taken from the file's average rate."""
+    """The frames of a file with their times. A frame's end comes from the file's average rate."""
     with _opened(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
         end = None
         for packet in container.demux(stream):
-            if packet.is_corrupt:  # the decoder may not say so, when it works in several threads
+            if packet.is_corrupt:  # a decoder with several threads may not report it
                 raise FileError(f"“{path}” is cut off or damaged. Copy or download it again.")
             for frame in packet.decode():
                 if frame.pts is None or frame.time_base is None:
@@ -116,7 +116,7 @@ def _resampled(moments: Iterator[Moment], fps: Fraction) -> Iterator[Moment]:
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
-    """A decoded frame as RGB, turned as its file says (telephones film sideways)."""
+    """A decoded frame as RGB, rotated as its file says (phones film sideways)."""
     # RGB has no matrix; but PyAV before 15 uses the wrong one unless source and target differ by name.
     picture = frame.to_image(dst_colorspace="ITU601", src_color_range=frame.color_range)
     return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture

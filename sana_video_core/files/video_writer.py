@@ -1,4 +1,4 @@
-"""Video files, written so that what was finished is kept.
+"""Writes video files so that finished frames are kept.
 
 Pixels are tensors [1, 3, n, H, W] in [-1, 1]; n counts frames.
 """
@@ -26,20 +26,19 @@ from .image_file import to_bytes
 logger = logging.getLogger(__name__)
 
 ENCODERS = {"h264": "libx264"}  # what a person chooses -> what FFmpeg calls it
-BT709 = 1  # this standard's number in all three of H.264's tables: primaries, transfer, matrix
+BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
-FRAGMENT_SECONDS = 1  # what a full disk costs, besides what the encoder still holds
-METADATA_KEY = "comment"  # the one free text that MP4 and every player know
+FRAGMENT_SECONDS = 1  # lost on a full disk, besides what the encoder still holds
+METADATA_KEY = "comment"  # the one free text that MP4 has and every player knows
 
 
 class VideoWriter(AbstractContextManager):
-    """Writes pixels into an H.264 MP4 file as they come; use it in a `with` block.
+    """Writes pixels to an H.264 MP4 file as they come; use it in a `with` block.
 
-    While it runs, the frames lie in a hidden file beside `path`, in fragments that play by themselves. At the
-    end they are copied into an ordinary MP4, which takes the final name in one rename. So an older file stays
-    until then; an exception in the block keeps the finished frames; a full disk keeps the whole fragments
-    (the last seconds are lost); a killed process leaves only hidden files, which the next writer of the name
-    removes.
+    Frames go to a hidden file beside `path`, in fragments that play by themselves. At the end they are copied
+    to an ordinary MP4, which takes the final name in one rename; until then an older file stays. If the block
+    raises, the finished frames are kept. On a full disk the whole fragments are kept, and the last seconds
+    lost. A killed process leaves only hidden files, which the next writer of this name removes.
     """
 
     def __init__(
@@ -51,11 +50,11 @@ class VideoWriter(AbstractContextManager):
         crf: int = 18,
         metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """`fps` frames a second; `crf` is H.264's quality, 0 (lossless) to 51; `metadata` is kept as JSON.
+        """`crf` is H.264's quality, 0 (lossless) to 51; `metadata` is kept as JSON.
 
-        What can be wrong before the first frame is found here, so that no sampling is wasted.
+        Everything that can be checked before the first frame is checked here, so that no sampling is wasted.
         """
-        # Absolute, so that FFmpeg cannot take “a:b.mp4” for a protocol and a change of folder does no harm.
+        # absolute: FFmpeg takes “a:b.mp4” for a protocol, and the working folder may change
         self.path = Path(path).absolute()
         self._partial = self.path.with_name(f".{self.path.stem}.partial.mp4")
         self._whole = self.path.with_name(f".{self.path.stem}.whole.mp4")
@@ -67,12 +66,12 @@ class VideoWriter(AbstractContextManager):
             raise InputError(f"The codec “{codec}” was asked for; choose one of: {', '.join(ENCODERS)}.")
         if ENCODERS[codec] not in av.codecs_available:
             raise FileError(
-                f"PyAV cannot write {codec}, for it was built without {ENCODERS[codec]}; pip install av."
+                f"PyAV cannot write {codec}, because it was built without {ENCODERS[codec]}; pip install av."
             )
         self._encoder = ENCODERS[codec]
         self._crf = crf
         self._fps = checked_fps(fps)
-        # Odd objects become text: metadata must never cost a video.
+        # odd objects become text: metadata must never cost a video
         self._metadata = json.dumps(dict(metadata or {}), skipkeys=True, default=str)
         self._container: OutputContainer | None = None
         self._written: list[None] = []  # one entry for every frame
@@ -109,20 +108,16 @@ class VideoWriter(AbstractContextManager):
                 f"Frames of {width}x{height} pixels were given after frames of "
                 f"{stream.width}x{stream.height}; all frames of a video have one size. Start another file."
             )
-        for bare in pixels.unbind(1):  # one at a time, so that no second copy of a long chunk is made
+        for bare in pixels.unbind(1):  # one at a time, without a second copy of a long chunk
             frame = av.VideoFrame.from_ndarray(to_bytes(bare), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base = self.frames, 1 / self._fps
             with self._explained("What was finished is kept if it can be; free some space."):
-                # One call into C encodes, writes and counts. Python raises Ctrl-C between two calls, where
-                # packets or the count would be lost.
+                # one C call encodes, writes and counts: between several, Ctrl-C would lose packets
                 self._written.extend(_encoding(self._container, frame))
 
     def close(self) -> None:
-        """Finish the file under its final name; without a single frame leave nothing.
-
-        A second call does nothing.
-        """
+        """Finish the file under its final name, or leave nothing if it has no frames. Can be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -139,13 +134,13 @@ class VideoWriter(AbstractContextManager):
         except FileError as failure:
             if error is None:
                 raise
-            logger.warning("%s", failure)  # the block's own exception is the one to go on
+            logger.warning("%s", failure)  # the block's own exception is the one to raise
 
     def _open(self, width: int, height: int) -> OutputContainer:
         """The hidden file, ready for frames of this size."""
         if width % 2 or height % 2 or not width or not height:
             raise InputError(f"Frames of {width}x{height} pixels were given; H.264 needs even sides.")
-        # delay_moov: without it such a file starts two frames late, at the first B-frame's decoding time.
+        # without delay_moov the file starts two frames late, at the first B-frame's decoding time
         flags = {"movflags": "frag_keyframe+delay_moov+default_base_moof"}
         container = av.open(str(self._partial), "w", format="mp4", options=flags)
         container.metadata[METADATA_KEY] = self._metadata
@@ -154,7 +149,7 @@ class VideoWriter(AbstractContextManager):
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.time_base = 1 / self._fps
-        # Untagged, a player guesses the matrix from the height, and colours shift.
+        # untagged, a player guesses the matrix from the height, and colours shift
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED_RANGE
         with self._explained("Free some space, or choose another size."):
@@ -162,14 +157,14 @@ class VideoWriter(AbstractContextManager):
         return container
 
     def _finish(self, container: OutputContainer) -> None:
-        """End the fragments and give the file its name. Raises FileError when not all of it could be kept."""
+        """End the fragments and give the file its name. Raises FileError if frames were lost."""
         reason = "the end did not reach the disk"
         try:
             with container:  # closes it
                 next(_encoding(container, None))
         except av.FFmpegError as error:
             reason = error.strerror
-        # Looked after in any case: FFmpeg does not report every failure at the end of a file.
+        # in any case: FFmpeg doesn't report every failure at the end of a file
         kept = _cut_to_whole_fragments(self._partial)
         if kept:
             copied = _copy_as_ordinary_mp4(self._partial, self._whole) == kept
@@ -202,14 +197,12 @@ def checked_fps(fps: float | Fraction) -> Fraction:
 
 
 def _encoding(container: OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:
-    """Sends one frame, or None for the end, through the encoder into the file, when it is asked for its one
-    item.
-    """
+    """An iterator whose one item sends a frame (None for the end) through the encoder into the file."""
     return map(container.mux, map(container.streams.video[0].encode, (frame,)))
 
 
 def _cut_to_whole_fragments(path: Path) -> int:
-    """Cut a fragmented MP4 after its last whole fragment; how many frames it then holds."""
+    """Cut a fragmented MP4 after its last whole fragment; returns how many frames it then holds."""
     end = position = 0
     with path.open("r+b") as file:
         size = path.stat().st_size
@@ -224,9 +217,7 @@ def _cut_to_whole_fragments(path: Path) -> int:
 
 
 def _copy_as_ordinary_mp4(source: Path, target: Path) -> int:
-    """Copy a fragmented MP4 into one that every player can seek, its only index in front; how many frames
-    arrived.
-    """
+    """Copy a fragmented MP4 to one with its index in front, for seeking; returns how many frames arrived."""
     flags = {"movflags": "faststart"}
     try:
         with (
@@ -234,7 +225,7 @@ def _copy_as_ordinary_mp4(source: Path, target: Path) -> int:
             av.open(str(target), "w", format="mp4", options=flags) as copy,
         ):
             copy.metadata.update(fragments.metadata)
-            # opaque: without it PyAV before 15 opens an encoder for the copy, and writes empty packets.
+            # without `opaque`, PyAV before 15 opens an encoder for the copy and writes empty packets
             stream = copy.add_stream_from_template(fragments.streams.video[0], opaque=True)
             for packet in fragments.demux(video=0):
                 if packet.size:  # PyAV ends with an empty packet

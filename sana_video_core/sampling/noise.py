@@ -1,7 +1,7 @@
 """Noise as a pure function of (seed, latent frame of the whole stream, draw number).
 
-Because a latent frame's noise does not depend on what was drawn before, N samplers of one chunk see the same
-noise as one sampler of N chunks. Nothing touches the global generator.
+A latent frame's noise doesn't depend on earlier draws, so N samplers of one chunk see the same noise as one
+sampler of N chunks. The global generator stays untouched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _mix(value: int) -> int:
 def frame_seed(seed: int, frame: int, draw: int) -> int:
     """The 64-bit seed of one draw of one latent frame: mix(mix(mix(seed) + frame) + draw).
 
-    All bits matter and the low 32 suffice: torch's CPU generator reads only those.
+    Its low 32 bits alone suffice, which are all that torch's CPU generator reads.
     """
     return _mix((_mix((_mix(seed & _MASK) + frame) & _MASK) + draw) & _MASK)
 

@@ -1,5 +1,4 @@
-"""One clip of fixed length with a bidirectional model: many steps, guidance, and an image as frame 0 if
-wanted.
+"""Samples a clip of fixed length with a bidirectional model, optionally from an image as frame 0.
 
 B batch, C channels, F latent frames, H W latent rows and columns. Source: inference_sana_video.py, flow_euler
 and flow_dpm-solver samplers of the original; image-to-video: the `ltx` task (frame 0 clean, at timestep 0).
@@ -31,17 +30,14 @@ Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSampling:
-    """How a clip is denoised.
-
-    `guidance`: both branches in one call of twice the batch, or one after the other.
-    """
+    """How a clip is denoised."""
 
     seed: int = 0
     steps: int = 50
     cfg: float = 6.0
     sampler: str = "dpm++"
     shift: float = 8.0
-    guidance: str = "batched"
+    guidance: str = "batched"  # one of GUIDANCE
 
     def __post_init__(self) -> None:
         check_choice("sampler", self.sampler, CLIP_SAMPLERS)
@@ -66,8 +62,8 @@ def sample_clip(
 ) -> Tensor:
     """Clean latents [B, C, F, H, W] in model space, float32.
 
-    `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, at timestep 0 in every step, and is returned
-    untouched. `noise` [B, C, F, H, W] takes the place of the seed's. Raises ChunkError for NaN or Inf.
+    `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, has timestep 0 in every step, and is returned
+    unchanged. `noise` [B, C, F, H, W] replaces the seed's. Raises ChunkError for NaN or Inf.
     """
     model.family.chunks.check_room(0, (latent_frames,))
     if sampling.cfg > 1 and negative is None:
@@ -76,8 +72,8 @@ def sample_clip(
         )
     if batch < 1 or any(len(text.caption) not in (1, batch) for text in (positive, negative or positive)):
         raise InputError(
-            f"A batch of {batch} was asked for; it has to be at least 1, with one prompt for all or one for "
-            "each."
+            f"A batch of {batch} was asked for; "
+            "it has to be at least 1, with one prompt for all or one for each."
         )
     size = (batch, model.config.channels, latent_frames, *grid)
     _check_shape("The noise", noise, size)
@@ -156,7 +152,7 @@ def _padded(text: PreparedText, length: int, batch: int) -> tuple[Tensor, tuple[
 
 
 def _timesteps(x: Tensor, sigma: float, image: Tensor | None) -> Tensor:
-    """[B], or [B, F] with timestep 0 on frame 0 where an image holds it."""
+    """Timesteps [B], or [B, F] with 0 for frame 0 if that is an image."""
     if image is None:
         return torch.full((len(x),), 1000 * sigma, device=x.device)
     timesteps = torch.full((len(x), x.shape[2] + 1), 1000 * sigma, device=x.device)
@@ -165,7 +161,7 @@ def _timesteps(x: Tensor, sigma: float, image: Tensor | None) -> Tensor:
 
 
 def _velocity(guided: Guided, image: Tensor | None, callbacks: Callbacks, steps: int) -> Velocity:
-    """The guided velocity as a solver calls it: image in front, cancellable, checked and reported."""
+    """The guided velocity as solvers call it: with the image in front, cancellable, checked, reported."""
     done = 0
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
@@ -177,8 +173,8 @@ def _velocity(guided: Guided, image: Tensor | None, callbacks: Callbacks, steps:
             v = v[:, :, 1:]
         if not bool(torch.isfinite(v).all()):
             raise ChunkError(
-                f"The model returned NaN or Inf at step {done + 1} of {steps}. Try bfloat16 or float32, or "
-                "without LoRAs."
+                f"The model returned NaN or Inf at step {done + 1} of {steps}. "
+                "Try bfloat16 or float32, or without LoRAs."
             )
         done += 1
         callbacks.progress(Progress(1, 1, done, steps, x - sigma * v))

@@ -59,9 +59,7 @@ def dpm_sigmas(steps: int, shift: float = 8.0) -> tuple[float, ...]:
 
 
 def clip_sigmas(steps: int, shift: float, denoise: float, grid: str) -> tuple[float, ...]:
-    """`steps` steps on a clip's grid; with `denoise` below 1 the last ones of a grid that is longer in
-    proportion.
-    """
+    """The sigmas of `steps` steps; with `denoise` below 1, the end of a proportionally longer grid."""
     if not 0 < denoise <= 1:
         raise InputError(
             f"denoise is {denoise}; it has to be above 0 and at most 1 (1 starts from pure noise)."

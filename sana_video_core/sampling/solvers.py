@@ -1,7 +1,7 @@
-"""Update rules: from noise to clean latents, given a velocity. They know neither model, text nor stream.
+"""Update rules: from noise to clean latents, given a velocity. They know no model, text or stream.
 
-x is float32 whatever the model computes in. v = noise - clean, hence clean = x - sigma * v.
-A velocity is called as velocity(x, sigma) and may raise; so cancellation, progress and checks live there.
+x is float32 whatever the model computes in. v = noise - clean, hence clean = x - sigma * v. A velocity is
+called as velocity(x, sigma) and may raise; cancellation, progress and checks happen in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 def sample_few_step(velocity: Velocity, draw: Callable[[int], Tensor], sigmas: Sequence[float]) -> Tensor:
     """Predict the clean latents, add fresh noise of the next level, repeat; for distilled models.
 
-    `draw(n)` gives noise number n. Source: longlive_flow_euler_sampler.py of the original; the rule is that
+    `draw(n)` returns noise number n. Source: longlive_flow_euler_sampler.py of the original; the rule is that
     of Self-Forcing (arXiv 2506.08009).
     """
     x = clean = draw(0)
@@ -40,8 +40,8 @@ def sample_euler(velocity: Velocity, noise: Tensor, sigmas: Sequence[float]) -> 
 def sample_dpm(velocity: Velocity, noise: Tensor, sigmas: Sequence[float]) -> Tensor:
     """DPM-Solver++ 2M (arXiv 2211.01095) on a flow grid that ends at 0; first and last step are first order.
 
-    With lambda = log((1 - sigma) / sigma). The clean estimate is x - sigma * v and not the original's detour
-    over the noise, which loses four digits at the first step.
+    With lambda = log((1 - sigma) / sigma). The clean estimate is x - sigma * v: the original's detour over
+    the noise loses four digits at the first step.
     """
     x = noise
     before: tuple[Tensor, float] | None = None  # the previous clean estimate and its lambda

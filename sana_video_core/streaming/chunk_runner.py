@@ -1,4 +1,4 @@
-"""The model calls of a stream: each asks the caller first, is checked for NaN and Inf, and is reported."""
+"""The model calls of a stream: cancellable, checked for NaN and Inf, and reported."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .stream_model import StreamModel
 
 
 class ChunkRunner:
-    """A model with one prompt at work on `chunks` chunks of `calls_per_chunk` model calls each.
+    """Runs a model with one prompt for `chunks` chunks of `calls_per_chunk` model calls each.
 
-    Counts where the work is, and keeps nothing else: states and memories pass through as values.
+    It only counts where the work is; states and memories pass through as values.
     """
 
     def __init__(
         self,
         model: StreamModel,
-        text: Any,  # what the model prepared
+        text: Any,  # from the model's prepare_text
         callbacks: Callbacks,
         *,
         chunks: int,
         calls_per_chunk: int,
-        device: torch.device | str,  # where states lie
+        device: torch.device | str,  # for states
     ) -> None:
         self.model, self.text, self.callbacks = model, text, callbacks
         self.chunks, self.calls_per_chunk, self.device = chunks, calls_per_chunk, device
@@ -82,7 +82,7 @@ class ChunkRunner:
         after = self.model.absorb(
             latents, self.text, memory=memory, first_frame=state.position, window=state.identity.window
         )
-        # a copy: what a listener does to it must not reach a state, a chunk or what a caller passed
+        # a copy, in case the callback writes to it
         self._finish(memory_tensors(after), latents.clone())
         return after
 
@@ -97,7 +97,7 @@ class ChunkRunner:
         return replace(state, memory=memory_to(memory, self.device))
 
     def _finish(self, results: list[Tensor], latents: Tensor) -> None:
-        """Refuse NaN and Inf, then report."""
+        """Raises ChunkError for NaN or Inf, else reports the call."""
         if not all(bool(torch.isfinite(tensor).all()) for tensor in results):
             raise ChunkError(
                 f"The model returned NaN or Inf {self._where}, so this chunk was dropped; everything before "

@@ -1,4 +1,4 @@
-"""Latents to frames: a history scene by scene, or one clip; as the frames are ready, at constant memory."""
+"""Latents to frames as they are ready, at constant memory: a history scene by scene, or one clip."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from .state import Chunk, StreamState
 
 
 class Decoder(Protocol):
-    """`WanVAE`, or a host's own VAE: pieces of one clip's latents in, its frames out as soon as they are
-    known.
-    """
+    """`WanVAE` or a host's VAE. Takes a clip's latents in pieces, yields frames as soon as they are known."""
 
     def decode_stream(
         self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None
@@ -41,9 +39,9 @@ def decode_history(
 ) -> Iterator[Tensor]:
     """Frames [B, 3, n, H, W] in [-1, 1] of the chunks from number `from_chunk` (counted from 0) on.
 
-    Earlier chunks of the same scene go through the decoder too, because its causal cache reaches back to the
-    scene's first frame; their frames are dropped. So a continued chunk gives the same frames as one decode of
-    the whole. `device` is where the VAE computes, if that is not where its parameters lie.
+    Earlier chunks of the same scene are decoded too, and their frames dropped: the decoder's causal cache
+    reaches back to the scene's first frame. So the frames are those of one decode of the whole. `device` is
+    where the VAE computes, if its parameters are elsewhere.
     """
     if not state.history:
         raise InputError("There is nothing to decode: this stream is empty. Sample a chunk first.")
@@ -66,7 +64,7 @@ def decode_history(
 
 
 class _Pieces:
-    """Pieces made one at a time, and made again when a decoder has to begin again: none is kept."""
+    """Pieces made one at a time and not kept: when a decoder starts over, they are made again."""
 
     def __init__(self, make: Callable[[], Iterator[Tensor]]) -> None:
         self._make = make
@@ -81,21 +79,19 @@ def _device_of(vae: Decoder) -> torch.device:
 
 
 class _Scene:
-    """Where a decoder is in the chunks of one scene, counted in frames."""
+    """Where a decoder is in the chunks of one scene, in frames."""
 
     def __init__(
         self, chunks: list[tuple[int, Chunk]], from_chunk: int, total: int, compression: Compression
     ) -> None:
-        # for every latent frame: the number of its chunk, its place in the chunk, the chunk's length
+        # for each latent frame: its chunk's number, its place in the chunk, the chunk's length
         self.places = [(number, step + 1, c.length) for number, c in chunks for step in range(c.length)]
-        # frames
+        # in frames
         self.dropped = compression.frames(sum(c.length for number, c in chunks if number < from_chunk))
         self.total, self.compression, self.made = total, compression, 0
 
     def frames(self, decoded: Iterator[Tensor], callbacks: Callbacks) -> Iterator[Tensor]:
-        """What is decoded, from the first wanted frame on; the caller is asked before every piece and hears
-        of it after.
-        """
+        """The decoded frames that are wanted. Each piece can be cancelled before, and is reported after."""
         while (done := self.compression.latent_frames_of(self.made)) < len(self.places):
             number, _, _ = self.places[done]
             where = f"chunk {number + 1} of {self.total}"
@@ -103,8 +99,8 @@ class _Scene:
             pixels = next(decoded)
             if not bool(torch.isfinite(pixels).all()):
                 raise ChunkError(
-                    f"The VAE returned NaN or Inf in {where}; the frames before it are kept. Try it in "
-                    "float32 or bfloat16, or copy its file again."
+                    f"The VAE returned NaN or Inf in {where}; the frames before it are kept. "
+                    "Try it in float32 or bfloat16, or copy its file again."
                 )
             skip = max(0, self.dropped - self.made)
             self.made += pixels.shape[2]
@@ -123,9 +119,7 @@ def decode_clip(
     callbacks: Callbacks | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Frames [B, 3, n, H, W] in [-1, 1] of one clip's latents [B, C, F, H, W] in VAE space, as they are
-    ready.
-    """
+    """Frames [B, 3, n, H, W] in [-1, 1] of a clip's VAE-space latents [B, C, F, H, W], as they are ready."""
     callbacks, made = callbacks or Callbacks(), 0
     pieces = _Pieces(lambda: (piece.to(device or latents.device) for piece in latents.split(1, dim=2)))
     decoded = vae.decode_stream(pieces)
@@ -139,10 +133,9 @@ def decode_clip(
 
 
 def chunks_of(state: StreamState, latents: Tensor) -> int:
-    """The number of the first chunk that `latents` [B, C, F, H, W] (VAE space) hold, which left a sampler
-    with `state`.
+    """The number of the first chunk in a sampler's `latents` [B, C, F, H, W] (VAE space) and `state`.
 
-    Raises InputError when the latents aren't the end of this state's history.
+    Raises InputError if the latents aren't the end of this state's history.
     """
     length, first = 0, len(state.history)
     while first > 0 and length < latents.shape[2]:

@@ -1,4 +1,4 @@
-"""Pictures to the latents that a stream or a clip begins with."""
+"""Turns pictures and videos into the latents that a stream or a clip begins with."""
 
 from __future__ import annotations
 
@@ -14,26 +14,22 @@ from ..files.image_file import fit_images
 from ..files.video_reader import read_frames
 from ..vae.statistics import to_model_space
 
-PRIMED = 41  # latent frames of a video that a stream begins with: 161 frames, 10 s
+PRIMED = 41  # latent frames taken from the end of a video: 161 frames, 10 s
 
 
 @torch.no_grad()
 def encode_beginning(encode: Callable[[Tensor], Tensor], pixels: Tensor, family: Family) -> Tensor:
     """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, C, F, H, W] in model space, float32.
 
-    `encode` is a VAE's, into VAE space. A video keeps its last frames, as many as are whole latent frames: a
-    stream continues from its end, where no frame may be left over.
+    `encode` is a VAE's, into VAE space. Of a video, the last frames that make whole latent frames are used,
+    because the stream continues from its end.
     """
     whole = family.compression.whole_frames(pixels.shape[2])
     return to_model_space(encode(pixels[:, :, pixels.shape[2] - whole :]), family.vae)
 
 
 def video_end(path: Path | str, family: Family, *, width: int, height: int) -> Tensor:
-    """The last frames [1, 3, n, H, W] of a video file at the family's rate, at most `PRIMED` latent frames of
-    them.
-
-    So the scene has room for more.
-    """
+    """The last frames [1, 3, n, H, W] of a video at the family's rate: at most `PRIMED` latent frames."""
     most = family.compression.frames(min(PRIMED, family.chunks.limit))
     return read_frames(path, fps=family.fps, last=most, width=width, height=height)
 
@@ -42,7 +38,7 @@ def image_rows(images: Tensor, batch: int, *, width: int, height: int) -> Tensor
     """A host's pictures [1 or B, H, W, 3] in [0, 1] as frames [1 or B, 3, 1, height, width] in [-1, 1]."""
     if len(images) not in (1, batch):
         raise InputError(
-            f"{len(images)} images were given for a batch of {batch}: give one, or one for each. (Frames of "
-            "a video go into the video input.)"
+            f"{len(images)} images were given for a batch of {batch}: give one, or one for each. "
+            "(Frames of a video go into the video input.)"
         )
     return fit_images(images, width=width, height=height)[0].movedim(1, 0)[:, :, None]

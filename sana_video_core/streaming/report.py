@@ -1,4 +1,4 @@
-"""What a state holds: as text, and as a filmstrip."""
+"""What a state holds, as text and as a filmstrip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST, COLUMNS = 24, 3  # thumbnails of a filmstrip
 
 
 def report(state: StreamState) -> str:
-    """What a state holds, for a person: one line each for model, video, memory and every chunk."""
+    """What a state holds, as text: one line each for model, video, memory and every chunk."""
     identity = state.identity
     height, width = identity.rules.compression.pixels(identity.grid)
     history = sum(chunk.latents.numel() * chunk.latents.element_size() for chunk in state.history)
@@ -29,18 +29,16 @@ def report(state: StreamState) -> str:
         made = "primed" if chunk.primed else f"seed {chunk.seed}"
         loras = f", LoRAs {', '.join(chunk.loras)}" if chunk.loras else ""
         lines.append(
-            f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, {made}{loras}: "
-            f"{chunk.prompt}"
+            f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, "
+            f"{made}{loras}: {chunk.prompt}"
         )
     return "\n".join(lines)
 
 
 def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
-    """What a state holds, as one picture: two lines of text, then a labelled thumbnail a chunk (at most
-    `MOST`).
+    """What a state holds, as a picture: two lines of text, and labelled thumbnails of at most `MOST` chunks.
 
-    `picture` makes a small picture of one latent frame [B, C, 1, H, W] in model space: a host has a quick way
-    to.
+    `picture` is the host's quick preview of one latent frame [B, C, 1, H, W] in model space.
     """
     height, width = state.identity.rules.compression.pixels(state.identity.grid)
     lines = [

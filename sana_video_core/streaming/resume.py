@@ -1,4 +1,4 @@
-"""An interrupted run loses nothing: its finished chunks wait for the same request."""
+"""Resumes an interrupted run, whose finished chunks are kept for the same request."""
 
 from __future__ import annotations
 
@@ -10,35 +10,33 @@ Run = Callable[[StreamState, int], Iterator[StreamState]]
 
 
 class InterruptedRun:
-    """The last interrupted run of a stream; at most one, so that memory stays bounded.
-
-    Its states are values like all.
-    """
+    """The last interrupted run. Only one is kept, so that memory stays bounded."""
 
     def __init__(self) -> None:
-        # the request, the state that it began with (an object, compared as one), and the state that it got to
+        # the request, the state that it began with (compared by identity), and the newest state
         self._kept: tuple[Hashable, StreamState, StreamState] | None = None
 
     def run_or_resume(self, request: Hashable, state: StreamState, chunks: int, run: Run) -> StreamState:
         """The state after `chunks` more chunks, which `run(state, chunks)` makes one by one.
 
-        `request` is all that decides them, apart from their number. When the same request was interrupted
-        before, it is resumed: N chained runs of one chunk are bit-identical to one run of N.
+        `request` is everything that decides them, apart from their number. If the same request was
+        interrupted before, it is resumed. The result is the same: N chained runs of one chunk are
+        bit-identical to one run of N.
         """
         newest = self._resumed(request, state, chunks)
         left = chunks - len(newest.history) + len(state.history)
         try:
-            # the loop's variable may be what `run` got: that is read once, at the start
+            # `run` reads its arguments once, so the loop may reuse `newest`
             for newest in run(newest, left) if left else ():  # noqa: B007, B020
                 pass
-        except BaseException:  # a host's interrupt need not be of Exception's kind
+        except BaseException:  # a host's interrupt may not be an Exception
             if newest is not state:
                 self._kept = (request, state, newest)
             raise
         return newest
 
     def _resumed(self, request: Hashable, state: StreamState, chunks: int) -> StreamState:
-        """Where the same request was interrupted, or the state that it begins with."""
+        """The state at which the same request was interrupted, or the one that it begins with."""
         if self._kept is None:
             return state
         kept_request, began, newest = self._kept

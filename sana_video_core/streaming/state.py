@@ -1,8 +1,7 @@
-"""A state: the memory of a stream, with its identity and its history. A value: nothing ever writes to it.
+"""A stream's state: its memory, identity and history. An immutable value.
 
-B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the unchanged tensors of
-the old one; that is why branching costs nothing, and why no function may write to a tensor that it did not
-allocate.
+B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the old one's unchanged
+tensors. So branching costs nothing, and no function may write to a tensor that it didn't allocate.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from .stream_model import StreamModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a state belongs to."""
+    """The model and the video that a state belongs to."""
 
-    fingerprint: str  # of the model's weights as they lay in the file, before casts and LoRAs
+    fingerprint: str  # of the weights as stored in the file, before casts and LoRAs
     family: str
     channels: int
     rows: int  # of latents
@@ -44,7 +43,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chunk:
-    """One chunk of the history: what was made, and from what."""
+    """One chunk of the history: what was made, and how."""
 
     latents: Tensor  # [B, C, F, H, W] clean, model space, float32
     prompt: str
@@ -66,7 +65,7 @@ class StreamState:
 
     identity: Identity
     memory: Memory | None = None  # after the last chunk of this scene; None at its start
-    memory_before: Memory | None = None  # before the last chunk: what recache starts from; one deep, for ever
+    memory_before: Memory | None = None  # before the last chunk, where recache starts; no older one is kept
     history: tuple[Chunk, ...] = ()
     scene: int = 0
 
@@ -82,7 +81,7 @@ class StreamState:
 
     @property
     def frames(self) -> int:
-        """Frames that the whole history decodes to, each scene on its own."""
+        """Frames that the whole history decodes to, scene by scene."""
         per_scene: dict[int, int] = {}
         for chunk in self.history:
             per_scene[chunk.scene] = per_scene.get(chunk.scene, 0) + chunk.length
@@ -94,7 +93,7 @@ class StreamState:
         return self.frames - replace(self, history=self.history[:chunk]).frames
 
     def only_row(self, row: int) -> StreamState:
-        """One video of the batch, to be looked at: its history without a memory."""
+        """One video of the batch, to decode: its history without a memory."""
         history = tuple(replace(chunk, latents=chunk.latents[row : row + 1]) for chunk in self.history)
         return replace(
             self, identity=replace(self.identity, batch=1), memory=None, memory_before=None, history=history
@@ -114,7 +113,7 @@ class StreamState:
 
     @property
     def bytes(self) -> int:
-        """Bytes of both memories, without the history."""
+        """Size of both memories in bytes, without the history."""
         return memory_bytes(self.memory) + memory_bytes(self.memory_before)
 
     def tensors(self) -> list[Tensor]:
@@ -123,7 +122,7 @@ class StreamState:
         return memories + [chunk.latents for chunk in self.history]
 
     def to(self, device: torch.device | str) -> StreamState:
-        """The same state on another device; what is there already is shared."""
+        """The same state on another device; tensors that are already there are shared."""
         return replace(
             self,
             memory=memory_to(self.memory, device),
@@ -132,22 +131,16 @@ class StreamState:
         )
 
     def with_chunk(self, chunk: Chunk, memory: Memory) -> StreamState:
-        """The state after one more chunk.
-
-        The memory before it moves up by one; the one before that is let go.
-        """
+        """The state after one more chunk. The memory moves to `memory_before`, whose old value is dropped."""
         return replace(self, memory=memory, memory_before=self.memory, history=(*self.history, chunk))
 
     def with_cut(self) -> StreamState:
-        """The state at the start of a new scene: an empty memory; history, frame count and noise run on."""
+        """The state at the start of a new scene: no memory; history, frame count and noise continue."""
         return replace(self, memory=None, memory_before=None, scene=self.scene + 1) if self.position else self
 
 
 def model_identity(model: StreamModel) -> dict[str, Any]:
-    """The part of an identity that the model alone decides.
-
-    Without a file, the weights in memory are read.
-    """
+    """The part of an identity that the model decides. Weights without a file are hashed in memory."""
     fingerprint = model.fingerprint or weights_fingerprint(model.state_dict())
     return {"fingerprint": fingerprint, "family": model.family.name, "channels": model.config.channels}
 
@@ -160,25 +153,25 @@ def check_fits(
     width: int | None = None,
     batch: int | None = None,
 ) -> None:
-    """Raises StateError, naming both sides, when a state belongs to another model, size or batch."""
+    """Raises StateError, naming both sides, if a state belongs to another model, size or batch."""
     identity, loaded = state.identity, model_identity(model)
     if identity.fingerprint != loaded["fingerprint"] or identity.channels != loaded["channels"]:
         raise StateError(
             f"This state was made by the model {identity.fingerprint[:12]} ({identity.family}, "
             f"{identity.channels} channels), but the model here is {loaded['fingerprint'][:12]} "
-            f"({loaded['family']}, {loaded['channels']} channels). Load the model that made the state, or "
-            "start a new stream."
+            f"({loaded['family']}, {loaded['channels']} channels). "
+            "Load the model that made the state, or start a new stream."
         )
     size = identity.rules.compression.pixels(identity.grid)
     required = (size[0] if height is None else height, size[1] if width is None else width)
     if required != size:
         raise StateError(
-            f"This state is of a video of {size[1]} x {size[0]} (width x height), but {required[1]} x "
-            f"{required[0]} was asked for. A stream keeps its size: continue at the state's, or start a new "
-            "one."
+            f"This state is of a video of {size[1]} x {size[0]} "
+            f"(width x height), but {required[1]} x {required[0]} was asked for. "
+            "A stream keeps its size: continue at the state's, or start a new one."
         )
     if batch is not None and batch != identity.batch:
         raise StateError(
-            f"This state holds a batch of {identity.batch}, but {batch} was asked for. A stream keeps its "
-            "batch: continue with the state's, or start a new one."
+            f"This state holds a batch of {identity.batch}, but {batch} was asked for. "
+            "A stream keeps its batch: continue with the state's, or start a new one."
         )

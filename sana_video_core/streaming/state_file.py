@@ -1,8 +1,8 @@
 """A state as one safetensors file: named tensors, versioned metadata, never pickle.
 
-Layout, version 1. Metadata: `sana_video_state` (the version), `state` (JSON: identity, scene, the history
-without its latents under `story`, how many blocks each memory has). Tensors: `memory.B.` and
-`memory_before.B.` of block B, each before the names of that block's memory (BlockMemory.named_tensors), and
+Format 1. Metadata: `sana_video_state` (the version) and `state` (JSON: identity, scene, `story` for the
+history without its latents, and the number of blocks in each memory). Tensors: `memory.B.` and
+`memory_before.B.` followed by the names of block B's memory (BlockMemory.named_tensors), and
 `story.I.latents` of chunk I.
 """
 
@@ -26,7 +26,7 @@ from .state import Chunk, Identity, StreamState
 
 FORMAT = "sana_video_state"
 VERSION = 1
-# what the description holds, by record
+# the JSON's fields and their types
 IDENTITY_FIELDS: dict[str, tuple[type, ...]] = {
     "fingerprint": (str,),
     "family": (str,),
@@ -47,7 +47,7 @@ CHUNK_FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def save_state(state: StreamState, path: Path | str) -> None:
-    """Write a state. Raises FileError when that fails; an older file of this name then stays as it was."""
+    """Write a state. If that raises FileError, an older file of this name stays as it was."""
     described = {
         "identity": asdict(state.identity),
         "scene": state.scene,
@@ -58,10 +58,7 @@ def save_state(state: StreamState, path: Path | str) -> None:
 
 
 def load_state(path: Path | str) -> StreamState:
-    """Read a state, on the CPU.
-
-    Raises FileError for a file that is none, is damaged, or is newer than this pack.
-    """
+    """Read a state, on the CPU. Raises FileError for a damaged file, a newer one or one of another kind."""
     path = Path(path)
     tensors, metadata = read_safetensors(path)
     version = metadata.get(FORMAT)
@@ -71,11 +68,11 @@ def load_state(path: Path | str) -> StreamState:
         )
     if version != str(VERSION):
         raise FileError(
-            f"“{path.name}” is a state of format {version}; this version of the pack reads format {VERSION}. "
-            "Update the pack."
+            f"“{path.name}” is a state of format {version}; "
+            f"this version of the pack reads format {VERSION}. Update the pack."
         )
     described = parse_json(metadata.get("state", ""), path, "description")
-    # a state is a value: what somebody copies over the file later must not change it
+    # copies: mapped tensors would change with the file
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
         state = _state_from(described, tensors)
@@ -108,7 +105,7 @@ def _state_from(described: Any, tensors: Mapping[str, Tensor]) -> StreamState:
 
 
 def _fields(record: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Fields of a record, each there and of its kind (true isn't a number here)."""
+    """A record's fields, each present and of its exact type (true isn't an int here)."""
     for name, kind in kinds.items():
         if type(record[name]) not in kind:
             raise ValueError(f"{name} is {record[name]!r}")
@@ -116,12 +113,12 @@ def _fields(record: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) ->
 
 
 def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError when the parts of a file do not belong together."""
+    """Raises ValueError if the parts of a file don't belong together."""
     identity = state.identity
     if identity.family not in FAMILIES:
         raise FileError(
-            f"This state belongs to a model of the family “{identity.family}”, which this version of the "
-            f"pack does not know; it knows {', '.join(FAMILIES)}. Update the pack."
+            f"This state belongs to a model of the family “{identity.family}”, "
+            f"which this version of the pack does not know; it knows {', '.join(FAMILIES)}. Update the pack."
         )
     window = 1 if identity.window is None else identity.window
     if min(identity.channels, identity.rows, identity.columns, identity.batch, window) < 1:
@@ -146,7 +143,7 @@ def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_memory(name: str, memory: Memory | None, identity: Identity, chunks: int) -> None:
-    """Raises ValueError when this isn't the memory of a scene of `chunks` chunks."""
+    """Raises ValueError unless this is the memory of a scene of `chunks` chunks."""
     if (memory is not None) != (chunks > 0):
         raise ValueError(f"{name} and the history are of different lengths")
     if memory is None:

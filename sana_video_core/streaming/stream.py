@@ -1,7 +1,7 @@
-"""A stream: start, prime, extend by chunks. Every function takes a state and returns new ones.
+"""A stream: start it, prime it, extend it by chunks. Every function takes a state and returns new ones.
 
-Source: longlive_flow_euler_sampler.py and diffusion/longsana/pipeline of the original; the running memory in
-place of its list of all chunks is the same sum (docs/ARCHITECTURE.md says where we differ, and why).
+Source: longlive_flow_euler_sampler.py and diffusion/longsana/pipeline of the original. It keeps a list of all
+chunks, we their running sum; docs/ARCHITECTURE.md says where else we differ, and why.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Sampling:
 class Extension:
     """A checked request: what `run_extension` will do."""
 
-    state: StreamState  # that it begins with; for a cut, at the start of the new scene
+    state: StreamState  # where it begins; for a cut, the start of the new scene
     prompt: Prompt
     sampling: Sampling
-    entry: str  # how its first chunk is entered: start, same, or one of PROMPT_CHANGES
+    entry: str  # how its first chunk begins: start, same, or one of PROMPT_CHANGES
     plan: tuple[int, ...]  # latent frames of each chunk
 
 
@@ -72,9 +72,9 @@ def start(
 def _check_causal(model: StreamModel) -> None:
     if not model.family.causal:
         raise InputError(
-            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. If the file is "
-            "a LongSANA checkpoint, choose the family longsana_480p where it is loaded (in Load SANA-Video "
-            "Model; the weights cannot tell)."
+            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. "
+            "If the file is a LongSANA checkpoint, choose the family longsana_480p where it is loaded "
+            "(in Load SANA-Video Model; the weights don't show it)."
         )
 
 
@@ -87,11 +87,9 @@ def plan_extension(
     chunks: int = 1,
     plan: tuple[int, ...] | None = None,
 ) -> Extension:
-    """What `chunks` more chunks (or chunks of the latent lengths in `plan`) take.
+    """Check and plan `chunks` more chunks, or those of the latent lengths in `plan`.
 
-    Raises for what cannot be done.
-
-    Everything that can be refused is refused here, before any work.
+    Whatever cannot work raises InputError or StateError here, before any work.
     """
     _check_causal(model)
     check_fits(state, model)
@@ -104,8 +102,8 @@ def plan_extension(
     model.family.chunks.check_room(state.position, plan)
     if len(prompt.embeddings) not in (1, state.identity.batch):
         raise InputError(
-            f"{len(prompt.embeddings)} prompts do not fit a stream of batch {state.identity.batch}: give "
-            "one, or one for each."
+            f"{len(prompt.embeddings)} prompts do not fit a stream of batch {state.identity.batch}: "
+            "give one, or one for each."
         )
     return Extension(state=state, prompt=prompt, sampling=sampling, entry=entry, plan=plan)
 
@@ -121,7 +119,7 @@ def extend(
     callbacks: Callbacks | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[StreamState]:
-    """Plan and run an extension. Refuses before it returns, so before the first chunk is asked for."""
+    """Plan and run an extension. Whatever cannot work raises at the call, not at the first chunk."""
     extension = plan_extension(model, state, prompt, sampling, chunks=chunks, plan=plan)
     return run_extension(model, extension, callbacks=callbacks, device=device)
 
@@ -133,10 +131,10 @@ def run_extension(
     callbacks: Callbacks | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[StreamState]:
-    """The state after each chunk. States lie on `device`, the model computes on its own.
+    """The state after each chunk. States are kept on `device`, wherever the model computes.
 
-    A chunk that is cancelled, fails, or has NaN or Inf raises (ChunkError names chunk and step); the state
-    yielded before it stays good.
+    A chunk that is cancelled, fails, or has NaN or Inf raises (ChunkError names chunk and step); the states
+    before it stay good.
     """
     runner = ChunkRunner(
         model,
@@ -183,7 +181,7 @@ def prime(
 ) -> StreamState:
     """Fill an empty stream with latents [B, C, F, H, W] (model space): an image has F = 1, a video any F.
 
-    A video is absorbed by the original's plan. Raises StateError when the stream has begun.
+    A video is absorbed by the original's plan. Raises StateError if the stream isn't empty.
     """
     check_prime(model, state)
     identity = state.identity
@@ -209,20 +207,20 @@ def prime(
     for piece in latents.split(plan, dim=2):
         runner.begin_chunk()
         memory = runner.absorb(state, memory, piece)
-        kept = piece.clone().to(device)  # owns its memory, and shares none with what the caller passed
+        kept = piece.clone().to(device)  # shares no memory with the caller's tensor
         chunk = Chunk(latents=kept, prompt=prompt.text, digest=prompt.digest, scene=state.scene, primed=True)
         state = state.with_chunk(chunk, memory_to(memory, device))
     return state
 
 
 def check_prime(model: StreamModel, state: StreamState) -> None:
-    """Refuse what `prime` cannot do with any latents, so that nothing is encoded for it."""
+    """Raises what `prime` would for any latents, so that nothing is encoded in vain."""
     _check_causal(model)
     check_fits(state, model)
     if state.history:
         raise StateError(
-            f"This stream already holds {state.frames} frames; only an empty one can be primed. Connect the "
-            "state of a Start node."
+            f"This stream already holds {state.frames} frames; only an empty one can be primed. "
+            "Connect the state of a Start node."
         )
 
 

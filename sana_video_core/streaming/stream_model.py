@@ -12,10 +12,7 @@ from ..transformer.memory import Memory
 
 
 class StreamModel(Protocol):
-    """`SanaVideo` itself, or a host's way to call it (offloaded, patched, compiled).
-
-    What `prepare_text` returns is the model's own business; it comes back as `text`.
-    """
+    """`SanaVideo`, or a host's way to call it; `text` is whatever its `prepare_text` returned."""
 
     config: TransformerConfig
     family: Family

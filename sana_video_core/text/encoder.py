@@ -1,10 +1,11 @@
 """Text to the embeddings that SANA-Video reads: Gemma-2-2B-it, last hidden state, 300 positions.
 
-Source: NVlabs/Sana, inference_video_scripts/inference_sana_video.py (the rule of the window and of the motion
-score), and diffusers, pipelines/sana_video/pipeline_sana_video.py (the same rule; it also lower-cases
-prompts, which the original does not do and neither do we). In short: a system prompt is put before a prompt,
-Gemma reads both, and only the beginning-of-text token and the last 299 positions are kept. Gemma is causal,
-so these have seen it all.
+A system prompt is put before the prompt, Gemma reads both, and only the beginning-of-text token and the last
+299 positions are kept. Gemma is causal, so these have seen everything.
+
+Sources for the window and the motion score: NVlabs/Sana, inference_video_scripts/inference_sana_video.py, and
+diffusers, pipelines/sana_video/pipeline_sana_video.py. diffusers also lower-cases prompts; the original
+doesn't, and neither do we.
 """
 
 from __future__ import annotations
@@ -27,29 +28,27 @@ from .system_prompt import find_system_prompt
 logger = logging.getLogger("sana_video")
 
 
-@functools.cache  # once per process: a long video encodes many prompts, and one warning is enough
+@functools.cache  # one warning per process: a long video encodes many prompts
 def _warn_no_system_prompt() -> None:
     logger.warning(
-        "The system prompt that SANA-Video was trained to read before every prompt was not found, so your "
-        "prompts will be followed less closely. To give it, put the model's original yaml file (it contains "
-        "`chi_prompt`) in the folder of the model or the text encoder, or install diffusers, or pass a text "
-        "of your own as the instruction."
+        "The system prompt that SANA-Video was trained to read before every prompt was not found, "
+        "so your prompts will be followed less closely. "
+        "To give it, put the model's original yaml file (it contains `chi_prompt`) in the folder "
+        "of the model or the text encoder, or install diffusers, or pass your own text as the instruction."
     )
 
 
 class TextEncoder:
     """A tokenizer and a Gemma-2 without its head. Holds no state between calls.
 
-    `system_prompt` is the original's where it was found (see `find_system_prompt`); None where it wasn't, and
-    "" for an encoder that reads prompts as they are.
+    `system_prompt` is the original's, or None if it wasn't found (see `find_system_prompt`). It is "" for an
+    encoder that reads prompts as they are.
     """
 
     def __init__(self, tokenizer: Any, model: Any, *, system_prompt: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.model = model.eval()
-        stored = getattr(
-            model.config, "sana_instruction", None
-        )  # anything but a text is somebody else's entry
+        stored = getattr(model.config, "sana_instruction", None)  # ours only if it is text
         self.system_prompt = stored if isinstance(stored, str) else system_prompt
         self._bos = _special_id(tokenizer, model, "bos_token_id")
         self._pad = _special_id(tokenizer, model, "pad_token_id")
@@ -63,9 +62,7 @@ class TextEncoder:
         return next(self.model.parameters()).dtype
 
     def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
-        """What `encode` puts before a prompt: True is the original's, False or None is nothing, a text is
-        itself.
-        """
+        """What `encode` puts before a prompt: True is the original's, False or None is nothing."""
         if system_prompt is True:
             if self.system_prompt is None:
                 _warn_no_system_prompt()
@@ -78,7 +75,7 @@ class TextEncoder:
             )
         return system_prompt or None
 
-    @torch.no_grad()  # not inference_mode: what comes out may be used to train
+    @torch.no_grad()  # not inference_mode: the output may be used in training
     def encode(
         self,
         prompts: str | Sequence[str],
@@ -89,9 +86,8 @@ class TextEncoder:
     ) -> tuple[Tensor, Tensor]:
         """Prompts to (embeddings [B, L, D] in the model's dtype, mask [B, L] bool, True where there is text).
 
-        L is max_tokens (the network's 300), D the width of the encoder (2304). A negative prompt takes no
-        system prompt: encode it with system_prompt=False. A prompt too long loses its end, the motion score
-        first.
+        L is max_tokens (the network's 300), D the encoder's width (2304). A negative prompt takes no system
+        prompt: encode it with system_prompt=False. What is too long loses its end, the motion score first.
         """
         texts = _checked_prompts(prompts)
         suffix = motion_suffix(motion_score)
@@ -102,9 +98,9 @@ class TextEncoder:
         prefix = self.resolve_system_prompt(system_prompt) or ""
         total = max_tokens
         if prefix:
-            # The system prompt ends with a space. Alone it is a token of its own, but before a word it melts
-            # into that word's token. So minus one for it, and one for the beginning of text, which is kept
-            # apart: then the last positions start exactly at the first word.
+            # The system prompt ends with a space, which before a word becomes part of that word's token. So
+            # minus one for it, and one for the beginning of text, which is kept separately: then the last
+            # positions start exactly at the first word.
             total += len(self._token_ids(prefix)) - 2
         ids, mask = self._padded([prefix + text.strip() + suffix for text in texts], total)
         hidden = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
@@ -119,7 +115,7 @@ class TextEncoder:
     def _padded(self, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
         """Token ids [B, length] and mask [B, length] bool, cut and padded on the right.
 
-        Done here and not by the tokenizer: Gemma's tokenizers pad on the left unless told otherwise.
+        The tokenizer doesn't do it because Gemma's pad on the left unless told otherwise.
         """
         ids = torch.full((len(texts), length), self._pad, dtype=torch.long)
         mask = torch.zeros(len(texts), length, dtype=torch.bool)
@@ -151,8 +147,8 @@ def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"The prompt contains half a character at position {error.start}, probably an emoji that was "
-                "cut in two. Delete it and type it again."
+                f"The prompt contains half a character at position {error.start}, "
+                "probably an emoji that was cut in two. Delete it and type it again."
             ) from error
     return texts
 
@@ -166,11 +162,10 @@ def load_text_encoder(
 ) -> TextEncoder:
     """A Gemma-2 from a local file or folder; nothing is downloaded and no code of the folder is run.
 
-    `path` is one safetensors file with the tokenizer inside (ComfyUI's form); or one folder in Hugging Face
-    layout with everything, or a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in
-    it. With or without the language head. dtype None keeps the weights as they are stored. `system_prompt` is
-    the original's if a host has it; otherwise it is looked for in the yaml files of these folders and in an
-    installed diffusers.
+    `path` is a safetensors file with the tokenizer inside (ComfyUI's form), a complete folder in Hugging Face
+    layout, a diffusers pipeline (text_encoder/ beside tokenizer/), or the text_encoder/ in it. The language
+    head is optional. dtype None keeps the stored dtype. If there is no `system_prompt`, the original's is
+    looked for in the yaml files of these folders and in an installed diffusers.
     """
     path = Path(path).absolute()
     if path.is_file():

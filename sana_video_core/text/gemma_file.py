@@ -1,5 +1,4 @@
-"""Gemma-2 from one safetensors file, as ComfyUI keeps it: weights under `model.`, the tokenizer inside as
-bytes.
+"""Gemma-2 from one safetensors file, as ComfyUI keeps it: weights under `model.`, the tokenizer as bytes.
 
 Source of the layout: Comfy-Org/PixelDiT, text_encoders/gemma_2_2b_it_elm_bf16.safetensors. The sizes are read
 off the tensors; what no tensor shows is as in google/gemma-2-2b-it.
@@ -18,7 +17,7 @@ from ..files.tensor_file import read_safetensors
 from .gemma_folder import NEEDED
 from .tokenizer import TOKENIZER, SentencePieceTokenizer, read_tokenizer
 
-HEAD_DIM = 256  # of Gemma-2-2B; a file's metadata may say another `head_dim` and `query_pre_attn_scalar`
+HEAD_DIM = 256  # Gemma-2-2B's; a file's metadata may override it and `query_pre_attn_scalar`
 GEMMA_2_2B = {  # what no tensor shows
     "rope_theta": 10000.0,
     "sliding_window": 4096,
@@ -29,9 +28,9 @@ GEMMA_2_2B = {  # what no tensor shows
     "attn_implementation": "eager",  # the others may skip the soft-capping of the attention logits
 }
 NOT_READ = (TOKENIZER, "lm_head.weight")
-GEMMA2 = "layers.0.pre_feedforward_layernorm.weight"  # the first Gemma and other language models have none
+GEMMA2 = "layers.0.pre_feedforward_layernorm.weight"  # not in the first Gemma or other language models
 QUANTIZED = re.compile(r"comfy_quant|weight_scale|input_scale|scale_weight|scale_input|scaled_fp8|absmax")
-# Part of a tensor's name -> what has it. The first that fits counts.
+# part of a tensor's name -> what has it; the first match counts
 RELATIVES = {".q_norm.": "a later Gemma", "pre_self_attn_layernorm": "a T5Gemma"}
 OTHERS = {
     "lora_": "a LoRA",
@@ -48,9 +47,7 @@ OTHERS = {
 def load_gemma_file(
     path: Path, *, device: torch.device | str, dtype: torch.dtype | None
 ) -> tuple[SentencePieceTokenizer, Any]:
-    """Tokenizer and Gemma2Model on `device`. dtype None keeps the file's; float8 without scales becomes
-    bfloat16.
-    """
+    """Tokenizer and Gemma2Model on `device`. dtype None keeps the file's, but float8 becomes bfloat16."""
     try:
         tensors, metadata = read_safetensors(path)
     except FileError as error:
@@ -66,22 +63,20 @@ def load_gemma_file(
     _check_weights(path, weights, {name: tensor.shape for name, tensor in model.state_dict().items()})
     if len(tokenizer) > model.config.vocab_size:
         raise FileError(
-            f"The tokenizer in “{path.name}” knows {len(tokenizer)} tokens, but its weights only "
-            f"{model.config.vocab_size}: they do not belong together. {NEEDED}"
+            f"The tokenizer in “{path.name}” knows {len(tokenizer)} tokens, "
+            f"but its weights only {model.config.vocab_size}: they do not belong together. {NEEDED}"
         )
     if dtype is None:
         stored = weights["embed_tokens.weight"].dtype
         dtype = stored if stored.itemsize > 1 else torch.bfloat16
-    # Copies, because what is read lies in the file, which somebody may replace while the model lives.
+    # copies: mapped tensors would change with the file
     owned = {name: tensor.to(device, dtype, copy=True) for name, tensor in weights.items()}
     model.load_state_dict(owned, assign=True)
     return tokenizer, model.to(device)
 
 
 def _find_prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """What stands before the names of the weights, such as `model.` or
-    `text_encoders.gemma2_2b.transformer.model.`
-    """
+    """What precedes the names of the weights: `model.`, `text_encoders.gemma2_2b.transformer.model.`, …"""
     prefixes = [name.removesuffix(GEMMA2) for name in tensors if f".{name}".endswith(f".{GEMMA2}")]
     prefix = min(prefixes, default="")
     names = [name for name in tensors if name.startswith(prefix)]
@@ -102,9 +97,9 @@ def _refuse_quantized(path: Path, weights: Mapping[str, Tensor]) -> None:
     ]
     if odd:
         raise FileError(
-            f"“{path.name}” is quantized (it has {min(odd)}), which is not read here. Use "
-            "gemma_2_2b_it_elm_bf16.safetensors, or load this file with ComfyUI's own CLIPLoader (type "
-            "pixeldit): the text node of SANA-Video takes its CLIP too."
+            f"“{path.name}” is quantized (it has {min(odd)}), which is not read here. "
+            "Use gemma_2_2b_it_elm_bf16.safetensors, or load this file with ComfyUI's own CLIPLoader "
+            "(type pixeldit): the text node of SANA-Video takes its CLIP too."
         )
 
 
@@ -126,8 +121,8 @@ def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
     head, scalar = (metadata.get(key, str(HEAD_DIM)) for key in ("head_dim", "query_pre_attn_scalar"))
     if not all(re.fullmatch("[1-9][0-9]{0,5}", value) for value in (head, scalar)):
         raise FileError(
-            f"The metadata of “{path.name}” says head_dim {head} and query_pre_attn_scalar {scalar}, which "
-            f"must be whole numbers (Gemma-2-2B has {HEAD_DIM}). {NEEDED}"
+            f"The metadata of “{path.name}” says head_dim {head} and query_pre_attn_scalar {scalar}, "
+            f"which must be whole numbers (Gemma-2-2B has {HEAD_DIM}). {NEEDED}"
         )
     heads, key_heads = queries // int(head), keys // int(head)
     if (
@@ -155,7 +150,7 @@ def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
 
 
 def _empty_model(path: Path, sizes: Mapping[str, Any]) -> Any:
-    """Gemma2Model whose parameters lie on meta; its buffers, which no file holds, are computed."""
+    """Gemma2Model with parameters on meta; its buffers, which no file holds, are computed."""
     import transformers
 
     def build(**changes: int):
@@ -163,8 +158,7 @@ def _empty_model(path: Path, sizes: Mapping[str, Any]) -> Any:
 
     with torch.device("meta"):
         model = build()
-    # A model without layers has the same buffers (rotary frequencies, since transformers 5 the scale of the
-    # embedding).
+    # without layers it has the same buffers: rotary frequencies, since transformers 5 the embedding's scale
     with torch.random.fork_rng(devices=[]):  # its constructor draws weights
         twin = build(num_hidden_layers=0, vocab_size=8)
     for name, buffer in twin.named_buffers():
@@ -172,8 +166,8 @@ def _empty_model(path: Path, sizes: Mapping[str, Any]) -> Any:
         setattr(model.get_submodule(owner), leaf, buffer)
     if any(buffer.is_meta for buffer in model.buffers()):
         raise FileError(
-            f"“{path.name}” cannot be read with the installed transformers {transformers.__version__}, whose "
-            "Gemma-2 is built in a new way. Install transformers 5.23, or use Gemma-2 as a folder."
+            f"“{path.name}” cannot be read with the installed transformers {transformers.__version__}, "
+            "whose Gemma-2 is built in a new way. Install transformers 5.23, or use Gemma-2 as a folder."
         )
     return model
 

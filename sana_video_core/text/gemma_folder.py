@@ -1,6 +1,4 @@
-"""Gemma-2 from a folder in Hugging Face layout, by transformers: its config, its tokenizer, its safetensors
-files.
-"""
+"""Gemma-2 from a folder in Hugging Face layout, loaded by transformers."""
 
 import json
 from pathlib import Path
@@ -12,15 +10,15 @@ from ..errors import FileError
 
 NEEDED = (
     "Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm_bf16.safetensors (Comfy-Org/PixelDiT, "
-    "text_encoders), or the text_encoder and tokenizer folders of a SANA-Video diffusers download, or the "
-    "folder of google/gemma-2-2b-it."
+    "text_encoders), or the text_encoder and tokenizer folders of a SANA-Video diffusers download, "
+    "or the folder of google/gemma-2-2b-it."
 )
 
 
 def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, Any, list[Path]]:
     """Tokenizer, Gemma2Model on the CPU, and the folders that may hold more files of the same download.
 
-    `path` as in `text.load_text_encoder`, absolute. Nothing is downloaded and no code of the folder is run.
+    `path` is absolute, else as in `load_text_encoder`. Nothing is downloaded, and no code in it is run.
     """
     folder, tokenizer_folder = _find_folders(path)
     _check_config(folder)
@@ -28,9 +26,9 @@ def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, An
     model = _load_model(folder, dtype)
     if len(tokenizer) > model.config.vocab_size:
         raise FileError(
-            f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, but the text encoder in "
-            f"{folder} only {model.config.vocab_size}: they do not belong together. Take both from one "
-            "download."
+            f"The tokenizer in {tokenizer_folder} knows {len(tokenizer)} tokens, "
+            f"but the text encoder in {folder} only {model.config.vocab_size}: they do not belong together. "
+            "Take both from one download."
         )
     return tokenizer, model, list(dict.fromkeys((folder, folder.parent, tokenizer_folder)))
 
@@ -63,19 +61,19 @@ def _check_config(folder: Path) -> None:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "gemma2":
         raise FileError(
-            f"SANA-Video reads text with Gemma-2 (model_type gemma2), but {path} says "
-            f"{kind or 'nothing about its kind'}. {NEEDED}"
+            "SANA-Video reads text with Gemma-2 (model_type gemma2), "
+            f"but {path} says {kind or 'nothing about its kind'}. {NEEDED}"
         )
     if not any(folder.glob("*.safetensors")):
         raise FileError(f"There are no weights in {folder}: no file there ends with .safetensors. {NEEDED}")
 
 
 def _load_tokenizer(folder: Path):
-    from transformers import AutoTokenizer  # seconds to import, so only when an encoder is really loaded
+    from transformers import AutoTokenizer  # takes seconds to import
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # many kinds, all of them about this folder
+    except Exception as error:  # of many types, all about this folder
         raise FileError(
             f"The tokenizer in {folder} cannot be read ({_first_line(error)}). Download its files again."
         ) from error
@@ -100,10 +98,10 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
         )
     except MemoryError:
         raise
-    except Exception as error:  # many kinds, all of them about this folder
+    except Exception as error:  # of many types, all about this folder
         raise FileError(
-            f"The weights in {folder} cannot be read ({_first_line(error)}). A file is probably incomplete "
-            "or missing; download it again."
+            f"The weights in {folder} cannot be read ({_first_line(error)}). "
+            "A file is probably incomplete or missing; download it again."
         ) from error
     _check_loading_info(folder, info)
     return model

@@ -1,4 +1,4 @@
-"""Prompts: what a model reads of a text, and the digest by which a change of prompt is seen."""
+"""Encoded prompts, and the digests that show a change of prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Prompt:
 
     embeddings: Tensor  # [1 or B, L, caption channels]
     mask: Tensor | None  # [1 or B, L], true where there is text
-    digest: str  # of prompt_digest, or of embedding_digest where the text is unknown
+    digest: str  # by prompt_digest, or embedding_digest if the text is unknown
     text: str = ""
 
 
@@ -39,10 +39,7 @@ def encode_prompt(
     system_prompt: bool | str | None = True,
     motion_score: int | None = None,
 ) -> Prompt:
-    """One text as a model reads it.
-
-    `system_prompt`: True is the original's, False or None is none, a text is itself.
-    """
+    """Encode one text. `system_prompt`: True is the original's, False or None is none, a text is itself."""
     used = encoder.resolve_system_prompt(system_prompt)
     embeddings, mask = encoder.encode(text, system_prompt=used, motion_score=motion_score)
     digest = prompt_digest(text, system_prompt=used, motion_score=motion_score)
@@ -50,13 +47,13 @@ def encode_prompt(
 
 
 def motion_suffix(score: int | None) -> str:
-    """What follows the prompt. None and 0 add nothing; 30 is strong, and LongSANA was trained with 10."""
+    """What is added to a prompt, nothing for None and 0. LongSANA was trained with 10; 30 is strong."""
     if score is None:
         return ""
     if isinstance(score, bool) or not isinstance(score, int) or score < 0:
         raise InputError(
-            "The motion score must be a whole number from 0 (say nothing about motion) upwards, and "
-            f"{score!r} was given. Usual values are 10 to 30."
+            "The motion score must be a whole number from 0 (say nothing about motion) upwards, "
+            f"and {score!r} was given. Usual values are 10 to 30."
         )
     return f" motion score: {score}." if score else ""
 
@@ -64,33 +61,31 @@ def motion_suffix(score: int | None) -> str:
 def prompt_digest(text: str, *, system_prompt: str | None, motion_score: int | None) -> str:
     """sha256 (hex) of everything that decides what a prompt encodes to, apart from the encoder itself.
 
-    `system_prompt` is the one really used, as `resolve_system_prompt` returns it.
+    `system_prompt` is what `resolve_system_prompt` returned.
     """
     used = hashlib.sha256(system_prompt.encode("utf-8", "surrogatepass")).hexdigest() if system_prompt else ""
-    # JSON quotes the text, so no text can imitate the fields that follow it.
+    # JSON quotes the text, so it cannot imitate the fields after it
     return hashlib.sha256(json.dumps([text.strip(), used, motion_score or 0]).encode("ascii")).hexdigest()
 
 
 def embedding_digest(embeddings: Tensor, mask: Tensor | None) -> str:
-    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] of each video where the mask
-    is true.
+    """sha256 (hex) of what a model reads of foreign embeddings: the rows [L, D] that the mask keeps.
 
-    embeddings [B, L, D] of any dtype and device, read as float32; mask [B, L], or of one row for all, with
-    any axes of length 1 between (None: every row counts). How the rest is padded doesn't matter, how long it
-    is does.
+    embeddings [B, L, D] of any dtype and device are read as float32. The mask is [B, L], or one row for all,
+    with any axes of length 1 between; None keeps every row. The padding's length counts, but not its content.
     """
     if embeddings.ndim != 3 or not embeddings.is_floating_point():
         raise InputError(
-            "Text embeddings have the shape [batch, tokens, width], and a tensor of "
-            f"{list(embeddings.shape)} ({str(embeddings.dtype).removeprefix('torch.')}) was given. Connect "
-            "what a text encoder made."
+            "Text embeddings have the shape [batch, tokens, width], and a tensor "
+            f"of {list(embeddings.shape)} ({str(embeddings.dtype).removeprefix('torch.')}) was given. "
+            "Connect what a text encoder made."
         )
     B, L, _ = embeddings.shape
     kept = torch.ones(1, L, dtype=torch.bool) if mask is None else mask.detach().to("cpu") != 0
     if kept.ndim == 0 or kept.shape[-1] != L or kept.numel() not in (L, B * L):
         raise InputError(
-            f"The mask of the text embeddings has the shape {list(kept.shape)}, but for embeddings of "
-            f"{list(embeddings.shape)} it must be [{B}, {L}] or [1, {L}]."
+            f"The mask of the text embeddings has the shape {list(kept.shape)}, "
+            f"but for embeddings of {list(embeddings.shape)} it must be [{B}, {L}] or [1, {L}]."
         )
     kept = kept.reshape(-1, L).expand(B, L)
     rows = embeddings.detach().to("cpu", torch.float32)[kept]

@@ -1,9 +1,9 @@
-"""Finds the system prompt that SANA-Video was trained to read before every prompt.
+"""Finds the system prompt that SANA-Video was trained with.
 
-It belongs to the model's authors, so this repository does not contain it. It is read from where a person has
-it already, and only a text with the right hash is taken. Source: NVlabs/Sana, `text_encoder.chi_prompt` of
-the video configs (their name: complex human instruction, "CHI"); diffusers keeps the same text, but for one
-pair of quotes, as a default argument of `SanaPipeline`.
+It belongs to the model's authors, so this repository doesn't contain it. It is read from files that a person
+already has, and only a text with the right hash is taken. Source: NVlabs/Sana, `text_encoder.chi_prompt` of
+the video configs (their name: complex human instruction, "CHI"); diffusers keeps the same text, except for
+one pair of quotes, as a default argument of `SanaPipeline`.
 """
 
 import ast
@@ -18,7 +18,7 @@ import yaml
 
 ORIGINAL_SHA256 = "62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34d638b1"
 
-# A config is a few kilobytes. Larger files beside a checkpoint are data, and the YAML reader is slow.
+# a config is a few kilobytes; larger yaml files are data, and slow to parse
 _LARGEST_CONFIG = 1 << 20
 
 logger = logging.getLogger("sana_video")
@@ -27,8 +27,8 @@ logger = logging.getLogger("sana_video")
 def find_system_prompt(near: Iterable[Path] = (), extra: Iterable[str] = ()) -> str | None:
     """The original's system prompt, from the first place that has it, or None.
 
-    `extra` are texts that a host found (a checkpoint's metadata, a constant of the host), `near` are folders
-    whose yaml files are read; an installed diffusers comes last.
+    `extra` are a host's candidates (a checkpoint's metadata, a constant), `near` are folders whose yaml files
+    are read. An installed diffusers comes last.
     """
     candidates = itertools.chain(extra, _from_yaml_files(near), _from_diffusers())
     return next((text for text in candidates if _is_original(text)), None)
@@ -57,7 +57,7 @@ def _read_chi_prompt(path: Path) -> str | None:
     if path.stat().st_size > _LARGEST_CONFIG:
         return None
     source = path.read_text(encoding="utf-8")
-    # Most yaml files near a model are something else; looking first saves parsing them.
+    # most yaml files near a model are something else, and needn't be parsed
     if "chi_prompt" not in source:
         return None
     document = yaml.safe_load(source)
@@ -84,7 +84,7 @@ def _from_diffusers() -> Iterator[str]:
     except (OSError, SyntaxError, ValueError, TypeError) as error:
         logger.debug("No system prompt was read from %s: %s", path, error)
         return
-    # diffusers quotes this one phrase differently from the configs that the video models were trained with.
+    # diffusers quotes this phrase differently from the video models' configs
     yield text.replace("'Enhanced prompt'", '"Enhanced prompt"')
 
 
@@ -99,7 +99,7 @@ def _diffusers_source() -> Path | None:
 
 
 def _default_argument(tree: ast.Module, class_name: str, method: str, argument: str) -> object:
-    """The literal default of one argument of one method, or None where there is no such thing."""
+    """The literal default of one argument of one method, or None if there isn't one."""
     functions = (
         function
         for owner in tree.body

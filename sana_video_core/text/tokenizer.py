@@ -1,4 +1,4 @@
-"""Gemma's tokenizer from the sentencepiece model inside a file of weights, without the Hugging Face files."""
+"""Gemma's tokenizer from the sentencepiece model inside a file of weights."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class SentencePieceTokenizer:
         return self._processor.GetPieceSize()
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-        """Token ids of one text; nothing is put around them, padded or cut, whatever else is asked for."""
+        """Token ids of one text. Nothing is added, padded or cut, whatever else is asked for."""
         ids: list[int] = []
         for part in filter(None, self._split.split(text)):
             ids += [self._special[part]] if part in self._special else self._processor.EncodeAsIds(part)
@@ -43,15 +43,15 @@ class SentencePieceTokenizer:
 
 
 def read_tokenizer(path: Path, tensors: Mapping[str, Tensor]) -> SentencePieceTokenizer:
-    """The tokenizer that lies in the file `path` among its `tensors`, as bytes."""
+    """The tokenizer stored as bytes among the `tensors` of the file `path`."""
     stored = next((tensors[name] for name in sorted(tensors) if name.split(".")[-1] == TOKENIZER), None)
     if stored is None:
         raise FileError(
-            f"“{path.name}” holds Gemma-2 without its tokenizer (there is no {TOKENIZER}). If it is part of "
-            f"a folder with a config.json, give that folder. {NEEDED}"
+            f"“{path.name}” holds Gemma-2 without its tokenizer (there is no {TOKENIZER}). "
+            f"If it is part of a folder with a config.json, give that folder. {NEEDED}"
         )
     try:
-        import sentencepiece  # only here: folders in Hugging Face layout need none
+        import sentencepiece  # folders in Hugging Face layout don't need it
     except ImportError as error:
         raise FileError(
             f"The tokenizer in “{path.name}” is read by the package sentencepiece, which cannot be imported "
@@ -65,6 +65,6 @@ def read_tokenizer(path: Path, tensors: Mapping[str, Tensor]) -> SentencePieceTo
         if processor.bos_id() != BOS:
             raise ValueError(f"its texts begin with token {processor.bos_id()} and not with {BOS}")
     except (RuntimeError, ValueError) as error:
-        reason = error if isinstance(error, ValueError) else "it is damaged, or no sentencepiece model"
+        reason = error if isinstance(error, ValueError) else "it is damaged, or isn't a sentencepiece model"
         raise FileError(f"The tokenizer in “{path.name}” is not Gemma's: {reason}. {NEEDED}") from error
     return SentencePieceTokenizer(processor)

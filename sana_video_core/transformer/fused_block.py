@@ -1,7 +1,7 @@
-"""A block of the network in few passes over memory: what layers.py says, in the fused operations of kernels/.
+"""The blocks of layers.py on the fused kernels, with fewer passes over memory.
 
-Read layers.py first; this file computes the same and is held against it. Tokens stay rows [B, N, D] all the
-way: 1x1 convolutions are gemm with their rows, the temporal convolution three gemm with shifted rows.
+Read layers.py first: this file computes the same, and tests compare the two. Tokens stay rows [B, N, D]
+throughout: a 1x1 convolution is a GEMM of these rows, the temporal convolution three GEMMs of shifted rows.
 """
 
 from __future__ import annotations
@@ -26,14 +26,11 @@ from .layers import (
 )
 from .memory import BlockSums, Contribution
 
-ROWS_AT_ONCE = 2**15  # tokens in the widest part of the feed-forward: more are not faster, and need memory
+ROWS_AT_ONCE = 2**15  # tokens at a time in the widest part of the feed-forward; more only need more memory
 
 
 def fused_patches(embedder: nn.Module, latents: Tensor, gemm: Gemm[Rows]) -> Tensor:
-    """As PatchEmbedder.forward: [B, C, F, H, W] -> [B, N, D].
-
-    A patch is a row of a few numbers, so the convolution is a GEMM.
-    """
+    """PatchEmbedder.forward as a GEMM: [B, C, F, H, W] -> [B, N, D]."""
     with gemm.weights_of(cast(nn.Module, embedder.proj), latents) as (weight, bias):
         patch = weight.shape[-1]
         split = latents.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, C, F, H, p, W, p]
@@ -42,10 +39,7 @@ def fused_patches(embedder: nn.Module, latents: Tensor, gemm: Gemm[Rows]) -> Ten
 
 
 def fused_final(layer: FinalLayer, x: Tensor, time: Tensor, frames: int) -> Tensor:
-    """As FinalLayer.forward.
-
-    `time` groups the tokens by itself; `frames` is there because FinalLayer takes it.
-    """
+    """FinalLayer.forward, whose `frames` isn't needed here."""
     shift, scale = (layer.scale_shift_table.to(time) + time.unsqueeze(2)).unbind(2)  # each [B, 1 or F, D]
     return layer.linear(ops.residual_norm(x, None, None, shift, scale, LAYER_NORM_EPS)[1])
 
@@ -54,7 +48,7 @@ def fused_block(
     block: Block, x: Tensor, modulation: Tensor, text: TextKeys, text_bias: Tensor | None,
     context: BlockContext, memory: BlockSums | None, gemm: Gemm[Rows],
 ) -> tuple[Tensor, Contribution]:  # fmt: skip
-    """As Block.forward: x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind."""
+    """Block.forward: x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and this chunk's contribution."""
     rows = (block.scale_shift_table.to(modulation) + modulation).unbind(2)  # each [B, 1 or F, D]
     shift1, scale1, gate1, shift2, scale2, gate2 = rows
     past, tail = (None, None) if memory is None else (memory.past, memory.tail)
@@ -62,13 +56,13 @@ def fused_block(
     _, h = gemm.residual_norm(x, None, None, shift1, scale1, LAYER_NORM_EPS)
     attended, sums = _attention(block.attn, h, x, context, past, gemm)
     x, h = gemm.residual(x, attended, gate1)
-    del attended  # a large clip's activations are what fills the memory
+    del attended  # activations are what fills the memory on large clips
     cross = block.cross_attn
     queries = gemm.linear(cross.q_linear, h)
     del h
     h = cross.attend(queries, text, text_bias)
     del queries
-    x, h, bias = gemm.linear_norm(x, cross.proj, h, shift2, scale2, LAYER_NORM_EPS)  # x was made here
+    x, h, bias = gemm.linear_norm(x, cross.proj, h, shift2, scale2, LAYER_NORM_EPS)  # may overwrite x
     x, tail = _feed_forward(block.mlp, h, x, bias, gate2, context, tail, gemm)
     return x, Contribution(sums, tail)
 
@@ -81,7 +75,7 @@ def _attention(
     past: ops.KeyValueSum | None,
     gemm: Gemm[Rows],
 ) -> tuple[Tensor, ops.KeyValueSum]:
-    """Of rows h [B, N, D]: the self-attention's output [B, N, D] and this call's sums."""
+    """Rows h [B, N, D] -> the self-attention's output [B, N, D], and this call's sums."""
     qkv, heads = gemm.linear(attn.qkv, h), like.shape[-1] // attn.head_dim
     with gemm.weights_of(attn.k_norm, like) as (weight, _):
         sums = ops.key_value_sum(qkv, weight, context.rotary, heads, SELF_NORM_EPS)
@@ -99,7 +93,7 @@ def _feed_forward(
     """x + bias + gate * feed-forward(h), and the last latent frame before the temporal convolution."""
     padded = _within_frames(layer, h, x, context, tail, gemm)
     area = context.grid.area
-    u = padded.flatten(1, 2)[:, area:-area]  # the frames without their neighbours, where they lie
+    u = padded.flatten(1, 2)[:, area:-area]  # a view without the neighbours
     with gemm.weights_of(layer.t_conv, x) as (weight, _):
         mixed = gemm.three_taps(padded, weight)
     return ops.gated_residual(x, u, gate, mixed, bias), padded[:, -2:-1].permute(0, 3, 1, 2)
@@ -109,9 +103,7 @@ def _within_frames(
     layer: MixFeedForward, h: Rows, like: Tensor, context: BlockContext, tail: Tensor | None,
     gemm: Gemm[Rows],
 ) -> Tensor:  # fmt: skip
-    """Rows h [B, N, D] through the part that looks at one latent frame, between their neighbours in time: [B,
-    F+2, S, D].
-    """
+    """The spatial part on rows h [B, N, D], between the neighbours in time: [B, F + 2, S, D]."""
     frames, area = context.frames, context.grid.area
     padded = like.new_empty(len(like), frames + 2, area, like.shape[2])
     padded[:, 0] = 0 if tail is None else tail[:, :, 0].transpose(1, 2)

@@ -1,7 +1,4 @@
-"""The GEMMs of a fused block: in the model's own dtype, or in 8 bits.
-
-Two classes answer the same questions; fused_block.py asks them and doesn't know which one answers.
-"""
+"""The GEMMs of a fused block in the model's own dtype or in FP8, behind one interface."""
 
 from __future__ import annotations
 
@@ -18,24 +15,23 @@ from . import ops
 from .ops import Fp8Rows, KeyValueSum
 
 Weights = tuple[Tensor, Tensor | None]
-# how a host hands out the weight and bias that a layer would compute with, cast and patched, while they are
-# used
+# lends the weight and bias that a layer would compute with, as a host casts and patches them
 WeightsOf = Callable[[nn.Module, Tensor], AbstractContextManager[Weights]]
 Rows = TypeVar("Rows", Tensor, Fp8Rows)  # activations and weights as a GEMM takes them
 
 
 def layer_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weights]:
-    """Those of a plain torch layer."""
+    """The weight and bias of a plain torch layer."""
     bias = getattr(layer, "bias", None)
     return nullcontext((cast(Tensor, layer.weight), cast("Tensor | None", bias)))
 
 
 def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
-    """Whether a layer does what PyTorch's own does with its weight, or a part of the network what its class
-    here does.
+    """Whether a layer does just what its class does with its weight, so that a kernel may take its place.
 
-    Not where somebody replaced its forward (ComfyUI's LoRAs in bypass mode do), hooked on, or put a class of
-    their own there, such as a quantised one. A host knows more than we do of kinds of layers and weights.
+    It doesn't if its forward was replaced (as by ComfyUI's LoRAs in bypass mode) or hooked, or if its class
+    is foreign, such as a quantised layer. A host may know more classes and kinds of weights (`of_host`): then
+    every layer with a weight will do.
     """
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) or is_parametrized(layer):
         return False
@@ -48,30 +44,28 @@ def is_its_weight(layer: nn.Module, of_host: bool = False) -> bool:
 
 
 class Gemm(ABC, Generic[Rows]):
-    """What the fused block asks for. `Rows` are tensors, or Fp8Rows."""
+    """What the fused block asks for. `Rows` is Tensor or Fp8Rows."""
 
-    # layers of a block that run as they are, or are looked at when it is their turn
+    # layers of a block that are called as they are, or checked when they are used
     RUN: tuple[str, ...] = ()
 
     def __init__(self, weights_of: WeightsOf) -> None:
         self.weights_of, self.of_host = weights_of, weights_of is not layer_weights
 
     def fits(self, block: nn.Module, run: tuple[str, ...] | None = None) -> bool:
-        """Whether all parts of a block (or another module) are their weights, but for those that `run` as
-        they are.
-        """
+        """Whether `is_its_weight` holds for every part of a module, except those in `run`."""
         run = self.RUN if run is None else run
         return all(name in run or is_its_weight(part, self.of_host) for name, part in block.named_modules())
 
     @abstractmethod
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Rows]:
-        """x' of kernels/residual_norm, and the same as rows."""
+        """x' of kernels/residual_norm, as a tensor and as rows."""
 
     @abstractmethod
     def residual_norm(
         self, x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Rows]:
-        """That of kernels/residual_norm, its h as rows."""
+        """kernels/residual_norm, with h as rows."""
 
     @abstractmethod
     def linear(self, layer: nn.Module, x: Tensor | Rows) -> Tensor:
@@ -80,10 +74,7 @@ class Gemm(ABC, Generic[Rows]):
     def linear_norm(
         self, out: Tensor, layer: nn.Module, rows: Tensor, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Rows, Tensor | None]:
-        """x' = out + layer(rows), the norm of that as rows, and a bias [D] that x' still lacks.
-
-        x' may be `out`, written to.
-        """
+        """x' = out + layer(rows), its norm as rows, and a bias [D] that x' still lacks. x' may be `out`."""
         return *self.residual_norm(out, self.linear(layer, rows), None, shift, scale, eps), None
 
     @abstractmethod
@@ -92,13 +83,11 @@ class Gemm(ABC, Generic[Rows]):
 
     @abstractmethod
     def weight(self, weight: Tensor) -> Rows:
-        """A weight [out, in] made ready for `matmul`."""
+        """A weight [out, in] as `matmul` takes it."""
 
     @abstractmethod
     def matmul(self, rows: Tensor | Rows, weight: Rows, out: Tensor | None = None) -> Tensor:
-        """Rows or a tensor [n, in] times a ready weight: [n, out], written to `out` where there is one, as
-        torch.mm does.
-        """
+        """Rows or a tensor [n, in] times a weight from `weight`: [n, out], in `out` if given, as torch.mm."""
 
     @abstractmethod
     def pieces(self, rows: Rows, clip: int, size: int) -> Iterator[Rows]:
@@ -110,7 +99,7 @@ class Gemm(ABC, Generic[Rows]):
 
 
 class FullGemm(Gemm[Tensor]):
-    """In the model's own dtype; linear layers run as they are, so a host's own kinds keep working."""
+    """In the model's own dtype. Linear layers are called, so a host's own classes keep working."""
 
     RUN = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj",
            "cross_attn.q_norm", "cross_attn.k_norm")  # fmt: skip
@@ -134,7 +123,7 @@ class FullGemm(Gemm[Tensor]):
             return super().linear_norm(out, layer, rows, shift, scale, eps)
         with self.weights_of(layer, rows) as (weight, bias):
             out.view(-1, out.shape[-1]).addmm_(rows.flatten(0, 1), weight.T)  # one addition, in float32
-            bias = None if bias is None else bias.clone()  # the layer lends it
+            bias = None if bias is None else bias.clone()  # it is only lent
         return *ops.residual_norm(out, None, None, shift, scale, eps, bias), bias
 
     def projected(self, layer: nn.Module, queries: Tensor, total: KeyValueSum) -> Tensor:
@@ -160,7 +149,7 @@ class FullGemm(Gemm[Tensor]):
         yield from rows[clip].split(size)
 
     def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
-        """Three GEMMs with shifted rows, added up."""
+        """The sum of three GEMMs of shifted rows."""
         batch, frames, area, width = padded.shape
         taps = ops.temporal_taps(weight).permute(1, 2, 0)  # [3, in, out]
         out = padded.new_empty(batch, (frames - 2) * area, width)
@@ -172,10 +161,9 @@ class FullGemm(Gemm[Tensor]):
 
 
 class Fp8Gemm(Gemm[Fp8Rows]):
-    """In 8 bits with a scale for each row, of activations and weights alike (kernels/fp8_gemm).
+    """In FP8, with one scale per row of activations and weights (kernels/fp8_gemm).
 
-    Weights are rounded in every call, after the host has patched them: that takes 2 ms of 300, and nothing
-    can be stale.
+    Weights are rounded in every call, after the host has patched them: 2 ms of 300, and they are never stale.
     """
 
     RUN = ("cross_attn.kv_linear", "cross_attn.q_norm", "cross_attn.k_norm")
@@ -214,7 +202,7 @@ class Fp8Gemm(Gemm[Fp8Rows]):
         yield from map(Fp8Rows, rows.values[clip].split(size), rows.scales[clip].split(size))
 
     def three_taps(self, padded: Tensor, weight: Tensor) -> Tensor:
-        """One GEMM: each row lies beside both of its neighbours in time, so that the three share a scale."""
+        """One GEMM: a row and its two neighbours in time lie side by side, so the three share a scale."""
         ready = ops.fp8_rows(ops.temporal_taps(weight).flatten(1))  # [out, 3 * in], tap by tap
         out = padded.new_empty(len(padded), (padded.shape[1] - 2) * padded.shape[2], padded.shape[3])
         for clip, target in zip(padded, out, strict=True):

@@ -1,4 +1,4 @@
-"""What the network refuses before any work, and the padding that it needn't read."""
+"""Checks before any work, and the removal of the text's padding."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
 
 
 def without_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Text without the columns that are padding in every row, and no mask where that was all of it.
+    """Text without the columns that are padding in every row; no mask if that was all the padding.
 
-    Padding weighs nothing (exp of MASKED is zero in every dtype), but attention with a mask takes half as
-    long again. A row without any text keeps all of it: it attends to its padding.
+    Padding has no weight (exp(MASKED) is zero in every dtype), but attention with a mask takes half as long
+    again. Nothing is removed if a row has no text at all: it attends to its padding.
     """
     if mask is None or torch.compiler.is_compiling():
         return text, mask
@@ -41,7 +41,7 @@ def without_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor |
 
 
 def check_text_fits(sizes: tuple[int, int, int], required: tuple[int, int, int]) -> None:
-    """`sizes` of a prepared text and those that the call needs: blocks, width, and clips of the batch."""
+    """Raises InputError unless a prepared text fits the call. Sizes are blocks, width and batch."""
     if sizes[:2] != required[:2]:
         raise InputError(
             f"This prepared text is for a model of {sizes[0]} blocks, {sizes[1]} wide, but the model has "
@@ -49,8 +49,8 @@ def check_text_fits(sizes: tuple[int, int, int], required: tuple[int, int, int])
         )
     if sizes[2] not in (1, required[2]):
         raise InputError(
-            f"{sizes[2]} prompts do not fit a batch of {required[2]} clips: give one prompt, or one for each "
-            "clip."
+            f"{sizes[2]} prompts do not fit a batch of {required[2]} clips: "
+            "give one prompt, or one for each clip."
         )
 
 
@@ -63,7 +63,7 @@ def check_timesteps(timesteps: Tensor, batch: int, frames: int) -> None:
 
 
 def check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: LatentGrid) -> None:
-    """A memory of another model, size or batch would fail deep inside, or not at all."""
+    """Refuse a memory of another model, size or batch: it would fail deep inside, or not at all."""
     required = MemorySize(batch, config.heads, config.head_dim, grid.area)
     wrong = next((block.size for block in memory if block.size != required), None)
     if len(memory) != config.depth or wrong is not None:

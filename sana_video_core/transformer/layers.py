@@ -2,7 +2,7 @@
 
 B batch, F latent frames, H W token rows and columns, S = H*W, N = F*S, D width, A heads, d head size, L text
 tokens. Layer classes come from `ops` (torch.nn, or a host's own). Source: diffusion/model/nets/sana_blocks.py
-and basic_modules.py of the original; the epsilons differ from place to place there, and so they do here.
+and basic_modules.py of the original, whose epsilons differ from place to place, as they do here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BlockContext(NamedTuple):
 
 
 class TextKeys(NamedTuple):
-    """One block's cross-attention to one prompt."""
+    """One block's keys and values for one prompt."""
 
     keys: Tensor  # [B, A, L, d], normalised
     values: Tensor  # [B, A, L, d]
@@ -114,7 +114,7 @@ class MixFeedForward(nn.Module):
         depth_conv = ops.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **place)
         self.depth_conv = ConvLayer(depth_conv)
         self.point_conv = ConvLayer(ops.Conv2d(hidden, width, 1, bias=False, **place))
-        # no padding of its own: the latent frames on either side are put there by `forward`
+        # without padding: `forward` adds the latent frames on either side
         self.t_conv = ops.Conv2d(width, width, (3, 1), bias=False, **place)
         self.frame_elements = 2 * hidden
 
@@ -124,11 +124,10 @@ class MixFeedForward(nn.Module):
         return self.point_conv(signal * F.silu(gate))
 
     def forward(self, x: Tensor, context: BlockContext, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [B, N, D] -> output [B, N, D] and the last latent frame before the temporal convolution [B, D, 1,
-        S].
+        """x [B, N, D] -> output [B, N, D], and the last latent frame before the temporal convolution.
 
-        The left neighbour of the first latent frame is `tail` (zeros without one); right of the last one are
-        always zeros, also when another chunk follows: so the model was trained.
+        That frame is [B, D, 1, S]. Left of the first latent frame comes `tail` (zeros without one). Right of
+        the last one are always zeros, as in training, even if another chunk follows.
         """
         batch, width, frames = x.shape[0], x.shape[2], context.frames
         images = x.unflatten(1, (frames, *context.grid)).flatten(0, 1).permute(0, 3, 1, 2)
@@ -142,9 +141,7 @@ class MixFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward; the timestep shifts, scales and gates the first and
-    last.
-    """
+    """Self-attention, cross-attention and feed-forward; the timestep modulates the first and the last."""
 
     def __init__(self, config: TransformerConfig, ops: Any, **place: Any) -> None:
         super().__init__()
@@ -165,13 +162,9 @@ class Block(nn.Module):
         context: BlockContext,
         memory: BlockSums | None,
     ) -> tuple[Tensor, Contribution]:
-        """x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and what this call leaves behind (its tail is a
-        view).
-        """
-        rows = (
-            (self.scale_shift_table.to(modulation) + modulation).unsqueeze(2).unbind(3)
-        )  # [B, 1 or F, 1, D]
-        shift1, scale1, gate1, shift2, scale2, gate2 = rows
+        """x [B, N, D], modulation [B, 1 or F, 6, D] -> x, and this chunk's contribution (its tail a view)."""
+        rows = (self.scale_shift_table.to(modulation) + modulation).unsqueeze(2).unbind(3)
+        shift1, scale1, gate1, shift2, scale2, gate2 = rows  # each [B, 1 or F, 1, D]
         past, tail = (None, None) if memory is None else (memory.past, memory.tail)
 
         h = modulate(self.norm1(x), shift1, scale1, context.frames)

@@ -1,11 +1,10 @@
-"""What the past leaves behind in each block. Immutable; never written to.
+"""What a block remembers of the past, as immutable values.
 
-B batch, A heads, d head size, D width, S tokens per latent frame. A memory is a plain tuple with one record
-per block, so that it is the same thing on a socket, in a compiled function and in a file. `None` stands for
-an empty memory.
+B batch, A heads, d head size, D width, S tokens per latent frame. A model's memory is a plain tuple with one
+record per block, so it is the same on a socket, in a compiled function and in a file. `None` is empty.
 
-`BlockMemory` is all that streams, states and their files know of a record. This family's blocks keep sums and
-a tail; another family's may keep a recurrent state, or keys and values, block by block.
+Streams, states and their files only know `BlockMemory`. This family's blocks keep sums and a tail; those of
+another family may keep a recurrent state, or keys and values.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .ops import KeyValueSum
 
 
 class MemorySize(NamedTuple):
-    """What the sizes of a block's memory follow from."""
+    """What determines the shapes of a block's memory."""
 
     batch: int
     heads: int
@@ -34,7 +33,7 @@ class BlockMemory(Protocol):
 
     @property
     def size(self) -> MemorySize:
-        """The sizes that its tensors show."""
+        """The sizes, as its tensors show them."""
         ...
 
     @property
@@ -43,39 +42,31 @@ class BlockMemory(Protocol):
         ...
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """All of its tensors, under the names that a state's file gives them."""
+        """All its tensors, under their names in a state file."""
         ...
 
     def to(self, device: torch.device | str) -> BlockMemory:
-        """The same on another device; tensors that are there already are shared."""
+        """The same memory on another device; tensors that are already there are shared."""
         ...
 
     def advance(self, contribution: Any) -> BlockMemory:
-        """The memory after one more chunk, as new tensors.
-
-        `contribution` is what the block's own forward returned.
-        """
+        """The memory after one more chunk, as new tensors. The block's forward made `contribution`."""
         ...
 
     def check(self, size: MemorySize, chunks: int) -> None:
-        """Raises ValueError unless every tensor has the shape and type of a memory of `size` after `chunks`
-        chunks.
-        """
+        """Raises ValueError unless the tensors are those of a memory of `size` after `chunks` chunks."""
         ...
 
 
 class Contribution(NamedTuple):
-    """What one chunk leaves behind in a block that keeps sums and a tail."""
+    """What one chunk adds to a block's memory of sums and a tail."""
 
     sums: KeyValueSum
     tail: Tensor  # [B, D, 1, S] the last latent frame before the temporal convolution, compute dtype
 
 
 class SumMemory(NamedTuple):
-    """Running sums over all chunks, and a tail: constant in size.
-
-    The sums are float32 whatever the compute dtype.
-    """
+    """Running sums over all chunks, float32 whatever the compute dtype, and a tail: constant in size."""
 
     vk: Tensor  # [B, A, d, d] running sum of v k~^T, float32
     ksum: Tensor  # [B, A, d] running sum of the unrotated k, float32
@@ -107,7 +98,7 @@ class SumMemory(NamedTuple):
 
 
 class WindowMemory(NamedTuple):
-    """The sums of the last `window` chunks, and a tail. A sum cannot forget, so each chunk keeps its own."""
+    """The sums of each of the last `window` chunks (a total cannot forget one), and a tail."""
 
     sums: tuple[KeyValueSum, ...]  # oldest first, at most `window`
     tail: Tensor  # [B, D, 1, S], as in Contribution
@@ -115,7 +106,7 @@ class WindowMemory(NamedTuple):
 
     @property
     def past(self) -> KeyValueSum:
-        # oldest first, always: the order of a float sum is part of its value
+        # always oldest first: a float sum depends on its order
         total = self.sums[0]
         for chunk in self.sums[1:]:
             total = total + chunk
@@ -156,7 +147,7 @@ def first_memory(contribution: Contribution, window: int | None) -> BlockSums:
 
 
 def block_memory(tensors: Mapping[str, Tensor], window: int | None) -> BlockMemory:
-    """The memory that `named_tensors` named. Raises KeyError for a name that is missing."""
+    """The inverse of `named_tensors`. Raises KeyError if a name is missing."""
     if window is None:
         return SumMemory(*(tensors[name] for name in SumMemory._fields))
     count = sum(1 for name in tensors if name.startswith("sums.") and name.endswith(".vk"))
@@ -169,7 +160,7 @@ def memory_to(memory: Memory, device: torch.device | str) -> Memory: ...
 @overload
 def memory_to(memory: None, device: torch.device | str) -> None: ...
 def memory_to(memory: Memory | None, device: torch.device | str) -> Memory | None:
-    """The memory on another device. Tensors that are there already are shared, not copied."""
+    """The memory on another device; tensors that are already there are shared."""
     return None if memory is None else tuple(block.to(device) for block in memory)
 
 
@@ -179,12 +170,12 @@ def memory_tensors(memory: Memory | None) -> list[Tensor]:
 
 
 def memory_bytes(memory: Memory | None) -> int:
-    """Bytes that a memory's tensors take (152.6 MiB at 480 x 832 in bfloat16)."""
+    """Size of a memory in bytes (152.6 MiB at 480 x 832 in bfloat16)."""
     return sum(tensor.numel() * tensor.element_size() for tensor in memory_tensors(memory))
 
 
 def check_window(memory: Memory | None, window: int | None) -> None:
-    """Raises when a window is impossible, or isn't the one that the memory was made with."""
+    """Raises for an impossible window, or one that the memory wasn't made with."""
     if window is not None and window < 1:
         raise InputError(
             f"A window of {window} chunks was asked for; use at least 1, or none for the whole past."

@@ -1,7 +1,7 @@
-"""SanaVideo: the transformer of every family. Reads a memory, or makes one; never writes to one.
+"""SanaVideo, the transformer of every family. It reads memories and makes new ones, but never writes to one.
 
-B batch, C channels, F latent frames, H W latent rows and columns, N tokens, D width, L text tokens.
-Source: SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the original (arXiv 2509.24695).
+B batch, C channels, F latent frames, H W latent rows and columns, N tokens, D width, L text tokens. Source:
+SanaMSVideo in diffusion/model/nets/sana_multi_scale_video.py of the original (arXiv 2509.24695).
 """
 
 from __future__ import annotations
@@ -30,23 +30,20 @@ CAPTION_NORM_EPS = 1e-5
 
 
 class PreparedText(NamedTuple):
-    """One prompt, projected once for all steps and chunks, with the runner chosen for them.
-
-    Prepare again after a layer was patched.
-    """
+    """One prompt, projected once for all steps and chunks. Prepare it again after patching a layer."""
 
     caption: Tensor  # [B, L, D]
     blocks: tuple[TextKeys, ...]
-    bias: Tensor | None  # [B, 1, 1, L], 0 where there is text and very low where there is padding
-    runner: Runner | None = None
+    bias: Tensor | None  # [B, 1, 1, L], 0 for text and MASKED for padding
+    runner: Runner | None = None  # chosen for all of them
 
 
 class SanaVideo(nn.Module):
-    """The network. `family` gives the rules of sampling; the weights cannot tell them.
+    """The network. `family` has the sampling rules, which the weights don't show.
 
     `operations` supplies Linear, Conv2d, Conv3d, LayerNorm and RMSNorm: torch.nn, or a host's own classes
-    that cast, offload and patch weights. `fingerprint` names the weights as they lay in the file; a
-    checkpoint's loader sets it, and a state remembers it.
+    that cast, offload and patch weights. `fingerprint` identifies the weights as stored in the file; the
+    checkpoint's loader sets it, and states remember it.
     """
 
     def __init__(
@@ -62,10 +59,10 @@ class SanaVideo(nn.Module):
         place = {"device": device, "dtype": dtype}
         self.config, self.family = config, family
         self.fingerprint: str | None = None
-        self.kernels = "auto"  # which version of the blocks runs: a name in ops.BACKENDS
-        self.precision = "full"  # of the large products: a name in ops.PRECISIONS
-        self._runner: Runner | None = None  # while `runner_chosen` holds
-        # a host whose layers cast or patch their weights hands them out itself
+        self.kernels = "auto"  # a name in config.BACKENDS
+        self.precision = "full"  # of the large GEMMs: a name in config.PRECISIONS
+        self._runner: Runner | None = None  # set inside `runner_chosen`
+        # a host whose layers cast or patch their weights sets its own function
         self.weights_of: WeightsOf = layer_weights
         self.x_embedder = PatchEmbedder(config, operations, **place)
         self.t_embedder = TimestepEmbedder(config, operations, **place)
@@ -86,16 +83,16 @@ class SanaVideo(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The dtype that the network computes in; a host whose layers cast their weights may set another."""
+        """The dtype that the network computes in. Hosts that cast weights override it."""
         return self.dtype
 
     @property
     def compute_device(self) -> torch.device:
-        """Where the network computes; a host whose layers fetch their weights may set another place."""
+        """Where the network computes. Hosts that move weights when needed override it."""
         return self.device
 
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
-        """Project embeddings [B, L, caption channels] with mask [B, L] (true or 1 = text), once a prompt."""
+        """Project embeddings [B, L, caption channels] with mask [B, L] (1 or true for text), per prompt."""
         return self._project(text, text_mask)._replace(
             runner=None if _learning(self) else self._choose_runner()
         )
@@ -112,8 +109,8 @@ class SanaVideo(nn.Module):
     ) -> Tensor:
         """The velocity (noise minus clean) of noisy latents [B, C, F, H, W], in their shape and dtype.
 
-        `timesteps` [B] or [B, F] in 0..1000, integers or floats (truncated inside). `text` is raw embeddings
-        with `text_mask`, or what `prepare_text` made. `memory` is read; `first_frame` is the position of the
+        `timesteps` [B] or [B, F] in 0..1000 are integers or floats (truncated inside). `text` is raw
+        embeddings with `text_mask`, or what `prepare_text` returned. `first_frame` is the position of the
         first latent frame in its scene. Raises InputError or StateError before any work.
         """
         prepared = self._prepared(text, text_mask, latents)
@@ -135,11 +132,9 @@ class SanaVideo(nn.Module):
         first_frame: int = 0,
         window: int | None = None,
     ) -> Memory:
-        """The memory after clean latents [B, C, F, H, W]: one pass at timestep 0 that returns new tensors
-        only.
+        """The memory after clean latents [B, C, F, H, W], by one pass at timestep 0. All its tensors are new.
 
-        With `window`, the memory looks back on that many chunks instead of on all of them; it keeps its
-        window.
+        With `window` it looks back on that many chunks instead of all, and keeps that setting.
         """
         if window is None and memory:
             window = memory[0].window
@@ -158,9 +153,9 @@ class SanaVideo(nn.Module):
         return tuple(after)
 
     def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
-        """Whether the fused kernels run there, why not, and whether in 8 bits.
+        """Whether the fused kernels run on `device` in `dtype`, why not, and whether in FP8.
 
-        Raises InputError for what was asked for and cannot be.
+        Raises InputError if they were asked for but cannot run.
         """
         widths = self.config.width, self.config.ffn_hidden
         try:
@@ -170,9 +165,7 @@ class SanaVideo(nn.Module):
 
     @contextmanager
     def runner_chosen(self) -> Iterator[None]:
-        """One choice of runner for all passes inside, during which nobody may patch: for a host's own
-        sampling.
-        """
+        """Choose one runner for all passes inside. Don't patch layers meanwhile."""
         before, self._runner = self._runner, self._choose_runner()
         try:
             yield
@@ -180,27 +173,31 @@ class SanaVideo(nn.Module):
             self._runner = before
 
     def _runner_for(self, text: PreparedText, latents: Tensor) -> Runner:
-        if torch.compiler.is_compiling():  # first: what follows is not for a compiler to read
+        if torch.compiler.is_compiling():  # first, so that compilers don't trace the rest
             return self._plain_runner()
         device = torch.device(self.compute_device).type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        # kernels have no gradients, and GEMMs that write to a given place know nothing of autocast
+        # kernels have no gradients, and GEMMs with `out` ignore autocast
         if autocast or _learning(self, latents):
             return self._plain_runner()
-        return text.runner or self._runner or self._choose_runner()
+        for runner in (text.runner, self._runner):
+            if runner is not None and runner.settings == (self.kernels, self.precision):
+                return runner
+        return self._choose_runner()
 
     def _plain_runner(self) -> Runner:
         return choose_runner(self.x_embedder, self._blocks(), self.final_layer, None)
 
     def _choose_runner(self) -> Runner:
-        """Fused where the kernels run, as layers.py writes it elsewhere."""
+        """The fused runner if the kernels run, else the plain one."""
         if torch.compiler.is_compiling():
             return self._plain_runner()
         choice = self.kernel_choice(torch.device(self.compute_device), self.compute_dtype)
         gemm: Gemm[Any] | None = None
         if choice.triton:
             gemm = (Fp8Gemm if choice.fp8 else FullGemm)(self.weights_of)
-        return choose_runner(self.x_embedder, self._blocks(), self.final_layer, gemm)
+        runner = choose_runner(self.x_embedder, self._blocks(), self.final_layer, gemm)
+        return runner._replace(settings=(self.kernels, self.precision))
 
     def _blocks(self) -> Iterable[Block]:
         return cast(Iterable[Block], self.blocks)
@@ -262,7 +259,7 @@ class SanaVideo(nn.Module):
 
 
 def _learning(network: nn.Module, latents: Tensor | None = None) -> bool:
-    """Whether gradients are wanted of this call."""
+    """Whether this call needs gradients."""
     if not torch.is_grad_enabled():
         return False
     return any(p.requires_grad for p in network.parameters()) or (

@@ -1,4 +1,4 @@
-"""The one door to the kernels: the core imports operations from here and nowhere else."""
+"""The kernels' operations. The core imports them only from here."""
 
 from ...kernels.dispatch import Choice, choose
 from ...kernels.fp8_gemm import Fp8Rows, fp8_gemm, fp8_rows, fp8_taps

@@ -1,4 +1,4 @@
-"""Rotary positions on three axes, and the timestep: the two places where float32 arithmetic is not enough.
+"""Rotary positions and timesteps, the two places where float32 arithmetic isn't enough.
 
 F latent frames, H W token rows and columns, d head size. Source: WanRotaryPosEmbed / timestep embedding in
 diffusion/model/nets of the original (complex128 there; float64 tables here).
@@ -18,10 +18,10 @@ TIMESTEP_DIMENSIONS = 256
 
 
 def truncate_timestep(timesteps: Tensor) -> Tensor:
-    """The integer timestep that the network was trained to see, as float32.
+    """The timestep truncated to an integer, as in training; float32.
 
     The original casts to int64. A float32 sigma times 1000 falls just below 251, 253, 502, 506 and 511, where
-    a plain cast would be one too low; the offset 0.0001 repairs these and leaves true fractions (948.99)
+    a plain cast would be one too low. The offset 0.0001 repairs these and leaves true fractions (948.99)
     alone.
     """
     return torch.floor(timesteps.to(torch.float64) + 0.0001).to(torch.float32)
@@ -37,18 +37,15 @@ def timestep_features(timesteps: Tensor) -> Tensor:
 
 def _axis_angles(first: int, count: int, dimensions: int) -> Tensor:
     """Angles [count, dimensions / 2] of positions first, first + 1, …; float64."""
-    place = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
+    place = {"dtype": torch.float64, "device": "cpu"}  # not the default device
     frequencies = THETA ** (-torch.arange(0, dimensions, 2, **place) / dimensions)
     return torch.arange(first, first + count, **place)[:, None] * frequencies
 
 
 def _sent(table: Tensor, device: torch.device) -> Tensor:
-    """To the device in float32.
-
-    A GPU is sent pages that stay in place: so the copy need not wait until its queue is empty.
-    """
+    """The float32 table on a device. A GPU gets pinned memory, so the copy doesn't wait for its queue."""
     table = table.to(torch.float32)
-    if device.type != "cuda" or torch.compiler.is_compiling():  # a compiler knows no such pages
+    if device.type != "cuda" or torch.compiler.is_compiling():  # compilers don't know pinned memory
         return table.to(device)
     return table.pin_memory().to(device, non_blocking=True)
 
@@ -58,8 +55,8 @@ def rotary_table(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines [N, d / 2] for N = F*H*W tokens, time then row then column; float32.
 
-    Time runs on from `first_frame`, absolute in its scene; rows and columns start at 0. The angles are
-    float64 (on the CPU: not every device has it), because at position 1000 a float32 angle is off by 6e-5.
+    Time starts at `first_frame`, absolute in its scene; rows and columns start at 0. The angles are float64,
+    on the CPU because not every device has it: at position 1000 a float32 angle is off by 6e-5.
     """
     lengths = (frames, *grid)
     offsets = (first_frame, 0, 0)

@@ -1,7 +1,7 @@
-"""Which version of each part of the network runs: fused, or as layers.py writes it.
+"""Chooses whether each part of the network runs fused or as layers.py writes it.
 
-Asking every layer whether somebody changed it takes milliseconds of Python, so a runner is chosen once for a
-patch set: for one prepared prompt, or for one sampling under a host. Choose again after a layer was patched.
+Checking every layer for changes takes milliseconds of Python, so a runner is chosen once per set of patches:
+for one prepared prompt, or for one sampling under a host. Choose again after patching a layer.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Runner(NamedTuple):
     patchify: Callable[[Tensor], Tensor]  # as PatchEmbedder.forward
     blocks: tuple[BlockCall, ...]  # as Block.forward
     final: Callable[[Tensor, Tensor, int], Tensor]  # as FinalLayer.forward
+    settings: tuple[str, str] = ("", "")  # the model's kernels and precision that it was chosen for
 
 
 def choose_runner(
     embedder: nn.Module, blocks: Iterable[Block], final: FinalLayer, gemm: Gemm | None
 ) -> Runner:
-    """Fused where there is a `gemm`; a part of which somebody changed a layer runs as layers.py writes it."""
+    """Fused if there is a `gemm`, except for parts with a changed layer."""
     if gemm is None:
         return Runner(embedder, tuple(blocks), final)
     return Runner(

@@ -1,11 +1,11 @@
 """The layers of the Wan 2.1 video VAE. Parameter names are the original's: checkpoints rely on them.
 
-B batch, C channels, T time steps of one call, H W rows and columns. Space is seen whole, time only backwards:
-a layer that looks back is given what it needs of the past and returns what the next call will need.
+B batch, C channels, T time steps of one call, H W rows and columns. The network is causal in time: a layer
+that looks back takes what it needs of the past, and returns what the next call will need.
 
 * `forward(x, past)` returns the output and what to keep. `past` is None at the start of a clip, whose first
   call brings exactly one time step. A layer keeps `slots` tensors, all of them from the first call on.
-* What is kept is a value: tensors with memory of their own, which nobody ever writes to.
+* What is kept is a value: tensors that share no memory with others, and are never written to.
 
 Layer classes come from `ops` (torch.nn, or a host's own). Source: Wan 2.1 VAE, wan/modules/vae.py of the
 original.
@@ -38,7 +38,7 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * axes, **place))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, ...] -> the same shape. The sum of squares of a half type is taken in float32."""
+        """x [B, C, ...] -> the same shape. Half types are squared and summed in float32."""
         wide = x.float() if x.dtype in HALF_TYPES else x
         return F.normalize(wide, dim=1).to(x.dtype) * self.scale * self.gamma
 
@@ -55,7 +55,7 @@ def causal(conv: nn.Module, x: Tensor, past: Tensor | None) -> tuple[Tensor, Ten
     """
     if past is None:
         past = no_history(x)
-    # T may be 1: then one old time step stays, which is why the last two are taken of both together
+    # from both, because one old time step stays if T is 1
     seen = torch.cat((past, x), dim=2)
     return _over_time(conv, seen), seen[:, :, -HISTORY:].clone()
 
@@ -64,7 +64,7 @@ def _over_time(conv: nn.Module, seen: Tensor) -> Tensor:
     """conv over seen [B, C, 2 + T, H, W] -> [B, C', T, H', W'], on the CPU as a batch of T windows of three.
 
     For a small video that is a batch of one, torch takes a convolution ten times slower than oneDNN's (see
-    ConvParams::use_mkldnn of ATen): sums are the same, and T times three frames are a small copy.
+    ConvParams::use_mkldnn of ATen). The sums are the same, and copying T times three frames is cheap.
     """
     steps = seen.shape[2] - HISTORY
     if seen.device.type != "cpu" or steps == 1:
@@ -74,19 +74,19 @@ def _over_time(conv: nn.Module, seen: Tensor) -> Tensor:
 
 
 def no_history(x: Tensor) -> Tensor:
-    """The two time steps of zeros that stand before x [B, C, T, H, W]."""
+    """The two time steps of zeros before x [B, C, T, H, W]."""
     batch, channels, _, rows, columns = x.shape
     return x.new_zeros(batch, channels, HISTORY, rows, columns)
 
 
 def per_picture(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A layer for pictures on every time step of x [B, C, T, H, W] by itself -> [B, C', T, H', W']."""
+    """A layer for pictures on every time step of x [B, C, T, H, W] -> [B, C', T, H', W']."""
     pictures = x.transpose(1, 2).flatten(0, 1)  # [B * T, C, H, W]
     return layer(pictures).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 class CausalLayer(nn.Module):
-    """What the networks run through: x and the kept tensors in, x and the tensors to keep out."""
+    """A layer with a past: takes x and the kept tensors, returns x and the tensors to keep."""
 
     slots: ClassVar[int] = 0
 
@@ -108,7 +108,7 @@ class ResidualBlock(CausalLayer):
             video_conv(channels, out, ops, **place),
             RMSNorm(out, 3, **place),
             nn.SiLU(),
-            nn.Identity(),  # a dropout in training; it keeps the second convolution at its name `residual.6`
+            nn.Identity(),  # dropout in training; keeps the second convolution's name `residual.6`
             video_conv(out, out, ops, **place),
         )
         self.shortcut = nn.Identity() if channels == out else ops.Conv3d(channels, out, 1, **place)
@@ -158,7 +158,7 @@ class HalveSpace(CausalLayer):
 
 
 class HalveSpaceAndTime(HalveSpace):
-    """Half the rows, columns and time steps. The first time step of a clip stays one by itself."""
+    """Half the rows, columns and time steps. The first time step of a clip stays single."""
 
     slots = 1
 
@@ -189,7 +189,7 @@ class DoubleSpace(CausalLayer):
 
 
 class DoubleTimeAndSpace(DoubleSpace):
-    """Twice the time steps, rows and columns. The first time step of a clip stays one."""
+    """Twice the time steps, rows and columns. The first time step of a clip stays single."""
 
     slots = 1
 
@@ -200,7 +200,7 @@ class DoubleTimeAndSpace(DoubleSpace):
     def forward(self, x: Tensor, past: Cache | None) -> tuple[Tensor, Cache]:
         """x [B, C, T, H, W] -> [B, C / 2, 2 T, 2 H, 2 W]; keeps the input of the time convolution."""
         if past is None:
-            # the first time step never meets the time convolution, not even as the history of the second
+            # the first time step never enters the time convolution, not even as the past of the second
             return per_picture(self.resample, x), (no_history(x),)
         y, kept = causal(self.time_conv, x, *past)
         y = y.unflatten(1, (2, x.shape[1]))  # [B, two, C, T, H, W]: each time step becomes two
@@ -208,8 +208,8 @@ class DoubleTimeAndSpace(DoubleSpace):
         return per_picture(self.resample, y), (kept,)
 
 
-# Between the four levels, finest first; UP is the way back. (The original's class defaults halve
-# time one level earlier; the released weights are made for this.)
+# between the four levels: DOWN from the finest, UP back to it (the original's class defaults halve time one
+# level earlier, the released weights don't)
 DOWN = (HalveSpace, HalveSpaceAndTime, HalveSpaceAndTime)
 UP = (DoubleTimeAndSpace, DoubleTimeAndSpace, DoubleSpace)
 
@@ -249,7 +249,7 @@ class CausalNetwork(nn.Module):
         return x, (*kept, last)
 
     def _check_fits(self, cache: Cache, x: Tensor) -> None:
-        """Raises when a cache is of another clip; its first tensor tells that clip's batch, size and type."""
+        """Raises StateError for another clip's cache, by the size and dtype of its first tensor."""
         batch, channels, _, rows, columns = x.shape
         required = (
             2 + sum(layer.slots for layer in self.body()),
@@ -267,7 +267,7 @@ class CausalNetwork(nn.Module):
         )
         if actual != required:
             raise StateError(
-                f"This cache does not belong to this clip: it is {actual} (tensors, sizes and type of the "
-                f"first), but has to be {required}. Keep batch, size, type and tiling, or begin a clip "
-                "without a cache."
+                "This cache does not belong to this clip: "
+                f"it is {actual} (tensors, sizes and type of the first), but has to be {required}. "
+                "Keep batch, size, type and tiling, or begin a clip without a cache."
             )

@@ -14,19 +14,13 @@ from ..errors import InputError
 
 
 def to_model_space(latents: Tensor, vae: VAESpec) -> Tensor:
-    """VAE space -> model space, [B, C, ...] of any dtype -> float32.
-
-    Raises InputError for another VAE's latents.
-    """
+    """VAE space -> model space, [B, C, ...] -> float32. Raises InputError for another VAE's latents."""
     means, deviations = _statistics(latents, vae)
     return (latents.float() - means) / deviations
 
 
 def to_vae_space(latents: Tensor, vae: VAESpec) -> Tensor:
-    """Model space -> VAE space, [B, C, ...] of any dtype -> float32.
-
-    Raises InputError for another VAE's latents.
-    """
+    """Model space -> VAE space, [B, C, ...] -> float32. Raises InputError for another VAE's latents."""
     means, deviations = _statistics(latents, vae)
     return latents.float() * deviations + means
 
@@ -35,8 +29,8 @@ def _statistics(latents: Tensor, vae: VAESpec) -> Tensor:
     """Means and deviations, stacked, that broadcast over latents [B, C, ...]."""
     if not vae.means:
         raise InputError(
-            f"The statistics of the {vae.name} VAE are in its own file, which isn't read here. Decode these "
-            "latents with ComfyUI's VAE Decode."
+            f"The statistics of the {vae.name} VAE are in its own file, which isn't read here. "
+            "Decode these latents with ComfyUI's VAE Decode."
         )
     if latents.ndim < 2 or latents.shape[1] != vae.channels:
         raise InputError(

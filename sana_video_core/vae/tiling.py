@@ -1,9 +1,9 @@
-"""Spatial tiles for a VAE that meets pictures larger than the memory: cut, work on each, blend.
+"""Spatial tiles for pictures that are too large for the VAE's memory: cut, process, blend.
 
-Rows and columns are counted in latents; `scale` says how many pixels of the tensor at hand one latent is. Of
-the network no more is known here than that it may have a cache. Attention sees only its tile, so a tiled
-result differs a little from an untiled one. Source: the tiling of AutoencoderKLWan in diffusers, whose
-default numbers are ours.
+Rows and columns are counted in latents; `scale` is how many of a tensor's pixels make one latent. All that
+this file knows about the network is that it may have a cache. Attention sees only its tile, so a tiled result
+differs a little from an untiled one. Source: the tiling of AutoencoderKLWan in diffusers, with the same
+default numbers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Window(NamedTuple):
 
 
 class TiledCache(NamedTuple):
-    """What a tiled stream knows of its past: one cache per tile, in the order of the windows."""
+    """The cache of a tiled stream: one per tile, in the order of the windows."""
 
     tiles: tuple[Cache, ...]
 
@@ -76,7 +76,7 @@ class TilePlan:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """Row by row. The border cuts the last tiles; a picture within one tile is one window."""
+        """Row by row; the last ones end at the border. A picture no larger than a tile is one window."""
         side, stride = self.tiling.tile, self.tiling.stride
         if self.rows <= side and self.columns <= side:
             return (Window(0, 0, self.rows, self.columns),)
@@ -89,8 +89,8 @@ class TilePlan:
     def blend(self, tiles: Iterable[Tensor], scale: int) -> Tensor:
         """The picture [..., rows * scale, columns * scale] of one tile per window.
 
-        A tile fades in over the tile above it, then over the tile to its left, both as they are after their
-        own blending. Tiles are taken one by one; of earlier ones only the overlaps stay.
+        A tile fades in over the tile above it, then over the tile to its left, both already blended. Tiles
+        are taken one by one, and only the overlaps of earlier ones are kept.
         """
         windows = self.windows
         if len(windows) == 1:
@@ -108,7 +108,7 @@ class TilePlan:
                 tile = fade_in(tile, beside[window.top], COLUMNS)
             above[window.left] = ending(tile, overlap, ROWS)
             beside[window.top] = ending(tile, overlap, COLUMNS)
-            # written whole: in this order the next tiles cover the overlaps
+            # whole: the next tiles will overwrite the overlaps
             window.of(picture, scale).copy_(tile)
         return cast(Tensor, picture)  # there is always a window
 
@@ -130,8 +130,8 @@ class TilePlan:
         if isinstance(cache, TiledCache) and len(cache.tiles) == count:
             return cache.tiles
         raise StateError(
-            f"This cache does not belong to a clip in {count} tiles. Keep the size and the tiling with which "
-            "the clip began, or begin a clip without a cache."
+            f"This cache does not belong to a clip in {count} tiles. "
+            "Keep the size and the tiling with which the clip began, or begin a clip without a cache."
         )
 
 
@@ -141,16 +141,16 @@ def tile_plan(rows: int, columns: int, tiling: Tiling | None) -> TilePlan:
 
 
 def ending(tile: Tensor, length: int, axis: int) -> Tensor:
-    """The last `length` lines of a tile along an axis, or all if there are fewer, in memory of their own."""
+    """A copy of the last `length` lines of a tile along an axis, or of all if there are fewer."""
     length = min(length, tile.shape[axis])
     return tile.narrow(axis, tile.shape[axis] - length, length).clone()
 
 
 def fade_in(tile: Tensor, before: Tensor, axis: int) -> Tensor:
-    """A tile whose first lines grow linearly out of the last lines of the tile before it; a new tensor.
+    """A new tensor: the tile, with its first lines fading in over the last lines of the tile before it.
 
-    tile [..., H, W], before the same but for the axis: line k of e becomes before * (1 - k / e) + tile * k /
-    e.
+    tile [..., H, W], before the same except along the axis: line k of e becomes before * (1 - k / e) + tile *
+    k / e.
     """
     length = min(before.shape[axis], tile.shape[axis])
     before = before.narrow(axis, before.shape[axis] - length, length)

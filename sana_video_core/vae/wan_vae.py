@@ -3,9 +3,9 @@
 B batch, C latent channels, F H W latent frames, rows and columns. A latent frame is 4 frames of 8 x 8 pixels
 per latent; the first of a clip is 1 frame. Pixels are in [-1, 1].
 
-The network is causal and runs step by step. All it knows of the past is a cache, a value that goes in and
-comes out anew. The steps are always the same (decoding one latent frame, encoding 1, 4, 4, ... frames),
-however the calls are cut; so every cut of a stream gives the same bits.
+The network is causal and runs step by step. All it knows of the past is a cache, passed in and returned as a
+new value. The steps are always the same (decode one latent frame, encode 1, 4, 4, ... frames), so any split
+of a stream is bit-identical.
 
 Source: Wan 2.1 VAE, wan/modules/vae.py of the original, whose parameter names are kept.
 """
@@ -47,8 +47,8 @@ class VAEConfig:
         levels = len(DOWN) + 1
         if len(self.multipliers) != levels or any(width % 2 for width in self.widths[1:]):
             raise InputError(
-                f"The levels of a VAE are {self.widths} channels wide; it has {levels} of them, all but the "
-                f"first of an even width. Give {levels} multipliers and an even base width."
+                f"The levels of a VAE are {self.widths} channels wide; it has {levels} of them, "
+                f"all but the first of an even width. Give {levels} multipliers and an even base width."
             )
 
     @property
@@ -58,7 +58,7 @@ class VAEConfig:
 
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, Tensor | Sequence[int]]) -> VAEConfig:
-        """The sizes of a checkpoint: original names -> tensors, or their shapes."""
+        """The sizes of a checkpoint, from its original names and their tensors or shapes."""
         layers = {key.split(".")[2] for key in weights if key.startswith("encoder.downsamples.")}
         blocks, rest = divmod(len(layers) - len(DOWN), len(DOWN) + 1)
         if blocks < 1 or rest:
@@ -81,8 +81,8 @@ def _out_channels(weights: Mapping[str, Tensor | Sequence[int]], key: str) -> in
 
 def _foreign(finding: str) -> InputError:
     return InputError(
-        f"These weights {finding}. Choose a Wan 2.1 VAE with the original's names; a Wan 2.2 VAE (48 "
-        "channels) is another network."
+        f"These weights {finding}. Choose a Wan 2.1 VAE with the original's names; "
+        "a Wan 2.2 VAE (48 channels) is another network."
     )
 
 
@@ -150,8 +150,7 @@ class WanVAE(nn.Module):
     ) -> Tensor:
         """pixels [B, 3, T, 8 H, 8 W] -> the mean latents [B, C, F, H, W] in VAE space, F = 1 + (T - 1) // 4.
 
-        Frames beyond 4 F - 3 are dropped. `on_step(done, total)` is called after each latent frame of each
-        tile.
+        Frames beyond 4 F - 3 are dropped. `on_step(done, total)` is called after each latent frame of a tile.
         """
         _check_video(pixels, "pixels", PIXEL_CHANNELS)
         rows, columns = pixels.shape[-2:]
@@ -172,25 +171,23 @@ class WanVAE(nn.Module):
     ) -> Tensor:
         """latents [B, C, F, H, W] in VAE space -> pixels [B, 3, 4 F - 3, 8 H, 8 W].
 
-        `on_step(done, total)` is called after each latent frame of each tile. Each tile runs through the
-        whole clip before the next begins, so only one tile's cache is alive; a stream keeps all of them.
+        `on_step(done, total)` is called after each latent frame of a tile. Each tile runs through the whole
+        clip before the next begins, so only one tile's cache is alive; a stream keeps all of them.
         """
         _check_video(latents, "latents", self.config.latent_channels)
         length, rows, columns = latents.shape[2:]
         plan = tile_plan(rows, columns, tiling)
         tick = _ticker(on_step, length * len(plan.windows))
         tiles = (self._decode_clip(window.of(latents), tick) for window in plan.windows)
-        # after the blend, which would mix clamped values otherwise; in place, as nobody else holds this large
-        # tensor
+        # after the blend, which would otherwise mix clamped values; in place, because the tensor is large
         return plan.blend(tiles, STRIDE_SPACE).clamp_(-1.0, 1.0)
 
     def decode_stream(
         self, pieces: Pieces, *, cache: StreamCache | None = None, tiling: Tiling | None = None
     ) -> Generator[Tensor, None, StreamCache | None]:
-        """Pieces [B, C, any, H, W] of one clip -> its pixels [B, 3, 1 | 4, 8 H, 8 W], as soon as they are
-        known.
+        """Pixels [B, 3, 1 | 4, 8 H, 8 W] of one clip's pieces [B, C, any, H, W], as soon as they are known.
 
-        Bit for bit the pixels of one `decode`. A stream goes on from a `cache`; where it ends, the generator
+        They are bit-identical to one `decode`. A stream continues from a `cache`; at its end the generator
         returns the next one (the value of `yield from`).
         """
         for piece in (pieces,) if isinstance(pieces, Tensor) else pieces:
@@ -202,19 +199,17 @@ class WanVAE(nn.Module):
         return cache
 
     def decode_frame(self, latent: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """The step that all decoding is made of: one latent frame [B, C, 1, H, W] and the cache of those
-        before it.
+        """One step of decoding: a latent frame [B, C, 1, H, W] and the cache of those before it.
 
-        Returns pixels [B, 3, 4, 8 H, 8 W], not yet clamped (1 frame if the cache is None), and the next
-        cache.
+        Returns unclamped pixels [B, 3, 4, 8 H, 8 W] (1 frame if the cache is None) and the next cache.
         """
         _check_video(latent, "latents", self.config.latent_channels, frames=1)
         return self.decoder(self.conv2(self._plain(latent)), cache)
 
     def encode_frames(self, pixels: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """The step that all encoding is made of: 4 frames [B, 3, 4, 8 H, 8 W], or 1 if the cache is None.
+        """One step of encoding: 4 frames [B, 3, 4, 8 H, 8 W], or 1 if the cache is None.
 
-        Returns the moments of one latent frame [B, 2 C, 1, H, W], means before log variances, and the next
+        Returns the moments of a latent frame [B, 2 C, 1, H, W], means before log variances, and the next
         cache.
         """
         _check_video(pixels, "pixels", PIXEL_CHANNELS, frames=1 if cache is None else STRIDE_TIME)
@@ -247,14 +242,12 @@ class WanVAE(nn.Module):
         return video
 
     def _plain(self, x: Tensor) -> Tensor:
-        """x in the parameters' type, copied: the layout of a slice may choose other kernels, and so other
-        bits.
-        """
+        """x in the parameters' dtype, copied: a slice's layout may select kernels that round differently."""
         return x.to(self.conv2.weight.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _check_video(video: Tensor, name: str, channels: int, frames: int | None = None) -> None:
-    """Raises unless this is a video [B, channels, T, H, W] that isn't empty (and has `frames` frames)."""
+    """Raises unless this is a non-empty video [B, channels, T, H, W] (of `frames` frames, if given)."""
     size = list(video.shape)
     if len(size) != 5 or size[1] != channels or 0 in size or frames not in (None, size[2]):
         raise InputError(
@@ -264,7 +257,7 @@ def _check_video(video: Tensor, name: str, channels: int, frames: int | None = N
 
 
 def _ticker(on_step: OnStep | None, total: int) -> Callable[[], None]:
-    """Counts calls, and tells them to a listener if there is one."""
+    """A function that counts its calls for `on_step`."""
     done = itertools.count(1)
 
     def tick() -> None:

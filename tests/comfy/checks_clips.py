@@ -25,22 +25,22 @@ def the_clean_estimate_is_x_minus_sigma_v(demo):
 
 @check
 def a_loaded_model_lets_the_file_go(_):
-    """Four gigabytes of a checkpoint must not stay in memory beside the model."""
+    """A checkpoint of four gigabytes must not stay in memory beside the model."""
     import gc
 
-    native, kept = pack("bridge.model"), []
-    read = native.read_checkpoint
+    bridge_model, kept = pack("bridge.model"), []
+    read = bridge_model.read_checkpoint
 
     def watched(path, **options):
-        found = read(path, **options)
-        kept.extend(weakref.ref(tensor) for tensor in found.tensors.values())
-        return found
+        checkpoint = read(path, **options)
+        kept.extend(weakref.ref(tensor) for tensor in checkpoint.tensors.values())
+        return checkpoint
 
-    native.read_checkpoint = watched
+    bridge_model.read_checkpoint = watched
     try:
-        patcher = native.load_patcher(pack("demo.model_set").demo_set().transformer, None)
+        patcher = bridge_model.load_patcher(pack("demo.model_set").demo_set().transformer, None)
     finally:
-        native.read_checkpoint = read
+        bridge_model.read_checkpoint = read
     gc.collect()
     assert kept, "nothing was read"
     assert not [reference for reference in kept if reference() is not None]
@@ -57,17 +57,19 @@ def timesteps_are_truncated_inside_and_shift_nodes_cannot_undo_it(demo):
     for patcher in (demo.clip_model, shifted):
         module = patcher.model.diffusion_model
         embed = module.t_embedder.forward
-        module.t_embedder.forward = lambda t, dtype, embed=embed: (
-            seen.append(t.flatten().tolist()),
-            embed(t, dtype),
-        )[1]
+
+        def watched(t, dtype, embed=embed):
+            seen.append(t.flatten().tolist())
+            return embed(t, dtype)
+
+        module.t_embedder.forward = watched
         try:
             demo.ksample(patcher, steps=4, cfg=1.0)
         finally:
             del module.t_embedder.forward
     truncate = pack("sana_video_core.transformer.positions").truncate_timestep
-    told = [truncate(torch.tensor(t[:1])).item() for t in seen]
-    assert told == [1000, 960, 888, 727, 1000, 900, 750, 500], told
+    truncated = [truncate(torch.tensor(t[:1])).item() for t in seen]
+    assert truncated == [1000, 960, 888, 727, 1000, 900, 750, 500], truncated
     assert truncate(torch.tensor([0.251, 0.253, 0.502]) * 1000).tolist() == [251, 253, 502]
 
 
@@ -87,7 +89,7 @@ def ksampler_and_custom_advanced_give_the_same(demo):
 
 @check
 def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
-    """SamplerDPMPP_2M_SDE (midpoint, eta 0) on our levels against the core's own DPM-Solver++ with the same noise."""
+    """SamplerDPMPP_2M_SDE (midpoint, eta 0) on our sigmas against our DPM-Solver++, with the same noise."""
     import torch
 
     custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
@@ -97,26 +99,30 @@ def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
     sampler = custom.SamplerDPMPP_2M_SDE.execute("midpoint", 0.0, 1.0, "cpu").args[0]
     noise = custom.RandomNoise.execute(5).args[0]
     theirs = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
-    clip, wan = pack("sana_video_core.sampling.one_shot"), pack("sana_video_core.vae.wan_vae")
+    one_shot, statistics = pack("sana_video_core.sampling.one_shot"), pack("sana_video_core.vae.statistics")
     model = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
         pack("demo.model_set").demo_set().transformer, family="sana_video_480p"
     )
     texts = [model.prepare_text(c[0][0], c[0][1]["attention_mask"]) for c in (demo.positive, demo.negative)]
-    ours = clip.sample_clip(
+    ours = one_shot.sample_clip(
         model,
         *texts,
         pack("sana_video_core.shapes").LatentGrid(6, 8),
         3,
-        clip.ClipSampling(steps=6, cfg=4.0),
+        one_shot.ClipSampling(steps=6, cfg=4.0),
         noise=noise.generate_noise(latent),
     )
-    close(theirs, wan.to_vae_space(ours), 1e-3 * ours.std().item())
+    close(
+        theirs,
+        statistics.to_vae_space(ours, pack("sana_video_core.config").WAN_2_1),
+        1e-3 * ours.std().item(),
+    )
     assert torch.isfinite(theirs).all()
 
 
 @check
 def kept_frames_come_out_untouched(demo):
-    """Under uni_pc the last step is no clean estimate, so core alone leaves frame 0 a little off."""
+    """Under uni_pc the last step is no clean estimate, so ComfyUI alone would change frame 0 a little."""
     latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1, demo.vae, image())
     for sampler in ("euler", "uni_pc", "dpmpp_2m"):
         samples = demo.ksample(latent=latent, sampler=sampler, steps=4)
@@ -135,7 +141,8 @@ def a_kept_frame_has_timestep_0_in_every_step(demo):
         demo.ksample(latent=latent, steps=2)
     finally:
         del module.t_embedder.forward, module.x_embedder.forward
-    clean = pack("sana_video_core.vae.wan_vae").to_model_space(latent["samples"][:, :, :1])
+    to_model_space = pack("sana_video_core.vae.statistics").to_model_space
+    clean = to_model_space(latent["samples"][:, :, :1], pack("sana_video_core.config").WAN_2_1)
     for frame in frames:  # clean in every step, not noised to its level
         close(frame, clean.expand_as(frame), 1e-5)
     assert seen, "the module was not called"
@@ -161,9 +168,9 @@ def masks_of_other_shapes_keep_frames_too(demo):
 
 @check
 def a_mask_shorter_than_the_text_is_no_error(demo):
-    import nodes as core
+    import nodes as core_nodes
 
-    joined = core.ConditioningConcat().concat(demo.positive, demo.negative)[0]
+    joined = core_nodes.ConditioningConcat().concat(demo.positive, demo.negative)[0]
     assert joined[0][0].shape[1] == 600
     assert joined[0][1]["attention_mask"].shape[1] == 300
     clip = demo.ksample(positive=joined, steps=1)
@@ -175,7 +182,7 @@ def a_mask_shorter_than_the_text_is_no_error(demo):
 
 @check
 def texts_of_different_length_are_not_repeated(demo):
-    """ComfyUI's own choice for texts repeats the shorter one until both are as long, past its mask."""
+    """By default ComfyUI repeats the shorter text until both are equally long, past its mask."""
     short = [[demo.negative[0][0][:, :17], {"attention_mask": demo.negative[0][1]["attention_mask"][:, :17]}]]
     padded = [[demo.negative[0][0], {"attention_mask": demo.negative[0][1]["attention_mask"].clone()}]]
     padded[0][1]["attention_mask"][:, 17:] = 0

@@ -1,4 +1,4 @@
-"""Checks inside ComfyUI's process: fused blocks on its layers, in their plain operations, because there is no GPU here."""
+"""Checks inside ComfyUI's process: fused blocks on its layers, in plain operations, since there is no GPU."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def replaced(owner, name: str, value):
 
 
 def fused(fp8: bool = False):
-    """Blocks in fused operations, as where the kernels run."""
+    """Fused blocks, as if the kernels could run."""
     choice = pack("sana_video_core.transformer.ops").Choice(True, "", fp8)
     return replaced(pack("sana_video_core.transformer.model"), "choose", lambda *_: choice)
 
 
 def loaded_as(dtype, computing=None):
-    """A MODEL as on a machine for which ComfyUI chooses to keep weights in `dtype` and to compute in `computing`."""
+    """A MODEL on a machine where ComfyUI keeps weights in `dtype` and computes in `computing`."""
     import comfy.model_management as management
 
     with (
@@ -36,8 +36,8 @@ def loaded_as(dtype, computing=None):
         return run("SanaVideoModelLoader", DEMO, "auto")
 
 
-def lora_on_every_product(folder: Path) -> Path:
-    """Changes of weights that fused blocks ask ComfyUI for, and of layers that they call."""
+def lora_on_every_gemm(folder: Path) -> Path:
+    """Changes weights that fused blocks ask ComfyUI for, and layers that they call."""
     import torch
     from safetensors.torch import save_file
 
@@ -61,26 +61,26 @@ def near(a, b, share: float = 1e-4) -> None:
 def fused_blocks_compute_what_plain_ones_do(demo):
     plain, _, _ = demo.sample(chunks=2)
     with fused():
-        found, _, _ = demo.sample(chunks=2)
-    assert not same(found["samples"], plain["samples"]), "the plain blocks ran"
-    near(found["samples"], plain["samples"])
+        fused_latent, _, _ = demo.sample(chunks=2)
+    assert not same(fused_latent["samples"], plain["samples"]), "the plain blocks ran"
+    near(fused_latent["samples"], plain["samples"])
 
 
 def moves_both(demo, changed) -> None:
-    """Plain and fused blocks make the same of a changed model, and not what the model makes without the change."""
+    """Plain and fused blocks agree on a changed model, and the change shows."""
     plain, _, _ = demo.sample(changed)
     with fused():
-        found, _, _ = demo.sample(changed)
+        fused_latent, _, _ = demo.sample(changed)
         before, _, _ = demo.sample()
-    near(found["samples"], plain["samples"])
-    moved = (found["samples"] - before["samples"]).abs().max() / before["samples"].abs().max()
-    assert moved > 0.01, f"the LoRA moved the picture by {moved:.2g} only"
+    near(fused_latent["samples"], plain["samples"])
+    moved = (fused_latent["samples"] - before["samples"]).abs().max() / before["samples"].abs().max()
+    assert moved > 0.01, f"the LoRA changed the picture only by {moved:.2g}"
 
 
 @check
 def loras_reach_fused_blocks(demo):
     with tempfile.TemporaryDirectory() as folder:
-        changed = pack("bridge.lora").with_lora(demo.causal, lora_on_every_product(Path(folder)), 0.7)
+        changed = pack("bridge.lora").with_lora(demo.causal, lora_on_every_gemm(Path(folder)), 0.7)
         moves_both(demo, changed)
 
 
@@ -101,7 +101,7 @@ def low_rank_on_projections() -> dict:
 
 @check
 def loras_in_bypass_mode_reach_fused_blocks(demo):
-    """ComfyUI replaces a layer's forward there; a projection that is folded into another would not hear of it."""
+    """ComfyUI replaces a layer's forward there; a projection that is folded into another would miss it."""
     import comfy.sd
 
     changed, _ = comfy.sd.load_bypass_lora_for_models(demo.causal, None, low_rank_on_projections(), 1.0, 0.0)
@@ -110,28 +110,28 @@ def loras_in_bypass_mode_reach_fused_blocks(demo):
 
 @check
 def weights_kept_in_8_bits_reach_fused_blocks(demo):
-    """As with --fp8_e4m3fn-unet: kept in float8, computed in float32."""
+    """As with --fp8_e4m3fn-unet: stored in float8, computed in float32."""
     import torch
 
     small = loaded_as(torch.float8_e4m3fn, torch.float32)
     assert small.model.diffusion_model.dtype == torch.float8_e4m3fn
     plain, _, _ = demo.sample(small)
     with fused():
-        found, _, _ = demo.sample(small)
-    near(found["samples"], plain["samples"])
+        fused_latent, _, _ = demo.sample(small)
+    near(fused_latent["samples"], plain["samples"])
 
 
 @check
-def products_in_8_bits_take_comfyuis_weights(demo):
-    """Weights in float32, computing in bfloat16, products in 8 bits: near full precision, with a LoRA as without."""
+def gemms_in_8_bits_use_comfyuis_weights(demo):
+    """Weights in float32, computing in bfloat16, GEMMs in 8 bits: near full precision, also with a LoRA."""
     import torch
 
     half = loaded_as(torch.float32, torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
-        changed = pack("bridge.lora").with_lora(half, lora_on_every_product(Path(folder)), 0.7)
+        changed = pack("bridge.lora").with_lora(half, lora_on_every_gemm(Path(folder)), 0.7)
         for model in (half, changed):
             full, _, _ = demo.sample(model, steps=1)
             with fused(fp8=True):
-                found, _, _ = demo.sample(model, steps=1)
-            error = (found["samples"] - full["samples"]).norm() / full["samples"].norm()
+                fused_latent, _, _ = demo.sample(model, steps=1)
+            error = (fused_latent["samples"] - full["samples"]).norm() / full["samples"].norm()
             assert 0.003 < error < 0.15, error

@@ -1,6 +1,6 @@
-"""Checks that need ComfyUI's own modules in the process. Run by ComfyUI's Python (test_inside.py starts it), not by pytest.
+"""Checks with ComfyUI's modules in the process: ComfyUI's Python runs them, started by test_inside.py.
 
-Prints one JSON object: name of a check -> "ok" or what went wrong. Nothing here may be imported by the suite's process.
+Prints one JSON object: name of a check -> "ok" or what went wrong. The suite's process never imports this.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def run(name: str, *arguments, **options):
 
 
 class Demo:
-    """Random models of the demo's kind in place of the trained ones, loaded once as an artist would."""
+    """Random models of the demo's size in place of the trained ones, loaded once as an artist would."""
 
     def __init__(self, folder: Path):
-        found = pack("demo.model_set").write_demo_set(folder / "set")
-        pack("demo.model_set").demo_set = lambda: found
+        random_set = pack("demo.model_set").write_demo_set(folder / "set")
+        pack("demo.model_set").demo_set = lambda: random_set
         self.causal = run("SanaVideoModelLoader", DEMO, "auto")
         self.clip_model = run("SanaVideoModelLoader", DEMO, "sana_video_480p")
         self.encoder = run("SanaVideoTextEncoderLoader", DEMO)
@@ -66,11 +66,11 @@ class Demo:
     def ksample(
         self, model=None, latent=None, sampler="euler", steps=3, cfg=4.0, positive=None, negative=None
     ):
-        import nodes as core
+        import nodes as core_nodes
 
         latent = latent or run("SanaVideoEmptyLatent", self.clip_model, 64, 48, 9, 1)
         model, positive = model or self.clip_model, positive or self.positive
-        sampled = core.common_ksampler(
+        sampled = core_nodes.common_ksampler(
             model, 5, steps, cfg, sampler, "simple", positive, negative or self.negative, latent
         )
         return sampled[0]["samples"]
@@ -88,14 +88,14 @@ def close(a, b, tolerance: float) -> None:
 
 
 def refused(call, *words) -> None:
-    """The call has to end in a sentence of ours that holds these words."""
+    """The call has to raise one of our errors, with these words in its message."""
     try:
         call()
     except pack("sana_video_core.errors").SanaVideoError as error:
         missing = [word for word in words if word not in str(error)]
         assert not missing, f"{missing} not in: {error}"  # noqa: PT017  there is no pytest here
         return
-    raise AssertionError("it was taken")
+    raise AssertionError("nothing was refused")
 
 
 def image(height=48, width=64):
@@ -117,19 +117,18 @@ CHECKS["fails_on_purpose"] = fails_on_purpose
 
 @check
 def nodes_are_quick_to_import_and_bring_no_model_code(_):
-    """Beyond what ComfyUI has loaded. Measured in main, before anything of ours was used."""
+    """Beyond what ComfyUI has loaded; main measures it before anything of ours is used."""
     assert IMPORT["seconds"] < 0.5, IMPORT
     heavy = [name for name in IMPORT["modules"] if name.split(".")[-1] in ("model", "wan_vae", "encoder")]
     assert not heavy, heavy
-    assert not {"transformers", "av", "diffusers"} & set(IMPORT["modules"]) - set(IMPORT["before"]), IMPORT[
-        "modules"
-    ]
+    added = set(IMPORT["modules"]) - set(IMPORT["before"])
+    assert not {"transformers", "av", "diffusers"} & added, added
 
 
 def main() -> None:
     import logging
 
-    comfy_root, wanted = Path(sys.argv[1]), sys.argv[2:]
+    comfy_root, selected = Path(sys.argv[1]), sys.argv[2:]
     sys.argv = [sys.argv[0], "--cpu"]
     sys.path.insert(0, str(comfy_root))
     spec = importlib.util.spec_from_file_location(
@@ -158,7 +157,7 @@ def main() -> None:
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         demo = Demo(Path(folder))
         for name, function in CHECKS.items():
-            if wanted and name not in wanted:
+            if selected and name not in selected:
                 continue
             try:
                 function(demo)

@@ -16,10 +16,8 @@ def _lora(split: bool):
 
     generator = torch.Generator().manual_seed(9)
     fused, parts = {}, {}
-    down, up = (
-        torch.randn(RANK, 112, generator=generator),
-        torch.randn(3 * 112, RANK, generator=generator) * 0.1,
-    )
+    down = torch.randn(RANK, 112, generator=generator)
+    up = torch.randn(3 * 112, RANK, generator=generator) * 0.1
     fused["blocks.1.attn.qkv"] = (down, up)
     for i, name in enumerate("qkv"):
         parts[f"transformer_blocks.1.attn1.to_{name}"] = (down, up[112 * i : 112 * (i + 1)])
@@ -50,12 +48,12 @@ SPELLINGS = {
 
 @check
 def loras_of_every_spelling_reach_the_stream_and_go_again(demo):
-    patching = pack("bridge.lora")
+    with_lora = pack("bridge.lora").with_lora
     plain, _, _ = demo.sample()
     with tempfile.TemporaryDirectory() as folder:
         results = {}
         for name, spelling in SPELLINGS.items():
-            changed = patching.with_lora(demo.causal, _file(Path(folder), name, *spelling), 0.8)
+            changed = with_lora(demo.causal, _file(Path(folder), name, *spelling), 0.8)
             latent, state, _ = demo.sample(changed)
             results[name] = latent["samples"]
             assert state.state.history[-1].loras == (f"{name} 0.8",)
@@ -93,7 +91,7 @@ def loras_change_clips_under_ksampler(demo):
 
 
 @check
-def a_table_that_core_passes_over_is_changed_and_comes_back(demo):
+def a_table_that_core_skips_is_changed_and_comes_back(demo):
     import comfy.sd
     import torch
     from safetensors.torch import load_file, save_file
@@ -112,4 +110,4 @@ def a_table_that_core_passes_over_is_changed_and_comes_back(demo):
     assert not same(latent["samples"], plain["samples"])
     assert same(again["samples"], plain["samples"])
     close(twice["samples"], plain["samples"], 1e-4)
-    assert same(silent["samples"], plain["samples"]), "core applies it now: our own exchange can go"
+    assert same(silent["samples"], plain["samples"]), "core applies it now, so our own exchange can go"

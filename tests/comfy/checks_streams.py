@@ -1,4 +1,4 @@
-"""Checks inside ComfyUI's process: the block sampler beside ComfyUI's caches, compiler, interrupts and loading."""
+"""Checks inside ComfyUI's process: the block sampler with its caches, compiler, interrupts and loading."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ def chained_samplers_are_one(demo):
     _, whole, _ = demo.sample(chunks=2)
     assert frames == whole.state.frames == 81
     assert all(same(a, b) for a, b in zip(two.tensors, whole.tensors, strict=True))
-    to_vae = pack("sana_video_core.vae.wan_vae").to_vae_space
-    assert same(latent["samples"], to_vae(two.state.history[-1].latents))
+    to_vae_space, wan = (
+        pack("sana_video_core.vae.statistics").to_vae_space,
+        pack("sana_video_core.config").WAN_2_1,
+    )
+    assert same(latent["samples"], to_vae_space(two.state.history[-1].latents, wan))
 
 
 @check
-def a_sampler_writes_to_nothing_that_it_got(demo):
+def a_sampler_writes_to_none_of_its_inputs(demo):
     _, state, _ = demo.sample()
     inputs = [*state.tensors, demo.positive[0][0], demo.positive[0][1]["attention_mask"]]
     before = [tensor.clone() for tensor in inputs]
-    demo.sample(state=state, positive=demo.negative)  # another prompt: the last chunk is absorbed again
+    demo.sample(state=state, positive=demo.negative)  # another prompt: a recache
     run("SanaVideoStateInfo", state)
     run("SanaVideoDecodeStream", demo.vae, state, 0, 16.0, "h264", 0)
     assert all(same(a, b) for a, b in zip(before, inputs, strict=True))
@@ -32,7 +35,7 @@ def a_sampler_writes_to_nothing_that_it_got(demo):
 
 @check
 def memory_accounting_sees_a_state(demo):
-    """The walk of ComfyUI's RAM pressure cache: tensors on the CPU, in lists and tuples."""
+    """As ComfyUI's RAM pressure cache counts: tensors on the CPU, in lists and tuples."""
     import torch
 
     def walk(outputs):
@@ -44,8 +47,8 @@ def memory_accounting_sees_a_state(demo):
 
     _, state, _ = demo.sample()
     stream = state.state
-    story = sum(chunk.latents.numel() * 4 for chunk in stream.history)
-    assert walk([[state]]) == stream.bytes + story > 0
+    history = sum(chunk.latents.numel() * 4 for chunk in stream.history)
+    assert walk([[state]]) == stream.bytes + history > 0
     import comfy.model_management
 
     place = comfy.model_management.intermediate_device()
@@ -80,8 +83,8 @@ def easycache_skips_steps_of_a_clip(demo):
 
 
 @check
-def compile_reaches_the_own_loop(demo):
-    """TorchCompileModel's wrapper, with the backend that compiles fastest; chunk two must not compile anew per frame."""
+def compile_reaches_our_loop(demo):
+    """TorchCompileModel's wrapper, the fastest backend; later chunks of the same size must not recompile."""
     import torch
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
@@ -100,9 +103,8 @@ def compile_reaches_the_own_loop(demo):
     assert counted, "nothing was compiled"
     compilations = len(counted)
     demo.sample(compiled, state=state, chunks=3)
-    assert len(counted) == compilations, (
-        f"{len(counted) - compilations} more compilations for chunks of the same size"
-    )
+    more = len(counted) - compilations
+    assert not more, f"{more} more compilations for chunks of the same size"
     assert type(compiled.model.diffusion_model).__name__ == "SanaVideoModule"  # put back afterwards
     torch._dynamo.reset()
 
@@ -116,14 +118,12 @@ def torch_compile_node_runs_on_clips_and_streams(demo):
 
 @check
 def a_node_costs_little(demo):
-    """The block sampler node beside the bare core call with the demo set: under 50 ms a run."""
-    stream, checkpoint = (
-        pack("sana_video_core.streaming.stream"),
-        pack("sana_video_core.checkpoints.checkpoint"),
-    )
+    """The block sampler node adds less than 50 ms to the bare call of the core, with the demo set."""
+    stream = pack("sana_video_core.streaming.stream")
+    checkpoint, text = pack("sana_video_core.checkpoints.checkpoint"), pack("sana_video_core.text.prompt")
     model = checkpoint.load_transformer(pack("demo.model_set").demo_set().transformer)
-    (embeddings, told) = demo.positive[0]
-    prompt = stream.Prompt(embeddings=embeddings, mask=told["attention_mask"], digest=told["sana_digest"])
+    embeddings, extra = demo.positive[0]
+    prompt = text.Prompt(embeddings=embeddings, mask=extra["attention_mask"], digest=extra["sana_digest"])
     state = stream.start(model, height=48, width=64)
     sampling = stream.Sampling(seed=3, steps=2)
 
@@ -135,15 +135,15 @@ def a_node_costs_little(demo):
             seconds.append(time.perf_counter() - began)
         return min(seconds)
 
-    begun = demo.start()
-    cost = fastest(lambda: demo.sample(state=begun)) - fastest(
+    empty = demo.start()
+    cost = fastest(lambda: demo.sample(state=empty)) - fastest(
         lambda: list(stream.extend(model, state, prompt, sampling))
     )
     assert cost < 0.05, f"{1000 * cost:.1f} ms"
 
 
 @check
-def an_interrupted_run_goes_on_where_it_was(demo):
+def an_interrupted_run_is_resumed(demo):
     import comfy.model_management as management
 
     whole = demo.sample(chunks=3)
@@ -164,7 +164,7 @@ def an_interrupted_run_goes_on_where_it_was(demo):
             raise AssertionError("the interrupt was not seen")
         except management.InterruptProcessingException:
             pass
-        assert len(calls) == 5, calls  # the very next model call did not happen
+        assert len(calls) == 5, calls  # there was no further model call
         calls[:] = [0] * 10
         resumed = demo.sample(state=state, chunks=3)
         assert len(calls) == 10 + 2 * 3, "the finished chunk was made again"
@@ -176,7 +176,7 @@ def an_interrupted_run_goes_on_where_it_was(demo):
 
 @check
 def a_weight_that_stays_behind_is_fetched(demo):
-    """Partial loading as on a small GPU: layers cast at use. The same numbers."""
+    """Partial loading as on a small GPU: layers cast their weights when used, bit-identically."""
     plain, _, _ = demo.sample()
     patcher = demo.causal
     import comfy.model_management

@@ -1,8 +1,9 @@
-"""Checks inside ComfyUI's process: its CLIP beside our encoder, its VAE beside ours, wrong models."""
+"""Checks inside ComfyUI's process: its CLIP and our encoder, its VAE and ours, wrong models."""
 
 from __future__ import annotations
 
 import importlib
+import io
 import tempfile
 from pathlib import Path
 
@@ -16,15 +17,15 @@ SENTENCES = (
 
 
 def _gemma_file(folder: Path) -> Path:
-    """A Gemma-2 in the layout of ComfyUI's one file, small; weights small enough that attention logits stay far from
-    the soft cap of 50, which ComfyUI's Gemma-2 leaves out."""
-    import io as streams
+    """A small Gemma-2 in the layout of ComfyUI's file.
 
+    Its weights keep attention logits far from the soft cap of 50, which ComfyUI's Gemma-2 leaves out.
+    """
     import sentencepiece
     import torch
     from safetensors.torch import save_file
 
-    model = streams.BytesIO()
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(SENTENCES * 3),
         model_writer=model,
@@ -55,14 +56,14 @@ def _gemma_file(folder: Path) -> Path:
 
 
 def _core_clip(path: Path, clip_type: str):
-    """ComfyUI's loader with the sizes of that file: it knows Gemma-2 at full size only."""
+    """ComfyUI's loader with the sizes of that file: it knows only the full size of Gemma-2."""
     import comfy.sd
-    import comfy.text_encoders.llama as llama
+    from comfy.text_encoders import llama
 
     sizes = {"vocab_size": 420, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
     known = llama.Gemma2_2B_Config
-    llama.Gemma2_2B_Config = lambda **given: known(**{**sizes, **given})
+    llama.Gemma2_2B_Config = lambda **options: known(**{**sizes, **options})
     try:
         return comfy.sd.load_clip([str(path)], clip_type=getattr(comfy.sd.CLIPType, clip_type))
     finally:
@@ -70,20 +71,20 @@ def _core_clip(path: Path, clip_type: str):
 
 
 @check
-def cores_clip_and_our_encoder_read_alike(demo):
+def cores_clip_and_our_encoder_agree(demo):
     texts = ("a red circle", "  two shapes,\nmeet ", "the purple one " * 120)
     with tempfile.TemporaryDirectory() as folder:
         path = _gemma_file(Path(folder))
         ours, core = pack("bridge.text_encoders").HostedTextEncoder.load(path), _core_clip(path, "PIXELDIT")
         for text in texts:
             for instruction, score in ((True, 10), (False, 0)):
-                (a, told), (b, told_b) = (
+                (a, extra), (b, other) = (
                     run("SanaVideoTextEncode", e, text, score, instruction)[0] for e in (ours, core)
                 )
                 assert a.shape == b.shape == (1, 300, 32), (a.shape, b.shape)
-                assert same(told["attention_mask"], told_b["attention_mask"])
-                assert told["sana_digest"] == told_b["sana_digest"]
-                rows = told["attention_mask"].bool()
+                assert same(extra["attention_mask"], other["attention_mask"])
+                assert extra["sana_digest"] == other["sana_digest"]
+                rows = extra["attention_mask"].bool()
                 close(a[rows], b[rows], 2e-3 * a[rows].abs().max().item())
         import nodes as core_nodes
 
@@ -93,8 +94,8 @@ def cores_clip_and_our_encoder_read_alike(demo):
         assert same(mine[1]["attention_mask"], whole[1]["attention_mask"].long())
         empty = run("SanaVideoTextEncode", core, "", 0, True)[0]
         assert same(empty[0], core_nodes.CLIPTextEncode().encode(core, "")[0][0][0])
-        _, told = run("SanaVideoTextEncode", ours, "", 0, True)[0]
-        assert same(told["attention_mask"], empty[1]["attention_mask"])
+        _, extra = run("SanaVideoTextEncode", ours, "", 0, True)[0]
+        assert same(extra["attention_mask"], empty[1]["attention_mask"])
 
 
 @check
@@ -130,7 +131,7 @@ def cores_wan_vae_streams_as_its_own_whole_decode(demo):
 
 @check
 def a_vae_of_another_model_is_refused(demo):
-    """Sixteen channels do not make a Wan VAE: Flux's and HunyuanVideo's have as many."""
+    """Sixteen channels do not make a Wan VAE: Flux's and HunyuanVideo's have sixteen, too."""
     import comfy.sd
     import torch
     from safetensors.torch import load_file
@@ -148,12 +149,12 @@ def a_vae_of_another_model_is_refused(demo):
 
 @check
 def a_text_that_another_node_changed_is_another_prompt(demo):
-    """Core's nodes copy our words and digest along with what they change."""
-    import nodes as core
+    """Core's nodes copy our text and digest along with what they change."""
+    import nodes as core_nodes
 
-    joined = core.ConditioningConcat().concat(demo.positive, demo.negative)[0]
-    averaged = core.ConditioningAverage().addWeighted(demo.positive, demo.negative, 0.5)[0]
-    nothing = core.ConditioningZeroOut().zero_out(demo.positive)[0]
+    joined = core_nodes.ConditioningConcat().concat(demo.positive, demo.negative)[0]
+    averaged = core_nodes.ConditioningAverage().addWeighted(demo.positive, demo.negative, 0.5)[0]
+    nothing = core_nodes.ConditioningZeroOut().zero_out(demo.positive)[0]
     digests = [
         demo.sample(positive=c)[1].state.history[-1].digest
         for c in (demo.positive, joined, averaged, nothing)
@@ -164,7 +165,7 @@ def a_text_that_another_node_changed_is_another_prompt(demo):
 
 @check
 def sana_files_in_cores_loader_are_refused_by_ours(demo):
-    """Core takes SANA's names for PixArt's: what comes of it must not be sampled."""
+    """Core mistakes SANA's names for PixArt's; our nodes must not sample the result."""
     import comfy.sd
     from safetensors.torch import load_file
 

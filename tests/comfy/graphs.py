@@ -31,15 +31,15 @@ def prompt(text, instruction=True):
 
 
 def sampler(state, text="text", **changes):
-    inputs = {
-        "model": ["model", 0],
-        "positive": [text, 0],
-        "state": state,
+    inputs = {"model": ["model", 0], "positive": [text, 0], "state": state}
+    inputs |= {
         "chunks": 1,
         "seed": 3,
         "steps": 2,
+        "sampler": "few_step",
+        "on_prompt_change": "recache",
+        **changes,
     }
-    inputs |= {"sampler": "few_step", "on_prompt_change": "recache", **changes}
     return node("SanaVideoBlockSampler", **inputs)
 
 
@@ -48,14 +48,8 @@ def show(state):
 
 
 def film(state, **changes):
-    inputs = {
-        "vae": ["vae", 0],
-        "state": state,
-        "from_chunk": 0,
-        "fps": 16.0,
-        "codec": "h264",
-        "batch_row": 0,
-    }
+    inputs = {"vae": ["vae", 0], "state": state, "from_chunk": 0, "fps": 16.0}
+    inputs |= {"codec": "h264", "batch_row": 0}
     return node("SanaVideoDecodeStream", **inputs | changes)
 
 
@@ -64,7 +58,7 @@ def save_video(video, prefix="video/test"):
 
 
 def chain(count, **changes):
-    """start -> block1 -> … -> blockN, each looked at by info1 … infoN."""
+    """start -> block1 -> … -> blockN, with info1 … infoN behind the blocks."""
     graph = loaders() | {"text": prompt("a red ball rolls")}
     graph["start"] = node("SanaVideoStart", model=["model", 0], width=WIDTH, height=HEIGHT, batch_size=1)
     last = ["start", 0]
@@ -88,20 +82,10 @@ def clip(**changes):
     graph["latent"] = node(
         "SanaVideoEmptyLatent", model=["model", 0], width=WIDTH, height=HEIGHT, length=9, batch_size=1
     )
-    sampling = {
-        "seed": 1,
-        "steps": 3,
-        "cfg": 4.0,
-        "sampler_name": "euler",
-        "scheduler": "simple",
-        "denoise": 1.0,
-    }
-    links = {
-        "model": ["model", 0],
-        "positive": ["text", 0],
-        "negative": ["no", 0],
-        "latent_image": ["latent", 0],
-    }
+    sampling = {"seed": 1, "steps": 3, "cfg": 4.0}
+    sampling |= {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    links = {"model": ["model", 0], "positive": ["text", 0], "negative": ["no", 0]}
+    links |= {"latent_image": ["latent", 0]}
     graph["sample"] = node("KSampler", **sampling | links | changes)
     graph["decode"] = node("SanaVideoDecode", vae=["vae", 0], latent=["sample", 0])
     graph["save"] = node("SaveImage", images=["decode", 0], filename_prefix="clip")
@@ -109,5 +93,5 @@ def clip(**changes):
 
 
 def with_film(graph, **changes):
-    """With the video of its first block."""
+    """The graph with a video of its first block."""
     return graph | {"film": film(["block1", 1], **changes), "save": save_video(["film", 0])}

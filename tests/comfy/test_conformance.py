@@ -1,4 +1,4 @@
-"""The double against the real ComfyUI: the same descriptions of nodes, and the same bits from the same workflow files."""
+"""The fake ComfyUI against the real one: equal descriptions of nodes, bit-identical results of workflows."""
 
 import json
 import shutil
@@ -18,7 +18,15 @@ from support.comfyui import ROOT, needs_comfyui
 
 pytestmark = needs_comfyui
 
-WORKFLOWS = ("00_without_downloads", "01_first_long_video", "02_three_shots", "03_two_endings", "04_save_today", "04_continue_tomorrow", "05_from_an_image")  # fmt: skip
+WORKFLOWS = (
+    "00_without_downloads",
+    "01_first_long_video",
+    "02_three_shots",
+    "03_two_endings",
+    "04_save_today",
+    "04_continue_tomorrow",
+    "05_from_an_image",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +42,8 @@ def test_object_info(server, classes):
     for name in ours:
         mine, theirs = json.loads(json.dumps(classes[name].GET_NODE_INFO_V1())), real[name]
         # the one difference: ComfyUI knows the pack by the folder that it lies in
-        assert (
-            mine.pop("python_module").split(".")[0]
-            == theirs.pop("python_module").split(".")[0]
-            == "custom_nodes"
-        )
+        modules = (info.pop("python_module").split(".")[0] for info in (mine, theirs))
+        assert set(modules) == {"custom_nodes"}
         assert mine == theirs, name
 
 
@@ -52,27 +57,27 @@ def test_core_nodes_have_the_real_sockets(server, classes):
 
 
 def test_table_of_core_nodes_is_true(server):
-    """What workflows/build.py and its tests know of ComfyUI's own nodes."""
+    """What workflows/build.py and its tests know about ComfyUI's own nodes."""
     real = server.ask("/object_info")[1]
     table = json.loads((ROOT / "standalone" / "engine" / "core_nodes.json").read_text(encoding="utf-8"))
 
-    def told(entry):
+    def without_tooltip(entry):
         kind, options = entry[0], entry[1] if len(entry) > 1 else {}
         return kind, {name: value for name, value in options.items() if name != "tooltip"}
 
     for name, known in table["nodes"].items():
         assert (known["output"], known["display_name"]) == (real[name]["output"], real[name]["display_name"])
         for place, inputs in known["input"].items():
-            theirs = {key: told(entry) for key, entry in real[name]["input"][place].items()}
+            theirs = {key: without_tooltip(entry) for key, entry in real[name]["input"][place].items()}
             assert [*inputs] == [*theirs], "the order of widgets is part of the files"
             files = {"image", "vae_name"}
-            assert {k: told(e) for k, e in inputs.items() if k not in files} == {
+            assert {k: without_tooltip(e) for k, e in inputs.items() if k not in files} == {
                 k: e for k, e in theirs.items() if k not in files
             }
 
 
 def _prompt(name: str):
-    """A workflow's API twin with the demo's models, small."""
+    """A workflow's API twin with the demo's models and a small size."""
     prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     apply_demo(prompt)
     for node in prompt.values():
@@ -83,8 +88,8 @@ def _prompt(name: str):
 
 @pytest.fixture(scope="module")
 def picture(server, tmp_path_factory):
-    """The double's base directory; both sides have the same example.png."""
-    base = tmp_path_factory.mktemp("double")
+    """The fake ComfyUI's base directory; both sides have the same example.png."""
+    base = tmp_path_factory.mktemp("fake")
     (base / "input").mkdir()
     x, y = np.meshgrid(np.arange(90), np.arange(60))
     Image.fromarray(np.stack([x * 2, y * 4, x + y], -1).astype(np.uint8)).save(base / "input" / "example.png")
@@ -93,19 +98,19 @@ def picture(server, tmp_path_factory):
 
 
 def _content(base: Path, shown) -> list:
-    """What a run wrote, decoded: frames of videos, then tensors of states, by name."""
-    found = []
+    """The decoded frames of the videos that a run wrote."""
+    frames = []
     for output in shown.values():
         for image in output.get("images", ()):
             path = base / image["type"] / image["subfolder"] / image["filename"]
             if path.suffix == ".mp4":
                 with av.open(str(path)) as video:
-                    found += [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    return found
+                    frames += [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    return frames
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_gives_the_same_bits_in_both(server, classes, picture, name):
+def test_a_workflow_is_bit_identical_in_both(server, classes, picture, name):
     assert torch.get_num_threads() == 1  # as in the server's environment
     folder_paths.set_base_directory(str(picture))
     mine = Executor(classes).run(_prompt(name))
@@ -137,12 +142,12 @@ def test_fifty_step_workflows_run(server, picture, name):
 
 
 def test_every_workflow_is_refused_only_for_its_missing_files(server, picture):
-    """As an artist opens them: nothing red but what has to be downloaded. (The first one needs nothing, and runs above.)"""
+    """As artists open them: only missing downloads are red. (The first needs none, and runs above.)"""
     paths = sorted((ROOT / "workflows" / "api").glob("*.json"))
     assert paths.pop(0).stem == WORKFLOWS[0]
     for path in paths:
-        told = server.refused(json.loads(path.read_text(encoding="utf-8")))
-        errors = [error for node in json.loads(told)["node_errors"].values() for error in node["errors"]]
+        reply = server.refused(json.loads(path.read_text(encoding="utf-8")))
+        errors = [error for node in json.loads(reply)["node_errors"].values() for error in node["errors"]]
         missing = {"model_name", "encoder_name", "vae_name", "file"}
         assert errors, path
         assert {error["extra_info"]["input_name"] for error in errors} <= missing, (path, errors)

@@ -1,4 +1,4 @@
-"""Checks inside ComfyUI's own process, all in one start of its interpreter."""
+"""Checks inside ComfyUI's process, all in one start of its interpreter."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ pytestmark = needs_comfyui
 
 
 def _names():
-    """The functions decorated as checks, without importing them: they need ComfyUI."""
+    """The names of the decorated checks, without importing them: they need ComfyUI."""
     for file in FILES:
         for node in ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and any(
@@ -53,5 +53,5 @@ def test_inside(results, name):
 
 
 def test_a_check_can_fail(results):
-    """The runner reports a failure as one: `fails_on_purpose` is the proof."""
+    """`fails_on_purpose` proves that the runner reports failures."""
     assert "AssertionError: on purpose" in results["fails_on_purpose"]

@@ -12,7 +12,7 @@ from support.comfyui import COMFYUI, needs_comfyui
 
 pytestmark = needs_comfyui
 
-# checks of the levels that never fail there: their authors leave the verdict to a person
+# checks that never fail there: their authors leave the verdict to a person
 ANSWERED = {"weights", "hardcoded-precision"}
 
 
@@ -33,13 +33,13 @@ def test_comfy_test_finds_nothing_wrong(packs):
 
 
 @pytest.mark.parametrize("level", ["hazards", "warnings"])
-def test_comfy_test_warns_of_nothing_new(packs, level):
+def test_comfy_test_warns_about_nothing_new(packs, level):
     checks = pytest.importorskip(f"comfy_test.orchestration.levels.{level}")
     said = []
     checks.run(SimpleNamespace(node_dir=packs / NAME, log=said.append))
     assert "check:" in said[-1]
-    found = {line.split()[1] for line in said if line.lstrip().startswith(f"[{level}]")}
-    assert found <= ANSWERED, "\n".join(said)
+    warned = {line.split()[1] for line in said if line.lstrip().startswith(f"[{level}]")}
+    assert warned <= ANSWERED, "\n".join(said)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_every_name_of_comfyui_that_we_use_is_there(guard, packs):
     assert reports[0]["references"] > 30
 
 
-def test_a_name_that_is_gone_is_seen(guard, tmp_path):
+def test_a_missing_name_is_noticed(guard, tmp_path):
     pack = tmp_path / "custom_nodes" / "broken"
     pack.mkdir(parents=True)
     (pack / "__init__.py").write_text("from comfy.ops import gone\n")

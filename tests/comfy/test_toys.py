@@ -1,4 +1,4 @@
-"""The double's rules against the real ComfyUI's: the same toy nodes, the same prompts."""
+"""The fake ComfyUI's rules against the real one's: the same toy nodes, the same prompts."""
 
 import json
 from copy import deepcopy
@@ -23,24 +23,22 @@ def test_verdict(server, name):
     prompt, outputs, problems = deepcopy(VALIDATION[name])
     status, reply = server.ask("/prompt", {"prompt": prompt})
     assert (status == 200) == bool(outputs), reply
-    if not name.startswith("link to"):  # there the real one only reports the exception that it ran into
+    if not name.startswith("link to"):  # there the real one only reports an exception
         assert set(reply["node_errors"]) == set(problems)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_what_is_known_and_what_runs(server, name, toy_classes):
-    server.ask(
-        "/prompt", {"prompt": {"x": start(seed=99), "y": node("ToyShow", value=["x", 0])}}
-    )  # empties the cache
+    other = {"x": start(seed=99), "y": node("ToyShow", value=["x", 0])}
+    server.ask("/prompt", {"prompt": other})  # empties the cache
     ours = Executor(toy_classes)
     for prompt, known, ran in deepcopy(RUNS[name]):
         events = []
         ours.tell = lambda event, data, events=events: events.append((event, data))
         run = server.run(deepcopy(prompt))
         if "twins run once" in name:  # either of them
-            assert sorted(prompt[n]["class_type"] for n in run.ran) == sorted(
-                prompt[n]["class_type"] for n in ran
-            )
+            theirs, expected = (sorted(prompt[n]["class_type"] for n in ids) for ids in (run.ran, ran))
+            assert theirs == expected
         else:
             assert (run.cached, set(run.ran)) == (known, ran)
         shown = json.loads(json.dumps(ours.run(prompt)))
@@ -48,7 +46,7 @@ def test_what_is_known_and_what_runs(server, name, toy_classes):
 
 
 def test_blocking_without_a_value_is_an_error(server, toy_classes):
-    """IndexError there, a sentence here: NodeOutput(block_execution=...) needs a value for each linked output."""
+    """IndexError there, our error here: NodeOutput(block_execution=...) needs a value per linked output."""
     assert "show" not in server.run(deepcopy(NO_BLOCK)).shown
     with pytest.raises(SanaVideoError, match="gave no output 0"):
         Executor(toy_classes).run(deepcopy(NO_BLOCK))

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: every command, continuing, interrupts, and what it says when it refuses."""
+"""The command line as a person uses it: every command, continuing, interrupts, and refusals."""
 
 import os
 import signal
@@ -20,17 +20,17 @@ SMALL = ["--size", "64x32"]
 
 @pytest.fixture(scope="module", autouse=True)
 def demo(tmp_path_factory):
-    """A random set in place of the trained one: smaller, and the tests do not depend on what was learned."""
+    """A random set in place of the trained one: smaller, and no test depends on what was learned."""
     from comfyui_sana_video.command_line import models
 
-    found = PACK.module("demo.model_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
-    with patch.object(models, "demo_set", lambda: found):
-        yield found
+    random_set = PACK.module("demo.model_set").write_demo_set(tmp_path_factory.mktemp("demo") / "set")
+    with patch.object(models, "demo_set", lambda: random_set):
+        yield random_set
 
 
 @pytest.fixture
 def sana(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder; returns (status, what it printed, what it said on stderr)."""
+    """Runs a command in an empty folder; returns (status, stdout, stderr)."""
     from comfyui_sana_video.command_line.cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -65,16 +65,16 @@ def test_three_shots(sana):
     video = _frames("v.mp4")
     assert video.shape == (1, 3, 121, 32, 64)
     assert video.std() > 0.1, "the video is blank"
-    told = PACK.core("files.video_reader").read_metadata("v.mp4")
-    assert told["prompts"] == ["a", "b", "b"]
-    assert told["seeds"] == [5, 5, 5]
-    assert told["plan"] == [[11, 10, 10]]
+    metadata = PACK.core("files.video_reader").read_metadata("v.mp4")
+    assert metadata["prompts"] == ["a", "b", "b"]
+    assert metadata["seeds"] == [5, 5, 5]
+    assert metadata["plan"] == [[11, 10, 10]]
     with Image.open("v.png") as sheet:
         assert len(set(sheet.convert("RGB").getdata())) > 100
 
 
 def test_continuing_is_one_run(sana):
-    """Two runs joined by a file are one run: the same state to the last bit, and 40 new frames."""
+    """Two runs joined by a file are one run: the state is bit-identical, and 40 frames are new."""
     assert (
         sana("generate", "a", "b", *SMALL, "--out", "whole.mp4", "--state-out", "whole.safetensors")[0] == 0
     )
@@ -95,19 +95,8 @@ def test_continuing_is_one_run(sana):
 
 def test_prompt_changes_reach_the_stream(sana):
     for change in ("recache", "keep", "cut"):
-        assert (
-            sana(
-                "generate",
-                "a",
-                "b",
-                *SMALL,
-                "--on-prompt-change",
-                change,
-                "--state-out",
-                f"{change}.safetensors",
-            )[0]
-            == 0
-        )
+        options = ["--on-prompt-change", change, "--state-out", f"{change}.safetensors"]
+        assert sana("generate", "a", "b", *SMALL, *options)[0] == 0
     states = {change: _state(f"{change}.safetensors") for change in ("recache", "keep", "cut")}
     assert states["cut"].scene == 1
     assert states["cut"].frames == 82
@@ -121,12 +110,12 @@ def test_an_image_begins_a_stream(sana):
     )
     assert status == 0
     assert "41 frames" in out
-    story = _state("s.safetensors").history
-    assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 1), (False, 10)]
+    history = _state("s.safetensors").history
+    assert [(chunk.primed, chunk.length) for chunk in history] == [(True, 1), (False, 10)]
 
 
 def test_a_video_begins_a_stream(sana, demo):
-    """Its last 4n + 1 frames are absorbed, shown, and continued; 43 frames make 41, in a chunk of 11 latent frames."""
+    """Its last 4n + 1 frames are absorbed, shown and continued: 41 of 43, in a chunk of 11 latent frames."""
     frames = torch.linspace(-1, 1, 43)[None, :, None, None].expand(3, -1, 40, 80)
     with PACK.core("files.video_writer").VideoWriter("in.mp4", fps=16) as writer:
         writer.write(frames)
@@ -135,12 +124,12 @@ def test_a_video_begins_a_stream(sana, demo):
     )
     assert status == 0, err
     assert "81 frames" in out
-    story = _state("s.safetensors").history
-    assert [(chunk.primed, chunk.length) for chunk in story] == [(True, 11), (False, 10)]
-    again, spec = PACK.core("vae.statistics").to_model_space, PACK.core("config").WAN_2_1
+    history = _state("s.safetensors").history
+    assert [(chunk.primed, chunk.length) for chunk in history] == [(True, 11), (False, 10)]
+    to_model_space, wan = PACK.core("vae.statistics").to_model_space, PACK.core("config").WAN_2_1
     vae = PACK.core("checkpoints.checkpoint").load_vae(demo.vae)
     pixels = PACK.core("files.video_reader").read_frames("in.mp4", width=64, height=32)[:, :, 2:]
-    assert same(story[0].latents, again(vae.encode(pixels), spec))
+    assert same(history[0].latents, to_model_space(vae.encode(pixels), wan))
     Path("i.png").touch()
     assert "use one of them" in sana("generate", "a", "--video", "in.mp4", "--image", "i.png")[2]
 
@@ -149,57 +138,24 @@ def test_a_video_begins_a_stream(sana, demo):
 def test_a_clip_of_the_bidirectional_family(sana, demo, image):
     Image.new("RGB", (64, 32), (0, 0, 255)).save("blue.png")
     words = ["--image", "blue.png"] if image else ["--sequential"]
-    status, out, err = sana(
-        "generate",
-        "a",
-        *_models(demo),
-        "--family",
-        "sana_video_480p",
-        *SMALL,
-        "--frames",
-        9,
-        "--steps",
-        2,
-        "--cfg",
-        3,
-        "--negative",
-        "bad",
-        *words,
-        "--out",
-        "v.mp4",
-    )
+    words += ["--frames", 9, "--steps", 2, "--cfg", 3, "--negative", "bad", "--out", "v.mp4"]
+    family = ["--family", "sana_video_480p"]
+    status, out, err = sana("generate", "a", *_models(demo), *family, *SMALL, *words)
     assert (status, _frames("v.mp4").shape[2]) == (0, 9), err
     assert "9 frames" in out
 
 
 def test_720p_ends_in_latents_and_says_so(sana, demo):
     config, checkpoint = PACK.core("config"), PACK.core("checkpoints.checkpoint")
+    heads = {"width": 56, "head_dim": 28, "cross_head_dim": 28}
     sizes = config.TransformerConfig(
-        channels=128,
-        patch=1,
-        width=56,
-        depth=1,
-        head_dim=28,
-        cross_head_dim=28,
-        ffn_hidden=56,
-        caption_channels=32,
+        channels=128, patch=1, depth=1, ffn_hidden=56, caption_channels=32, **heads
     )
-    model = PACK.module("demo.model_set").seeded(
-        PACK.core("transformer.model").SanaVideo(sizes, config.SANA_VIDEO_720P), 0
-    )
+    network = PACK.core("transformer.model").SanaVideo(sizes, config.SANA_VIDEO_720P)
+    model = PACK.module("demo.model_set").seeded(network, 0)
     checkpoint.save_transformer("m.safetensors", model.state_dict(), sizes, "sana_video_720p")
-    words = [
-        "--model",
-        "m.safetensors",
-        "--text-encoder",
-        demo.text_encoder,
-        "--size",
-        "64x96",
-        "--frames",
-        17,
-        "--steps",
-        2,
-    ]
+    words = ["--model", "m.safetensors", "--text-encoder", demo.text_encoder]
+    words += ["--size", "64x96", "--frames", 17, "--steps", 2]
     status, out, err = sana("generate", "a", *words, "--out", "v.mp4")
     assert status == 0, err
     assert "ComfyUI" in out
@@ -211,17 +167,17 @@ def test_720p_ends_in_latents_and_says_so(sana, demo):
 
 
 def test_convert_info_and_back(sana, demo):
-    """Original .pth -> our file: the same weights, a name for the family, and `info` tells it all."""
+    """Original .pth -> our file: the same weights, the family by name, and `info` says it all."""
     tensors, _ = PACK.core("files.tensor_file").read_tensors(demo.transformer)
     torch.save({"state_dict": tensors}, "SANA_LongLive.pth")
     (Path("config.json")).write_text('{"attention_head_dim": 28}')
     status, out, err = sana("convert", "SANA_LongLive.pth", "m.safetensors", "--dtype", "keep")
     assert status == 0, err
     assert "longsana_480p" in out
-    told = sana("info", "m.safetensors")[1]
+    text = sana("info", "m.safetensors")[1]
     fingerprint = PACK.core("files.fingerprint").weights_fingerprint(tensors)
     for word in ("this pack's file", "longsana_480p", "928,432", "4 heads of 28", fingerprint):
-        assert word in told
+        assert word in text
     assert sana("convert", "SANA_LongLive.pth", "half.safetensors")[0] == 0
     assert "bfloat16" in sana("info", "half.safetensors")[1]
     assert "Wan 2.1 VAE" in sana("info", demo.vae)[1]
@@ -231,9 +187,9 @@ def test_convert_info_and_back(sana, demo):
 
 def test_info_of_states_and_videos(sana):
     sana("generate", "ein roter Ball", *SMALL, "--out", "v.mp4", "--state-out", "s.safetensors")
-    told = sana("info", "s.safetensors")[1]
+    text = sana("info", "s.safetensors")[1]
     for word in ("64 x 32", "41 frames", "ein roter Ball", "11 latent frames", "demo"):
-        assert word in told
+        assert word in text
     assert "ein roter Ball" in sana("info", "v.mp4")[1]
 
 
@@ -272,7 +228,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("words, said", REFUSALS, ids=[" ".join(words) for words, _ in REFUSALS])
-def test_refusals_are_sentences_and_leave_nothing(sana, demo, words, said):
+def test_refusals_give_a_reason_and_leave_nothing(sana, demo, words, said):
     if words == ["--family", "sana_video_720p"]:
         words, said = [*_models(demo), *words], "Choose the family"
     status, _, err = sana("generate", "a", *words)
@@ -285,14 +241,8 @@ def test_refusals_are_sentences_and_leave_nothing(sana, demo, words, said):
 def test_a_state_of_another_model_or_size_is_refused(sana):
     sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")
     sana("make-demo", "other", "--seed", 9)
-    words = [
-        "--model",
-        "other/demo_transformer.safetensors",
-        "--text-encoder",
-        "other/demo_text",
-        "--vae",
-        "other/demo_vae.safetensors",
-    ]
+    words = ["--model", "other/demo_transformer.safetensors", "--text-encoder", "other/demo_text"]
+    words += ["--vae", "other/demo_vae.safetensors"]
     assert "was made by the model" in sana("generate", "a", "--state-in", "s.safetensors", *words)[2]
     status, _, err = sana("generate", "a", "--state-in", "s.safetensors", "--size", "96x32")
     assert status == 1
@@ -315,8 +265,8 @@ def test_a_wrong_vae_is_refused_before_the_work(sana, demo, monkeypatch):
     assert "isn't a Wan 2.1 VAE" in err
 
 
-def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
-    """Stopped in the second shot: the first is a playable video and a state that goes on as if nothing had happened."""
+def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
+    """Stopped in the second shot: the first is a playable video, and its state continues bit-identically."""
     from comfyui_sana_video.command_line import generate
 
     sana("generate", "a", "b", *SMALL, "--state-out", "whole.safetensors")
@@ -345,10 +295,10 @@ def test_what_was_finished_stays_after_an_interrupt(sana, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_in_a_real_process(tmp_path):
-    """A long run with the trained demo, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
+    """A long run, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
     code = (
         "import signal, sys; sys.path.insert(0, sys.argv[1]); import conftest;"
-        # a shell that runs the tests in the background makes all of them deaf to it
+        # a shell that runs the tests in the background makes processes ignore SIGINT
         "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from comfyui_sana_video.command_line.cli import main; sys.exit(main(sys.argv[2:]))"
     )
@@ -374,57 +324,32 @@ def test_ctrl_c_in_a_real_process(tmp_path):
 
 
 def test_what_the_model_reads(sana, demo):
-    """The instruction and the motion score reach the prompts and not the negative; all are in the digest."""
+    """The system prompt and the motion score reach the prompts and not the negative; the digest holds all."""
     from comfyui_sana_video.command_line.cli import _parser
     from comfyui_sana_video.command_line.models import choose_models, encode_prompts
 
-    text, said = PACK.core("text.encoder"), "Write well. User Prompt: "
-    options = _parser().parse_args(
-        [
-            "generate",
-            " a Ball ",
-            "--negative",
-            "bad",
-            "--instruction",
-            said,
-            "--motion-score",
-            "30",
-            "--device",
-            "cpu",
-        ]
-    )
+    system_prompt = "Write well. User Prompt: "
+    words = ["generate", " a Ball ", "--negative", "bad", "--instruction", system_prompt]
+    options = _parser().parse_args([*words, "--motion-score", "30", "--device", "cpu"])
     positive, negative = encode_prompts(choose_models(options), options, options.prompts, negative=True)
-    encoder = text.load_text_encoder(demo.text_encoder)
-    expected = encoder.encode("a Ball", system_prompt=said, motion_score=30)
+    encoder = PACK.core("text.encoder").load_text_encoder(demo.text_encoder)
+    expected = encoder.encode("a Ball", system_prompt=system_prompt, motion_score=30)
     assert same(positive.embeddings, expected[0])
     assert same(positive.mask, expected[1])
     assert same(negative.embeddings, encoder.encode("bad", system_prompt=False)[0])
     assert positive.text == "a Ball"
-    assert positive.digest == PACK.core("text.prompt").prompt_digest(
-        "a Ball", system_prompt=said, motion_score=30
-    )
-    options.instruction = None  # the demo reads prompts as they are, whatever was found
+    digest = PACK.core("text.prompt").prompt_digest
+    assert positive.digest == digest("a Ball", system_prompt=system_prompt, motion_score=30)
+    options.instruction = None  # the demo reads prompts as they are, whatever is installed
     (plain,) = encode_prompts(choose_models(options), options, options.prompts)
-    assert plain.digest == PACK.core("text.prompt").prompt_digest(
-        "a Ball", system_prompt=None, motion_score=30
-    )
+    assert plain.digest == digest("a Ball", system_prompt=None, motion_score=30)
 
 
 def test_tiles_also_encode(sana):
     Image.linear_gradient("L").save("grey.png")
-    for words, name in ((["--tile", "4"], "tiled"), ([], "whole")):
-        sana(
-            "generate",
-            "a",
-            *SMALL,
-            "--steps",
-            1,
-            "--image",
-            "grey.png",
-            *words,
-            "--state-out",
-            f"{name}.safetensors",
-        )
+    for tiling, name in ((["--tile", "4"], "tiled"), ([], "whole")):
+        words = ["--steps", 1, "--image", "grey.png", *tiling, "--state-out", f"{name}.safetensors"]
+        sana("generate", "a", *SMALL, *words)
     tiled, whole = (_state(f"{name}.safetensors").history[0].latents for name in ("tiled", "whole"))
     assert tiled.shape == whole.shape
     assert not torch.equal(tiled, whole)

@@ -1,4 +1,4 @@
-"""Files that a server names stay in the output folder."""
+"""Files from a server stay in the output folder."""
 
 import pytest
 from comfyui_sana_video.command_line.server import _place

@@ -86,7 +86,7 @@ def test_a_checkpoint_without_a_tensor_is_refused(tmp_path):
 
 
 def test_the_loader_passes_its_choices_on(monkeypatch):
-    """Also to the new module that TorchCompileModel makes; impossible choices are refused before weights load."""
+    """Also to the module that TorchCompileModel makes; impossible choices are refused before weights load."""
     patcher = run("ModelLoader", "demo (built in)", "auto", "reference")
     network = patcher.model.diffusion_model
     assert (network.kernels, network.precision) == ("reference", "full")

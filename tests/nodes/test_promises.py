@@ -1,4 +1,4 @@
-"""Node ids, and the order of inputs and outputs, are promises: saved workflows hold widget values by position.
+"""Node ids, and the order of inputs and outputs, are promises: saved workflows store widgets by position.
 
 `promises.json` holds them. After appending something, rewrite it: python tests/nodes/test_promises.py
 """

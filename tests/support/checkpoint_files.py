@@ -1,4 +1,4 @@
-"""What the tests of files share: the same small weights in every format there is, and what a good error looks like."""
+"""What tests of files share: the same small weights in every format, and what a good error looks like."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Tensors = dict[str, Tensor]
 
 CONFIG = GOLDEN / "config_diffusers.json"
 WEIGHTS: Tensors = load_file(GOLDEN / "weights_nvlabs.safetensors")  # original names; width 60, heads of 20
-Y_EMBEDDING = WEIGHTS.pop("y_embedder.y_embedding")  # which the original saves and no model uses
+Y_EMBEDDING = WEIGHTS.pop("y_embedder.y_embedding")  # the original saves it, no model uses it
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-# original -> diffusers, written down independently of the pack; {} is the number of a block
+# original -> diffusers, written independently of the pack; {} is the number of a block
 OUTER_NAMES = {
     "x_embedder.proj": "patch_embedding",
     "y_embedder.y_proj.fc1": "caption_projection.linear_1",
@@ -71,7 +71,7 @@ def diffusers_named(tensors: Tensors, *, fused: bool = False) -> Tensors:
 
 
 def split(tensors: Tensors, spelling: str) -> Tensors:
-    """Original names with q, k and v apart: `spelling` makes the name of a part from its letter."""
+    """Original names with q, k and v split: `spelling` makes the name of a part from its letter."""
     apart: Tensors = {}
     for name, tensor in tensors.items():
         fused = re.match(r"(.*attn)\.(qkv|kv_linear)\.(\w+)", name)
@@ -144,8 +144,8 @@ def _pipeline(folder: Path, weights: Tensors) -> Path:
 
 def write_ours(folder: Path, weights: Tensors) -> Path:
     save_file(weights, folder / "plain.safetensors")
-    found = read_checkpoint(folder / "plain.safetensors", config=CONFIG)
-    save_transformer(folder / "ours.safetensors", found.tensors, found.config, "longsana_480p")
+    checkpoint = read_checkpoint(folder / "plain.safetensors", config=CONFIG)
+    save_transformer(folder / "ours.safetensors", checkpoint.tensors, checkpoint.config, "longsana_480p")
     return folder / "ours.safetensors"
 
 
@@ -180,25 +180,17 @@ FORMATS: dict[str, Callable[[Path, Tensors], Path]] = {
 
 
 def assert_sentence(error: BaseException) -> None:
-    """A message that an artist can read: one paragraph with an end, no Python in it."""
+    """A message that an artist can read: one paragraph that ends in a full stop, without Python."""
     message = str(error)
     assert message.endswith("."), message
     assert len(message) < 600, message
-    for foreign in (
-        "\n",
-        "\x1b",
-        "Traceback",
-        "<class",
-        "weights_only",
-        "Error(s) in",
-        "index out of",
-        "NoneType",
-    ):
+    of_python = ("Traceback", "<class", "weights_only", "Error(s) in", "index out of", "NoneType")
+    for foreign in ("\n", "\x1b", *of_python):
         assert foreign not in message, message
 
 
 def refusal(call: Callable[[], object], kind: type | tuple[type, ...] = (FileError, InputError)) -> str:
-    """The sentence with which a call refuses."""
+    """The message with which a call refuses."""
     with pytest.raises(kind) as caught:
         call()
     assert_sentence(caught.value)
@@ -206,7 +198,7 @@ def refusal(call: Callable[[], object], kind: type | tuple[type, ...] = (FileErr
 
 
 def cuts(length: int, *marks: int) -> list[int]:
-    """Lengths to truncate a file to: its first bytes, around each mark, evenly spread, and its last ones."""
+    """Lengths to truncate a file to: near its start, around each mark, evenly spread, and near its end."""
     near = [mark + shift for mark in marks for shift in (-1, 0, 1)]
     spread = [length * i // 16 for i in range(16)]
     last = [length - gap for gap in (1, 2, 8, 21, 22, 23, 64, 100, 1000)]

@@ -10,10 +10,8 @@ import torch
 from support.pack import Pack, assert_close
 
 FOLDER = tempfile.TemporaryDirectory(prefix="sana-diffusers-")  # removed when Python ends
-FAMILIES = {
-    "sana_video_480p": (16, 2, 30),
-    "sana_video_720p": (128, 1, 22),
-}  # channels, patch, diffusers' sample size
+# channels, patch, diffusers' sample size
+FAMILIES = {"sana_video_480p": (16, 2, 30), "sana_video_720p": (128, 1, 22)}
 
 
 @cache
@@ -108,10 +106,10 @@ def _dpm(scheduler, shift: float):
 
 @torch.no_grad()
 def update_rules(pack: Pack) -> None:
-    """Whole runs of both samplers on a velocity that depends on x and sigma."""
+    """Whole runs of both solvers on a velocity that depends on x and sigma."""
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.solvers")
+    schedule, solvers = pack.core("sampling.schedule"), pack.core("sampling.solvers")
     noise = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 
     def field(x, sigma):
@@ -119,8 +117,8 @@ def update_rules(pack: Pack) -> None:
 
     for steps in (1, 2, 5, 20):
         for scheduler, grid, update in (
-            (_dpm(DPMSolverMultistepScheduler, 8.0), schedule.dpm_sigmas, sampler.sample_dpm),
-            (FlowMatchEulerDiscreteScheduler(shift=8.0), schedule.euler_sigmas, sampler.sample_euler),
+            (_dpm(DPMSolverMultistepScheduler, 8.0), schedule.dpm_sigmas, solvers.sample_dpm),
+            (FlowMatchEulerDiscreteScheduler(shift=8.0), schedule.euler_sigmas, solvers.sample_euler),
         ):
             scheduler.set_timesteps(steps)
             x = noise
@@ -131,14 +129,14 @@ def update_rules(pack: Pack) -> None:
 
 @torch.no_grad()
 def whole_pipeline(pack: Pack) -> None:
-    """Four steps of DPM-Solver++ under guidance 6, against diffusers' pipeline; both layouts, both ways of guidance."""
+    """Four steps of DPM-Solver++ at guidance 6 against diffusers' pipeline: both layouts, both guidances."""
     from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline
 
-    clip = pack.core("sampling.one_shot")
+    one_shot = pack.core("sampling.one_shot")
     for family, (channels, patch, _) in FAMILIES.items():
         stride = 32 if patch == 1 else 8
         pipe = SanaVideoPipeline(
-            None, None, _vae_double(family), transformer(family)[0], _dpm(DPMSolverMultistepScheduler, 8.0)
+            None, None, _vae_stub(family), transformer(family)[0], _dpm(DPMSolverMultistepScheduler, 8.0)
         )
         pipe.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(1)
@@ -163,22 +161,19 @@ def whole_pipeline(pack: Pack) -> None:
         model = ours(pack, family)
         texts = model.prepare_text(positive, masks[0]), model.prepare_text(negative, masks[1])
         grid = pack.core("shapes").LatentGrid(4, 8)
-        for guidance in clip.GUIDANCE:
-            sampling = clip.ClipSampling(steps=4, cfg=6.0, guidance=guidance)
-            out = clip.sample_clip(model, *texts, grid, 3, sampling, noise=noise)
+        for guidance in one_shot.GUIDANCE:
+            sampling = one_shot.ClipSampling(steps=4, cfg=6.0, guidance=guidance)
+            out = one_shot.sample_clip(model, *texts, grid, 3, sampling, noise=noise)
             assert_close(out, expected, 1e-3 * expected.std().item())
 
 
 @torch.no_grad()
 def image_to_video_loop(pack: Pack) -> None:
-    """Four steps with an image: their transformer with a timestep per token, their scheduler on frames 1 and on."""
+    """Four steps with an image: their transformer with timesteps per token, their scheduler from frame 1."""
     from diffusers import DPMSolverMultistepScheduler
 
-    theirs, model, clip = (
-        transformer("sana_video_480p")[0],
-        ours(pack, "sana_video_480p"),
-        pack.core("sampling.one_shot"),
-    )
+    theirs, model = transformer("sana_video_480p")[0], ours(pack, "sana_video_480p")
+    one_shot = pack.core("sampling.one_shot")
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(1, 16, 3, 4, 6, generator=generator)
     noise, image = x.clone(), torch.randn(1, 16, 1, 4, 6, generator=generator)
@@ -188,17 +183,17 @@ def image_to_video_loop(pack: Pack) -> None:
     x[:, :, :1] = image
     for t in scheduler.timesteps:
         tokens = torch.tensor([[0, t, t]]).repeat_interleave(6, dim=1).expand(2, -1)
-        apart, together = theirs(x.expand(2, -1, -1, -1, -1), texts, tokens).sample.chunk(2)
-        velocity = apart + 6 * (together - apart)
+        uncond, cond = theirs(x.expand(2, -1, -1, -1, -1), texts, tokens).sample.chunk(2)
+        velocity = uncond + 6 * (cond - uncond)
         x[:, :, 1:] = scheduler.step(velocity[:, :, 1:], t, x[:, :, 1:], return_dict=False)[0]
     negative, positive = (model.prepare_text(text[None]) for text in texts)
-    grid, sampling = pack.core("shapes").LatentGrid(4, 6), clip.ClipSampling(steps=4, cfg=6.0)
-    out = clip.sample_clip(model, positive, negative, grid, 3, sampling, noise=noise, image=image)
+    grid, sampling = pack.core("shapes").LatentGrid(4, 6), one_shot.ClipSampling(steps=4, cfg=6.0)
+    out = one_shot.sample_clip(model, positive, negative, grid, 3, sampling, noise=noise, image=image)
     assert_close(out, x, 1e-3 * x.std().item())
 
 
-def _vae_double(family: str):
-    """A VAE that the pipeline only asks for its strides; nothing is decoded."""
+def _vae_stub(family: str):
+    """A VAE of which the pipeline only reads the strides; nothing is decoded."""
     from diffusers import AutoencoderKLLTX2Video, AutoencoderKLWan
 
     if family == "sana_video_480p":

@@ -1,6 +1,6 @@
-"""Checks of the network against the golden tensors, formulas and diffusers. Each takes a Pack and asserts.
+"""Checks of the network against golden tensors and formulas. Each takes a Pack and asserts.
 
-They are functions and not tests because the mutation list runs them on broken copies of the pack.
+They are functions, not tests, because the mutation list runs them on broken copies of the pack.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def stream(pack: Pack, window: int | None) -> None:
             assert_close(out, g[f"out_c{c}_t{t}"], 1e-4)
         memory = model.absorb(x, g["in_y"], g["in_mask"], **where, window=window)
         for b, block in enumerate(memory):
-            own = {part: g[f"state_c{c}_b{b}_{part}"] for part in ("vk", "ksum", "tail")}
-            vk[b] = own["vk"] if window else vk[b] + own["vk"]
-            ksum[b] = own["ksum"][:, :, 0] if window else ksum[b] + own["ksum"][:, :, 0]
+            expected = {part: g[f"state_c{c}_b{b}_{part}"] for part in ("vk", "ksum", "tail")}
+            vk[b] = expected["vk"] if window else vk[b] + expected["vk"]
+            ksum[b] = expected["ksum"][:, :, 0] if window else ksum[b] + expected["ksum"][:, :, 0]
             assert_sums_close(block.past.vk, vk[b])
             assert_sums_close(block.past.ksum, ksum[b])
-            assert_close(block.tail, own["tail"], 1e-4)
+            assert_close(block.tail, expected["tail"], 1e-4)
 
 
 def stream_whole_past(pack: Pack) -> None:
@@ -54,10 +54,10 @@ def stream_window(pack: Pack) -> None:
 
 @torch.no_grad()
 def few_step_loop(pack: Pack) -> None:
-    """The whole loop of the original's sampler with given noise, over three chunks."""
+    """The whole loop of the original's sampler with the golden noise, over three chunks."""
     g = golden("sample_global")
     model, memory = pack.golden_model, None
-    schedule, sampler = pack.core("sampling.schedule"), pack.core("sampling.solvers")
+    schedule, solvers = pack.core("sampling.schedule"), pack.core("sampling.solvers")
     sigmas = schedule.few_step_sigmas(4)
     assert [round(1000 * sigma) for sigma in sigmas] == [1000, 960, 889, 727, 0]
     text = model.prepare_text(g["in_y"], g["in_mask"])
@@ -70,7 +70,7 @@ def few_step_loop(pack: Pack) -> None:
         def draw(n: int, c=c, start=start, end=end) -> Tensor:
             return g[f"in_noise_c{c}_s{n - 1}"] if n else g["in_latents"][:, :, start:end]
 
-        chunk = sampler.sample_few_step(velocity, draw, sigmas)
+        chunk = solvers.sample_few_step(velocity, draw, sigmas)
         assert_close(chunk, g["out_latents"][:, :, start:end], 1e-4)
         memory = model.absorb(chunk, text, **where)
 
@@ -91,14 +91,14 @@ def epsilons(pack: Pack) -> None:
         expected = small / (small.square().mean(-1, keepdim=True) + eps).sqrt() * norm.weight
         assert_close(norm(small), expected, 1e-5)
     for norm in (block.norm1, block.norm2, model.final_layer.norm_final):
-        centred = small - small.mean(-1, keepdim=True)
-        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        centered = small - small.mean(-1, keepdim=True)
+        expected = centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt()
         assert_close(norm(small), expected, 1e-5)
     _attention_epsilon(pack)
 
 
 def _attention_epsilon(pack: Pack) -> None:
-    """The guard of the denominator, 1e-8, with features whose products are of that size."""
+    """The denominator's epsilon, 1e-8, with features whose products are of that size."""
     model = pack.tiny_model()
     attention = model.blocks[0].attn
     for norm in (attention.q_norm, attention.k_norm):
@@ -157,7 +157,7 @@ def rotary_precision(pack: Pack) -> None:
 
 @torch.no_grad()
 def prepared_text(pack: Pack) -> None:
-    """Prepared text equals raw text; padding has no say; one prompt serves a batch."""
+    """Prepared text equals raw text; padding has no effect; one prompt serves a batch."""
     model, generator = pack.tiny_model(), torch.Generator().manual_seed(3)
     x = torch.randn(2, 16, 2, 4, 6, generator=generator)
     text = torch.randn(2, 5, 24, generator=generator)
@@ -174,7 +174,7 @@ def prepared_text(pack: Pack) -> None:
 
 @torch.no_grad()
 def block_causal_whole(pack: Pack) -> None:
-    """Chunks with a carried memory equal one pass that masks what lies ahead; head size 112, several seeds."""
+    """Chunks with a carried memory equal one pass with a causal mask; head size 112, several seeds."""
     for seed, plan in ((0, (3, 2, 2)), (1, (1, 2))):
         model = pack.tiny_model(seed=seed, head=112, heads=2)
         generator = torch.Generator().manual_seed(seed)
@@ -190,7 +190,7 @@ def block_causal_whole(pack: Pack) -> None:
 
 
 def _naive_block_causal(pack: Pack, model, x: Tensor, text: Tensor, plan: tuple[int, ...]) -> Tensor:
-    """The network at timestep 0 with an explicit N x N attention mask and per-chunk convolutions, in plain steps."""
+    """The network at timestep 0 with an explicit N x N attention mask and convolutions chunk by chunk."""
     positions, shapes = pack.core("transformer.positions"), pack.core("shapes")
     frames, grid = x.shape[2], shapes.LatentGrid(x.shape[3] // 2, x.shape[4] // 2)
     spatial, head = grid.area, model.config.head_dim

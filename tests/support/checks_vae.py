@@ -26,8 +26,8 @@ def theirs():
 
 
 def ours(pack: Pack):
-    vae = pack.core("vae.wan_vae")
-    network = vae.WanVAE(vae.VAEConfig(base_width=8))
+    wan_vae = pack.core("vae.wan_vae")
+    network = wan_vae.WanVAE(wan_vae.VAEConfig(base_width=8))
     network.load_state_dict({KEYMAP[name]: tensor for name, tensor in theirs().state_dict().items()})
     return network.requires_grad_(False)
 
@@ -43,7 +43,7 @@ def encoding(pack: Pack) -> None:
 
 
 def spaces(pack: Pack) -> None:
-    """Model space is diffusers' normalisation by its config; and back."""
+    """Model space is diffusers' normalisation by its config, and the way back."""
     statistics, wan, config = pack.core("vae.statistics"), pack.core("config").WAN_2_1, theirs().config
     latents = torch.randn(1, 16, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     means, deviations = (

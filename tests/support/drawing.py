@@ -1,6 +1,6 @@
-"""A workflow file of toy nodes, as ComfyUI's page saves one, and the prompt that the page makes of it.
+"""A workflow file of toy nodes, as ComfyUI's page saves it, and the prompt that the page makes of it.
 
-Every rule has its node. PROMPT was compared with what the page's own graphToPrompt gives (frontend 1.47.10).
+Every rule has its node. PROMPT was compared with the result of the page's graphToPrompt (frontend 1.47.10).
 """
 
 
@@ -11,15 +11,10 @@ def box(node_id, kind, values=(), mode=0, title=None, inputs=(), outputs=()):
         for name, sort, link, widget in inputs
     ]
     slots = [{"name": sort, "type": sort, "links": []} for sort in outputs]
-    found = {"id": node_id, "type": kind, "pos": [0, 0], "size": [200, 100], "flags": {}, "order": node_id}
-    found |= {
-        "mode": mode,
-        "inputs": entries,
-        "outputs": slots,
-        "properties": {},
-        "widgets_values": list(values),
-    }
-    return found | ({"title": title} if title else {})
+    drawn = {"id": node_id, "type": kind, "pos": [0, 0], "size": [200, 100], "flags": {}, "order": node_id}
+    drawn |= {"mode": mode, "inputs": entries, "outputs": slots, "properties": {}}
+    drawn |= {"widgets_values": list(values)}
+    return drawn | ({"title": title} if title else {})
 
 
 STATE, START = "TOY_STATE", [7, "randomize", 0.25, "b", "two\nlines", False, 3]
@@ -49,9 +44,8 @@ NODES = [
         inputs=[("which", "INT", 14, True), ("first", STATE, 15, False)],
         outputs=[STATE],
     ),
-    box(
-        16, "ToyShow", inputs=[("value", "TOY_STATE,INT", 16, False)]
-    ),  # not the INT, which ToyShow takes, too
+    # not the INT, which ToyShow takes, too
+    box(16, "ToyShow", inputs=[("value", "TOY_STATE,INT", 16, False)]),
     box(17, "ToyBlock", [9], mode=4, inputs=[STATE_IN(17), SEED_IN(18)], outputs=[STATE, "INT"]),
     box(18, "ToyShow", inputs=[("value", "TOY_STATE,INT", 19, False)]),
 ]

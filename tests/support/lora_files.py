@@ -1,8 +1,9 @@
-"""LoRA files of every spelling on small weights, what a host does with what we make of them, and what is to come out."""
+"""LoRA files of every spelling for small weights, what a host does with our result, and what is expected."""
 
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 
 import torch
 from comfyui_sana_video.sana_video_core.checkpoints.keys import canonical_transformer
@@ -10,7 +11,7 @@ from support.checkpoint_files import WEIGHTS, diffusers_named, split
 
 SHAPES = {name: tensor.shape for name, tensor in WEIGHTS.items()}
 RANK = 4
-SCALE = 0.5  # alpha / rank; a power of two, so that scaling before or after is the same to the last bit
+SCALE = 0.5  # alpha / rank; a power of two, so that scaling before or after is bit-identical
 
 NAMINGS = {
     "original": dict,
@@ -19,7 +20,7 @@ NAMINGS = {
     "diffusers": diffusers_named,
     "diffusers_fused": partial(diffusers_named, fused=True),
 }
-# prefix, what stands before .weight for A and B, whether dots become underscores
+# prefix, suffixes of A and B, whether dots become underscores
 STYLES = {
     "bare": ("", "lora_A.weight", "lora_B.weight", False),
     "bare_up_down": ("", "lora.down.weight", "lora.up.weight", False),
@@ -83,7 +84,7 @@ def lora_file(naming, style: str, *, shared: bool = False, alpha: bool = True):
 
 
 def expected_weights(naming, *, shared: bool = False):
-    """The weights in the file's own naming, changed there, under the original's names."""
+    """The weights, changed under the file's naming, then renamed to the original's."""
     weights = naming(WEIGHTS)
     for module, (down, up) in lora_pairs(naming, shared=shared).items():
         weight = weights[f"{module}.weight"]
@@ -107,9 +108,8 @@ def dense_change(part):
     if "lora_up.weight" in part:
         return low_rank(part, "lora_up.weight", "lora_down.weight")
     if "hada_w1_a" in part:
-        return low_rank(part, "hada_w1_a", "hada_w1_b", "hada_t1") * low_rank(
-            part, "hada_w2_a", "hada_w2_b", "hada_t2"
-        )
+        factors = (low_rank(part, f"hada_w{n}_a", f"hada_w{n}_b", f"hada_t{n}") for n in (1, 2))
+        return prod(factors)
     if "diff" in part:
         return part["diff"]
     w1, w2 = (
@@ -135,9 +135,9 @@ def applied(lora, weights=WEIGHTS):
         parameter, rows = lora.targets[module]
         weight = changed[parameter].narrow(0, *rows) if rows else changed[parameter]
         if "set_weight" in part or "diff" in part:
-            given = part.get("set_weight", part.get("diff"))
-            assert given.shape == weight.shape  # ComfyUI passes over a difference of another shape
-            weight.add_(given) if "diff" in part else weight.copy_(given)
+            difference = part.get("set_weight", part.get("diff"))
+            assert difference.shape == weight.shape  # ComfyUI skips a difference of another shape
+            weight.add_(difference) if "diff" in part else weight.copy_(difference)
             continue
         rank = next((len(part[name]) for name in ("lora_down.weight", "hada_w1_b") if name in part), None)
         scale = part["alpha"].item() / rank if "alpha" in part else 1.0
@@ -146,11 +146,11 @@ def applied(lora, weights=WEIGHTS):
 
 
 def assert_nothing_lost(lora, file, *, added: int = 0):
-    """Every tensor of the file is in the result under one name, or its name is listed; `added` tensors are new."""
+    """Every tensor of the file is in the result once, or its name is listed; `added` tensors are new."""
     kept = {tensor.data_ptr() for tensor in lora.tensors.values()}
     assert {name for name, tensor in file.items() if tensor.data_ptr() not in kept} == set(lora.unused)
     assert len(lora.tensors) + len(lora.unused) == len(file) + added
-    assert len(set(lora.targets.values())) == len(lora.targets)  # the host keeps one change for each
+    assert len(set(lora.targets.values())) == len(lora.targets)  # the host keeps one change per target
 
 
 def same_tensors(actual, expected):
@@ -169,7 +169,7 @@ def _hada(rows, columns, rank=3):
 
 
 def _tucker(rows, columns, kernel, rank=3):
-    """LoHa with cores."""
+    """LoHa with Tucker cores."""
     flat = {f"hada_w{n}_a": random_tensor(rank, rows, seed=n) for n in (1, 2)}
     flat |= {f"hada_w{n}_b": random_tensor(rank, columns, seed=9 + n) for n in (1, 2)}
     return flat | {f"hada_t{n}": random_tensor(rank, rank, *kernel, seed=3 * n) for n in (1, 2)}

@@ -1,4 +1,4 @@
-"""Prompts of toy nodes. The same lists are asked of the double (always) and of a real ComfyUI (where there is one)."""
+"""Prompts of toy nodes, for the fake ComfyUI (always) and for a real one (where there is one)."""
 
 from copy import deepcopy
 
@@ -12,7 +12,7 @@ def start(**changes):
 
 
 def chain(*seeds, first=1):
-    """Start, a block for each seed, and a Show at the end."""
+    """A Start, a Block for each seed, and a Show at the end."""
     prompt = {"1": start(seed=first)}
     for number, seed in enumerate(seeds, 2):
         prompt[str(number)] = node("ToyBlock", state=[str(number - 1), 0], seed=seed)
@@ -21,7 +21,7 @@ def chain(*seeds, first=1):
 
 
 def shown(**nodes):
-    """Nodes, and a Show of `n`."""
+    """A Start, these nodes, and a Show of `n`."""
     return {"1": start(), **nodes, "show": node("ToyShow", value=["n", 0])}
 
 
@@ -38,7 +38,7 @@ TWO_OUTPUTS = chain(5) | {
 RING = shown(n=node("ToyBlock", state=["m", 0], seed=1), m=node("ToyBlock", state=["n", 0], seed=2))
 CHECKED = {"name": "known", "size": 32, "level": 1}
 
-# name -> (prompt, outputs that may run, {node that is complained of: a part of our sentence}); no outputs: refused
+# name -> (prompt, outputs that may run, {refused node: a part of our message}); no outputs: all is refused
 VALIDATION = {
     "good": (chain(5, 6), {"show"}, {}),
     "values are converted": ({**chain(), "1": start(seed="7", strength="0.25", text=5, on=1)}, {"show"}, {}),

@@ -1,4 +1,4 @@
-"""Videos whose frames tell their numbers, and what a folder or a file holds."""
+"""Videos whose frames show their numbers, and what a folder or a file holds."""
 
 import os
 import struct
@@ -17,12 +17,12 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POS
 
 
 def grey(*numbers, size=SIZE):
-    """One frame [3, 1, H, W] per number, whose brightness tells the number (0 … 59)."""
+    """One frame [3, 1, H, W] per number, whose brightness is the number (0 … 59)."""
     return torch.cat([torch.full((3, 1, *size), (4 * number + 10.5) / 127.5 - 1) for number in numbers], 1)
 
 
 def numbers_in(pixels):
-    """The numbers that `grey` put into [1, 3, n, H, W]."""
+    """The numbers in [1, 3, n, H, W] that `grey` made."""
     return ((pixels.mean((0, 1, 3, 4)) + 1) * 127.5 - 10.5).div(4).round().long().tolist()
 
 
@@ -47,7 +47,7 @@ def names(folder):
 
 
 def run_python(code, *arguments, **options):
-    """Start a Python that has imported this checkout and runs `code`."""
+    """Start a Python process that imports this checkout and runs `code`."""
     head = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest, torch, time\n"
     head += "from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter\n"
     head += "from comfyui_sana_video.sana_video_core.files.video_reader import read_frames\n"

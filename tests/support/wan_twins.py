@@ -1,6 +1,6 @@
-"""What the tests of the Wan VAE share: our network and that of diffusers with the same weights, and clips to run.
+"""What tests of the Wan VAE share: our network and diffusers' with the same weights, and clips to run.
 
-Weights are random and narrow, with gammas moved away from one: parity needs no trained numbers, only every number used.
+The networks are narrow and random, with gammas away from 1, so that every weight counts.
 """
 
 import json
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 @cache
 def twins() -> tuple[WanVAE, AutoencoderKLWan]:
-    """Ours and that of diffusers."""
+    """Our network and diffusers'."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         theirs = AutoencoderKLWan(base_dim=WIDTH).eval()
@@ -39,7 +39,7 @@ def loud(vae: WanVAE) -> WanVAE:
 
 
 def random_pixels(frames: int, rows: int, columns: int, batch: int = 1) -> torch.Tensor:
-    """[batch, 3, frames, 8 rows, 8 columns], evenly between -1 and 1."""
+    """[batch, 3, frames, 8 rows, 8 columns], uniform between -1 and 1."""
     generator = torch.Generator().manual_seed(frames)
     return 2 * torch.rand(batch, 3, frames, 8 * rows, 8 * columns, generator=generator) - 1
 

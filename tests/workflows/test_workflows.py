@@ -1,4 +1,4 @@
-"""The workflow files: drawn by workflows/build.py, true to the node classes, and equal to their twins under api/."""
+"""The workflow files: drawn by workflows/build.py, true to the node classes, equal to their twins in api/."""
 
 import json
 import re
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
-FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of what lies on a disk
-LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoSigmas"}  # for whoever has a LoRA; for custom samplers
+FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of files on a disk
+LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoSigmas"}  # for people with a LoRA; for custom samplers
 
 
 def read(name):
@@ -47,7 +47,7 @@ def sockets(workflow, info):
 
 
 def widgets(workflow, info):
-    """Values are as many as widgets, in their order, of their type, and possible."""
+    """There is a value for each widget, in order, of its type, and possible."""
     for node in workflow["nodes"]:
         values = list(node["widgets_values"])
         listed = [entry for entry in build.entries(info[node["type"]]) if entry.widget]
@@ -61,7 +61,7 @@ def widgets(workflow, info):
                 yield f"{entry.name} is not fixed after a run"
             right = PLAIN.get(entry.kind, object)
             if not isinstance(value, right) or (isinstance(value, bool) and entry.kind != "BOOLEAN"):
-                yield f"{entry.name} is {value!r}, which is no {entry.kind}"
+                yield f"{entry.name} is {value!r}, which isn't of kind {entry.kind}"
             elif entry.kind == "COMBO" and entry.name not in FILES and value not in options["options"]:
                 yield f"{entry.name} has no choice {value}"
             elif "min" in options and not options["min"] <= value <= options["max"]:
@@ -87,8 +87,8 @@ def links(workflow, info):
         ends |= {("out", node["id"], i, n) for i, e in enumerate(node["outputs"]) for n in e["links"] or []}
         if ends - used:
             yield f"{node['type']} knows a link that is not listed"
-        for entry, given in zip(build.entries(info[node["type"]]), node["inputs"], strict=True):
-            if not (entry.widget or entry.optional) and given["link"] is None:
+        for entry, socket in zip(build.entries(info[node["type"]]), node["inputs"], strict=True):
+            if not (entry.widget or entry.optional) and socket["link"] is None:
                 yield f"{node['type']} lacks {entry.name}"
     if workflow["last_node_id"] != max(nodes) or workflow["last_link_id"] != max(
         link[0] for link in workflow["links"]
@@ -97,32 +97,32 @@ def links(workflow, info):
 
 
 def properties(workflow, info):
-    """Every node says where it comes from; a loader also where its file is published."""
+    """Every node names its pack; a loader also says where its file is published."""
     for node in workflow["nodes"]:
-        given, ours = node["properties"], node["type"].startswith("SanaVideo")
+        listed, ours = node["properties"], node["type"].startswith("SanaVideo")
         if node["type"] == "MarkdownNote":
             continue
-        if given["cnr_id"] != ("sana-video" if ours else "comfy-core") or not re.fullmatch(
-            r"\d+\.\d+\.\d+", given["ver"]
+        if listed["cnr_id"] != ("sana-video" if ours else "comfy-core") or not re.fullmatch(
+            r"\d+\.\d+\.\d+", listed["ver"]
         ):
             yield f"origin of {node['type']}"
-        if given["Node name for S&R"] != node["type"]:
+        if listed["Node name for S&R"] != node["type"]:
             yield f"name of {node['type']}"
         if re.search(r"(Model|TextEncoder|VAE)Loader$", node["type"]):
             file = node["widgets_values"][0]
             if file == "demo (built in)":
                 continue
-            model = {"url": "", "name": "", "directory": ""} | (given.get("models") or [{}])[0]
-            found = (model["name"], model["url"].rsplit("/", 1)[-1], model["directory"])
+            model = {"url": "", "name": "", "directory": ""} | (listed.get("models") or [{}])[0]
+            origin = (model["name"], model["url"].rsplit("/", 1)[-1], model["directory"])
             folder = {"model_name": "diffusion_models", "encoder_name": "text_encoders", "vae_name": "vae"}
-            if found != (file, file, folder[node["inputs"][0]["name"]]) or not model["url"].startswith(
+            if origin != (file, file, folder[node["inputs"][0]["name"]]) or not model["url"].startswith(
                 "https://huggingface.co/"
             ):
                 yield f"{node['type']} does not say where {file} is published"
 
 
 def places(workflow, info):
-    """No node covers another or sticks out of a frame, and there is a note that tells how to run it."""
+    """No node covers another or leaves its frame, and a note says how to run the workflow."""
     boxes = {
         node["id"]: (x, y - 30, x + w, y + h)
         for node in workflow["nodes"]
@@ -147,7 +147,7 @@ def places(workflow, info):
 
 
 def paths(workflow, info):
-    """Nothing of the machine it was made on."""
+    """No paths of the machine that made it."""
     for text in re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(workflow, ensure_ascii=False)):
         if re.match(r"(/|~|[A-Za-z]:\\\\)", text) or "\\\\" in text or ".." in text:
             yield f"a path: {text}"
@@ -170,12 +170,12 @@ def values(kind, position, value):
     return lambda workflow: of(workflow, kind)["widgets_values"].__setitem__(position, value)
 
 
-MISTAKES = {  # what is wrong: (the check that must see it, what to do to 02_three_shots)
+MISTAKES = {  # what is wrong: (the check that has to notice, what to do to 02_three_shots)
     "unknown node": (sockets, lambda w: of(w, "SanaVideoStart").update(type="SanaVideoBegin")),
     "renamed input": (sockets, lambda w: of(w, "SanaVideoBlockSampler")["inputs"][3].update(name="blocks")),
     "retyped output": (sockets, lambda w: of(w, "SanaVideoStart")["outputs"][0].update(type="LATENT")),
-    "a value too few": (widgets, lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].pop()),
-    "a value too many": (widgets, lambda w: of(w, "SanaVideoStart")["widgets_values"].append(1)),
+    "a missing value": (widgets, lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].pop()),
+    "an extra value": (widgets, lambda w: of(w, "SanaVideoStart")["widgets_values"].append(1)),
     "swapped values": (widgets, lambda w: of(w, "SanaVideoBlockSampler")["widgets_values"].reverse()),
     "a random seed": (widgets, values("SanaVideoBlockSampler", 2, "randomize")),
     "true for a number": (widgets, values("SanaVideoStart", 0, True)),
@@ -198,7 +198,7 @@ MISTAKES = {  # what is wrong: (the check that must see it, what to do to 02_thr
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_seen(name, info):
+def test_a_mistake_is_noticed(name, info):
     check, spoil = MISTAKES[name]
     workflow = read("02_three_shots")
     spoil(workflow)
@@ -206,7 +206,7 @@ def test_a_mistake_is_seen(name, info):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_twin_is_what_the_drawing_means(name, info):
+def test_twin_is_the_drawings_prompt(name, info):
     drawing, twin = read(name), read(f"api/{name}")
     assert to_prompt(deepcopy(drawing), info) == twin
     of(drawing, "SanaVideoTextEncode")["widgets_values"][1] += 1
@@ -231,21 +231,20 @@ def kinds(workflows):
 def test_every_node_is_shown_or_left_out_on_purpose(info):
     ours = {name for name in info if name.startswith("SanaVideo")}
     assert kinds(map(read, NAMES)) & ours == ours - LEFT_OUT
+    # only one file shows Prime, so the line above can fail
     without = [read(name) for name in NAMES if name != "05_from_an_image"]
-    assert "SanaVideoPrime" in ours - LEFT_OUT - kinds(
-        without
-    )  # no other file shows it, so the first line can fail
+    assert "SanaVideoPrime" in ours - LEFT_OUT - kinds(without)
 
 
 def test_sizes_and_lengths():
-    """What a name promises: a size that got lost would still be a valid one."""
-    wanted = {
+    """What a file's name promises; a default in place of it would still be valid."""
+    expected = {
         "06_text_to_video_50_steps": [832, 480, 81, 1],
         "07_image_to_video_50_steps": [832, 480, 81, 1],
         "08_720p": [1280, 704, 81, 1],
     }
-    assert {name: of(read(name), "SanaVideoEmptyLatent")["widgets_values"] for name in wanted} == wanted
-    steps = {tuple(of(read(name), "KSampler")["widgets_values"]) for name in wanted}
+    assert {name: of(read(name), "SanaVideoEmptyLatent")["widgets_values"] for name in expected} == expected
+    steps = {tuple(of(read(name), "KSampler")["widgets_values"]) for name in expected}
     assert steps == {(7, "fixed", 50, 6, "euler", "simple", 1)}
     assert (
         of(read("04_continue_tomorrow"), "SanaVideoDecodeStream")["widgets_values"][0]
@@ -255,7 +254,7 @@ def test_sizes_and_lengths():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_thumbnail(name):
-    path = FOLDER / f"{name}.jpg"  # for packs the page asks for no other format
+    path = FOLDER / f"{name}.jpg"  # the page asks packs for no other format
     assert path.stat().st_size < 60_000
     with Image.open(path) as picture:
         assert picture.width <= 512

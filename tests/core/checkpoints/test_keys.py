@@ -176,20 +176,21 @@ def test_fingerprint_is_the_same_in_a_wider_type_only_if_the_values_are():
         assert weights_fingerprint(small) != weights_fingerprint(WEIGHTS)
 
 
-@pytest.mark.parametrize("name", list(WEIGHTS))
-def test_fingerprint_sees_every_tensor(name):
+def test_fingerprint_sees_every_tensor(subtests):
     """Its values, the first and the last one, its shape, its name, and that it is there."""
-    original, tensor = weights_fingerprint(WEIGHTS), WEIGHTS[name]
-    ends = []
-    for place in (0, -1):
-        changed = tensor.clone()
-        changed.view(-1)[place] += 1
-        ends.append(changed)
-    for other in (tensor + 1e-3, *ends, tensor.unsqueeze(0)):
-        assert weights_fingerprint(WEIGHTS | {name: other}) != original
-    without = {key: value for key, value in WEIGHTS.items() if key != name}
-    assert weights_fingerprint(without) != original
-    assert weights_fingerprint(without | {name + "_": tensor}) != original
+    original = weights_fingerprint(WEIGHTS)
+    for name, tensor in WEIGHTS.items():
+        ends = []
+        for place in (0, -1):
+            changed = tensor.clone()
+            changed.view(-1)[place] += 1
+            ends.append(changed)
+        without = {key: value for key, value in WEIGHTS.items() if key != name}
+        with subtests.test(name=name):
+            for other in (tensor + 1e-3, *ends, tensor.unsqueeze(0)):
+                assert weights_fingerprint(WEIGHTS | {name: other}) != original
+            assert weights_fingerprint(without) != original
+            assert weights_fingerprint(without | {name + "_": tensor}) != original
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, SAMPLES - 1, SAMPLES, SAMPLES + 1, 3 * SAMPLES])
@@ -277,28 +278,24 @@ SHOWS_SIZES = re.compile(
 )
 
 
-@pytest.mark.parametrize(
-    "name, change",
-    [
-        (name, change)
-        for number, name in enumerate(KEYMAP.values())
-        for place, change in enumerate(CHANGES)
-        # every change where sizes are read, one of them elsewhere
-        if SHOWS_SIZES.fullmatch(name) or number % len(CHANGES) == place
-    ],
-)
-def test_every_wrong_vae_tensor_is_noticed(tmp_path, name, change):
-    weights = _vae_weights()
-    tensor = weights.pop(name)
-    wrong = {
-        "no axes": torch.tensor(1.0),
-        "nothing": torch.zeros(0),
-        "an axis more": tensor.unsqueeze(0),
-        "one row more": torch.cat([tensor, tensor[:1]]),
-        "integers": tensor.to(torch.int8),
-    }
-    path = _vae_file(tmp_path, weights if change == "missing" else weights | {name: wrong[change]})
-    refusal(lambda: load_vae(path))
+def test_every_wrong_vae_tensor_is_noticed(tmp_path, subtests):
+    for number, name in enumerate(KEYMAP.values()):
+        weights = dict(_vae_weights())
+        tensor = weights.pop(name)
+        wrong = {
+            "no axes": torch.tensor(1.0),
+            "nothing": torch.zeros(0),
+            "an axis more": tensor.unsqueeze(0),
+            "one row more": torch.cat([tensor, tensor[:1]]),
+            "integers": tensor.to(torch.int8),
+        }
+        for place, change in enumerate(CHANGES):
+            # every change where sizes are read, one of them elsewhere
+            if SHOWS_SIZES.fullmatch(name) or number % len(CHANGES) == place:
+                with subtests.test(name=name, change=change):
+                    changed = {} if change == "missing" else {name: wrong[change]}
+                    path = _vae_file(tmp_path, weights | changed)
+                    refusal(lambda path=path: load_vae(path))
 
 
 def test_a_vae_with_an_extra_name(tmp_path):

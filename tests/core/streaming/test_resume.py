@@ -78,9 +78,8 @@ def test_another_request_or_another_state_resumes_nothing():
     with pytest.raises(Stop):
         interrupted.run_or_resume(("a", 1), state, 5, worker)
     interrupted.run_or_resume(("a", 2), state, 5, worker)
-    interrupted.run_or_resume(
-        ("a", 1), replace(state), 5, worker
-    )  # equal, but another object: a branch of its own
+    # equal, but another object: a branch of its own
+    interrupted.run_or_resume(("a", 1), replace(state), 5, worker)
     assert worker.asked[1:] == [(0, 5), (0, 5)]
     interrupted.run_or_resume(("a", 1), state, 5, worker)
     assert worker.asked[-1] == (2, 3)

@@ -249,17 +249,20 @@ def _fields():
         yield from (("blocks", name, value) for value in ("missing", *OWN_BLOCKS))
 
 
-@pytest.mark.parametrize("record, name, value", list(_fields()))
-def test_every_wrong_field_is_noticed(parts, path, record, name, value):
-    def change(described, tensors):
-        owner = described[record] if record else described
-        owner = owner[0] if record == "story" else owner
-        if value == "missing":
-            del owner[name]
-        else:
-            owner[name] = value
+def test_every_wrong_field_is_noticed(parts, path, subtests):
+    for record, name, value in _fields():
 
-    refusal(lambda: load_state(_changed(path, parts, change)), FileError)
+        def change(described, tensors, record=record, name=name, value=value):
+            owner = described[record] if record else described
+            owner = owner[0] if record == "story" else owner
+            if value == "missing":
+                del owner[name]
+            else:
+                owner[name] = value
+
+        with subtests.test(record=record, name=name, value=value):
+            changed = _changed(path, parts, change)
+            refusal(lambda changed=changed: load_state(changed), FileError)
 
 
 SHAPES = (

@@ -406,9 +406,8 @@ class TestDemoEncoder:
                     encoder.encode("a ball", system_prompt=choice, motion_score=9) for choice in (True, False)
                 )
                 assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
-                assert (
-                    encoder.resolve_system_prompt(SYSTEM_PROMPT) == SYSTEM_PROMPT
-                )  # unless it is given as text
+                # a text is used as it is
+                assert encoder.resolve_system_prompt(SYSTEM_PROMPT) == SYSTEM_PROMPT
         assert not caplog.records
 
 

@@ -253,7 +253,7 @@ def only(name):
         (without("spiece_model"), "holds Gemma-2 without its tokenizer .* give that folder"),
         (
             with_tensor("spiece_model", torch.arange(90, dtype=torch.uint8)),
-            "not Gemma's: it is damaged, or no",
+            "not Gemma's: it is damaged, or isn't",
         ),
         (with_tensor("spiece_model", torch.zeros(0, dtype=torch.uint8)), "not Gemma's: "),
         (with_tensor("spiece_model", torch.zeros(9)), "not Gemma's: it is stored as float32"),

@@ -101,13 +101,13 @@ def test_every_epsilon_is_the_plain_blocks(fused, monkeypatch, where, scale):
 
 
 @torch.no_grad()
-def test_the_whole_network_through_the_interpreter(fused, monkeypatch):
+def test_a_network_of_one_block_through_the_interpreter(fused, monkeypatch):
     """Every operation is the Triton version, with batches, per-frame timesteps, a memory and one text for all."""
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("this machine has a GPU: test_gpu.py does this on it")
-    tiny, (x, _) = PACK.tiny_model(), inputs()
+    tiny, (x, _) = PACK.tiny_model(depth=1), inputs(frames=2)  # the interpreter takes seconds for a block
     text = torch.randn(1, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
-    t = torch.tensor([[0, 889, 889], [0, 337, 100]])
+    t = torch.tensor([[0, 889], [0, 337]])
     found = {}
     for interpreted in (True, False):
         monkeypatch.setattr(dispatch, "INTERPRETED", interpreted)

@@ -78,3 +78,15 @@ def test_a_model_that_learns_prepares_no_runner(monkeypatch):
     monkeypatch.setattr(model_module, "choose", lambda *args: ops.Choice(True, ""))
     model = PACK.tiny_model().requires_grad_(True)
     assert model.prepare_text(text_for(model)).runner is None
+
+
+@torch.no_grad()
+def test_another_setting_of_the_model_is_another_choice(fused, monkeypatch):
+    """Nobody who sets `kernels` after a prompt was prepared measures or sees the wrong version."""
+    model, (x, _) = PACK.tiny_model(), inputs()
+    monkeypatch.setattr(model_module, "choose", lambda kernels, *_: ops.Choice(kernels != "reference", ""))
+    prepared = model.prepare_text(text_for(model))
+    model.kernels = "reference"
+    fused.clear()
+    model(x, torch.tensor([300, 700]), prepared)
+    assert not fused
