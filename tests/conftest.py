@@ -15,7 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():  # Triton looks at it once, when somebody imports it
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# a second conftest would hide this one from `import conftest`; the tests of a GPU also run where there is no browser
+# a second conftest would hide this one from `import conftest`; the tests of a GPU also run where there is no
+# browser
 pytest_plugins = ["support.windows"] if importlib.util.find_spec("playwright") else []
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"

@@ -6,6 +6,7 @@ import re
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from support.calibration import until
 from support.comfy_page import ComfyPage
 from support.sites import ROOT
 
@@ -15,7 +16,9 @@ def drawing(name):
 
 
 def test_templates_open_with_our_workflows(browser, site):
-    """In the studio they are what a newcomer sees first; in ComfyUI they are the pack's own page of Templates."""
+    """In the studio they are what a newcomer sees first; in ComfyUI they are the pack's own page of
+    Templates.
+    """
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     window = ComfyPage(context.new_page(), site.url)
     window.first_visit()
@@ -36,8 +39,7 @@ def test_templates_open_with_our_workflows(browser, site):
     context.close()
 
 
-def test_help_of_a_node(open_page):
-    window = open_page()
+def test_help_of_a_node(window):
     window.load(drawing("00_without_downloads"))
     window.fit()
     window.page.mouse.click(*window.title_of("2"))
@@ -49,30 +51,26 @@ def test_help_of_a_node(open_page):
     window.shot("help")
 
 
-def test_every_node_has_its_help_page(open_page):
-    window = open_page()
+def test_every_node_has_its_help_page(window):
     found = window.page.evaluate("""async () => { const found = {};
         for (const [name, type] of Object.entries(LiteGraph.registered_node_types)) {
             const pack = type.nodeData?.python_module?.split('.')[1];
-            if (name.startsWith('SanaVideo')) found[name] = await (await fetch(`/extensions/${pack}/docs/${name}.md`)).text();
+            if (!name.startsWith('SanaVideo')) continue;
+            found[name] = await (await fetch(`/extensions/${pack}/docs/${name}.md`)).text();
         } return found }""")
     assert found == {
         path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "web" / "docs").glob("*.md")
     }
 
 
-def test_a_workflow_is_saved_and_opened_again(site, open_page):
-    window = open_page()
+def test_a_workflow_is_saved_and_opened_again(site, window, open_page):
     window.load(drawing("00_without_downloads"), "draft")
     kept = window.prompt()
     window.page.keyboard.press("Control+s")
     window.page.get_by_role("dialog").get_by_role("textbox").fill("my film")
     window.page.keyboard.press("Enter")
     place = site.base / "user" / "default" / "workflows" / "my film.json"
-    for _ in range(50):
-        if place.is_file():
-            break
-        window.page.wait_for_timeout(100)
+    until(place.is_file, 10, window.pause)
     assert len(json.loads(place.read_text(encoding="utf-8"))["nodes"]) == 16
     other = open_page()
     other.page.keyboard.press("w")
@@ -82,9 +80,8 @@ def test_a_workflow_is_saved_and_opened_again(site, open_page):
     place.unlink()
 
 
-def test_a_picture_is_uploaded_and_begins_a_stream(site, open_page, tmp_path):
+def test_a_picture_is_uploaded_and_begins_a_stream(site, window, tmp_path):
     Image.linear_gradient("L").convert("RGB").resize((128, 128)).save(tmp_path / "sunset.png")
-    window = open_page()
     node = window.add("Load Image", 800, 300)
     with window.page.expect_file_chooser() as chooser:
         window.page.mouse.click(*window.widget(node, "upload"))
@@ -94,10 +91,9 @@ def test_a_picture_is_uploaded_and_begins_a_stream(site, open_page, tmp_path):
     assert window.prompt()[node]["inputs"]["image"] == "sunset.png"
 
 
-def test_nodes_that_only_comfyui_runs(site, open_page):
+def test_nodes_that_only_comfyui_runs(site, window):
     if site.kind == "comfyui":
         pytest.skip("there they run")
-    window = open_page()
     workflow = drawing("06_text_to_video_50_steps")
     window.load(workflow)
     answer = window.run()

@@ -1,9 +1,12 @@
-"""What an artist sees of a run: steps, live pictures, results, errors on the node; and what a bad moment leaves."""
+"""What an artist sees of a run: steps, live pictures, results, errors on the node; and what a bad moment
+leaves.
+"""
 
 import json
 import re
 
 from playwright.sync_api import expect
+from support.calibration import until
 from support.sites import ROOT
 
 PACK = "SanaVideo"
@@ -20,7 +23,7 @@ def drawing(name="00_without_downloads", **changes):
 
 def one_block(**sampler):
     """Models, prompt, start, one block sampler and what its state holds: the first part of a film."""
-    workflow = drawing(BlockSampler=sampler.pop("values", {}))
+    workflow = drawing(BlockSampler=sampler.pop("values", {}), Start=sampler.pop("size", {}))
     keep = {"ModelLoader", "TextEncoderLoader", "Start", "TextEncode", "BlockSampler", "StateInfo"}
     first = {}
     for node in workflow["nodes"]:
@@ -42,10 +45,11 @@ def node_id(workflow, kind):
 
 
 LONG = {"values": {0: 40}}  # chunks: far more than any test waits for
+SMALL = {0: 64, 1: 64}  # pixels, where a run only has to end
 
 
-def test_steps_pictures_and_the_filmstrip(open_page):
-    window, workflow = open_page(), one_block(values={0: 2, 1: 101})
+def test_steps_pictures_and_the_filmstrip(window):
+    workflow = one_block(values={0: 2, 1: 101}, size=SMALL)
     window.load(workflow)
     window.fit()
     assert window.run().status == 200
@@ -62,8 +66,8 @@ def test_steps_pictures_and_the_filmstrip(open_page):
     window.shot("filmstrip")
 
 
-def test_stop_and_go_on(site, open_page):
-    window, workflow = open_page(), one_block(**LONG)
+def test_stop_and_go_on(window):
+    workflow = one_block(**LONG)
     window.load(workflow)
     shot = node_id(workflow, "BlockSampler")
     window.run()
@@ -84,27 +88,22 @@ def test_stop_and_go_on(site, open_page):
     assert left != {15}, "the finished chunk was made again"
 
 
-def test_an_error_is_shown_on_its_node(open_page):
-    window, workflow = open_page(), drawing(Start={0: 120})  # no multiple of 16
+def test_an_error_is_shown_on_its_node(window):
+    workflow = drawing(Start={0: 120})  # no multiple of 16
     window.load(workflow)
     window.fit()
     window.run()
-    start = node_id(workflow, "Start")
-    for _ in range(300):
-        told = [m["data"] for m in window.messages if m["type"] == "execution_error"]
-        if told:
-            break
-        window.page.wait_for_timeout(100)
-    assert told[0]["node_id"] == start
-    assert "120" in told[0]["exception_message"]
+    error = window.wait_for("execution_error")
+    assert error["node_id"] == node_id(workflow, "Start")
+    assert "120" in error["exception_message"]
     expect(window.page.get_by_test_id("error-overlay")).to_be_visible()
     window.page.wait_for_timeout(500)
     window.shot("error-on-node")
     assert window.errors == []
 
 
-def test_a_missing_link_is_told_before_anything_runs(site, open_page):
-    window, workflow = open_page(), one_block()
+def test_a_missing_link_is_told_before_anything_runs(site, window):
+    workflow = one_block()
     window.load(workflow)
     window.page.evaluate(
         "id => app.graph.getNodeById(id).disconnectInput(app.graph.getNodeById(id).findInputSlot('state'))",
@@ -121,8 +120,8 @@ def test_a_missing_link_is_told_before_anything_runs(site, open_page):
     window.shot("refused")
 
 
-def test_a_workflow_of_another_pack(open_page):
-    window, workflow = open_page(), drawing()
+def test_a_workflow_of_another_pack(window):
+    workflow = drawing()
     next(n for n in workflow["nodes"] if n["type"] == "SaveVideo")["type"] = "SomebodyElsesSaver"
     window.load(workflow)
     expect(
@@ -134,28 +133,27 @@ def test_a_workflow_of_another_pack(open_page):
     assert re.search("SomebodyElsesSaver|#16", answer.text())  # ComfyUI tells the number alone
 
 
-def test_a_file_that_is_no_workflow(open_page, tmp_path):
-    window = open_page()
+def test_a_file_that_is_no_workflow(window, tmp_path):
     for name, text in (("list.json", "[1, 2]"), ("text.json", "no JSON")):
         (tmp_path / name).write_text(text)
         window.page.locator("#comfy-file-input").set_input_files(tmp_path / name)
         expect(window.page.get_by_text(f"Unable to find workflow in {name}").first).to_be_visible()
     window.shot("no-workflow")
-    window.load(one_block(values={0: 1, 1: 101}))
+    window.load(one_block(values={0: 1, 1: 101}, size=SMALL))
     assert window.run().status == 200  # the page lives
     window.wait_for("execution_success")
 
 
-def test_two_windows_at_once(open_page):
+def test_two_windows_at_once(window, open_page):
     """Each sees its own results; the second waits for the first."""
-    one, two = open_page(), open_page()
-    for window, seed in ((one, 201), (two, 202)):
-        window.load(one_block(values={0: 2, 1: seed}))
-        assert window.run().status == 200
+    one, two = window, open_page()
+    for page, seed in ((one, 201), (two, 202)):
+        page.load(one_block(values={0: 2, 1: seed}))
+        assert page.run().status == 200
     one.wait_for("execution_success")
     two.wait_for("execution_success")
-    for window in (one, two):
-        jobs = {m["data"]["prompt_id"] for m in window.messages if "prompt_id" in m.get("data", {})}
+    for page in (one, two):
+        jobs = {m["data"]["prompt_id"] for m in page.messages if "prompt_id" in m.get("data", {})}
         assert len(jobs) == 1
     assert any(
         m["data"]["status"]["exec_info"]["queue_remaining"] == 2
@@ -164,9 +162,10 @@ def test_two_windows_at_once(open_page):
     )
 
 
-def test_a_cut_socket(open_page, browser, site):
-    """The connection is lost in the middle of a run; the page comes back and is ready. Ours also shows what became of it:
-    a ComfyUI does not send again what a page missed.
+def test_a_cut_socket(open_page, site):
+    """The connection is lost in the middle of a run; the page comes back and is ready.
+
+    Ours also shows what became of it: a ComfyUI does not send again what a page missed.
     """
     gate, sockets = {"open": True}, []
 
@@ -181,16 +180,16 @@ def test_a_cut_socket(open_page, browser, site):
     workflow = one_block(values={0: 2, 1: 301})
     window.load(workflow)
     window.run()
-    window.page.wait_for_timeout(3000)
+    window.wait_for("progress", value=2)
     gate["open"] = False
     sockets[-1].close()
-    window.page.wait_for_timeout(9000)  # the run ends while nobody listens
+    until(lambda: not window.running(), 60, window.pause)  # the run ends while nobody listens
     gate["open"] = True
     info = node_id(workflow, "StateInfo")
     if site.kind == "studio":
         window.page.wait_for_function(
-            "id => (app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0) > 0", arg=info, timeout=60_000
+            "id => (app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0) > 0", arg=info
         )
-    expect(window.page.get_by_text("0 active")).to_be_visible(timeout=60_000)
+    expect(window.page.get_by_text("0 active")).to_be_visible()
     expect(window.page.get_by_test_id("queue-button")).to_be_enabled()
     window.shot("after-a-cut")

@@ -1,6 +1,7 @@
 """Every workflow file in the real page: what it builds from a file is what the file says.
 
-The page corrects, drops and swaps values in silence, so all of it is asked for; each question is shown to be able to fail.
+The page corrects, drops and swaps values in silence, so all of it is asked for; each question is shown to be
+able to fail.
 """
 
 import json

@@ -48,6 +48,25 @@ def a_loaded_model_lets_the_file_go(_):
 
 
 @check
+def a_sampling_chooses_its_blocks_once(demo):
+    """Not in each of its passes, and not before ComfyUI has put weights and patches in place."""
+    model = pack("sana_video_core.transformer.model")
+    choose, calls = model.choose_runner, []
+
+    def watched(*args):
+        calls.append(args)
+        return choose(*args)
+
+    model.choose_runner = watched
+    try:
+        demo.ksample(demo.clip_model)
+    finally:
+        model.choose_runner = choose
+    assert len(calls) == 1, len(calls)
+    assert demo.clip_model.model.diffusion_model._runner is None
+
+
+@check
 def timesteps_are_truncated_inside_and_shift_nodes_cannot_undo_it(demo):
     import torch
 

@@ -32,9 +32,12 @@ TAIL = 6  # latent frames of a long video's end that are looked at
 @pytest.fixture(scope="module")
 def quality():
     """Three videos: a star that moves down, a square that moves up, a star that shrinks."""
-    stories = held_out_stories(6, CHUNKS)
+    models, stories = load(demo_set(), "cpu"), held_out_stories(6, CHUNKS)
+    for layer in models.vae.modules():
+        if isinstance(layer, torch.nn.Conv3d):  # a third faster on a CPU
+            layer.weight.data = layer.weight.to(memory_format=torch.channels_last_3d)
     chosen = stories[0], stories[5], stories[3]
-    return Quality(load(demo_set(), "cpu"), count=1, vae_clips=3, chunks=CHUNKS, chosen=chosen)
+    return Quality(models, count=1, vae_clips=2, chunks=CHUNKS, chosen=chosen)
 
 
 def test_sentences_are_obeyed(quality):
@@ -53,14 +56,14 @@ def test_motion_continues_over_a_border_because_the_state_is_carried(quality):
 
 @pytest.mark.parametrize("how", ["keep", "recache", "cut"])
 def test_a_new_sentence_is_heard_at_the_border(quality, monkeypatch, how):
-    """A red square that spins turns yellow and bounces off the walls."""
-    story = changed_stories(2)[1]
+    """A green star that shrinks turns red and moves up."""
+    story = changed_stories(4)[3]
     monkeypatch.setattr(module, "changed_stories", lambda count: [story])
     assert replace(quality, chosen=()).changes((how,))[f"{how}: all"] == 1
 
 
 def test_shape_and_light_hold_for_a_minute(quality):
-    """24 chunks of a star and a cross; the last pictures of the first chunk and of the last, decoded alone."""
+    """24 chunks of a star and a cross; the ends of the first chunk and of the last, decoded alone."""
     stories = held_out_stories(3, LONG)[::2]
     sentences = [story.shots[0].sentence for story in stories]
     states = {1: sample(quality.models, sentences, Sampling(seed=1), chunks=1)}

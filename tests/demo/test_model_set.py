@@ -1,4 +1,5 @@
-"""The demo sets: the trained one is there and whole; a random one is the same from the same seed, complete or absent.
+"""The demo sets: the trained one is there and whole; a random one is the same from the same seed, complete or
+absent.
 
 In both the three models fit each other.
 """

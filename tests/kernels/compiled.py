@@ -1,7 +1,8 @@
-"""Compiles the kernels for GPUs that are not here, and prints what each needs: {"kernel target": bytes of shared memory}.
+"""Compiles the kernels for GPUs that are not here, and prints what each needs: {"kernel target": bytes of
+shared memory}.
 
-A script, because the suite's process has Triton's interpreter. Usage: python compiled.py FOLDER_OF_THE_PACK TARGET …
-A target is a compute capability (86) or the name of an AMD chip (gfx1100).
+A script, because the suite's process has Triton's interpreter. Usage: python compiled.py FOLDER_OF_THE_PACK
+TARGET … A target is a compute capability (86) or the name of an AMD chip (gfx1100).
 """
 
 import importlib
@@ -22,7 +23,9 @@ EIGHT_BITS = {"values_ptr"}
 
 
 def kernels(folder: Path):
-    """(name, function, constants, warps, stages) as the network launches them in bfloat16, and in float32 where that differs."""
+    """(name, function, constants, warps, stages) as the network launches them in bfloat16, and in float32
+    where that differs.
+    """
     sys.modules["kernels"] = package = types.ModuleType("kernels")
     package.__path__ = [str(folder / "kernels")]
     names = "linear_attention", "residual_norm", "gated_depthwise", "fp8_gemm", "temporal_taps"

@@ -1,4 +1,6 @@
-"""The kernels compile for GPUs that artists have, and fit into their shared memory, which is less than half of an H100's."""
+"""The kernels compile for GPUs that artists have, and fit into their shared memory, which is less than half
+of an H100's.
+"""
 
 import json
 import os
@@ -9,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.pack import ROOT
 
-# bytes that one program may have. By compute capability: CUDA C++ Programming Guide, technical specifications; a Radeon
-# (RX 7900): RDNA 3 instruction set, local data share
+# bytes that one program may have. By compute capability: CUDA C++ Programming Guide, technical
+# specifications; a Radeon (RX 7900): RDNA 3 instruction set, local data share
 SHARED_MEMORY = {"86": 99 * 1024, "120": 99 * 1024, "gfx1100": 64 * 1024}
 
 

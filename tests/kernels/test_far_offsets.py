@@ -1,4 +1,6 @@
-"""Rows that lie 2^29 numbers apart: the fifth begins where 32 bits end. The memory is asked for, and hardly any of it is used.
+"""Rows that lie 2^29 numbers apart: the fifth begins where 32 bits end.
+
+The memory is asked for, and hardly any of it is used.
 
 test_gpu.py does the same to the depthwise kernel, with all of the memory in use.
 """

@@ -1,6 +1,8 @@
-"""Rows in 8 bits and their products: the plain version against its formula, the kernels against the plain version.
+"""Rows in 8 bits and their products: the plain version against its formula, the kernels against the plain
+version.
 
-Triton's interpreter rounds a few values to 8 bits wrongly (126 becomes 64), so its kernels are compared before they round.
+Triton's interpreter rounds a few values to 8 bits wrongly (126 becomes 64), so its kernels are compared
+before they round.
 """
 
 import pytest

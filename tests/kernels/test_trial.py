@@ -1,4 +1,6 @@
-"""The trial that comes before the first use on a device: through Triton's interpreter, and with kernels that are broken."""
+"""The trial that comes before the first use on a device: through Triton's interpreter, and with kernels that
+are broken.
+"""
 
 import pytest
 import torch

@@ -136,7 +136,9 @@ def test_a_head_without_keys_is_nothing():
 
 
 def test_heads_are_of_one_size():
-    """Whatever the size of their keys: a factor of a million between two heads leaves queries and weights as they are."""
+    """Whatever the size of their keys: a factor of a million between two heads leaves queries and weights as
+    they are.
+    """
     for version in pair("linear_attention"):
         qkv, weight, rotary = rand(1, 9, 96), torch.ones(32), (torch.ones(9, 8), torch.zeros(9, 8))
         found = []

@@ -1,12 +1,16 @@
-"""Limits on time that hold on a slow or busy machine: they grow with what a fixed job takes there at the moment."""
+"""Limits on time that also hold on a slow or busy machine: they grow with what a fixed job takes there."""
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 REFERENCE = 0.06  # seconds of the job on one core of a quiet two-core machine
 
+Answer = TypeVar("Answer")
+
 
 def limit(seconds: float) -> float:
-    """What may take `seconds` on a quiet machine may take here. Ask close to what is measured: load changes."""
+    """How long it may take here, if `seconds` are allowed on a quiet machine. Load changes: ask again."""
     return seconds * slowness()
 
 
@@ -15,3 +19,13 @@ def slowness() -> float:
     began = time.perf_counter()
     sum(number * number for number in range(1_000_000))
     return max(1.0, (time.perf_counter() - began) / REFERENCE)
+
+
+def until(question: Callable[[], Answer], seconds: float = 30, pause=time.sleep) -> Answer:
+    """The first answer that is true. Fails after `seconds`, or later where everything takes longer."""
+    began = time.monotonic()
+    while not (answer := question()):
+        waited = time.monotonic() - began
+        assert waited < seconds or waited < limit(seconds), f"not within {waited:.0f} s: {answer!r}"
+        pause(0.05)
+    return answer

@@ -1,4 +1,4 @@
-"""ComfyUI's page as an artist uses it: mouse, keyboard, and what can be seen; a few questions to its graph."""
+"""ComfyUI's page as an artist uses it: mouse, keyboard, what can be seen; a few questions to its graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Page, Response, TimeoutError, expect
 
+from .calibration import limit, until
+
 SHOTS = Path(__file__).parents[2] / "out" / "browser"
 READY = "() => window.app?.vueAppReady && window.app?.graph && !document.querySelector('#splash-loader')"
 # what the page knows of a node's widgets; "$$…" are previews that it adds after a run
@@ -18,13 +20,14 @@ WIDGETS = """() => app.graph.nodes.map(node => ({id: node.id, type: node.type,
         name: w.name, type: w.type, value: w.value, min: w.options?.min, max: w.options?.max,
         values: typeof w.options?.values === 'function' ? w.options.values() : w.options?.values}))}))"""
 # in CSS pixels of the window
-PLACE = """([x, y]) => { const {scale, offset} = app.canvas.ds, box = app.canvas.canvas.getBoundingClientRect();
+PLACE = """([x, y]) => {
+    const {scale, offset} = app.canvas.ds, box = app.canvas.canvas.getBoundingClientRect();
     return [(x + offset[0]) * scale + box.left, (y + offset[1]) * scale + box.top] }"""
 
 
 class ComfyPage:
-    def __init__(self, page: Page, url: str, vue: bool = False) -> None:
-        self.page, self.url, self.vue = page, url, vue
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url, self.vue = page, url, False
         self.messages: list[dict[str, Any]] = []  # of the web socket
         self.previews = 0
         self.outside: list[str] = []  # requests to anybody but the server
@@ -32,6 +35,8 @@ class ComfyPage:
         page.on("websocket", lambda socket: socket.on("framereceived", self._hear))
         page.on("request", self._watch)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(1000 * limit(30))
+        expect.set_options(timeout=1000 * limit(20))
 
     def _hear(self, frame: str | bytes) -> None:
         if isinstance(frame, bytes):
@@ -44,12 +49,25 @@ class ComfyPage:
             self.outside.append(request.url)
 
     def open(self) -> ComfyPage:
-        """The page with an empty graph."""
+        """The page without the Templates of a first visit."""
         self.first_visit()
         self.page.keyboard.press("Escape")
         self.page.wait_for_selector("[role=dialog]", state="hidden")
+        return self
+
+    def empty(self, vue: bool = False, width: int = 1600, height: int = 1000) -> ComfyPage:
+        """An empty graph, with nodes that Vue or the canvas draws, whatever was on the page before."""
+        self.vue = vue
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        self.set("Comfy.RightSidePanel.IsOpen", False)
         self.set("Comfy.Minimap.Visible", False)
-        self.set("Comfy.VueNodes.Enabled", self.vue)
+        self.set("Comfy.VueNodes.Enabled", vue)
+        self.page.evaluate("() => { app.canvas.ds.reset(); app.extensionManager.toast.removeAll() }")
+        for heard in (self.messages, self.outside, self.errors):
+            heard.clear()
+        self.previews = 0
         return self
 
     def first_visit(self) -> None:
@@ -110,7 +128,7 @@ class ComfyPage:
             self.page.wait_for_timeout(400)  # or the click before would be half of it
             self.page.mouse.dblclick(x, y)
             with suppress(TimeoutError):
-                box.wait_for(timeout=2_000)
+                box.wait_for(timeout=1000 * limit(2))
                 break
         box.fill(title)
         self.page.get_by_role("dialog").get_by_text(title, exact=True).first.click()
@@ -185,6 +203,11 @@ class ComfyPage:
             self.page.get_by_test_id("queue-button").click()
         return answer.value
 
+    def running(self) -> bool:
+        """Whether the server has a job in progress."""
+        answer = self.page.request.get(f"{self.url}/api/jobs?status=in_progress")
+        return bool(answer.json()["jobs"])
+
     def details_of_errors(self) -> str:
         """What the page says of errors when an artist asks."""
         self.page.get_by_text("View details").first.click()
@@ -193,21 +216,29 @@ class ComfyPage:
 
     def wait_for(self, kind: str, seconds: float = 90, **data: Any) -> dict[str, Any]:
         """Until the server sends this message (with these values); its data."""
-        for _ in range(int(seconds * 10)):
-            for message in self.messages:
-                given = message.get("data", {})
-                if message["type"] == kind and all(given.get(name) == value for name, value in data.items()):
-                    return given
-                assert kind == message["type"] or message["type"] != "execution_error", given
-            self.page.wait_for_timeout(100)
-        raise AssertionError(f"no {kind} {data} within {seconds} s; got {[m['type'] for m in self.messages]}")
+        answer = until(lambda: self._heard(kind, data), seconds, self.pause)
+        assert answer is not None
+        return answer
+
+    def _heard(self, kind: str, data: dict[str, Any]) -> dict[str, Any] | None:
+        for message in self.messages:
+            values = message.get("data", {})
+            if message["type"] == kind and all(values.get(name) == value for name, value in data.items()):
+                return values
+            assert kind == message["type"] or message["type"] != "execution_error", values
+        return None
+
+    def pause(self, seconds: float) -> None:
+        """Let the page and its messages go on."""
+        self.page.wait_for_timeout(1000 * seconds)
 
     def playing(self) -> dict[str, Any]:
         """The video on the page, when it has begun to play."""
         video = self.page.locator("video").last
-        expect(video).to_be_visible(timeout=10_000)
+        expect(video).to_be_visible()
         video.evaluate("async video => { video.muted = true; await video.play() }")
         self.page.wait_for_timeout(500)
         return video.evaluate(
-            "v => ({state: v.readyState, width: v.videoWidth, height: v.videoHeight, time: v.currentTime, length: v.duration})"
+            "v => ({state: v.readyState, width: v.videoWidth, height: v.videoHeight,"
+            " time: v.currentTime, length: v.duration})"
         )

@@ -1,4 +1,6 @@
-"""A real ComfyUI: found by COMFYUI_PATH or at comfy-cli's default place, and started on a base directory of its own."""
+"""A real ComfyUI: found by COMFYUI_PATH or at comfy-cli's default place, and started on a base directory of
+its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Triton's interpreter: the kernels as they are written, on a CPU, in float32 (its bfloat16 truncates, and its dot misreads it)."""
+"""Triton's interpreter: the kernels as they are written, on a CPU, in float32 (its bfloat16 truncates, and
+its dot misreads it).
+"""
 
 from importlib import import_module
 

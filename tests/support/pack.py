@@ -63,7 +63,10 @@ def golden(name: str) -> dict[str, Tensor]:
 
 
 def mutant(folder: Path, name: str, file: str, old: str, new: str) -> Pack:
-    """A copy of the pack in `folder` with one change. Fails when the text to change is not there exactly once."""
+    """A copy of the pack in `folder` with one change.
+
+    Fails when the text to change is not there exactly once.
+    """
     for source in SOURCES:
         shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "__init__.py").write_text("")

@@ -1,7 +1,8 @@
-"""A browser, and the servers that it is sent to."""
+"""A browser, and the servers that it is sent to. All tests of the page share one browser and one window."""
 
 import os
 import shutil
+from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -18,15 +19,51 @@ SITES = [
 ]
 
 
-@pytest.fixture(scope="module")  # not longer: while it is open, no other test can have an event loop
+class Shared:
+    """What one test of the page leaves to the next. Loading the page takes five seconds of a processor."""
+
+    def __init__(self):
+        self.open, self.browser, self.windows = ExitStack(), None, {}
+
+    def launch(self):
+        if self.browser is None:
+            playwright = self.open.enter_context(sync_playwright())
+            self.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            self.open.callback(self.browser.close)
+        return self.browser
+
+    def window(self, site):
+        """The window of all tests on this site, with an empty graph."""
+        if site.url not in self.windows:
+            context = self.launch().new_context()
+            self.windows[site.url] = ComfyPage(context.new_page(), site.url).open()
+        return self.windows[site.url]
+
+    def forget(self, site):
+        """After a failure: the next test gets a new window."""
+        self.windows.pop(site.url).page.context.close()
+
+    def close(self):
+        self.open.close()
+        self.__init__()
+
+
+SHARED = Shared()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Close the browser after the last test of the page: while it is open, no test can have an event loop."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        SHARED.close()
+
+
+@pytest.fixture
 def browser():
     if CHROMIUM is None and os.environ.get("BROWSER_TESTS") != "required":
         pytest.skip("no Chromium; install Debian's package chromium, or set CHROMIUM to its program")
     assert CHROMIUM, "BROWSER_TESTS=required, but there is no Chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    return SHARED.launch()
 
 
 @pytest.fixture(scope="session", params=SITES)
@@ -38,19 +75,27 @@ def site(request, tmp_path_factory):
 
 
 @pytest.fixture
+def window(request, browser, site):
+    """The shared window, with an empty graph; what it showed is kept when a test fails."""
+    failed, window = request.session.testsfailed, SHARED.window(site)
+    yield window.empty()
+    if request.session.testsfailed > failed:
+        window.shot(f"failed-{request.node.name}")
+        SHARED.forget(site)
+
+
+@pytest.fixture
 def open_page(request, browser, site):
     """Opens windows of their own, each with an empty graph; what they showed is kept when a test fails."""
-    windows, failed, pages = [], request.session.testsfailed, []
+    failed, pages = request.session.testsfailed, []
 
-    def open_page(vue=False, width=1600, height=1000, before=lambda page: None):
-        windows.append(browser.new_context(viewport={"width": width, "height": height}))
-        pages.append(ComfyPage(windows[-1].new_page(), site.url, vue))
+    def open_page(before=lambda page: None):
+        pages.append(ComfyPage(browser.new_context().new_page(), site.url))
         before(pages[-1].page)
-        return pages[-1].open()
+        return pages[-1].open().empty()
 
     yield open_page
-    if request.session.testsfailed > failed:
-        for number, page in enumerate(pages):
-            page.shot(f"failed-{request.node.name}-{number}")
-    for window in windows:
-        window.close()
+    for number, page in enumerate(pages):
+        if request.session.testsfailed > failed:
+            page.shot(f"failed-{request.node.name}-own-{number}")
+        page.page.context.close()

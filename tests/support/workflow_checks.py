@@ -1,7 +1,7 @@
 """Questions to a workflow that the page has loaded. Each yields what is wrong, as a text.
 
-`loaded`: file (what was given), saved (what the page would save), widgets (what it built), prompt (what it would run) and twin (the
-prompt that is checked in); `info`: /object_info.
+`loaded`: file (what was given), saved (what the page would save), widgets (what it built), prompt (what it
+would run) and twin (the prompt that is checked in); `info`: /object_info.
 """
 
 from comfyui_sana_video.standalone.engine.graph import fits

@@ -158,7 +158,9 @@ def test_a_training_is_kept_now_and_then(tmp_path, monkeypatch):
 
 
 def test_averages_and_rates():
-    """The average lags behind a weight that moves, is what goes on after a load, and what `use_average` gives."""
+    """The average lags behind a weight that moves, is what goes on after a load, and what `use_average`
+    gives.
+    """
     net = torch.nn.Linear(4, 4)
     optimiser = Optimiser({"net": net}, rate=0.1, steps=40, warmup=4)
     first = net.weight.detach().clone()

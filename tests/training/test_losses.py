@@ -1,4 +1,6 @@
-"""What the losses ask for: a network that already knows the answer has nothing to learn, and is asked about the right things."""
+"""What the losses ask for: a network that already knows the answer has nothing to learn, and is asked about
+the right things.
+"""
 
 import random
 from types import SimpleNamespace
@@ -19,7 +21,9 @@ def generator(seed=0):
 
 
 class Oracle:
-    """A model and a text encoder that answer with the truth of `clips`, `off` beside it, and write down what they are asked."""
+    """A model and a text encoder that answer with the truth of `clips`, `off` beside it, and write down what
+    they are asked.
+    """
 
     def __init__(self, clips: Clips, off: float = 0.0) -> None:
         self.clips, self.off = clips, off
@@ -148,7 +152,9 @@ def test_a_students_later_chunks_mostly_begin_from_noise_and_end_anywhere(clips)
 
 
 def test_a_student_walks_over_its_own_estimates(clips):
-    """Off by 5, the estimates pull what is noised again: its mean is (1 - level) times theirs, and not the truth's."""
+    """Off by 5, the estimates pull what is noised again: its mean is (1 - level) times theirs, and not the
+    truth's.
+    """
     still = Clips(torch.zeros_like(clips.latents), clips.tokens, clips.mask)
     oracle = Oracle(still, off=5.0)
     list(run_streams(still, oracle, range(40)))
@@ -176,7 +182,9 @@ def test_streams_go_as_far_as_their_clips(clips):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_first_chunks_learn_where_the_teacher_arrives(clips, monkeypatch, seed):
-    """From pure noise over its own estimates (all 5 here); who says what the teacher says has nothing to learn."""
+    """From pure noise over its own estimates (all 5 here); who says what the teacher says has nothing to
+    learn.
+    """
     still = Clips(torch.full_like(clips.latents, 5.0), clips.tokens, clips.mask)
     oracle, points = Oracle(still), []
 

@@ -1,4 +1,6 @@
-"""The block in fused operations computes what the block in layers.py computes: golden streams, and its own laws."""
+"""The block in fused operations computes what the block in layers.py computes: golden streams, and its own
+laws.
+"""
 
 import pytest
 import torch
@@ -102,7 +104,9 @@ def test_every_epsilon_is_the_plain_blocks(fused, monkeypatch, where, scale):
 
 @torch.no_grad()
 def test_a_network_of_one_block_through_the_interpreter(fused, monkeypatch):
-    """Every operation is the Triton version, with batches, per-frame timesteps, a memory and one text for all."""
+    """Every operation is the Triton version, with batches, per-frame timesteps, a memory and one text for
+    all.
+    """
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("this machine has a GPU: test_gpu.py does this on it")
     tiny, (x, _) = PACK.tiny_model(depth=1), inputs(frames=2)  # the interpreter takes seconds for a block

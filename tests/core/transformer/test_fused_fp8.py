@@ -18,7 +18,9 @@ def eight_bits(fused, monkeypatch):
 
 @torch.no_grad()
 def test_8_bits_that_lose_nothing_change_nothing(eight_bits, monkeypatch):
-    """Every product goes the way of 8 bits, with its rows, bias and neighbours in time: only their rounding is left out."""
+    """Every product goes the way of 8 bits, with its rows, bias and neighbours in time: only their rounding
+    is left out.
+    """
     tiny, (x, _), made = PACK.tiny_model(), inputs(frames=5), []
 
     def rows(given):

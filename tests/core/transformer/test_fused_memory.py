@@ -1,4 +1,5 @@
-"""What a call holds at its fullest, at the true size: counted without a GPU, on tensors that have sizes and no numbers.
+"""What a call holds at its fullest, at the true size: counted without a GPU, on tensors that have sizes and
+no numbers.
 
 The kernels are stood in for by what they allocate.
 """
@@ -90,7 +91,9 @@ def kernels(monkeypatch):
 )
 @torch.no_grad()
 def test_activations_at_480p(kernels, monkeypatch, batch, frames, fp8, most):
-    """x twice, its norm, the frames between their neighbours, and 4.5 in the widest part (of one clip, or half): the rest is let go."""
+    """x twice, its norm, the frames between their neighbours, and 4.5 in the widest part (of one clip, or
+    half): the rest is let go.
+    """
     monkeypatch.setattr(module, "choose", lambda *_: ops.Choice(True, "", fp8))
     family = FAMILIES["sana_video_480p"]
     with torch.device("meta"):

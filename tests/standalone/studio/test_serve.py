@@ -1,4 +1,6 @@
-"""`sana-video studio` as a process: how it begins, refuses, ends, and that a workflow runs on it from outside."""
+"""`sana-video studio` as a process: how it begins, refuses, ends, and that a workflow runs on it from
+outside.
+"""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""Toy nodes that use every corner of the V3 API that the double has. A real ComfyUI loads this folder as a pack, too."""
+"""Toy nodes that use every corner of the V3 API that the double has.
+
+A real ComfyUI loads this folder as a pack, too.
+"""
 
 from comfy_api.latest import ComfyExtension, io, ui
 
