@@ -1,11 +1,12 @@
 # make demo: a video on a bare machine. make test: everything CI runs. Both install what they need into .venv.
 # make studio: the same nodes in ComfyUI's page, in your browser.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo studio test newest lint types clean
+.PHONY: demo studio test suite newest lint types clean
 
 demo: $(READY)
 	$(VENV)/bin/sana-video run workflows/00_without_downloads.json --base out --output out --sheet out/demo.png
@@ -15,15 +16,17 @@ studio: $(READY)
 	$(VENV)/bin/sana-video studio --base out
 
 test: lint $(VENV)/.browser
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not alone"
-	$(RUN) -m pytest -m alone
+	$(MAKE) --jobs 2 types suite
+
+suite: $(VENV)/.browser
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10
 
 # The tests of the page once more, on the newest frontend: it may be ahead of us.
 newest: $(READY) $(VENV)/.browser
 	rm -rf $(VENV)/newest
 	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/newest comfyui-frontend-package
 	SANA_VIDEO_FRONTEND=$(VENV)/newest/comfyui_frontend_package/static \
-		$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not comfy and not alone" tests/browser
+		$(RUN) -m pytest -m "not comfy" tests/browser
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -15,7 +15,7 @@ from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.image_file import to_images
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.shapes import Compression, LatentGrid
-from ..sana_video_core.streaming.decoding import chunks_of, decode_clip, decode_history
+from ..sana_video_core.streaming.decoding import decode_clip, decode_history, first_chunk_of
 from ..sana_video_core.streaming.priming import image_rows
 from ..sana_video_core.streaming.state import StreamState
 from .devices import device_of, intermediate_device
@@ -44,7 +44,7 @@ def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tenso
             pieces = decode_clip(decoder, latents, spec, callbacks=work, device=decoder.device)
             frames = Compression(spec.time_stride, spec.space_stride, patch=1).frames(latents.shape[2])
         else:
-            first = chunks_of(state, latents)
+            first = first_chunk_of(state, latents)
             pieces, frames = _history(decoder, state, first), state.frames_from(first)
         return to_images(pieces, frames).to(intermediate_device())
 

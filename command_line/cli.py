@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 # none of these imports torch, so that `sana-video --help` answers at once
-from ..sana_video_core.config import CLIP_SAMPLERS, FAMILIES, PROMPT_CHANGES, STREAM_SAMPLERS
+from ..sana_video_core.config import CLIP_SAMPLERS, DTYPES, FAMILIES, PROMPT_CHANGES, STREAM_SAMPLERS
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from ..standalone.studio import serve as studio
 from . import run as workflow
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path, help="the .safetensors file to write")
     convert.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
     convert.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the source")
-    convert.add_argument("--dtype", choices=("bf16", "fp16", "fp32", "keep"), default="bf16")
+    convert.add_argument("--dtype", choices=(*DTYPES, "keep"), default=DTYPES[0])
     convert.set_defaults(run=_convert)
 
     demo = commands.add_parser(
@@ -99,9 +99,7 @@ def _add_generate(commands) -> None:
     models.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
     models.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the model")
     models.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    models.add_argument(
-        "--dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="of the transformer"
-    )
+    models.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the transformer")
     models.add_argument("--tile", type=int, help="decode in tiles of this many latents (32 suits small GPUs)")
 
     _add_kinds(generate)
@@ -118,7 +116,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
     stream.add_argument("--video", type=Path, help="continue the last 10 seconds of this video")
     stream.add_argument("--on-prompt-change", choices=PROMPT_CHANGES, default=PROMPT_CHANGES[0])
-    stream.add_argument("--window", type=int, help="earlier chunks to look back on (default: all)")
+    stream.add_argument("--window", type=int, help="earlier chunks to look back on (0, the default: all)")
 
     clip = generate.add_argument_group("clips (the 50-step families)")
     clip.add_argument("--frames", type=int, default=81, help="4n+1 (480p) or 8n+1 (720p)")

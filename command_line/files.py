@@ -13,6 +13,7 @@ from ..sana_video_core.checkpoints.checkpoint import (
     read_checkpoint,
     save_transformer,
 )
+from ..sana_video_core.config import DTYPES
 from ..sana_video_core.errors import FileError
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.files.tensor_file import read_metadata as read_tensor_metadata
@@ -23,7 +24,7 @@ from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.model import SanaVideo
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TORCH_DTYPES = dict(zip(DTYPES, (torch.bfloat16, torch.float16, torch.float32), strict=True))
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 
 
@@ -50,7 +51,7 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
     with torch.device("meta"):
         model = SanaVideo(checkpoint.config, checkpoint.family)
     load_strictly(model, checkpoint.tensors, source, "SANA-Video transformer")
-    required = DTYPES.get(dtype)
+    required = TORCH_DTYPES.get(dtype)
     tensors = {name: tensor.to(required or tensor.dtype) for name, tensor in checkpoint.tensors.items()}
     name, system_prompt = checkpoint.family.name, _system_prompt(checkpoint.system_prompt, source)
     save_transformer(target, tensors, checkpoint.config, name, system_prompt=system_prompt)

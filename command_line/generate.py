@@ -129,12 +129,12 @@ def _beginning(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE
 def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
     if options.state_in is None:
         height, width = _size(options, model)
-        return start(model, height=height, width=width, window=options.window)
+        return start(model, height=height, width=width, window=options.window or None)
     state = load_state(options.state_in)
     check_fits(state, model)
     if options.size:
         check_fits(state, model, height=options.size[1], width=options.size[0])
-    if options.window is not None and options.window != state.identity.window:
+    if options.window is not None and (options.window or None) != state.identity.window:
         raise InputError(
             f"This state was started with {state.identity.window or 'no'} --window, but {options.window} was "
             "given. A stream keeps its window: leave out --window, or start a new one."

@@ -18,7 +18,7 @@ from ..sana_video_core.text.encoder import load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.model import SanaVideo
-from .files import DTYPES
+from .files import TORCH_DTYPES
 
 
 class Models(NamedTuple):
@@ -65,7 +65,7 @@ def _place(options: Namespace) -> tuple[torch.device, torch.dtype]:
         raise InputError(
             f"The device “{name}” cannot be used here ({str(error).splitlines()[0]}). Try --device cpu."
         ) from error
-    dtype = DTYPES.get(options.dtype) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = TORCH_DTYPES.get(options.dtype) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     return device, dtype
 
 

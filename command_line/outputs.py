@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..sana_video_core.files.image_file import contact_sheet
+from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_history
@@ -17,8 +17,6 @@ from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
-
-SHEET_FRAMES = 24
 
 
 def tiling_of(options: Namespace) -> Tiling | None:

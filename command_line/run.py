@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 # nothing heavy is imported here, because every command imports this module for its options
-SHEET_FRAMES = 24
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -98,7 +97,7 @@ def _write_sheet(files: list[Path], sheet: Path) -> None:
     import av
 
     from ..sana_video_core.errors import InputError
-    from ..sana_video_core.files.image_file import contact_sheet
+    from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet
     from ..sana_video_core.files.video_reader import read_frames
 
     videos = [file for file in files if file.suffix == ".mp4"]

@@ -6,6 +6,7 @@ from functools import partial
 
 from comfy_api.latest import InputImpl, io
 
+from ..sana_video_core.config import CODECS
 from .files import new_file, sentence, temporary_file
 from .help import schema
 from .sockets import State, vae_input
@@ -40,7 +41,7 @@ class SanaVideoDecodeStream(io.ComfyNode):
                 State.Input("state"),
                 io.Int.Input("from_chunk", default=0, min=0, max=9999),
                 io.Float.Input("fps", default=16.0, min=0.01, max=1000.0, step=0.01),
-                io.Combo.Input("codec", options=["h264"], default="h264", advanced=True),
+                io.Combo.Input("codec", options=[*CODECS], default=CODECS[0], advanced=True),
                 io.Int.Input("batch_row", default=0, min=0, max=15, advanced=True),
             ],
             outputs=[io.Video.Output(display_name="video")],

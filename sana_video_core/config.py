@@ -17,10 +17,12 @@ from .errors import InputError
 from .shapes import ChunkRule, Compression
 
 # Each list of choices is here once, for the nodes, the command line and the checks.
-STREAM_SAMPLERS = ("few_step", "euler")
-CLIP_SAMPLERS = ("dpm++", "euler")
-PROMPT_CHANGES = ("recache", "keep", "cut")
-GUIDANCE = ("batched", "sequential")  # both branches as one batch, or one after the other
+STREAM_SAMPLERS: tuple[str, ...] = ("few_step", "euler")
+CLIP_SAMPLERS: tuple[str, ...] = ("dpm++", "euler")
+PROMPT_CHANGES: tuple[str, ...] = ("recache", "keep", "cut")
+DTYPES: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of weights
+CODECS: tuple[str, ...] = ("h264",)
+GUIDANCE: tuple[str, ...] = ("batched", "sequential")  # both branches as one batch, or one after the other
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -17,7 +17,7 @@ if not Path("/dev/nvidiactl").exists():  # Triton looks at it once, when somebod
 
 # a second conftest would hide this one from `import conftest`; the tests of a GPU also run where there is no
 # browser
-pytest_plugins = ["support.windows"] if importlib.util.find_spec("playwright") else []
+pytest_plugins = ["support.queue", *(["support.windows"] if importlib.util.find_spec("playwright") else [])]
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"
 
@@ -70,7 +70,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def toy_classes():
-    """Toy nodes by class name, loaded with the fake ComfyUI; a real ComfyUI loads the same folder as a pack."""
+    """Toy nodes by class name, loaded with the fake ComfyUI; a real one loads the same folder as a pack."""
     toy = importlib.import_module("support.toy")
     by_id = importlib.import_module(f"{PACKAGE}.standalone.engine.graph").by_id
     nodes = [toy.Start, toy.Block, toy.Show, toy.Lazy, toy.Checked, toy.Blocks, toy.Own, toy.Fails]

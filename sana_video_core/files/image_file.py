@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import FileError, InputError
 from .atomic import atomic_path
 
+SHEET_FRAMES = 24  # of a video on its contact sheet
 LABEL_HEIGHT = 16  # pixels under a thumbnail, room for one line of Pillow's built-in font
 
 

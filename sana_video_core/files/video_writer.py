@@ -20,12 +20,13 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from ..config import CODECS
 from ..errors import FileError, InputError
 from .image_file import to_bytes
 
 logger = logging.getLogger(__name__)
 
-ENCODERS = {"h264": "libx264"}  # what a person chooses -> what FFmpeg calls it
+ENCODERS = dict(zip(CODECS, ("libx264",), strict=True))  # what FFmpeg calls them
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
 FRAGMENT_SECONDS = 1  # lost on a full disk, besides what the encoder still holds

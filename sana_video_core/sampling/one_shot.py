@@ -24,7 +24,8 @@ from .noise import draw_noise
 from .schedule import dpm_sigmas, euler_sigmas
 from .solvers import Velocity, sample_dpm, sample_euler
 
-SAMPLERS = {"dpm++": (sample_dpm, dpm_sigmas), "euler": (sample_euler, euler_sigmas)}  # as CLIP_SAMPLERS
+# a solver and its grid for each of CLIP_SAMPLERS
+SAMPLERS = dict(zip(CLIP_SAMPLERS, ((sample_dpm, dpm_sigmas), (sample_euler, euler_sigmas)), strict=True))
 Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -> velocity
 
 
@@ -131,7 +132,7 @@ def _stacked(first: PreparedText, second: PreparedText, batch: int) -> PreparedT
     texts = [_padded(text, length, batch) for text in (first, second)]
     captions, blocks, biases = zip(*texts, strict=True)
     pairs = (TextKeys(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(*blocks, strict=True))
-    return PreparedText(torch.cat(captions), tuple(pairs), torch.cat(biases), first.runner)
+    return PreparedText(torch.cat(captions), tuple(pairs), torch.cat(biases))
 
 
 def _padded(text: PreparedText, length: int, batch: int) -> tuple[Tensor, tuple[TextKeys, ...], Tensor]:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..callbacks import Callbacks, Progress
 from ..config import VAESpec
@@ -15,7 +15,6 @@ from ..errors import ChunkError, InputError
 from ..shapes import Compression
 from ..vae.statistics import to_vae_space
 from ..vae.tiling import Tiling
-from ..vae.wan_vae import WanVAE
 from .state import Chunk, StreamState
 
 
@@ -74,7 +73,7 @@ class _Pieces:
 
 
 def _device_of(vae: Decoder) -> torch.device:
-    assert isinstance(vae, WanVAE), "a host's decoder comes with its device"
+    assert isinstance(vae, nn.Module), "a host's decoder comes with its device"
     return next(vae.parameters()).device
 
 
@@ -132,7 +131,7 @@ def decode_clip(
         yield pixels
 
 
-def chunks_of(state: StreamState, latents: Tensor) -> int:
+def first_chunk_of(state: StreamState, latents: Tensor) -> int:
     """The number of the first chunk in a sampler's `latents` [B, C, F, H, W] (VAE space) and `state`.
 
     Raises InputError if the latents aren't the end of this state's history.

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import FAMILIES
 from ..errors import FileError
 from ..files.tensor_file import parse_json, read_safetensors, write_tensors
-from ..transformer.memory import Memory, block_memory
+from ..transformer.memory import Memory, MemorySize, block_memory
 from .state import Chunk, Identity, StreamState
 
 FORMAT = "sana_video_state"
@@ -135,7 +135,10 @@ def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
     chunks = scenes.count(state.scene)
     _check_memory("memory", state.memory, identity, chunks)
     _check_memory("memory_before", state.memory_before, identity, chunks - 1)
-    if len(state.memory_before or state.memory or ()) != len(state.memory or ()):
+    kinds = _kinds(state.memory)
+    if len({size for kind, size in kinds}) > len({kind for kind, _ in kinds}):
+        raise ValueError("its blocks are of different models")
+    if state.memory_before is not None and _kinds(state.memory_before) != kinds:
         raise ValueError("its two memories are of different models")
     unused = sorted(tensors.keys() - _named_tensors(state).keys())
     if unused:
@@ -149,12 +152,16 @@ def _check_memory(name: str, memory: Memory | None, identity: Identity, chunks: 
     if memory is None:
         return
     area = identity.grid.tokens(identity.rules.config.patch).area
-    size = memory[0].size._replace(batch=identity.batch, area=area)
     for b, block in enumerate(memory):
         try:
-            block.check(size, chunks)
+            block.check(block.size._replace(batch=identity.batch, area=area), chunks)
         except ValueError as error:
-            raise ValueError(f"{name}.{b}: {error}") from error
+            raise ValueError(f"{name}.{b}.{error}") from error
+
+
+def _kinds(memory: Memory | None) -> list[tuple[type, MemorySize]]:
+    """What kind and size each block's memory is of."""
+    return [(type(block), block.size) for block in memory or ()]
 
 
 def _named_tensors(state: StreamState) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from ..config import PROMPT_CHANGES, STREAM_SAMPLERS, check_choice
 from ..errors import InputError, StateError
 from ..sampling.schedule import few_step_sigmas
 from ..text.prompt import Prompt
-from ..transformer.memory import Memory, memory_to
+from ..transformer.inputs import check_text
+from ..transformer.memory import Memory, check_window, memory_to
 from .chunk_runner import ChunkRunner
 from .state import Chunk, Identity, StreamState, check_fits, model_identity
 from .stream_model import StreamModel
@@ -37,6 +38,7 @@ class Sampling:
     def __post_init__(self) -> None:
         check_choice("sampler", self.sampler, STREAM_SAMPLERS)
         check_choice("on_prompt_change", self.on_prompt_change, PROMPT_CHANGES)
+        few_step_sigmas(self.steps, self.shift)  # raises for steps or a shift that are impossible
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -62,8 +64,9 @@ def start(
     Raises InputError for a model that isn't block-causal.
     """
     _check_causal(model)
-    if batch < 1 or (window is not None and window < 1):
-        raise InputError(f"Batch {batch} and window {window} were given; both have to be at least 1.")
+    if batch < 1:
+        raise InputError(f"A batch of {batch} was asked for; give at least 1.")
+    check_window(None, window)
     rows, columns = model.family.compression.grid(height, width)
     identity = Identity(**model_identity(model), rows=rows, columns=columns, batch=batch, window=window)
     return StreamState(identity=identity)
@@ -100,6 +103,7 @@ def plan_extension(
         state = state.with_cut()
     plan = model.family.chunks.following(state.position, chunks) if plan is None else plan
     model.family.chunks.check_room(state.position, plan)
+    check_text(prompt.embeddings, prompt.mask, model.config.caption_channels)
     if len(prompt.embeddings) not in (1, state.identity.batch):
         raise InputError(
             f"{len(prompt.embeddings)} prompts do not fit a stream of batch {state.identity.batch}: "

@@ -58,11 +58,28 @@ class BlockMemory(Protocol):
         ...
 
 
+class BlockContribution(Protocol):
+    """What one chunk adds to a block's memory, of the same kind as it."""
+
+    def begin(self, window: int | None) -> BlockMemory:
+        """The block's memory after its first chunk, as new tensors."""
+        ...
+
+
 class Contribution(NamedTuple):
     """What one chunk adds to a block's memory of sums and a tail."""
 
     sums: KeyValueSum
-    tail: Tensor  # [B, D, 1, S] the last latent frame before the temporal convolution, compute dtype
+    tail: Tensor  # [B, D, 1, S] the last latent frame before the temporal convolution, compute dtype; a view
+
+    def begin(self, window: int | None) -> BlockSums:
+        if window is None:
+            return SumMemory(*self.sums, self.kept_tail())
+        return WindowMemory((self.sums,), self.kept_tail(), window)
+
+    def kept_tail(self) -> Tensor:
+        """The tail in memory of its own: the view would keep the whole chunk alive."""
+        return self.tail.clone()
 
 
 class SumMemory(NamedTuple):
@@ -91,7 +108,7 @@ class SumMemory(NamedTuple):
         return SumMemory(*(tensor.to(device) for tensor in self))
 
     def advance(self, contribution: Contribution) -> SumMemory:
-        return SumMemory(*(self.past + contribution.sums), contribution.tail)
+        return SumMemory(*(self.past + contribution.sums), contribution.kept_tail())
 
     def check(self, size: MemorySize, chunks: int) -> None:
         _check(size, [self.past], self.tail)
@@ -127,23 +144,17 @@ class WindowMemory(NamedTuple):
         return WindowMemory(sums, self.tail.to(device), self.window)
 
     def advance(self, contribution: Contribution) -> WindowMemory:
-        return WindowMemory((*self.sums, contribution.sums)[-self.window :], contribution.tail, self.window)
+        sums = (*self.sums, contribution.sums)[-self.window :]
+        return WindowMemory(sums, contribution.kept_tail(), self.window)
 
     def check(self, size: MemorySize, chunks: int) -> None:
         if len(self.sums) != min(self.window, chunks):
-            raise ValueError(f"a memory holds {len(self.sums)} sums")
+            raise ValueError(f"sums are {len(self.sums)} instead of {min(self.window, chunks)}")
         _check(size, self.sums, self.tail)
 
 
 BlockSums: TypeAlias = SumMemory | WindowMemory  # what this family's blocks read
 Memory: TypeAlias = tuple[BlockMemory, ...]
-
-
-def first_memory(contribution: Contribution, window: int | None) -> BlockSums:
-    """A block's memory after its first chunk."""
-    if window is None:
-        return SumMemory(*contribution.sums, contribution.tail)
-    return WindowMemory((contribution.sums,), contribution.tail, window)
 
 
 def block_memory(tensors: Mapping[str, Tensor], window: int | None) -> BlockMemory:
@@ -192,6 +203,8 @@ def _window_words(window: int | None) -> str:
 
 
 def _size(sums: KeyValueSum, tail: Tensor) -> MemorySize:
+    if sums.vk.ndim != 4 or not tail.ndim:
+        raise ValueError(f"vk is of shape {list(sums.vk.shape)} beside a tail of {list(tail.shape)}")
     batch, heads, head_dim, _ = sums.vk.shape
     return MemorySize(batch, heads, head_dim, tail.shape[-1])
 

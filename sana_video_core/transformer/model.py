@@ -21,7 +21,7 @@ from .embedders import CaptionEmbedder, PatchEmbedder, TimestepEmbedder
 from .gemm import Fp8Gemm, FullGemm, Gemm, WeightsOf, layer_weights
 from .inputs import check_memory, check_text, check_text_fits, check_timesteps, without_padding
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
-from .memory import BlockMemory, Memory, check_window, first_memory
+from .memory import BlockMemory, Memory, check_window
 from .ops import Choice, choose
 from .positions import rotary_table
 from .runner import Runner, choose_runner
@@ -30,12 +30,11 @@ CAPTION_NORM_EPS = 1e-5
 
 
 class PreparedText(NamedTuple):
-    """One prompt, projected once for all steps and chunks. Prepare it again after patching a layer."""
+    """One prompt, projected once for all steps and chunks."""
 
     caption: Tensor  # [B, L, D]
     blocks: tuple[TextKeys, ...]
     bias: Tensor | None  # [B, 1, 1, L], 0 for text and MASKED for padding
-    runner: Runner | None = None  # chosen for all of them
 
 
 class SanaVideo(nn.Module):
@@ -61,7 +60,8 @@ class SanaVideo(nn.Module):
         self.fingerprint: str | None = None
         self.kernels = "auto"  # a name in config.BACKENDS
         self.precision = "full"  # of the large GEMMs: a name in config.PRECISIONS
-        self._runner: Runner | None = None  # set inside `runner_chosen`
+        self._prepared_runner: Runner | None = None  # chosen by the last prepare_text
+        self._held_runner: Runner | None = None  # while `runner_chosen` holds it
         # a host whose layers cast or patch their weights sets its own function
         self.weights_of: WeightsOf = layer_weights
         self.x_embedder = PatchEmbedder(config, operations, **place)
@@ -92,10 +92,13 @@ class SanaVideo(nn.Module):
         return self.device
 
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
-        """Project embeddings [B, L, caption channels] with mask [B, L] (1 or true for text), per prompt."""
-        return self._project(text, text_mask)._replace(
-            runner=None if _learning(self) else self._choose_runner()
-        )
+        """Project embeddings [B, L, caption channels] with mask [B, L] (true or 1 = text), once a prompt.
+
+        Also chooses the runner of all passes with prepared text: prepare again after patching a layer.
+        """
+        prepared = self._project(text, text_mask)
+        self._prepared_runner = None if _learning(self) else self._choose_runner()
+        return prepared
 
     def forward(
         self,
@@ -115,7 +118,7 @@ class SanaVideo(nn.Module):
         """
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
-        runner = self._runner_for(prepared, latents)
+        runner = self._runner_for(text, latents)
         x, time, modulation = self._embed(latents, timesteps, runner)
         for run, keys, past in zip(runner.blocks, prepared.blocks, memory or repeat(None), strict=False):
             x = run(x, modulation, keys, prepared.bias, context, past)[0]
@@ -141,15 +144,13 @@ class SanaVideo(nn.Module):
         check_window(memory, window)
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
-        runner = self._runner_for(prepared, latents)
+        runner = self._runner_for(text, latents)
         times = torch.zeros(latents.shape[0], device=latents.device)
         x, _, modulation = self._embed(latents, times, runner)
         after: list[BlockMemory] = []
         for run, keys, past in zip(runner.blocks, prepared.blocks, memory or repeat(None), strict=False):
             x, contribution = run(x, modulation, keys, prepared.bias, context, past)
-            # the tail is copied: the view would keep the whole chunk alive
-            contribution = contribution._replace(tail=contribution.tail.clone())
-            after.append(first_memory(contribution, window) if past is None else past.advance(contribution))
+            after.append(contribution.begin(window) if past is None else past.advance(contribution))
         return tuple(after)
 
     def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
@@ -166,13 +167,13 @@ class SanaVideo(nn.Module):
     @contextmanager
     def runner_chosen(self) -> Iterator[None]:
         """Choose one runner for all passes inside. Don't patch layers meanwhile."""
-        before, self._runner = self._runner, self._choose_runner()
+        before, self._held_runner = self._held_runner, self._choose_runner()
         try:
             yield
         finally:
-            self._runner = before
+            self._held_runner = before
 
-    def _runner_for(self, text: PreparedText, latents: Tensor) -> Runner:
+    def _runner_for(self, text: Tensor | PreparedText, latents: Tensor) -> Runner:
         if torch.compiler.is_compiling():  # first, so that compilers don't trace the rest
             return self._plain_runner()
         device = torch.device(self.compute_device).type
@@ -180,13 +181,27 @@ class SanaVideo(nn.Module):
         # kernels have no gradients, and GEMMs with `out` ignore autocast
         if autocast or _learning(self, latents):
             return self._plain_runner()
-        for runner in (text.runner, self._runner):
-            if runner is not None and runner.settings == (self.kernels, self.precision):
+        prepared = self._prepared_runner if isinstance(text, PreparedText) else None
+        for runner in (self._held_runner, prepared):
+            # a host may set other kernels, or exchange blocks for compiled ones, at any time
+            if runner is not None and (runner.settings, runner.parts) == (self._settings, self._parts):
                 return runner
         return self._choose_runner()
 
+    @property
+    def _settings(self) -> tuple[str, str]:
+        return self.kernels, self.precision
+
+    @property
+    def _parts(self) -> tuple[nn.Module, ...]:
+        return self.x_embedder, *self.blocks, self.final_layer
+
     def _plain_runner(self) -> Runner:
-        return choose_runner(self.x_embedder, self._blocks(), self.final_layer, None)
+        return self._runner_with(None)
+
+    def _runner_with(self, gemm: Gemm[Any] | None) -> Runner:
+        blocks = tuple(self._blocks())
+        return choose_runner(self._settings, self.x_embedder, blocks, self.final_layer, gemm)
 
     def _choose_runner(self) -> Runner:
         """The fused runner if the kernels run, else the plain one."""
@@ -196,8 +211,7 @@ class SanaVideo(nn.Module):
         gemm: Gemm[Any] | None = None
         if choice.triton:
             gemm = (Fp8Gemm if choice.fp8 else FullGemm)(self.weights_of)
-        runner = choose_runner(self.x_embedder, self._blocks(), self.final_layer, gemm)
-        return runner._replace(settings=(self.kernels, self.precision))
+        return self._runner_with(gemm)
 
     def _blocks(self) -> Iterable[Block]:
         return cast(Iterable[Block], self.blocks)

@@ -6,7 +6,7 @@ for one prepared prompt, or for one sampling under a host. Choose again after pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -15,26 +15,35 @@ from torch import Tensor, nn
 from .fused_block import fused_block, fused_final, fused_patches
 from .gemm import Gemm
 from .layers import Block, FinalLayer
-from .memory import Contribution
+from .memory import BlockContribution
 
-BlockCall: TypeAlias = Callable[..., tuple[Tensor, Contribution]]
+BlockCall: TypeAlias = Callable[..., tuple[Tensor, BlockContribution]]
 
 
 class Runner(NamedTuple):
     patchify: Callable[[Tensor], Tensor]  # as PatchEmbedder.forward
     blocks: tuple[BlockCall, ...]  # as Block.forward
     final: Callable[[Tensor, Tensor, int], Tensor]  # as FinalLayer.forward
-    settings: tuple[str, str] = ("", "")  # the model's kernels and precision that it was chosen for
+    # what it was chosen for: the model's kernels and precision, and its parts
+    settings: tuple[str, str]
+    parts: tuple[nn.Module, ...]
 
 
 def choose_runner(
-    embedder: nn.Module, blocks: Iterable[Block], final: FinalLayer, gemm: Gemm | None
+    settings: tuple[str, str],
+    embedder: nn.Module,
+    blocks: tuple[Block, ...],
+    final: FinalLayer,
+    gemm: Gemm | None,
 ) -> Runner:
     """Fused if there is a `gemm`, except for parts with a changed layer."""
+    parts = embedder, *blocks, final
     if gemm is None:
-        return Runner(embedder, tuple(blocks), final)
+        return Runner(embedder, blocks, final, settings, parts)
     return Runner(
         partial(fused_patches, embedder, gemm=gemm) if gemm.fits(embedder) else embedder,
         tuple(partial(fused_block, block, gemm=gemm) if gemm.fits(block) else block for block in blocks),
         partial(fused_final, final) if gemm.fits(final, ("linear",)) else final,
+        settings,
+        parts,
     )

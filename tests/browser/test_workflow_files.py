@@ -11,8 +11,9 @@ from functools import cache
 
 import pytest
 from PIL import Image
-from support.comfy_page import ComfyPage
+from support.calibration import until
 from support.sites import ROOT
+from support.windows import SHARED
 from support.workflow_checks import CHECKS, wrong_prompt, wrong_values
 
 FOLDER = ROOT / "workflows"
@@ -38,6 +39,7 @@ def furnished(site):
     state.touch()
     (site.base / "input").mkdir(exist_ok=True)
     Image.radial_gradient("L").convert("RGB").save(site.base / "input" / "example.png")
+    SHARED.forget(site)  # a page knows the files that were there when it was opened
     yield site
     state.unlink()
     for place in (site.base / "models").glob("*/*"):
@@ -48,13 +50,6 @@ def furnished(site):
 def info(furnished):
     with urllib.request.urlopen(f"{furnished.url}/object_info") as answer:
         return json.load(answer)
-
-
-@pytest.fixture(scope="module", params=["canvas", "vue"])
-def window(request, browser, furnished):
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    yield ComfyPage(context.new_page(), furnished.url, request.param == "vue").open()
-    context.close()
 
 
 def load(window, workflow, twin):
@@ -72,14 +67,17 @@ def problems(window, workflow, twin, info):
     return [problem for check in CHECKS for problem in check(loaded, info)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_file(name, window, info):
-    workflow, twin = json.loads(read(name)), json.loads(read(f"api/{name}"))
-    assert problems(window, deepcopy(workflow), twin, info) == []
-    window.fit()
-    window.shot(f"{name}-{'vue' if window.vue else 'canvas'}")
-    assert window.outside == []
-    assert window.errors == []
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_files(info, window, subtests, vue):
+    window.empty(vue)
+    for name in NAMES:
+        with subtests.test(name=name):
+            workflow, twin = json.loads(read(name)), json.loads(read(f"api/{name}"))
+            assert problems(window, deepcopy(workflow), twin, info) == []
+            window.fit()
+            window.shot(f"{name}-{'vue' if vue else 'canvas'}")
+            assert window.outside == []
+            assert window.errors == []
 
 
 def of(workflow, kind):
@@ -134,16 +132,17 @@ def _cut(workflow, kind, name):
     entry["link"] = None
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_seen(name, window, info):
-    word, spoil = MISTAKES[name]
-    workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
-    spoil(workflow)
-    found = problems(window, deepcopy(workflow), twin, info)
-    assert any(word in problem for problem in found), found
+def test_a_mistake_is_seen(info, window, subtests):
+    """What is asked is the same whoever draws the nodes, so one window is enough."""
+    for name, (word, spoil) in MISTAKES.items():
+        with subtests.test(name=name):
+            workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
+            spoil(workflow)
+            found = problems(window, deepcopy(workflow), twin, info)
+            assert any(word in problem for problem in found), found
 
 
-def test_a_widget_that_the_page_builds_otherwise_is_seen(window, info):
+def test_a_widget_that_the_page_builds_otherwise_is_seen(info, window):
     """Kinds, ranges and choices: the server says another thing than the page has built."""
     workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
     told = deepcopy(info)
@@ -159,29 +158,25 @@ def test_a_widget_that_the_page_builds_otherwise_is_seen(window, info):
     assert {word: sum(word in problem for problem in found) for word in words} == words
 
 
-def test_links_that_the_page_changes_are_seen(window, info):
+def test_links_that_the_page_changes_are_seen(info, window):
     workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
     loaded = load(window, workflow, twin)
     loaded["saved"]["links"].pop()
     assert list(wrong_values(loaded, info)) == ["values of links"]
 
 
-def test_requests_to_others_and_errors_of_scripts_are_seen(browser, furnished):
-    context = browser.new_context()
-    window = ComfyPage(context.new_page(), furnished.url).open()
-    page = window.page
-    page.evaluate(
+def test_requests_to_others_and_errors_of_scripts_are_seen(window):
+    window.page.evaluate(
         "() => { new Image().src = 'https://example.org/a.png'; setTimeout(() => { throw Error('x') }) }"
     )
-    page.wait_for_timeout(500)
+    until(lambda: window.errors, 10, window.pause)
     assert window.errors == ["x"]
     assert window.outside in ([], ["https://example.org/a.png"])  # or refused by the server's policy before
     window._watch(type("Request", (), {"url": "https://example.org/"}))
     assert "https://example.org/" in window.outside
-    context.close()
 
 
-def test_a_link_to_nowhere_is_seen(window, info):
+def test_a_link_to_nowhere_is_seen(info, window):
     workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
     workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] != "SanaVideoStart"]
     loaded = load(window, deepcopy(workflow), twin)

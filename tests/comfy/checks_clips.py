@@ -63,7 +63,7 @@ def a_sampling_chooses_its_blocks_once(demo):
     finally:
         model.choose_runner = choose
     assert len(calls) == 1, len(calls)
-    assert demo.clip_model.model.diffusion_model._runner is None
+    assert demo.clip_model.model.diffusion_model._held_runner is None
 
 
 @check

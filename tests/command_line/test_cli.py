@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from support.calibration import limit, until
 from support.pack import Pack, same
 
 PACK = Pack()
@@ -309,11 +309,9 @@ def test_ctrl_c_in_a_real_process(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "s.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until((tmp_path / "s.safetensors").exists, 60)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=limit(60))
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert _frames(tmp_path / "v.mp4").shape[2] % 40 == 1

@@ -31,13 +31,12 @@ TAIL = 6  # latent frames of a long video's end that are looked at
 
 @pytest.fixture(scope="module")
 def quality():
-    """Three videos: a star that moves down, a square that moves up, a star that shrinks."""
+    """Two videos: a star that moves down, a square that moves up."""
     models, stories = load(demo_set(), "cpu"), held_out_stories(6, CHUNKS)
     for layer in models.vae.modules():
         if isinstance(layer, torch.nn.Conv3d):  # a third faster on a CPU
             layer.weight.data = layer.weight.to(memory_format=torch.channels_last_3d)
-    chosen = stories[0], stories[5], stories[3]
-    return Quality(models, count=1, vae_clips=2, chunks=CHUNKS, chosen=chosen)
+    return Quality(models, count=1, vae_clips=2, chunks=CHUNKS, chosen=(stories[0], stories[5]))
 
 
 def test_sentences_are_obeyed(quality):

@@ -17,18 +17,21 @@ SHARED_MEMORY = {"86": 99 * 1024, "120": 99 * 1024, "gfx1100": 64 * 1024}
 
 
 @pytest.mark.slow
-def test_kernels_fit_into_a_geforce_and_a_radeon(tmp_path):
+def test_kernels_fit_into_a_geforce_and_a_radeon(pytestconfig, tmp_path):
+    """Triton's cache stays between sessions: it compiles again what changed, a kernel or Triton itself."""
     pytest.importorskip("triton")
+    cache = getattr(pytestconfig, "cache", None)
+    folder = tmp_path if cache is None else cache.mkdir("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("compiled.py")), str(ROOT), *SHARED_MEMORY],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        env=environment | {"TRITON_CACHE_DIR": str(folder)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert not done.returncode, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 3 * 12 - 1
+    assert len(found) == 3 * 12 - 1 - 4
     too_large = {name: size for name, size in found.items() if size > SHARED_MEMORY[name.split()[-1]]}
     assert not too_large

@@ -110,7 +110,7 @@ def test_full_memory_says_nothing_about_a_device(monkeypatch):
 
 
 def test_products_in_8_bits(monkeypatch):
-    """The interpreter rounds a few values to 8 bits wrongly, so the plain version stands in for that kernel."""
+    """The interpreter rounds a few values to 8 bits wrongly: the plain version stands in for that kernel."""
     plain, fast = pair("fp8_gemm")
     monkeypatch.setattr(fast, "fp8_rows", plain.fp8_rows)
     assert trial.fp8_trial(CPU) == ""

@@ -1,4 +1,4 @@
-"""The Triton kernels against the plain versions in float64, at odd shapes; every output is poisoned before."""
+"""The Triton kernels against the plain versions in float64, at odd shapes; outputs are poisoned before."""
 
 import pytest
 import torch

@@ -14,11 +14,18 @@ def vae():
     return HostedVae.load(demo_set().vae)
 
 
-@pytest.mark.parametrize("at", [0, 2, 4])
-def test_short_memory_continues_in_tiles(vae, monkeypatch, caplog, at):
+@pytest.fixture(scope="module")
+def pictures():
+    """Latents, their frames whole, and their frames in tiles."""
     latents = torch.randn(1, 16, 5, 40, 6, generator=torch.Generator().manual_seed(0))
-    whole = torch.cat(list(vae.vae.decode_stream([latents])), dim=2)
-    tiled = torch.cat(list(vae.vae.decode_stream([latents], tiling=Tiling())), dim=2)
+    vae = HostedVae.load(demo_set().vae).vae
+    whole, tiled = (torch.cat(list(vae.decode_stream([latents], tiling=t)), dim=2) for t in (None, Tiling()))
+    return latents, whole, tiled
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_short_memory_continues_in_tiles(vae, pictures, monkeypatch, caplog, at):
+    latents, whole, tiled = pictures
     step, calls = type(vae.vae).decode_frame, []
 
     def short(self, latent, cache):

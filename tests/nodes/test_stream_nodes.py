@@ -9,6 +9,8 @@ from comfy import sd, utils
 from comfyui_sana_video.bridge.text_encoders import prompt_of
 from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, prompt_digest
 from support.artist import (
+    HEIGHT,
+    WIDTH,
     demo,
     folders,
     latents,
@@ -268,3 +270,22 @@ def test_outputs_are_as_many_as_the_schema_says():
         ("StateInfo", output_of("StateInfo", one_chunk()[1])),
     ):
         assert len(output.args) == len(node(name).GET_SCHEMA().outputs)
+
+
+# --- the window
+
+
+def test_the_window_reaches_every_chunk_and_0_is_the_whole_past():
+    """As the core's own: a window of one chunk changes the third chunk, 0 or nothing is the whole past."""
+    whole = sample(start(), chunks=3)
+    for nothing in (0, None):
+        state = run("Start", demo().model, WIDTH, HEIGHT, 1, nothing)
+        assert torch.equal(sample(state, chunks=3)[0]["samples"], whole[0]["samples"])
+    state = run("Start", demo().model, WIDTH, HEIGHT, 1, 1)
+    assert state.state.identity.window == 1
+    windowed, after, _ = sample(state, chunks=3)
+    assert all(block.window == 1 and len(block.sums) == 1 for block in after.state.memory)
+    new = windowed["samples"].split((11, 10, 10), dim=2)
+    old = whole[0]["samples"].split((11, 10, 10), dim=2)
+    assert torch.equal(new[1], old[1])
+    assert not torch.equal(new[2], old[2])

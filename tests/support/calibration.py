@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 REFERENCE = 0.06  # seconds of the job on one core of a quiet two-core machine
+FRESH = 1.0  # seconds for which a measurement holds
 
 Answer = TypeVar("Answer")
 
@@ -16,9 +17,14 @@ def limit(seconds: float) -> float:
 
 def slowness() -> float:
     """How many times longer than on a quiet machine a fixed job takes, at least 1."""
-    began = time.perf_counter()
-    sum(number * number for number in range(1_000_000))
-    return max(1.0, (time.perf_counter() - began) / REFERENCE)
+    if time.perf_counter() - _last[0] > FRESH:
+        began = time.perf_counter()
+        sum(number * number for number in range(1_000_000))
+        _last[:] = time.perf_counter(), max(1.0, (time.perf_counter() - began) / REFERENCE)
+    return _last[1]
+
+
+_last = [-FRESH, 1.0]  # when it was measured, and what
 
 
 def until(question: Callable[[], Answer], seconds: float = 30, pause=time.sleep) -> Answer:

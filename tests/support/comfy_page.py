@@ -125,7 +125,7 @@ class ComfyPage:
         before = set(self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))"))
         box = self.page.get_by_role("dialog").locator("input[role=combobox]")
         for _ in range(3):  # as a person does: a busy page takes two clicks for two, not for one double click
-            self.page.wait_for_timeout(400)  # or the click before would be half of it
+            self.page.wait_for_timeout(320)  # or the click before would be half of it
             self.page.mouse.dblclick(x, y)
             with suppress(TimeoutError):
                 box.wait_for(timeout=1000 * limit(2))
@@ -144,7 +144,7 @@ class ComfyPage:
         """Drag a link from an output to an input, both by name."""
         self.page.mouse.move(*self._slot(source, "outputs", output))
         self.page.mouse.down()
-        self.page.mouse.move(*self._slot(target, "inputs", entry), steps=6)
+        self.page.mouse.move(*self._slot(target, "inputs", entry), steps=3)
         self.page.mouse.up()
 
     def _slot(self, node: str, side: str, name: str) -> list[float]:

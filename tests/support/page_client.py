@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import folder_paths
@@ -14,6 +15,7 @@ from comfy_api.latest import io, ui
 from comfyui_sana_video.standalone.engine.graph import by_id
 from comfyui_sana_video.standalone.studio.page import Page
 from PIL import Image
+from support.calibration import limit
 
 test_utils = pytest.importorskip("aiohttp.test_utils")
 
@@ -48,12 +50,14 @@ class Client(test_utils.TestClient):
 
     async def until(self, job, *statuses):
         """The job as /api/jobs tells of it, once it has one of these statuses."""
-        for _ in range(500):
+        began = time.monotonic()
+        while True:
             answer = await (await self.get(f"/api/jobs/{job}")).json()
             if answer.get("status") in statuses:
                 return answer
+            waited = time.monotonic() - began
+            assert waited < 10 or waited < limit(10), answer
             await asyncio.sleep(0.01)
-        raise AssertionError(answer)
 
 
 class Socket:
@@ -63,7 +67,7 @@ class Socket:
     async def until(self, *kinds):
         """The data of the first message of one of these kinds; all before it are in `heard`."""
         while True:
-            message = await asyncio.wait_for(self.socket.receive(), 10)
+            message = await asyncio.wait_for(self.socket.receive(), limit(10))
             if isinstance(message.data, bytes):
                 kind, length = struct.unpack(">II", message.data[:8])
                 self.pictures.append((kind, message.data[8 : 8 + length], message.data[8 + length :]))
@@ -118,5 +122,5 @@ def slow(seed=0):
 
 
 async def begun():
-    assert await asyncio.to_thread(Slow.BEGUN.wait, 10)
+    assert await asyncio.to_thread(Slow.BEGUN.wait, limit(10))
     Slow.BEGUN.clear()

@@ -35,13 +35,14 @@ class Shared:
     def window(self, site):
         """The window of all tests on this site, with an empty graph."""
         if site.url not in self.windows:
-            context = self.launch().new_context()
+            context = self.launch().new_context(reduced_motion="reduce")
             self.windows[site.url] = ComfyPage(context.new_page(), site.url).open()
         return self.windows[site.url]
 
     def forget(self, site):
-        """After a failure: the next test gets a new window."""
-        self.windows.pop(site.url).page.context.close()
+        """The next test gets a new window."""
+        if site.url in self.windows:
+            self.windows.pop(site.url).page.context.close()
 
     def close(self):
         self.open.close()
@@ -72,6 +73,7 @@ def site(request, tmp_path_factory):
     base = tmp_path_factory.mktemp(request.param)
     with {"studio": studio, "comfyui": comfyui}[request.param](base) as site:
         yield site
+        SHARED.close()  # a server waits for its windows
 
 
 @pytest.fixture

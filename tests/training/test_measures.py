@@ -1,6 +1,7 @@
 """The measures against drawn truth: a story obeys its own sentence and no other, and its borders do not show."""
 
 import math
+from functools import cache
 from itertools import pairwise
 from statistics import median
 
@@ -14,9 +15,14 @@ FIRST = 20_000  # number of the first story
 BORDER = scenes.FIRST_CHUNK
 
 
-def seen(stories, chunks=CHUNKS):
+def seen(stories):
     """What is found in each of the stories, drawn."""
-    return [tracker.find(drawn([story], chunks)).of(0) for story in stories]
+    return [_seen(story) for story in stories]
+
+
+@cache
+def _seen(story):
+    return tracker.find(drawn([story])).of(0)
 
 
 def drawn(stories, chunks=CHUNKS):

@@ -9,6 +9,7 @@ from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError
 from comfyui_sana_video.sana_video_core.files import video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from support.calibration import limit
 from support.video_files import boxes, grey, names, numbers_in, posix, run_python, write_numbers
 
 
@@ -112,7 +113,7 @@ except Exception as error:
 @pytest.mark.parametrize("room, least", [(40_000, 15), (70_000, 30)])
 def test_a_full_disk_keeps_the_complete_fragments(tmp_path, room, least):
     process = run_python(DISK_FULL, tmp_path / "a.mp4", room)
-    said, failed = process.communicate(timeout=60)
+    said, failed = process.communicate(timeout=limit(60))
     assert said.startswith("FileError"), said + failed
     assert re.search("File too large|did not reach the disk", said)
     assert re.search("[Ff]ree some space", said)
@@ -128,7 +129,7 @@ def test_a_full_disk_keeps_the_complete_fragments(tmp_path, room, least):
 def test_a_disk_that_is_full_from_the_start_leaves_the_older_file(tmp_path):
     before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
     process = run_python(DISK_FULL, tmp_path / "a.mp4", 600)
-    said, failed = process.communicate(timeout=60)
+    said, failed = process.communicate(timeout=limit(60))
     assert said.startswith("FileError"), said + failed
     assert "Only 0 of the " in said + failed
     assert (tmp_path / "a.mp4").read_bytes() == before

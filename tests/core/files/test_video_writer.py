@@ -11,6 +11,7 @@ from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.files import image_file, video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from support.calibration import limit
 from support.video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
 # --- writing and reading back
@@ -202,7 +203,7 @@ def test_memory_stays_constant_while_writing_and_while_reading_the_end(tmp_path)
         """,
         tmp_path / "a.mp4",
     )
-    said, failed = process.communicate(timeout=60)
+    said, failed = process.communicate(timeout=limit(60))
     assert process.returncode == 0, failed
     written, read = map(float, said.split())
     # 180 frames of 256x384 are 51 MiB as bytes; all 300: 42 MiB decoded, 84 MiB as bytes, 337 MiB as float32.

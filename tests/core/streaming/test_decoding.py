@@ -196,7 +196,7 @@ def _end(state, chunks):
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
 def test_the_end_of_a_history_is_found(state, chunks):
-    assert decoding.chunks_of(state, _end(state, chunks)) == 3 - chunks
+    assert decoding.first_chunk_of(state, _end(state, chunks)) == 3 - chunks
 
 
 def test_what_is_not_the_end_of_the_history_is_refused(state):
@@ -213,8 +213,8 @@ def test_what_is_not_the_end_of_the_history_is_refused(state):
         _latents(9),
     ):
         with pytest.raises(errors.InputError, match="one and the same sampler"):
-            decoding.chunks_of(state, wrong)
+            decoding.first_chunk_of(state, wrong)
     with pytest.raises(errors.InputError, match="2 chunks"):
-        decoding.chunks_of(beginning, end)
+        decoding.first_chunk_of(beginning, end)
     with pytest.raises(errors.InputError, match="0 chunks"):
-        decoding.chunks_of(replace(state, history=()), end)
+        decoding.first_chunk_of(replace(state, history=()), end)

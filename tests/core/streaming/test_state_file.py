@@ -344,6 +344,44 @@ def test_memories_of_different_depths_are_noticed(parts, path):
     refusal(lambda: load_state(_changed(path, parts, change)), FileError)
 
 
+def test_tensors_of_another_picture_or_batch_are_named(parts, path):
+    """Every tensor for itself: one that fits its neighbours but not the stream is noticed, too."""
+    for name, axis in (("tail", 3), ("tail", 0), ("vk", 0), ("ksum", 0)):
+
+        def cut(_, tensors, name=name, axis=axis):
+            for key in [key for key in tensors if key.startswith("memory") and key.endswith(name)]:
+                twice = torch.cat([tensors[key]] * 2, dim=axis)
+                tensors[key] = twice.contiguous()
+
+        words = refusal(lambda change=cut: load_state(_changed(path, parts, change)), FileError)
+        assert f"memory.0.{name} is" in words
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3), (1, 1, 2, 3, 3)])
+def test_a_tensor_with_other_axes_is_named(parts, path, shape):
+    for name in ("memory.0.vk", "memory.1.vk", "memory.0.tail"):
+
+        def change(_, tensors, name=name):
+            tensors[name] = torch.zeros(shape)
+
+        words = refusal(lambda change=change: load_state(_changed(path, parts, change)), FileError)
+        assert name.rpartition(".")[0] in words
+        assert "unpack" not in words
+
+
+def test_blocks_and_memories_of_different_models_are_noticed(parts, path):
+    def wider(names):
+        def change(_, tensors):
+            for key in [key for key in tensors if key.startswith(names)]:
+                tensors[key] = torch.cat([tensors[key]] * 2, dim=1).contiguous()
+
+        return change
+
+    for names in ("memory.1.", "memory_before."):
+        words = refusal(lambda names=names: load_state(_changed(path, parts, wider(names))), FileError)
+        assert "of different models" in words
+
+
 @pytest.mark.parametrize("kind", ["window_1", "window_2", "window_not_full"])
 def test_every_sum_of_a_window_counts(model, path, kind):
     save_state(STATES[kind](model), path)

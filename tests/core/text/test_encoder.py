@@ -16,7 +16,7 @@ from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder, demo_v
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
 from comfyui_sana_video.sana_video_core.text.encoder import TextEncoder, load_text_encoder
-from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, prompt_digest
+from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, encode_prompt, prompt_digest
 from comfyui_sana_video.sana_video_core.text.system_prompt import find_system_prompt
 from safetensors.torch import load_file, save_file
 from support.text_folders import build_encoder_with_system_prompt
@@ -138,6 +138,17 @@ class TestPrompts:
     def test_impossible_input(self, encoder, arguments, sentence):
         with pytest.raises(InputError, match=sentence):
             encoder.encode(**{"prompts": "a cat", **arguments})
+
+
+class TestEncodePrompt:
+    def test_embeddings_and_digest_are_of_the_system_prompt_really_used(self, encoder):
+        for system_prompt, used in ((True, encoder.system_prompt), (False, None), ("Mine: ", "Mine: ")):
+            prompt = encode_prompt(encoder, " a cat ", system_prompt=system_prompt, motion_score=30)
+            embeddings, mask = encoder.encode("a cat", system_prompt=used, motion_score=30)
+            assert torch.equal(prompt.embeddings, embeddings)
+            assert torch.equal(prompt.mask, mask)
+            assert prompt.digest == prompt_digest("a cat", system_prompt=used, motion_score=30)
+            assert prompt.text == "a cat"
 
 
 class TestDigest:

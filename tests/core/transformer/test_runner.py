@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from comfyui_sana_video.sana_video_core.sampling import one_shot
+from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.streaming.stream import Sampling, extend
 from comfyui_sana_video.sana_video_core.transformer import model as model_module
 from comfyui_sana_video.sana_video_core.transformer import ops
@@ -66,7 +68,6 @@ def test_a_prepared_prompt_does_not_carry_kernels_into_training(fused):
     model, (x, _) = PACK.tiny_model(), inputs()
     with torch.no_grad():
         prepared = model.prepare_text(text_for(model))
-    assert prepared.runner is not None
     model.requires_grad_(True)
     fused.clear()
     model(x, torch.tensor([300, 700]), prepared).sum().backward()
@@ -74,10 +75,13 @@ def test_a_prepared_prompt_does_not_carry_kernels_into_training(fused):
     assert model.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
 
 
-def test_a_model_that_learns_prepares_no_runner(monkeypatch):
-    monkeypatch.setattr(model_module, "choose", lambda *args: ops.Choice(True, ""))
-    model = PACK.tiny_model().requires_grad_(True)
-    assert model.prepare_text(text_for(model)).runner is None
+def test_a_model_that_learns_prepares_no_runner(choices):
+    model, (x, _) = PACK.tiny_model().requires_grad_(True), inputs()
+    prepared = model.prepare_text(text_for(model))
+    assert not choices
+    with torch.no_grad():
+        model(x, torch.tensor([300, 700]), prepared)
+    assert len(choices) == 1
 
 
 @torch.no_grad()
@@ -90,3 +94,47 @@ def test_another_setting_of_the_model_is_another_choice(fused, monkeypatch):
     fused.clear()
     model(x, torch.tensor([300, 700]), prepared)
     assert not fused
+
+
+@torch.no_grad()
+def test_blocks_that_a_host_exchanges_run(fused):
+    """ComfyUI puts compiled blocks in the places of ours for the time of a call."""
+    model, (x, _) = PACK.tiny_model(), inputs()
+    prepared, calls = model.prepare_text(text_for(model)), []
+
+    class Exchanged(torch.nn.Module):
+        cross_attn = model.blocks[0].cross_attn
+
+        def forward(self, *args):
+            calls.append(args)
+            return block(*args)
+
+    block = model.blocks[0]
+    expected = model(x, torch.tensor([300, 700]), prepared)
+    model.blocks[0] = Exchanged()
+    assert (model(x, torch.tensor([300, 700]), prepared) - expected).abs().max() < 1e-5
+    with model.runner_chosen():
+        model.blocks[0] = Exchanged()
+        model(x, torch.tensor([300, 700]), text_for(model))
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+def test_a_prepared_prompt_does_not_bring_its_model_along(fused):
+    first, (x, _) = PACK.tiny_model(seed=1), inputs()
+    second, times = PACK.tiny_model(seed=2), torch.tensor([300, 700])
+    prepared = first.prepare_text(text_for(first))
+    alone = second(x, times, prepared)
+    second.prepare_text(text_for(second))
+    assert torch.equal(second(x, times, prepared), alone)
+    assert not torch.equal(alone, first(x, times, prepared))
+
+
+def test_guidance_chooses_once_for_all_steps(fused, choices):
+    model = PACK.tiny_model(family="sana_video_480p")
+    with torch.no_grad():
+        texts = [model.prepare_text(text_for(model, 1)) for _ in range(2)]
+    choices.clear()
+    sampling = one_shot.ClipSampling(steps=3, cfg=4.0)
+    one_shot.sample_clip(model, *texts, LatentGrid(4, 6), 2, sampling)
+    assert not choices, "preparing the prompts was the choice"
