@@ -64,8 +64,8 @@ def pytest_unconfigure():
 def server(tmp_path_factory):
     """One real ComfyUI for all tests, with previews on, as an artist's page asks for them."""
     comfyui = importlib.import_module("support.comfyui")
-    with comfyui.running(tmp_path_factory.mktemp("comfyui"), "--preview-method", "latent2rgb") as found:
-        yield found
+    with comfyui.running(tmp_path_factory.mktemp("comfyui"), "--preview-method", "latent2rgb") as comfy:
+        yield comfy
 
 
 @pytest.fixture(scope="session")

@@ -52,13 +52,13 @@ def test_help_of_a_node(window):
 
 
 def test_every_node_has_its_help_page(window):
-    found = window.page.evaluate("""async () => { const found = {};
+    pages = window.page.evaluate("""async () => { const pages = {};
         for (const [name, type] of Object.entries(LiteGraph.registered_node_types)) {
             const pack = type.nodeData?.python_module?.split('.')[1];
             if (!name.startsWith('SanaVideo')) continue;
-            found[name] = await (await fetch(`/extensions/${pack}/docs/${name}.md`)).text();
-        } return found }""")
-    assert found == {
+            pages[name] = await (await fetch(`/extensions/${pack}/docs/${name}.md`)).text();
+        } return pages }""")
+    assert pages == {
         path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "web" / "docs").glob("*.md")
     }
 

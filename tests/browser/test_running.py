@@ -130,7 +130,7 @@ def test_a_workflow_of_another_pack(window):
     window.shot("missing-node")
     answer = window.run()
     assert answer.status == 400
-    assert re.search("SomebodyElsesSaver|#16", answer.text())  # ComfyUI tells the number alone
+    assert re.search("SomebodyElsesSaver|#16", answer.text())  # ComfyUI reports the number alone
 
 
 def test_a_file_that_is_no_workflow(window, tmp_path):

@@ -54,12 +54,12 @@ def info(furnished):
 
 def load(window, workflow, twin):
     window.load(workflow)
-    found = {"file": workflow, "twin": twin, "saved": window.serialized(), "widgets": window.widgets()}
+    loaded = {"file": workflow, "twin": twin, "saved": window.serialized(), "widgets": window.widgets()}
     try:
-        found["prompt"] = window.prompt()
+        loaded["prompt"] = window.prompt()
     except Exception as error:  # a link to nowhere: some versions of the page raise, others drop it
-        found["prompt"] = {"error": {"class_type": str(error), "inputs": {}}}
-    return found
+        loaded["prompt"] = {"error": {"class_type": str(error), "inputs": {}}}
+    return loaded
 
 
 def problems(window, workflow, twin, info):
@@ -114,7 +114,7 @@ MISTAKES = {  # what is wrong: (a word of the problem that must be reported, wha
 
 
 def _swap(workflow, one, other):
-    """Let the first sampler's links end in each other's inputs, with types that tell nothing of it."""
+    """Let the first sampler's links end in each other's inputs, with types that say nothing of it."""
     sampler = of(workflow, "SanaVideoBlockSampler")
     places = {entry["name"]: number for number, entry in enumerate(sampler["inputs"])}
     for link in workflow["links"]:
@@ -138,24 +138,24 @@ def test_a_mistake_is_seen(info, window, subtests):
         with subtests.test(name=name):
             workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
             spoil(workflow)
-            found = problems(window, deepcopy(workflow), twin, info)
-            assert any(word in problem for problem in found), found
+            reported = problems(window, deepcopy(workflow), twin, info)
+            assert any(word in problem for problem in reported), reported
 
 
 def test_a_widget_that_the_page_builds_otherwise_is_seen(info, window):
     """Kinds, ranges and choices: the server says another thing than the page has built."""
     workflow, twin = json.loads(read("02_three_shots")), json.loads(read("api/02_three_shots"))
-    told = deepcopy(info)
-    start = told["SanaVideoStart"]["input"]["required"]
+    altered = deepcopy(info)
+    start = altered["SanaVideoStart"]["input"]["required"]
     start["width"][1]["max"] += 16
     start["height"][0] = "STRING"
-    told["SanaVideoModelLoader"]["input"]["required"]["family"][1]["options"].append("other")
-    vae = told["SanaVideoVAELoader"]["input"]["required"]
+    altered["SanaVideoModelLoader"]["input"]["required"]["family"][1]["options"].append("other")
+    vae = altered["SanaVideoVAELoader"]["input"]["required"]
     vae["another"] = vae["vae_name"]
-    told["SanaVideoTextEncode"]["input"]["required"]["motion_score"][1]["min"] += 1
-    found = problems(window, workflow, twin, told)
+    altered["SanaVideoTextEncode"]["input"]["required"]["motion_score"][1]["min"] += 1
+    reported = problems(window, workflow, twin, altered)
     words = {"has max": 1, "is a number": 1, "offers": 1, "widgets of SanaVideoVAELoader": 1, "has min": 3}
-    assert {word: sum(word in problem for problem in found) for word in words} == words
+    assert {word: sum(word in problem for problem in reported) for word in words} == words
 
 
 def test_links_that_the_page_changes_are_seen(info, window):

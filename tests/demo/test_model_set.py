@@ -100,9 +100,9 @@ def test_the_same_content_again_and_others_from_another_seed(folder, tmp_path):
     write_demo_set(str(tmp_path / "same"))
     assert _contents(tmp_path / "same") == _contents(folder)
     write_demo_set(tmp_path / "other", seed=1)
-    other, own = _contents(tmp_path / "other"), _contents(folder)
+    other, contents = _contents(tmp_path / "other"), _contents(folder)
     for name in FILES:
-        assert (other[name] != own[name]) == name.endswith(".safetensors"), name
+        assert (other[name] != contents[name]) == name.endswith(".safetensors"), name
 
 
 # --- what is in a set

@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
 COUNTS = {"tokens", "group", "groups"}  # they differ from chunk to chunk
 FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr"}
-EIGHT_BITS = {"values_ptr"}
+FP8_POINTERS = {"values_ptr"}
 
 
 def kernels(folder: Path):
@@ -64,7 +64,7 @@ def needed(function, constants, warps: int, stages: int, target: GPUTarget, exac
         if name in constants:
             return "constexpr"
         if name.endswith("_ptr"):
-            element = "fp32" if exact or name in FLOAT32 else "fp8e4nv" if name in EIGHT_BITS else "bf16"
+            element = "fp32" if exact or name in FLOAT32 else "fp8e4nv" if name in FP8_POINTERS else "bf16"
             return f"*{element}"
         return "fp32" if name.endswith("eps") else "i32"
 
@@ -80,7 +80,7 @@ def needed(function, constants, warps: int, stages: int, target: GPUTarget, exac
 
 
 def main() -> None:
-    found = {}
+    shared_memory = {}
     for name, function, constants, warps, stages in kernels(Path(sys.argv[1])):
         counts = [part for part in function.params if part.name in COUNTS]
         assert all(part.do_not_specialize for part in counts), f"{name} is compiled for each number of tokens"
@@ -91,13 +91,13 @@ def main() -> None:
             if exact and chip == "120":
                 continue  # has what an 86 has, and few compute in float32
             if name == "_fold float32" and amd:  # ten seconds of code generation, for twice the numbers' size
-                found[f"{name} {chip}"] = 2 * found[f"_fold bfloat16 {chip}"]
+                shared_memory[f"{name} {chip}"] = 2 * shared_memory[f"_fold bfloat16 {chip}"]
                 continue
-            least = 89 if name == "_fp8_rows" else 80  # older GPUs have no 8 bits
+            least = 89 if name == "_fp8_rows" else 80  # older GPUs have no FP8
             target = GPUTarget("hip", chip, 32) if amd else GPUTarget("cuda", max(int(chip), least), 32)
             fast = {"FAST": not amd} if "FAST" in constants else {}
-            found[f"{name} {chip}"] = needed(function, constants | fast, warps, stages, target, exact)
-    sys.stdout.write(json.dumps(found) + "\n")
+            shared_memory[f"{name} {chip}"] = needed(function, constants | fast, warps, stages, target, exact)
+    sys.stdout.write(json.dumps(shared_memory) + "\n")
 
 
 if __name__ == "__main__":

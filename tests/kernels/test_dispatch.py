@@ -16,7 +16,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.version, "hip", None)
-    trial = SimpleNamespace(kernel_trial=lambda *given: "", fp8_trial=lambda device: "")
+    trial = SimpleNamespace(kernel_trial=lambda *_: "", fp8_trial=lambda device: "")
     monkeypatch.setattr(dispatch, "_trial", lambda: trial)
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
 
@@ -32,7 +32,7 @@ def test_auto_takes_triton_where_it_runs(gpu):
 
 
 @pytest.mark.parametrize(
-    "given, reason",
+    "arguments, reason",
     [
         ({"device": torch.device("cpu")}, "computes on cpu"),
         ({"device": torch.device("mps")}, "computes on mps"),
@@ -42,11 +42,11 @@ def test_auto_takes_triton_where_it_runs(gpu):
         ({"head": 144}, "heads have 144"),
     ],
 )
-def test_refusals_have_a_reason(gpu, given, reason):
-    assert reason in choose(**given).reason
-    assert not choose(**given).triton
+def test_refusals_have_a_reason(gpu, arguments, reason):
+    assert reason in choose(**arguments).reason
+    assert not choose(**arguments).triton
     with pytest.raises(ValueError, match=reason):
-        choose("triton", **given)
+        choose("triton", **arguments)
 
 
 def test_an_old_gpu_or_no_triton(gpu, monkeypatch):
@@ -71,7 +71,8 @@ def test_the_environment_stands_in_for_auto_only(gpu, monkeypatch):
     monkeypatch.setenv(dispatch.VARIABLE, "fast")
     with pytest.raises(
         ValueError,
-        match=r"“fast” is no choice of kernels \(the environment variable SANA_VIDEO_KERNELS\); choose one of: auto, triton, reference",
+        match=r"“fast” is no choice of kernels \(the environment variable SANA_VIDEO_KERNELS\); "
+        "choose one of: auto, triton, reference",
     ):
         choose()
     monkeypatch.setenv(dispatch.VARIABLE, "triton")
@@ -88,7 +89,7 @@ def test_sizes_that_take_triton(gpu):
         assert choose(head=head).triton
 
 
-# ---------------------------------------------------------------- products in 8 bits
+# ---------------------------------------------------------------- GEMMs in FP8
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_fp8_only_when_it_is_asked_for(newer_gpu):
 
 
 @pytest.mark.parametrize(
-    "given, reason",
+    "arguments, reason",
     [
         ({"device": torch.device("cpu")}, "do not run: the model computes on cpu"),
         ({"wanted": "reference"}, "do not run: the plain version was asked for"),
@@ -111,9 +112,9 @@ def test_fp8_only_when_it_is_asked_for(newer_gpu):
         ({"widths": (2240, 168)}, "is 168 wide, and they take multiples of 16"),
     ],
 )
-def test_refusals_of_fp8_have_a_reason(newer_gpu, given, reason):
+def test_refusals_of_fp8_have_a_reason(newer_gpu, arguments, reason):
     with pytest.raises(ValueError, match=reason):
-        choose(precision="fp8", **given)
+        choose(precision="fp8", **arguments)
 
 
 def test_fp8_on_other_gpus_and_by_other_names(newer_gpu, monkeypatch):
@@ -137,7 +138,7 @@ def test_the_trial_is_found():
 
 
 def test_a_trial_that_fails_is_a_reason(gpu, monkeypatch):
-    monkeypatch.setattr(dispatch._trial(), "kernel_trial", lambda *given: "no compiler")
+    monkeypatch.setattr(dispatch._trial(), "kernel_trial", lambda *_: "no compiler")
     assert choose() == (False, "no compiler", False)
     with pytest.raises(ValueError, match="cannot run here: no compiler"):
         choose("triton")
@@ -150,7 +151,7 @@ def test_an_operation_goes_to_its_device(monkeypatch):
     called = []
     for name in ("fp8_rows", "fp8_gemm"):
         monkeypatch.setattr(fp8_gemm.reference, name, None)  # the dispatcher holds the plain version itself
-        version = lambda *given, name=name: called.append(name)  # noqa: E731
+        version = lambda *_, name=name: called.append(name)  # noqa: E731
         monkeypatch.setattr(f"{fp8_gemm.__name__}.triton_kernel.{name}", version)
     rows = fp8_gemm.fp8_rows(torch.ones(2, 16))
     assert not called

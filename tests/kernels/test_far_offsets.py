@@ -48,8 +48,8 @@ def test_rows_in_8_bits(monkeypatch):
     values, scales = torch.empty(ROWS * FAR, dtype=plain.FP8), torch.empty(ROWS)
     fast._fp8_rows[(ROWS,)](x, values, scales, FAR, 0, TAPS=1, PADDED=1, BLOCK=16, LARGEST=448.0, LEAST=0.0)
     assert relative(scales, plain.fp8_rows(some).scales[:, 0]) < NEAR
-    found = values.view(ROWS, FAR)[:, :16].float() * scales[:, None]
-    assert (found - some).norm(dim=1).div(
+    restored = values.view(ROWS, FAR)[:, :16].float() * scales[:, None]
+    assert (restored - some).norm(dim=1).div(
         some.norm(dim=1)
     ).max() < 0.3  # the interpreter rounds a few wrongly
 
@@ -59,14 +59,14 @@ def test_linear_attention():
     x, some = rows(48, 0)
     qkv, weight, angles = some.contiguous()[None], torch.ones(16), torch.randn(ROWS, 8)
     cos, sin = angles.cos(), angles.sin()
-    own = plain.key_value_sum(qkv, weight, (cos, sin), 1, 1e-5)
-    truth = plain.query_rows(qkv, weight, (cos, sin), own.ksum, 1, 1e-5, 1e-8)
+    total = plain.key_value_sum(qkv, weight, (cos, sin), 1, 1e-5)
+    truth = plain.query_rows(qkv, weight, (cos, sin), total.ksum, 1, 1e-5, 1e-8)
     keys, vk, ksum, out = (torch.empty(*shape) for shape in ((ROWS, 16), (16, 16), (16,), (ROWS, 16)))
     tiles, size = fast._tiles(16, 1), {"HEAD": 16, "D": 16}
     fast._key_rows[(1, 1)](x[16:], weight, cos, sin, keys, ksum, ROWS, 1, ROWS, FAR, 1e-5, **tiles)
     fast._sums[(1, 1, 1)](keys, x[32:], vk, ROWS, 1, 16, 16, FAR, **size, N=16)
-    assert relative(vk, own.vk[0, 0]) < NEAR
-    assert relative(ksum, own.ksum[0, 0]) < NEAR
+    assert relative(vk, total.vk[0, 0]) < NEAR
+    assert relative(ksum, total.ksum[0, 0]) < NEAR
     fast._query_rows[(1, 1)](
         x, weight, cos, sin, ksum, out, ROWS, 1, ROWS, FAR, 1e-5, 1e-8, **tiles, LEAST=0.0
     )

@@ -20,9 +20,9 @@ def _two_lines(q, k, q_rotated, k_rotated, v, eps=1e-8):
 @pytest.mark.parametrize("tokens", [1, 2, 63, 105])
 def test_formula(tokens):
     inputs = _inputs(tokens)
-    out, own = linear_attention(*inputs, None, 1e-8)
+    out, sums = linear_attention(*inputs, None, 1e-8)
     assert_close(out, _two_lines(*inputs), 1e-4 * _two_lines(*inputs).abs().max().item())
-    assert (own.vk.shape, own.ksum.shape) == ((2, 3, 112, 112), (2, 3, 112))
+    assert (sums.vk.shape, sums.ksum.shape) == ((2, 3, 112, 112), (2, 3, 112))
 
 
 def test_past_and_present_are_one_sum():
@@ -30,10 +30,10 @@ def test_past_and_present_are_one_sum():
     whole = _inputs(40)
     first, second = ([x[:, :, part] for x in whole] for part in (slice(0, 25), slice(25, 40)))
     _, past = linear_attention(*first, None, 1e-8)
-    out, own = linear_attention(*second, past, 1e-8)
+    out, sums = linear_attention(*second, past, 1e-8)
     everything, total = linear_attention(*whole, None, 1e-8)
     assert_close(out, everything[:, :, 25:], 1e-4)
-    assert_close((past + own).vk, total.vk, 1e-4)
+    assert_close((past + sums).vk, total.vk, 1e-4)
 
 
 def test_features_that_are_all_zero_give_zero():
@@ -45,8 +45,8 @@ def test_features_that_are_all_zero_give_zero():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_keep_float32_sums(dtype):
     inputs = [x.to(dtype) for x in _inputs(105)]
-    out, own = linear_attention(*inputs, None, 1e-8)
-    assert (out.dtype, own.vk.dtype, own.ksum.dtype) == (dtype, torch.float32, torch.float32)
+    out, sums = linear_attention(*inputs, None, 1e-8)
+    assert (out.dtype, sums.vk.dtype, sums.ksum.dtype) == (dtype, torch.float32, torch.float32)
     assert_close(out.float(), _two_lines(*inputs).to(dtype).float(), 0.05)
 
 

@@ -54,8 +54,8 @@ def test_a_kernel_that_is_wrong_is_found(operation, name, monkeypatch):
     module = pair(operation)[1]
     right = getattr(module, name)
 
-    def wrong(*given, **named):
-        out = right(*given, **named)
+    def wrong(*args, **kwargs):
+        out = right(*args, **kwargs)
         return (out[0] * 1.1, *out[1:]) if isinstance(out, tuple) else out * 1.1
 
     monkeypatch.setattr(module, name, wrong)
@@ -64,7 +64,7 @@ def test_a_kernel_that_is_wrong_is_found(operation, name, monkeypatch):
         == f"{name} computes something else on this device (by 10%)"
     )
     monkeypatch.setattr(
-        module, name, lambda *given: [part * float("nan") for part in trial._tensors(right(*given))]
+        module, name, lambda *args: [part * float("nan") for part in trial._tensors(right(*args))]
     )
     trial.kernel_trial.cache_clear()
     assert trial.kernel_trial(CPU, torch.float32, 20)
@@ -79,8 +79,8 @@ def test_a_bias_that_is_wrong_is_found(monkeypatch):
             patched.setattr(
                 module,
                 name,
-                lambda *given, right=right: right(
-                    *(given[:-1] if given[-1] is not None and getattr(given[-1], "ndim", 0) == 1 else given)
+                lambda *args, right=right: right(
+                    *(args[:-1] if args[-1] is not None and getattr(args[-1], "ndim", 0) == 1 else args)
                 ),
             )
             trial.kernel_trial.cache_clear()
@@ -88,7 +88,7 @@ def test_a_bias_that_is_wrong_is_found(monkeypatch):
 
 
 def test_a_kernel_that_does_not_compile_is_told(monkeypatch):
-    def fails(*given):
+    def fails(*args):
         raise RuntimeError("Failed to find C compiler.\nPlease specify one")
 
     monkeypatch.setattr(pair("gated_depthwise")[1], "gated_depthwise", fails)
@@ -99,7 +99,7 @@ def test_a_kernel_that_does_not_compile_is_told(monkeypatch):
 
 
 def test_full_memory_says_nothing_about_a_device(monkeypatch):
-    def full(*given, **named):
+    def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
@@ -110,7 +110,7 @@ def test_full_memory_says_nothing_about_a_device(monkeypatch):
 
 
 def test_products_in_8_bits(monkeypatch):
-    """The interpreter rounds a few values to 8 bits wrongly: the plain version stands in for that kernel."""
+    """The interpreter rounds a few values to FP8 wrongly: the plain version stands in for that kernel."""
     plain, fast = pair("fp8_gemm")
     monkeypatch.setattr(fast, "fp8_rows", plain.fp8_rows)
     assert trial.fp8_trial(CPU) == ""

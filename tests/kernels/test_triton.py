@@ -36,10 +36,10 @@ def test_residual_norm(shape, parts, biased):
     gate, shift, scale = (rand(batch, groups, width, seed=s) for s in range(3, 6))
     bias = 3 * rand(width, seed=6) if biased else None
     if parts == "extra":
-        given = (x, branch, gate, extra, bias)
-        assert relative(fast.gated_residual(*given), plain.gated_residual(*given)) < NEAR
+        arguments = (x, branch, gate, extra, bias)
+        assert relative(fast.gated_residual(*arguments), plain.gated_residual(*arguments)) < NEAR
         return
-    given = (
+    arguments = (
         x,
         None if parts == "norm" else branch,
         gate if parts == "gate" else None,
@@ -48,8 +48,8 @@ def test_residual_norm(shape, parts, biased):
         1e-6,
         bias,
     )
-    for found, truth in zip(fast.residual_norm(*given), plain.residual_norm(*given), strict=True):
-        assert relative(found, truth) < NEAR
+    for output, truth in zip(fast.residual_norm(*arguments), plain.residual_norm(*arguments), strict=True):
+        assert relative(output, truth) < NEAR
 
 
 def test_residual_norm_of_views():
@@ -58,9 +58,9 @@ def test_residual_norm_of_views():
     x, wide = rand(2, 6, 48), rand(2, 10, 48)
     branch, gate = wide[:, 2:8], rand(1, 2, 48).expand(2, -1, -1)
     shift, scale = rand(2, 2, 6, 48)[:, :, 1], rand(2, 2, 96)[:, :, ::2]
-    given = (x.transpose(0, 1).contiguous().transpose(0, 1), branch, gate, shift, scale, 1e-6)
-    for found, truth in zip(fast.residual_norm(*given), plain.residual_norm(*given), strict=True):
-        assert relative(found, truth) < NEAR
+    arguments = (x.transpose(0, 1).contiguous().transpose(0, 1), branch, gate, shift, scale, 1e-6)
+    for output, truth in zip(fast.residual_norm(*arguments), plain.residual_norm(*arguments), strict=True):
+        assert relative(output, truth) < NEAR
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ def test_residual_norm_of_views():
 def test_gated_depthwise(shape):
     plain, fast = pair("gated_depthwise")
     images, rows, columns, hidden = shape
-    given = (
+    arguments = (
         rand(images, rows * columns, 2 * hidden),
         rand(2 * hidden),
         rand(2 * hidden, 1, 3, 3),
         rand(2 * hidden, seed=1),
     )
-    truth = plain.gated_depthwise(*(x.double() for x in given), rows, columns)
-    assert relative(fast.gated_depthwise(*given, rows, columns), truth) < NEAR
+    truth = plain.gated_depthwise(*(x.double() for x in arguments), rows, columns)
+    assert relative(fast.gated_depthwise(*arguments, rows, columns), truth) < NEAR
 
 
 def test_gated_depthwise_outside_of_the_image_is_nothing():
     """A bias makes silu(0 + bias) large: padding must be zero behind the activation, not before it."""
     plain, fast = pair("gated_depthwise")
-    given = (torch.zeros(1, 4, 8), torch.full((8,), 5.0), torch.ones(8, 1, 3, 3), torch.zeros(8))
-    assert relative(fast.gated_depthwise(*given, 2, 2), plain.gated_depthwise(*given, 2, 2)) < NEAR
+    arguments = (torch.zeros(1, 4, 8), torch.full((8,), 5.0), torch.ones(8, 1, 3, 3), torch.zeros(8))
+    assert relative(fast.gated_depthwise(*arguments, 2, 2), plain.gated_depthwise(*arguments, 2, 2)) < NEAR
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,17 @@ def test_linear_attention(shape, carried, monkeypatch):
     batch, tokens, heads, size = shape
     width = heads * size
     angles = rand(tokens, size // 2)
-    given = (rand(batch, tokens, 3 * width), rand(width), rand(width, seed=1), (angles.cos(), angles.sin()))
+    tables = (angles.cos(), angles.sin())
+    arguments = (rand(batch, tokens, 3 * width), rand(width), rand(width, seed=1), tables)
     past = (
         plain.KeyValueSum(rand(batch, heads, size, size), rand(batch, heads, size).abs()) if carried else None
     )
     kept = None if past is None else [x.clone() for x in past]
-    out, own = attention(fast, *given, past, heads, 1e-5, 1e-8)
-    double = (*(x.double() for x in given[:3]), given[3])
+    out, fast_sums = attention(fast, *arguments, past, heads, 1e-5, 1e-8)
+    double = (*(x.double() for x in arguments[:3]), arguments[3])
     truth, sums = attention(plain, *double, past, heads, 1e-5, 1e-8)
     assert relative(out, truth) < NEAR
-    assert max(relative(a, b) for a, b in zip(own, sums, strict=True)) < NEAR
+    assert max(relative(a, b) for a, b in zip(fast_sums, sums, strict=True)) < NEAR
     if past is not None:
         assert all(torch.equal(a, b) for a, b in zip(past, kept, strict=True)), "the past was written to"
 
@@ -122,7 +123,7 @@ def test_folded_weight(shape):
 
 
 def test_a_head_without_keys_is_nothing():
-    """And not what everything else is small beside: 8 bits have one scale for all heads."""
+    """And not what everything else is small beside: FP8 has one scale for all heads."""
     for version in pair("linear_attention"):
         qkv, weight, rotary = rand(1, 9, 96), torch.ones(32), (torch.ones(9, 8), torch.zeros(9, 8))
         total = version.key_value_sum(qkv, torch.tensor([0.0] * 16 + [1.0] * 16), rotary, 2, 1e-5)
@@ -141,21 +142,21 @@ def test_heads_are_of_one_size():
     """
     for version in pair("linear_attention"):
         qkv, weight, rotary = rand(1, 9, 96), torch.ones(32), (torch.ones(9, 8), torch.zeros(9, 8))
-        found = []
+        scaled = []
         for factor in (1.0, 1e-6):
             keys = torch.cat([torch.full((16,), factor), torch.ones(16)])
             total = version.key_value_sum(qkv, keys, rotary, 2, 1e-5)
             queries = version.query_rows(qkv, weight, rotary, total.ksum, 2, 1e-5, 0.0)
-            found.append((queries, version.folded_weight(rand(5, 32), total)))
-        assert max(relative(a, b) for a, b in zip(*found, strict=True)) < 1e-5
+            scaled.append((queries, version.folded_weight(rand(5, 32), total)))
+        assert max(relative(a, b) for a, b in zip(*scaled, strict=True)) < 1e-5
 
 
 def test_sums_of_many_tokens_are_split(monkeypatch):
     """A part for each program, and no more than enough."""
     plain, fast = pair("linear_attention")
     monkeypatch.setattr(fast, "LEAST_SPLIT", 32)
-    given = (rand(1, 140, 48), torch.ones(16), (torch.ones(140, 8), torch.zeros(140, 8)), 1, 1e-5)
-    truth, launched = plain.key_value_sum(*given), []
+    arguments = (rand(1, 140, 48), torch.ones(16), (torch.ones(140, 8), torch.zeros(140, 8)), 1, 1e-5)
+    truth, launched = plain.key_value_sum(*arguments), []
     kernel = fast._sums
 
     class Counted:
@@ -166,8 +167,8 @@ def test_sums_of_many_tokens_are_split(monkeypatch):
     monkeypatch.setattr(fast, "_sums", Counted())
     for programs, splits in ((1, 2), (2, 3), (480, 5)):
         monkeypatch.setattr(fast, "PROGRAMS", programs)
-        found = fast.key_value_sum(*given)
-        assert max(relative(a, b) for a, b in zip(found, truth, strict=True)) < NEAR
+        sums = fast.key_value_sum(*arguments)
+        assert max(relative(a, b) for a, b in zip(sums, truth, strict=True)) < NEAR
         assert launched.pop() == splits
 
 
@@ -181,7 +182,7 @@ def test_temporal_taps():
 def test_features_that_are_all_zero_give_zero():
     _, fast = pair("linear_attention")
     angles = rand(3, 8)
-    out, own = attention(
+    out, sums = attention(
         fast,
         -torch.ones(1, 3, 48),
         torch.ones(16),
@@ -193,16 +194,16 @@ def test_features_that_are_all_zero_give_zero():
         1e-8,
     )
     assert not out.any()
-    assert not own.ksum.any()
+    assert not sums.ksum.any()
 
 
 def test_the_sum_does_not_depend_on_how_it_is_split(monkeypatch):
     _, fast = pair("linear_attention")
     angles = rand(50, 8)
-    given = (rand(1, 50, 48), rand(16), rand(16), (angles.cos(), angles.sin()), None, 1, 1e-5, 1e-8)
-    _, whole = attention(fast, *given)
+    arguments = (rand(1, 50, 48), rand(16), rand(16), (angles.cos(), angles.sin()), None, 1, 1e-5, 1e-8)
+    _, whole = attention(fast, *arguments)
     monkeypatch.setattr(fast, "LEAST_SPLIT", 32)
-    _, split = attention(fast, *given)
+    _, split = attention(fast, *arguments)
     assert max(relative(a, b) for a, b in zip(whole, split, strict=True)) < NEAR
 
 
@@ -219,7 +220,7 @@ def test_epsilons_are_those_that_are_given():
     plain, fast = pair("linear_attention")
     angles = rand(5, 8)
     for norm_eps, eps in ((1e-5, 1e-8), (1e-2, 1e-8), (1e-5, 1.0)):
-        given = (
+        arguments = (
             1e-3 * rand(1, 5, 48),
             rand(16),
             rand(16),
@@ -229,12 +230,12 @@ def test_epsilons_are_those_that_are_given():
             norm_eps,
             eps,
         )
-        found, truth = attention(fast, *given)[0], attention(plain, *given)[0]
-        assert relative(found, truth) < 1e-5
+        output, truth = attention(fast, *arguments)[0], attention(plain, *arguments)[0]
+        assert relative(output, truth) < 1e-5
 
 
 def strided(x):
-    """The same numbers, in a layout that a pointer and a length do not tell."""
+    """The same numbers, in a layout that a pointer and a length do not describe."""
     wide = torch.zeros(*x.shape, 2)
     wide[..., 0] = x
     return wide[..., 0]
@@ -244,29 +245,30 @@ def test_layouts_do_not_matter():
     plain, fast = pair("residual_norm")
     x, branch, extra = (strided(rand(2, 6, 33, seed=s)) for s in range(3))
     gate, shift, scale = (strided(rand(2, 3, 33, seed=s)) for s in range(3, 6))
-    given = (x, branch, gate, extra)
-    assert relative(fast.gated_residual(*given), plain.gated_residual(*given)) < NEAR
-    given = (x, branch[:1], gate, shift[:, :1], scale[:1, :1], 1e-6)  # one for all clips, one for all frames
-    for found, truth in zip(fast.residual_norm(*given), plain.residual_norm(*given), strict=True):
-        assert relative(found, truth) < NEAR
+    arguments = (x, branch, gate, extra)
+    assert relative(fast.gated_residual(*arguments), plain.gated_residual(*arguments)) < NEAR
+    # one for all clips, one for all frames
+    arguments = (x, branch[:1], gate, shift[:, :1], scale[:1, :1], 1e-6)
+    for output, truth in zip(fast.residual_norm(*arguments), plain.residual_norm(*arguments), strict=True):
+        assert relative(output, truth) < NEAR
     with pytest.raises(ValueError, match="6 tokens cannot be modulated in 4 groups"):
         fast.residual_norm(x, None, None, rand(2, 4, 33), rand(2, 4, 33), 1e-6)
     plain, fast = pair("gated_depthwise")
-    given = (rand(2, 6, 8), rand(8), rand(8, 1, 3, 3), rand(8, seed=1))
-    truth = plain.gated_depthwise(*given, 2, 3)
-    assert relative(fast.gated_depthwise(*map(strided, given), 2, 3), truth) < NEAR
-    given = (given[0], given[1], given[2], rand(1).expand(8))
-    assert relative(fast.gated_depthwise(*given, 2, 3), plain.gated_depthwise(*given, 2, 3)) < NEAR
+    arguments = (rand(2, 6, 8), rand(8), rand(8, 1, 3, 3), rand(8, seed=1))
+    truth = plain.gated_depthwise(*arguments, 2, 3)
+    assert relative(fast.gated_depthwise(*map(strided, arguments), 2, 3), truth) < NEAR
+    arguments = (arguments[0], arguments[1], arguments[2], rand(1).expand(8))
+    assert relative(fast.gated_depthwise(*arguments, 2, 3), plain.gated_depthwise(*arguments, 2, 3)) < NEAR
     plain, fast = pair("linear_attention")
     angles, past = rand(7, 8), plain.KeyValueSum(rand(1, 2, 16, 16), rand(1, 2, 16).abs())
     qkv, q, k = rand(1, 7, 96), rand(32), rand(32, seed=1)
     truth = attention(plain, qkv, q, k, (angles.cos(), angles.sin()), past, 2, 1e-5, 1e-8)
     tables, sums = (strided(angles.cos()), strided(angles.sin())), plain.KeyValueSum(*map(strided, past))
-    found = attention(fast, *map(strided, (qkv, q, k)), tables, sums, 2, 1e-5, 1e-8)
-    assert relative(found[0], truth[0]) < NEAR
+    output = attention(fast, *map(strided, (qkv, q, k)), tables, sums, 2, 1e-5, 1e-8)
+    assert relative(output[0], truth[0]) < NEAR
     weight, bias = rand(32, 32), rand(33)
     folded = fast.folded_weight(strided(weight), plain.KeyValueSum(*map(strided, past)))
     assert relative(folded, plain.folded_weight(weight, past)) < NEAR
     plain, fast = pair("residual_norm")
-    found, truth = (version.gated_residual(x, x, None, None, strided(bias)) for version in (fast, plain))
-    assert relative(found, truth) < NEAR
+    output, truth = (version.gated_residual(x, x, None, None, strided(bias)) for version in (fast, plain))
+    assert relative(output, truth) < NEAR

@@ -121,7 +121,7 @@ class ComfyPage:
             self.page.wait_for_timeout(50)
 
     def add(self, title: str, x: int, y: int) -> str:
-        """A node from the search box, put down with its title's middle at (x, y) of the window; its id."""
+        """A node from the search box, placed with its title's middle at (x, y) of the window; its id."""
         before = set(self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))"))
         box = self.page.get_by_role("dialog").locator("input[role=combobox]")
         for _ in range(3):  # as a person does: a busy page takes two clicks for two, not for one double click

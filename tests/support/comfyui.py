@@ -33,7 +33,8 @@ def missing() -> str | None:
     """Why the tests that need ComfyUI are skipped; None where one is found."""
     if (COMFYUI / "main.py").is_file():
         return None
-    return f"no ComfyUI at {COMFYUI}; set COMFYUI_PATH to one (with a .venv in it, or its packages in this environment)"
+    needed = "with a .venv in it, or its packages in this environment"
+    return f"no ComfyUI at {COMFYUI}; set COMFYUI_PATH to one ({needed})"
 
 
 needs_comfyui = [pytest.mark.comfy, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
@@ -122,7 +123,7 @@ class Server:
                 elif kind == "progress":
                     progress.append((data["node"], data["value"], data["max"]))
                 elif kind == "execution_error" and data["exception_type"] == "ExecutionBlocked":
-                    continue  # a message on the way; the run goes on
+                    continue  # a message on the way; the run continues
                 elif kind in ("execution_error", "execution_interrupted", "execution_success"):
                     error = data if kind == "execution_error" else None
                     interrupted = kind == "execution_interrupted"

@@ -19,13 +19,13 @@ def fused_fixture(monkeypatch):
         calls.append(1)
         return fused_block(*args, **kwargs)
 
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, ""))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(True, ""))
     monkeypatch.setattr(runner, "fused_block", counted)
     return calls
 
 
 def plain(monkeypatch):
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(False, "asked"))
 
 
 def inputs(batch=2, frames=3):

@@ -25,13 +25,13 @@ def pair(name):
 
 def attention(version, qkv, q_weight, k_weight, rotary, past, heads, norm_eps, eps):
     """The linear attention of one version: rows [B, N, D], and the sum of these tokens."""
-    own = version.key_value_sum(qkv, k_weight, rotary, heads, norm_eps)
-    total = own if past is None else past + own
+    sums = version.key_value_sum(qkv, k_weight, rotary, heads, norm_eps)
+    total = sums if past is None else past + sums
     queries = version.query_rows(qkv, q_weight, rotary, total.ksum, heads, norm_eps, eps)
     width = torch.eye(queries.shape[-1], dtype=qkv.dtype)
-    return torch.bmm(queries, version.folded_weight(width, total).mT), own
+    return torch.bmm(queries, version.folded_weight(width, total).mT), sums
 
 
-def relative(found, truth):
-    assert found.isfinite().all(), "something was left unwritten, or divided by nothing"
-    return float((found.double() - truth.double()).norm() / truth.double().norm().clamp(min=1e-30))
+def relative(output, truth):
+    assert output.isfinite().all(), "something was left unwritten, or divided by nothing"
+    return float((output.double() - truth.double()).norm() / truth.double().norm().clamp(min=1e-30))

@@ -96,5 +96,5 @@ def assert_sums_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Equal to the last bit, dtype and shape included."""
+    """Bit-exact, dtype and shape included."""
     return a.dtype == b.dtype and torch.equal(a, b)

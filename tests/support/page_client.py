@@ -49,7 +49,7 @@ class Client(test_utils.TestClient):
         return Socket(await self.ws_connect(f"/ws?clientId={client}"))
 
     async def until(self, job, *statuses):
-        """The job as /api/jobs tells of it, once it has one of these statuses."""
+        """The job as /api/jobs reports it, once it has one of these statuses."""
         began = time.monotonic()
         while True:
             answer = await (await self.get(f"/api/jobs/{job}")).json()

@@ -7,22 +7,22 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # One worker runs all of a folder: it starts one browser, one studio, one ComfyUI.
 FOLDERS = ("tests/browser", "tests/comfy")
-# Whatever begins last decides when all is done. The rest takes less than five seconds each.
+# Whatever begins last decides when all is done. The rest takes less than ten seconds each.
 SLOWEST = (
     "tests/comfy",
     "tests/browser",
     "tests/demo/test_generates.py",
-    "tests/kernels/test_compiled.py",  # only where a kernel or Triton is new
+    "tests/kernels/test_compiled.py",  # where a kernel or Triton is new
     "tests/command_line/test_cli.py",
     "tests/test_mutations.py",
     "tests/kernels/test_triton.py",
-    "tests/training/test_measures.py",
-    "tests/standalone/studio/test_serve.py",
     "tests/kernels/test_trial.py",
+    "tests/core/vae/test_tiling.py",
+    "tests/standalone/studio/test_serve.py",
+    "tests/training/test_measures.py",
+    "tests/core/files/test_video_interrupts.py",
     "tests/training/test_training_run.py",
     "tests/nodes/test_decode_nodes.py",
-    "tests/nodes/test_memory.py",
-    "tests/core/vae/test_tiling.py",
 )
 assert all((ROOT / name).exists() for name in SLOWEST), "the queue names what is not there"
 

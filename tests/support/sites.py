@@ -35,9 +35,9 @@ def studio(base: Path) -> Iterator[Site]:
         process = subprocess.Popen(command_line(*words), stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, (line, (base / "studio.log").read_text())
-        yield Site("studio", found[0], base)
+        address = re.search(r"http://\S+", line)
+        assert address, (line, (base / "studio.log").read_text())
+        yield Site("studio", address[0], base)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, (base / "studio.log").read_text()

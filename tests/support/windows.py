@@ -23,21 +23,24 @@ class Shared:
     """What one test of the page leaves to the next. Loading the page takes five seconds of a processor."""
 
     def __init__(self):
-        self.open, self.browser, self.windows = ExitStack(), None, {}
+        self.stack, self.browser, self.windows = ExitStack(), None, {}
 
     def launch(self):
         if self.browser is None:
-            playwright = self.open.enter_context(sync_playwright())
+            playwright = self.stack.enter_context(sync_playwright())
             self.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            self.open.callback(self.browser.close)
+            self.stack.callback(self.browser.close)
         return self.browser
 
     def window(self, site):
         """The window of all tests on this site, with an empty graph."""
         if site.url not in self.windows:
-            context = self.launch().new_context(reduced_motion="reduce")
-            self.windows[site.url] = ComfyPage(context.new_page(), site.url).open()
+            self.windows[site.url] = self.new(site).open()
         return self.windows[site.url]
+
+    def new(self, site):
+        """A window that nobody else has: nothing moves for show, which takes twice the time."""
+        return ComfyPage(self.launch().new_context(reduced_motion="reduce").new_page(), site.url)
 
     def forget(self, site):
         """The next test gets a new window."""
@@ -45,7 +48,7 @@ class Shared:
             self.windows.pop(site.url).page.context.close()
 
     def close(self):
-        self.open.close()
+        self.stack.close()
         self.__init__()
 
 
@@ -92,7 +95,7 @@ def open_page(request, browser, site):
     failed, pages = request.session.testsfailed, []
 
     def open_page(before=lambda page: None):
-        pages.append(ComfyPage(browser.new_context().new_page(), site.url))
+        pages.append(SHARED.new(site))
         before(pages[-1].page)
         return pages[-1].open().empty()
 

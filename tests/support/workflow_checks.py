@@ -34,9 +34,9 @@ def wrong_values(loaded, info):
     """What the page would save is what the file holds."""
     saved = {str(node["id"]): node for node in loaded["saved"]["nodes"]}
     for node in loaded["file"]["nodes"]:
-        given, kept = node.get("widgets_values"), saved[str(node["id"])].get("widgets_values")
-        if given != kept and (given or kept):
-            yield f"values of {node['type']}: {given} became {kept}"
+        written, kept = node.get("widgets_values"), saved[str(node["id"])].get("widgets_values")
+        if written != kept and (written or kept):
+            yield f"values of {node['type']}: {written} became {kept}"
     links = {tuple(map(str, link)) for link in loaded["file"]["links"]}
     if links != {tuple(map(str, link)) for link in loaded["saved"]["links"]}:
         yield "values of links"
@@ -90,9 +90,9 @@ def _wrong_widget(what, widget, kind, options):
 
 def wrong_prompt(loaded, info):
     """What would be run is the checked-in twin."""
-    given, wanted = ({i: _told(node) for i, node in loaded[name].items()} for name in ("prompt", "twin"))
-    if given != wanted:
-        nodes = {i for i in given | wanted if given.get(i) != wanted.get(i)}
+    run, wanted = ({i: _signature(node) for i, node in loaded[name].items()} for name in ("prompt", "twin"))
+    if run != wanted:
+        nodes = {i for i in run | wanted if run.get(i) != wanted.get(i)}
         yield f"prompt differs at {sorted(nodes)}"
     for node_id, node in loaded["prompt"].items():
         for name, _, _, needed in entries(node["class_type"], info) if node["class_type"] in info else ():
@@ -100,7 +100,7 @@ def wrong_prompt(loaded, info):
                 yield f"prompt lacks {name} of node {node_id}"
 
 
-def _told(node):
+def _signature(node):
     """Without what newer versions of the page add to a node's title."""
     return node["class_type"], node["inputs"], node.get("_meta", {}).get("title")
 
@@ -119,15 +119,16 @@ def wrong_inputs(loaded, info):
         if not {source, target} <= set(nodes):
             yield f"link {link} leads nowhere"
             continue
-        given = info[nodes[source]["type"]]["output"][slot] if nodes[source]["type"] in info else kind
+        brought = info[nodes[source]["type"]]["output"][slot] if nodes[source]["type"] in info else kind
         name = nodes[target]["inputs"][entry]["name"] if nodes[target]["type"] in info else None
         taken = (
             next((k for n, k, _, _ in entries(nodes[target]["type"], info) if n == name), kind)
             if name
             else kind
         )
-        if not fits(given, kind) or not fits(given, taken):
-            yield f"input {name} of {nodes[target]['type']} takes {taken}, the link brings {given} as {kind}"
+        if not fits(brought, kind) or not fits(brought, taken):
+            owner = nodes[target]["type"]
+            yield f"input {name} of {owner} takes {taken}, the link brings {brought} as {kind}"
 
 
 CHECKS = (wrong_types, wrong_values, wrong_widgets, wrong_prompt, wrong_inputs)

@@ -64,7 +64,7 @@ def test_normalised_latents_are_wans(small_vae):
 
 
 def test_a_decoder_that_learns_on_leaves_the_latents_as_they_are(small_vae):
-    """Only what follows on the latents gets gradients, and a story's first picture counts beside its window."""
+    """Only what follows on the latents gets gradients, and a story's first frame counts beside its window."""
     tuned = copy.deepcopy(small_vae)
     vae.settle_latents(tuned)
     pixels, starts = vae.Windows(5, 1, 16, 16, CPU).next()

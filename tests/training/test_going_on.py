@@ -1,4 +1,4 @@
-"""A training that was stopped goes on where it was, from files that stay small."""
+"""A training that was stopped resumes where it was, from files that stay small."""
 
 import json
 import signal
@@ -88,9 +88,9 @@ def test_parts_are_small_and_complete(tmp_path):
     paths = save_parts(tmp_path, "big", tensors)
     assert len(paths) == 3
     assert all(path.stat().st_size < LARGEST + 10_000 for path in paths)
-    found = load_parts(tmp_path, "big")
-    assert found is not None
-    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+    loaded = load_parts(tmp_path, "big")
+    assert loaded is not None
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in tensors.items())
     assert load_parts(tmp_path, "other") is None
     save_parts(tmp_path, "big", {"t0": tensors["t0"]})
     assert [path.name for path in tmp_path.iterdir()] == ["big-1.safetensors"]
@@ -110,7 +110,7 @@ def test_parts_of_two_saves_are_told_apart(tmp_path):
 
 
 def test_a_stopped_training_writes_true_means(tmp_path, monkeypatch):
-    """Between two lines there may be fewer steps than usual, where a training was taken up again."""
+    """Between two lines there may be fewer steps than usual, where a training was resumed."""
     monkeypatch.setattr(loop, "SHOWN", 10)
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
@@ -158,7 +158,7 @@ def test_a_training_is_kept_now_and_then(tmp_path, monkeypatch):
 
 
 def test_averages_and_rates():
-    """The average lags behind a weight that moves, is what goes on after a load, and what `use_average`
+    """The average lags behind a weight that moves, is what continues after a load, and what `use_average`
     gives.
     """
     net = torch.nn.Linear(4, 4)

@@ -66,9 +66,9 @@ def words(chunk):
 
 def test_a_flow_that_knows_the_truth_has_nothing_to_learn(clips):
     oracle = Oracle(clips)
-    loss, told = flow.flow_loss(oracle.learner, clips, ROWS, 1.0, generator())
+    loss, parts = flow.flow_loss(oracle.learner, clips, ROWS, 1.0, generator())
     assert float(loss) < 1e-6
-    assert set(told) == {"first", "later"}
+    assert set(parts) == {"first", "later"}
     assert [call.chunk for call in oracle.asked] == [0, 1, 2, 3]
     assert [call.chunk for call in oracle.absorbed] == [0, 1, 2]
     for call in oracle.asked:
@@ -81,9 +81,9 @@ def test_a_flow_that_knows_the_truth_has_nothing_to_learn(clips):
 
 
 def test_a_flow_that_is_off_remembers_its_own_estimates_or_the_truth(clips):
-    for own, off in ((1.0, 5.0), (0.0, 0.0)):
+    for share, off in ((1.0, 5.0), (0.0, 0.0)):
         oracle = Oracle(clips, off=5.0)
-        loss, _ = flow.flow_loss(oracle.learner, clips, ROWS, own, generator())
+        loss, _ = flow.flow_loss(oracle.learner, clips, ROWS, share, generator())
         assert float(loss) > 1
         for call in oracle.absorbed:
             error = call.seen - clips.chunk(ROWS, call.chunk)
@@ -129,7 +129,7 @@ def test_a_student_that_knows_the_truth_has_nothing_to_learn(clips):
     for call in oracle.asked:
         assert torch.equal(call.text.word, words(call.chunk))
         assert (call.memory is None) == (call.chunk == 0)
-    # the memory of a window's end is what the next window goes on from
+    # the memory of a window's end is what the next window continues from
     for number, call in enumerate(oracle.absorbed):
         if call.chunk:
             assert float(call.before[0].vk) == number
@@ -166,9 +166,9 @@ def test_a_student_walks_over_its_own_estimates(clips):
     assert len(walked) > 20
     for mean, level in walked:
         assert mean == pytest.approx(5 * (1 - level), abs=0.15)
-    own = [call.seen.mean().item() for call in oracle.absorbed]
-    assert {round(mean) for mean in own} == {0, 5}
-    assert 0.3 < sum(mean > 2 for mean in own) / len(own) < 0.7
+    means = [call.seen.mean().item() for call in oracle.absorbed]
+    assert {round(mean) for mean in means} == {0, 5}
+    assert 0.3 < sum(mean > 2 for mean in means) / len(means) < 0.7
 
 
 def test_streams_go_as_far_as_their_clips(clips):

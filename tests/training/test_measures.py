@@ -1,4 +1,4 @@
-"""The measures against drawn truth: a story obeys its own sentence and no other, and its borders do not show."""
+"""The measures against drawn truth: a story obeys its sentence and no other, and its borders do not show."""
 
 import math
 from functools import cache
@@ -36,33 +36,33 @@ def stories_of(motion, count):
 
 
 @pytest.fixture(scope="module")
-def told():
-    """(story, found) of three stories of each motion."""
+def steady():
+    """(story, detections) of three stories of each motion."""
     stories = [story for motion in scenes.MOTIONS for story in stories_of(motion, 3)]
     return list(zip(stories, seen(stories), strict=True))
 
 
 @pytest.fixture(scope="module")
 def changed():
-    """(story, found) of stories that change their sentence at the border."""
+    """(story, detections) of stories that change their sentence at the border."""
     stories = (scenes.random_story(seed, CHUNKS, changes=1) for seed in range(FIRST, FIRST + 1000))
     stories = [story for story in stories if story.begins == (0, 1)][:16]
     return list(zip(stories, seen(stories), strict=True))
 
 
-def test_every_story_obeys_its_sentence(told):
+def test_every_story_obeys_its_sentence(steady):
     for length in (CHUNKS, 1):
         right = [
-            measures.obeyed(story.shots[0], found, measures.frames_of_shot(story, 0, length)).all
-            for story, found in told
+            measures.obeyed(story.shots[0], detections, measures.frames_of_shot(story, 0, length)).all
+            for story, detections in steady
         ]
         assert sum(right) >= 0.95 * len(right)
 
 
-def test_no_story_obeys_another_motion(told):
+def test_no_story_obeys_another_motion(steady):
     wrong = []
-    for story, found in told:
-        path = motions.path_of(found)
+    for story, detections in steady:
+        path = motions.path_of(detections)
         others = [motion for motion in scenes.MOTIONS if motion != story.shots[0].motion]
         wrong += [motions.moves(path, motion) for motion in others]
     assert sum(wrong) <= 0.05 * len(wrong)
@@ -71,26 +71,26 @@ def test_no_story_obeys_another_motion(told):
 def test_a_changed_sentence_is_obeyed(changed):
     """In the frames after the turn: 32 of them."""
     right = [
-        measures.obeyed(story.shots[1], found, measures.frames_of_shot(story, 1, CHUNKS)).all
-        for story, found in changed
+        measures.obeyed(story.shots[1], detections, measures.frames_of_shot(story, 1, CHUNKS)).all
+        for story, detections in changed
     ]
     assert sum(right) >= 0.95 * len(right)
 
 
-def test_who_does_not_hear_a_change_does_not_obey_it(told, changed):
-    """A clip that goes on as before obeys no changed sentence."""
-    for story, found in told:
+def test_who_does_not_hear_a_change_does_not_obey_it(steady, changed):
+    """A clip that continues as before obeys no changed sentence."""
+    for story, detections in steady:
         shot = story.shots[0]
         other = "blue" if shot.colour != "blue" else "red"
         frames = measures.frames_of_shot(story, 0, CHUNKS)
         turned = scenes.Shot(shot.colour, shot.shape, shot.motion, shot.floor, turns=other)
-        assert not measures.obeyed(turned, found, frames).colour
+        assert not measures.obeyed(turned, detections, frames).colour
         wrong = scenes.Shot(shot.colour, "ring" if shot.shape != "ring" else "ball", shot.motion, shot.floor)
-        assert not measures.obeyed(wrong, found, frames).shape
+        assert not measures.obeyed(wrong, detections, frames).shape
     frames = range(BORDER + scenes.TURNING, BORDER + scenes.NEXT_CHUNK)
     wrong = [
-        measures.obeyed(story.shots[0], found, frames).motion
-        for story, found in changed
+        measures.obeyed(story.shots[0], detections, frames).motion
+        for story, detections in changed
         if story.shots[0].motion != story.shots[1].motion
     ]
     # a shape that has reached its last size stays as it is, whatever is asked
@@ -100,42 +100,42 @@ def test_who_does_not_hear_a_change_does_not_obey_it(told, changed):
 @pytest.fixture(scope="module")
 def straight():
     stories = [story for motion in scenes.STRAIGHT for story in stories_of(motion, 7)]
-    return [(found, story) for story, found in zip(stories, seen(stories), strict=True)]
+    return [(detections, story) for story, detections in zip(stories, seen(stories), strict=True)]
 
 
 def test_the_border_of_the_truth_has_no_error(straight):
-    clear = [found for found, _ in straight if measures.clear_of_walls(found, BORDER)]
+    clear = [detections for detections, _ in straight if measures.clear_of_walls(detections, BORDER)]
     assert len(clear) >= 7
-    assert max(measures.border_error(found, BORDER) for found in clear) < 0.7
+    assert max(measures.border_error(detections, BORDER) for detections in clear) < 0.7
     # on the torus, the walls themselves are no trouble for the truth
-    assert median(measures.border_error(found, BORDER) for found, _ in straight) < 0.7
+    assert median(measures.border_error(detections, BORDER) for detections, _ in straight) < 0.7
 
 
 def test_a_border_to_another_story_has_an_error(straight):
     errors = []
-    for (found, story), (other, _) in pairwise(straight):
-        spliced = tracker.join([found.between(0, BORDER), other.between(BORDER, 81)], dim=0)
+    for (detections, story), (other, _) in pairwise(straight):
+        spliced = tracker.join([detections.between(0, BORDER), other.between(BORDER, 81)], dim=0)
         errors.append(measures.border_error(spliced, BORDER))
-        assert measures.sideways(found, story.shots[0]) < 0.7
+        assert measures.sideways(detections, story.shots[0]) < 0.7
     assert median(errors) > 15
 
 
 def test_walls_are_looked_for_before_the_border_only(straight):
-    for (found, _), (other, _) in pairwise(straight):
-        spliced = tracker.join([found.between(0, BORDER), other.between(BORDER, 81)], dim=0)
-        assert measures.clear_of_walls(spliced, BORDER) == measures.clear_of_walls(found, BORDER)
+    for (detections, _), (other, _) in pairwise(straight):
+        spliced = tracker.join([detections.between(0, BORDER), other.between(BORDER, 81)], dim=0)
+        assert measures.clear_of_walls(spliced, BORDER) == measures.clear_of_walls(detections, BORDER)
 
 
 def test_who_is_clear_touches_no_side(straight):
     """By the drawn truth: no frame near the border has a shape on the picture's rim."""
-    for found, story in straight:
+    for detections, story in straight:
         path = scenes.track([story], CHUNKS)
         near = slice(BORDER - measures.NEAR_WALL, BORDER + measures.NEAR_WALL)
         room = torch.minimum(path.centre, 1 - path.centre)[0, near].amin() - path.radius[0, BORDER]
         outermost = tracker.OUTERMOST[story.shots[0].shape]
         free = room - (outermost - 1) * path.radius[0, BORDER]
         if abs(free) > 1.5 / SIDE:
-            assert measures.clear_of_walls(found, BORDER) == bool(free > 0)
+            assert measures.clear_of_walls(detections, BORDER) == bool(free > 0)
 
 
 def test_the_seam_shows_only_where_there_is_one():

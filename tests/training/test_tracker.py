@@ -24,54 +24,55 @@ def blurred(frames):
 
 
 @pytest.fixture(scope="module", params=["drawn", "blurred"])
-def found(request, truth):
+def detections(request, truth):
     frames = draw(truth, SIDE, SIDE)
     return tracker.find(blurred(frames) if request.param == "blurred" else frames)
 
 
-def test_a_shape_is_seen_in_every_frame(found):
-    assert found.there.float().mean() > 0.999
+def test_a_shape_is_seen_in_every_frame(detections):
+    assert detections.there.float().mean() > 0.999
 
 
-def test_the_centre_is_found(found, truth):
-    off = tracker.short_way(found.centre - truth.centre * SIDE, SIDE)[found.there].norm(dim=-1)
+def test_the_centre_is_found(detections, truth):
+    off = tracker.short_way(detections.centre - truth.centre * SIDE, SIDE)[detections.there].norm(dim=-1)
     assert off.quantile(0.5) < 0.7
     assert off.quantile(0.95) < 1.5
 
 
-def test_a_shape_on_the_border_is_found(found, truth):
+def test_a_shape_on_the_border_is_found(detections, truth):
     """On two sides of the picture at once, or in all four corners."""
     outside = (truth.centre - 0.5).abs().amax(-1) > 0.4
-    off = tracker.short_way(found.centre - truth.centre * SIDE, SIDE)[outside & found.there].norm(dim=-1)
+    seen = outside & detections.there
+    off = tracker.short_way(detections.centre - truth.centre * SIDE, SIDE)[seen].norm(dim=-1)
     assert len(off) > 50
     assert off.quantile(0.95) < 1.5
 
 
-def test_the_area_is_found(found, truth):
+def test_the_area_is_found(detections, truth):
     drawn = tracker.unit_areas()[truth.shape][:, None] * (truth.radius * SIDE) ** 2
-    ratio = (found.area / drawn)[found.there].float()
+    ratio = (detections.area / drawn)[detections.there].float()
     assert ratio.quantile(0.01) > 0.9
     assert ratio.quantile(0.99) < 1.1
 
 
-def test_the_colour_is_right(found, truth):
+def test_the_colour_is_right(detections, truth):
     known = torch.tensor(list(scenes.COLOURS.values()), dtype=torch.float64)
     away = torch.cdist(truth.colour, known)
     settled = away.amin(-1) < 1e-6  # not on the way from one to the other
-    assert (found.colour == away.argmin(-1))[settled].float().mean() >= 0.99
+    assert (detections.colour == away.argmin(-1))[settled].float().mean() >= 0.99
 
 
-def test_the_shape_is_right(found, truth):
-    assert (found.voted_shape == truth.shape).float().mean() >= 0.97
-    assert (found.shape == truth.shape[:, None]).float().mean() >= 0.97
+def test_the_shape_is_right(detections, truth):
+    assert (detections.voted_shape == truth.shape).float().mean() >= 0.97
+    assert (detections.shape == truth.shape[:, None]).float().mean() >= 0.97
 
 
-def test_the_angle_is_right(found, truth):
+def test_the_angle_is_right(detections, truth):
     for index, name in enumerate(scenes.SHAPES):
         if name in scenes.ROUND:
             continue
         mine = truth.shape == index
-        angles = found.angles[mine, :, index].double()
+        angles = detections.angles[mine, :, index].double()
         off = tracker.short_way(angles - truth.angle[mine], tracker.period(name)).abs()
         assert off.nanquantile(0.95) < 0.05
 
@@ -86,12 +87,12 @@ def test_where_there_is_no_shape_none_is_found(truth):
     one_colour = torch.tensor([-1.0, 0.0, 1.0])[:, None, None, None].expand(-1, 3, SIDE, SIDE)
     noisy = floors + 0.03 * torch.randn(floors.shape, generator=generator)
     for frames in (floors, noisy, noise, clouds, one_colour):
-        found = tracker.find(frames)
-        assert not found.there.any()
-        assert found.centre.isnan().all()
-        assert (found.colour == -1).all()
-        assert (found.shape == -1).all()
-        assert (found.voted_shape == -1).all()
+        detections = tracker.find(frames)
+        assert not detections.there.any()
+        assert detections.centre.isnan().all()
+        assert (detections.colour == -1).all()
+        assert (detections.shape == -1).all()
+        assert (detections.voted_shape == -1).all()
 
 
 def test_two_shapes_are_not_one():
@@ -114,8 +115,8 @@ def test_a_clip_alone_and_pieces_are_the_same(truth):
 
 def test_a_wide_picture():
     path = scenes.track(STORIES[:4], 1, aspect=1.75)
-    found = tracker.find(draw(path, SIDE, 224)[:, :, ::8])
-    off = found.centre - path.centre[:, ::8] * SIDE
+    detections = tracker.find(draw(path, SIDE, 224)[:, :, ::8])
+    off = detections.centre - path.centre[:, ::8] * SIDE
     off = tracker.short_way(off, torch.tensor([224.0, SIDE]))
-    assert found.there.all()
+    assert detections.there.all()
     assert off.norm(dim=-1).max() < 1.5

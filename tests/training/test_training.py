@@ -72,10 +72,10 @@ def test_levels_rise_and_meet_the_samplers_own():
 
 def test_the_first_loss_is_that_of_a_velocity_of_zero(clips):
     silent = fresh_learner(fresh_encoder(), CPU, torch.float32)
-    loss, told = flow.flow_loss(silent, clips, torch.tensor([0, 1, 2]), 0.0, generator())
+    loss, parts = flow.flow_loss(silent, clips, torch.tensor([0, 1, 2]), 0.0, generator())
     expected = 1 + clips.latents.float().square().mean()
     assert loss.item() == pytest.approx(float(expected), rel=0.1)
-    assert float(told["first"]) == pytest.approx(float(told["later"]), rel=0.1)
+    assert float(parts["first"]) == pytest.approx(float(parts["later"]), rel=0.1)
 
 
 def test_gradients_reach_back_through_the_memory(learner, clips, monkeypatch):
@@ -113,16 +113,16 @@ def test_recache_and_keep_differ_only_where_the_sentence_changes(learner, clips)
     seen = [words.absorbing(0, generator(seed)).caption for seed in range(12)]
     for row in range(2):
         same = torch.equal(clips.tokens[row, 0], clips.tokens[row, 1])
-        found = {("keep" if torch.allclose(s[row], kept[row], atol=1e-6) else "recache") for s in seen}
+        absorbed = {("keep" if torch.allclose(s[row], kept[row], atol=1e-6) else "recache") for s in seen}
         assert all(
             torch.allclose(s[row], kept[row], atol=1e-6) or torch.allclose(s[row], recached[row], atol=1e-6)
             for s in seen
         )
-        assert found == ({"keep"} if same else {"keep", "recache"})
+        assert absorbed == ({"keep"} if same else {"keep", "recache"})
 
 
 def test_the_students_target_is_the_truth(learner, clips, monkeypatch):
-    """A network that predicts the target is told a loss of zero, wherever the chain of steps has led it."""
+    """A network that predicts the target is shown a loss of zero, wherever the chain of steps has led it."""
     clean = clips.chunk(torch.tensor([0, 1]), 1)
     text = flow.Words(learner, clips.tokens[:2], clips.mask[:2]).of(1)
 
@@ -173,8 +173,8 @@ def test_an_exported_set_is_what_was_averaged(learner, small_vae, tmp_path):
     models = load(export_set(tmp_path / "set", path, optimiser, {"steps": "0 of 2"}), CPU)
     assert sum(f.stat().st_size for f in (tmp_path / "set").rglob("*") if f.is_file()) < 16 * 2**20
     for key, tensor in models.transformer.state_dict().items():
-        own = optimiser.average[f"model.{key}"]
-        assert torch.allclose(tensor, own, rtol=0.01, atol=1e-3), key
+        average = optimiser.average[f"model.{key}"]
+        assert torch.allclose(tensor, average, rtol=0.01, atol=1e-3), key
     text = ["a red ball spins"]
     assert torch.allclose(models.encoder.encode(text)[0], learner.encoder.encode(text)[0], atol=1e-5)
     assert all(file.is_file() for file in DemoSet.at(tmp_path / "set").files())
@@ -212,8 +212,8 @@ def test_a_teacher_goes_down_to_clean_latents_guided_by_the_sentence(learner, cl
     x = clips.chunk(torch.tensor([0, 1]), 0)
     for exit_, level in enumerate((0.999, 0.96, 0.889, 0.727)):
         levels.clear()
-        found = student.taught(learner, x, exit_, clips.tokens[:2, :1], clips.mask[:2, :1])
-        assert torch.allclose(found, torch.full_like(x, 1 + student.GUIDANCE), atol=1e-4)
+        targets = student.taught(learner, x, exit_, clips.tokens[:2, :1], clips.mask[:2, :1])
+        assert torch.allclose(targets, torch.full_like(x, 1 + student.GUIDANCE), atol=1e-4)
         assert len(levels) == student.TAUGHT[exit_]
         assert levels[0] == pytest.approx(level, abs=1e-3)
         assert levels == sorted(levels, reverse=True)

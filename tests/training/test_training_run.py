@@ -72,11 +72,11 @@ def test_who_is_done_stays_done(folder):
 
 
 def test_a_training_can_begin_with_a_set(tmp_path):
-    given = demo_set()
-    run(tmp_path, "--start", str(given.vae.parent))
-    assert read_tensors(tmp_path / "vae.safetensors")[1] == read_tensors(given.vae)[1]
+    trained = demo_set()
+    run(tmp_path, "--start", str(trained.vae.parent))
+    assert read_tensors(tmp_path / "vae.safetensors")[1] == read_tensors(trained.vae)[1]
     begun = read_tensors(DemoSet.at(tmp_path / "set").transformer)[0]
-    for name, tensor in read_tensors(given.transformer)[0].items():
+    for name, tensor in read_tensors(trained.transformer)[0].items():
         assert torch.allclose(begun[name].float(), tensor.float(), atol=0.02), name
 
 

@@ -1,4 +1,4 @@
-"""The state is a value: the test of the law itself, with code that breaks it on purpose; and constant memory."""
+"""The state is a value: the law's test, with code that breaks it on purpose; and constant memory."""
 
 import gc
 import os

@@ -30,10 +30,10 @@ def test_one_timestep_for_each_latent_frame(fused, monkeypatch):
     x, text = inputs()
     text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
     t = torch.tensor([[0, 889, 889], [0, 337, 100]])
-    found = tiny(x, t, text)
+    output = tiny(x, t, text)
     assert len(fused) == tiny.config.depth
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
-    assert_close(found, tiny(x, t, text), 1e-5)
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(False, "asked"))
+    assert_close(output, tiny(x, t, text), 1e-5)
     assert len(fused) == tiny.config.depth
 
 
@@ -63,7 +63,7 @@ def test_training_takes_the_plain_block(fused, part):
 
 @torch.no_grad()
 def test_torch_compile_takes_the_plain_block(fused, monkeypatch):
-    """And asks for no choice: a compiler would read through what is cached, the trial on the device with it."""
+    """And asks for no choice: a compiler would trace what is cached, the trial on the device with it."""
     tiny = PACK.tiny_model()
     monkeypatch.setattr(module, "choose", None)
     x, _ = inputs()
@@ -95,11 +95,11 @@ def test_every_epsilon_is_the_plain_blocks(fused, monkeypatch, where, scale):
             part.mul_(scale)
     if where == "tokens":
         tiny.final_layer.linear.weight.div_(scale)
-    found = tiny(x, torch.full((2,), 500), text)
+    output = tiny(x, torch.full((2,), 500), text)
     assert fused
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(False, "asked"))
     truth = tiny(x, torch.full((2,), 500), text)
-    assert (found - truth).norm() / truth.norm() < 1e-5
+    assert (output - truth).norm() / truth.norm() < 1e-5
 
 
 @torch.no_grad()
@@ -112,13 +112,13 @@ def test_a_network_of_one_block_through_the_interpreter(fused, monkeypatch):
     tiny, (x, _) = PACK.tiny_model(depth=1), inputs(frames=2)  # the interpreter takes seconds for a block
     text = torch.randn(1, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
     t = torch.tensor([[0, 889], [0, 337]])
-    found = {}
+    outputs = {}
     for interpreted in (True, False):
         monkeypatch.setattr(dispatch, "INTERPRETED", interpreted)
         memory = tiny.absorb(x, text)
-        found[interpreted] = tiny(x, t, text, memory=memory, first_frame=3)
-    assert (found[True] - found[False]).norm() / found[False].norm() < 1e-5
-    assert not torch.equal(found[True], found[False]), "the plain versions ran twice"
+        outputs[interpreted] = tiny(x, t, text, memory=memory, first_frame=3)
+    assert (outputs[True] - outputs[False]).norm() / outputs[False].norm() < 1e-5
+    assert not torch.equal(outputs[True], outputs[False]), "the plain versions ran twice"
 
 
 @torch.no_grad()
@@ -126,14 +126,14 @@ def test_a_block_writes_to_nothing_that_it_was_given(monkeypatch):
     tiny, (x, _), checked = PACK.tiny_model(), inputs(), []
     text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
 
-    def watched(*given, **named):
-        tensors = [part for part in tree_leaves(given) if isinstance(part, torch.Tensor)]
+    def watched(*args, **kwargs):
+        tensors = [part for part in tree_leaves(args) if isinstance(part, torch.Tensor)]
         before = [part.clone() for part in tensors]
-        out = fused_block(*given, **named)
+        out = fused_block(*args, **kwargs)
         checked.extend(map(torch.equal, tensors, before))
         return out
 
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, ""))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(True, ""))
     monkeypatch.setattr(runner, "fused_block", watched)
     weights = {name: part.clone() for name, part in tiny.named_parameters()}
     memory = tiny.absorb(x, text)

@@ -1,4 +1,4 @@
-"""Fused blocks and the layers of others: weights that a host lends, layers that are more than their weight."""
+"""Fused blocks and the layers of others: weights that a host lends, layers beyond their weight."""
 
 from contextlib import contextmanager
 from itertools import product
@@ -32,7 +32,7 @@ def test_weights_are_asked_of_the_host(fused, monkeypatch):
     assert likes == {torch.float32}
     asked.clear()
     likes.clear()
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8=True))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(True, "", fp8=True))
     tiny.bfloat16()(x, torch.full((2,), 500), text)
     assert set(asked) == {"RMSNorm", "Conv2d", "Conv3d", "Linear"}
     assert asked.count("Linear") == 4 * tiny.config.depth
@@ -56,14 +56,14 @@ def _lent(layer, like):
 @torch.no_grad()
 @pytest.mark.parametrize("fp8", [False, True])
 def test_what_a_host_lends_is_not_used_later(fused, monkeypatch, fp8):
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(True, "", fp8))
     tiny, (x, _) = PACK.tiny_model(), inputs()
-    tiny, text, found = tiny.bfloat16() if fp8 else tiny, text_for(tiny), []
+    tiny, text, outputs = tiny.bfloat16() if fp8 else tiny, text_for(tiny), []
     for tiny.weights_of in (layer_weights, _lent):
         memory = tiny.absorb(x, text)
-        found.append(tiny(x, torch.full((2,), 500), text, memory=memory, first_frame=3))
-    assert found[0].isfinite().all()
-    assert torch.equal(*found)
+        outputs.append(tiny(x, torch.full((2,), 500), text, memory=memory, first_frame=3))
+    assert outputs[0].isfinite().all()
+    assert torch.equal(*outputs)
 
 
 def _changed(out):
@@ -100,17 +100,17 @@ def _weight_altered(layer):
 
 
 def _hooked(layer):
-    layer.register_forward_hook(lambda layer, given, out: _changed(out))
+    layer.register_forward_hook(lambda layer, args, out: _changed(out))
 
 
 def _hooked_before(layer):
-    layer.register_forward_pre_hook(lambda layer, given: (_changed(given[0]), *given[1:]))
+    layer.register_forward_pre_hook(lambda layer, args: (_changed(args[0]), *args[1:]))
 
 
 def _replaced(layer):
     """As ComfyUI's LoRAs in bypass mode."""
     forward = layer.forward
-    layer.forward = lambda *given: _changed(forward(*given))
+    layer.forward = lambda *args: _changed(forward(*args))
 
 
 class Wider(torch.nn.Module):
@@ -123,8 +123,9 @@ def _parametrized(layer):
 
 
 LAYERS = (
-    "attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.q_norm", "cross_attn.proj", "attn.q_norm", "attn.k_norm",
-    "norm1", "norm2", "mlp.inverted_conv.conv", "mlp.depth_conv.conv", "mlp.point_conv", "mlp.t_conv", "mlp", "cross_attn",
+    "attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.q_norm", "cross_attn.proj",
+    "attn.q_norm", "attn.k_norm", "norm1", "norm2", "mlp.inverted_conv.conv", "mlp.depth_conv.conv",
+    "mlp.point_conv", "mlp.t_conv", "mlp", "cross_attn",
 )  # fmt: skip
 EVERYWHERE = [f"blocks.1.{name}" for name in LAYERS] + [
     "x_embedder", "x_embedder.proj", "final_layer.norm_final", "final_layer.linear",
@@ -155,19 +156,19 @@ def _check_changed_layer(fused, patched, name, way, hosted):
     before = tiny(x, times, text)
     way(tiny.get_submodule(name))
     fused.clear()
-    found = tiny(x, times, text)
+    output = tiny(x, times, text)
     assert fused, "one layer is no reason for all blocks"
-    patched.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+    patched.setattr(module, "choose", lambda *args: ops.Choice(False, "asked"))
     truth = tiny(x, times, text)
-    assert (found - truth).norm() / truth.norm() < 1e-5
-    assert (found - before).norm() / before.norm() > 1e-3
+    assert (output - truth).norm() / truth.norm() < 1e-5
+    assert (output - before).norm() / before.norm() > 1e-3
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["attn.qkv", "cross_attn.proj", "mlp.t_conv"])
 def test_a_changed_block_is_not_in_8_bits(fused, monkeypatch, name):
     """The others are."""
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8=True))
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(True, "", fp8=True))
     tiny, (x, _) = PACK.tiny_model().bfloat16(), inputs()
     for way in (_replaced, _hooked):
         way(tiny.blocks[1].get_submodule(name))
@@ -206,8 +207,8 @@ class Wrapper(torch.nn.Module):
                 raise
             return getattr(self.part, name)
 
-    def forward(self, *given):
-        return _changed(self.part(*given))
+    def forward(self, *args):
+        return _changed(self.part(*args))
 
 
 def _wrapped(network, name):
@@ -219,7 +220,7 @@ def _subclassed(network, name):
     part = network.get_submodule(name)
     kind = type(part)
     part.__class__ = type(
-        "Other", (kind,), {"forward": lambda self, *given: _changed(kind.forward(self, *given))}
+        "Other", (kind,), {"forward": lambda self, *args: _changed(kind.forward(self, *args))}
     )
 
 
@@ -242,14 +243,14 @@ OTHERS = [f"blocks.1.{name}" for name in PARTS] + ["blocks.1", "x_embedder", "x_
 def test_parts_of_other_kinds_run_as_they_are(fused, monkeypatch, subtests, fp8):
     for name, way in product(OTHERS, (_wrapped, _subclassed)):
         with subtests.test(name=name, way=way.__name__), monkeypatch.context() as patched:
-            patched.setattr(module, "choose", lambda *given: ops.Choice(True, "", fp8))
+            patched.setattr(module, "choose", lambda *args: ops.Choice(True, "", fp8))
             tiny, (x, _) = PACK.tiny_model(), inputs()
             tiny, text, times = tiny.bfloat16() if fp8 else tiny, text_for(tiny), torch.tensor([300, 700])
             way(tiny, name)
-            found = tiny(x, times, text)
-            patched.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
+            output = tiny(x, times, text)
+            patched.setattr(module, "choose", lambda *args: ops.Choice(False, "asked"))
             truth = tiny(x, times, text)
-            assert (found - truth).norm() / truth.norm() < (0.1 if fp8 else 1e-5)
+            assert (output - truth).norm() / truth.norm() < (0.1 if fp8 else 1e-5)
 
 
 @torch.no_grad()
@@ -263,7 +264,7 @@ def test_autocast_takes_the_plain_block(fused):
 def test_kernels_are_chosen_for_where_and_in_what_the_model_computes(monkeypatch):
     """Not for where and in what its input comes."""
     asked, tiny = [], PACK.tiny_model()
-    monkeypatch.setattr(module, "choose", lambda *given: asked.append(given) or ops.Choice(False, "asked"))
+    monkeypatch.setattr(module, "choose", lambda *args: asked.append(args) or ops.Choice(False, "asked"))
     with torch.no_grad():
         tiny(inputs()[0].double(), torch.full((2,), 500), text_for(tiny))
     assert asked[0][1:3] == (torch.device("cpu"), torch.float32)
@@ -283,6 +284,6 @@ def test_projections_without_a_bias(fused, monkeypatch):
     text = torch.randn(2, 5, tiny.config.caption_channels, generator=torch.Generator().manual_seed(2))
     for block in tiny.blocks:
         block.attn.proj.bias = block.cross_attn.proj.bias = None
-    found = tiny(x, torch.full((2,), 500), text)
-    monkeypatch.setattr(module, "choose", lambda *given: ops.Choice(False, "asked"))
-    assert_close(found, tiny(x, torch.full((2,), 500), text), 1e-5)
+    output = tiny(x, torch.full((2,), 500), text)
+    monkeypatch.setattr(module, "choose", lambda *args: ops.Choice(False, "asked"))
+    assert_close(output, tiny(x, torch.full((2,), 500), text), 1e-5)

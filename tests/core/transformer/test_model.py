@@ -74,8 +74,8 @@ def test_positions_do_not_ask_for_the_default_device():
     positions, grid = PACK.core("transformer.positions"), PACK.core("shapes").LatentGrid(2, 3)
     truth = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
     with torch.device("meta"):
-        found = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
-    assert all(map(torch.equal, found, truth))
+        table = positions.rotary_table(2, grid, (8, 6, 6), 5, torch.device("cpu"))
+    assert all(map(torch.equal, table, truth))
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def test_timesteps_per_latent_frame():
 
 @torch.no_grad()
 def test_window_of_many_chunks_forgets_the_oldest():
-    """A window larger than the past is the whole past; W = 2 after three chunks is the sum of the last two."""
+    """A window larger than the past is the whole past; W = 2 after three chunks sums the last two."""
     model = PACK.tiny_model()
     x = torch.randn(1, 16, 4, 4, 6, generator=torch.Generator().manual_seed(0))
     text = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(1))

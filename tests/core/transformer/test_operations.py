@@ -18,12 +18,12 @@ def _counting(made):
 
     for kind in KINDS:
         base = getattr(nn, kind)
-        own = type(
+        layer_class = type(
             kind,
             (base,),
             {"__init__": lambda self, *a, _b=base, **k: (_b.__init__(self, *a, **k), made.append(self))[0]},
         )
-        setattr(Operations, kind, own)
+        setattr(Operations, kind, layer_class)
     return Operations
 
 
@@ -95,9 +95,9 @@ def test_a_host_may_compute_in_another_dtype_than_weights_are_kept_in():
     assert stored.dtype == torch.float32
     assert made.dtype == latents.dtype
     assert torch.equal(made, expected)
-    for own, other in zip(stored.absorb(latents, text), narrow.absorb(latents, text), strict=True):
-        assert own.tail.dtype == torch.bfloat16
-        assert torch.equal(own.tail, other.tail)
-        assert torch.equal(own.vk, other.vk)
+    for block, other in zip(stored.absorb(latents, text), narrow.absorb(latents, text), strict=True):
+        assert block.tail.dtype == torch.bfloat16
+        assert torch.equal(block.tail, other.tail)
+        assert torch.equal(block.vk, other.vk)
     assert narrow.compute_dtype == torch.bfloat16
     assert (stored.compute_device, narrow.compute_device) == (torch.device("cpu"),) * 2

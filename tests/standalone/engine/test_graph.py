@@ -17,10 +17,10 @@ def heard(executor, prompt):
     """(nodes whose result was known, nodes that ran, what was shown)"""
     events = []
     executor.tell = lambda event, data: events.append((event, data))
-    found = executor.run(deepcopy(prompt))
+    shown_by_node = executor.run(deepcopy(prompt))
     known = next(set(data["nodes"]) for event, data in events if event == "cached")
     assert [events[0][0], events[-1][0]] == ["started", "finished"]
-    return known, {data["node"] for event, data in events if event == "executing"}, found
+    return known, {data["node"] for event, data in events if event == "executing"}, shown_by_node
 
 
 @pytest.mark.parametrize("name", VALIDATION)
@@ -33,10 +33,10 @@ def test_validation(name, toy_classes):
             f"(node {n})" in str(refused.value) and part in str(refused.value) for n, part in problems.items()
         )
         return
-    found = Validation(prompt, toy_classes)
-    assert set(found.outputs) == outputs
-    assert set(found.problems) == set(problems)
-    assert all(part in found.problems[node_id][0] for node_id, part in problems.items())
+    validation = Validation(prompt, toy_classes)
+    assert set(validation.outputs) == outputs
+    assert set(validation.problems) == set(problems)
+    assert all(part in validation.problems[node_id][0] for node_id, part in problems.items())
 
 
 def test_values_are_converted_for_the_node(toy_classes):
@@ -52,7 +52,7 @@ def test_two_problems_are_both_told(toy_classes):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted", "good"),
+    ("offered", "wanted", "good"),
     [
         ("A", "A", True),
         ("A", "B", False),
@@ -63,8 +63,8 @@ def test_two_problems_are_both_told(toy_classes):
         ("A", "AB", False),
     ],
 )
-def test_types(given, wanted, good):
-    assert fits(given, wanted) is good
+def test_types(offered, wanted, good):
+    assert fits(offered, wanted) is good
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -58,8 +58,8 @@ def test_a_socket_that_is_forced_takes_no_value(info):
 
 
 def test_an_unknown_node_keeps_its_links(info):
-    found = to_prompt(changed(n8={"type": "KSampler"}), info)["8"]
-    assert (found["class_type"], found["inputs"]) == ("KSampler", {"value": ["7", 1]})
+    converted = to_prompt(changed(n8={"type": "KSampler"}), info)["8"]
+    assert (converted["class_type"], converted["inputs"]) == ("KSampler", {"value": ["7", 1]})
 
 
 def test_subgraphs_are_refused(info):
@@ -69,9 +69,9 @@ def test_subgraphs_are_refused(info):
 
 def test_api_format_is_copied(info):
     prompt = chain(5)
-    found = to_prompt(prompt, info)
-    assert found == prompt
-    found["1"]["inputs"]["seed"] = 99
+    copied = to_prompt(prompt, info)
+    assert copied == prompt
+    copied["1"]["inputs"]["seed"] = 99
     assert prompt == chain(5)
 
 

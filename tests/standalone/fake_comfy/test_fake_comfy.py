@@ -19,8 +19,8 @@ STORED = Path(__file__).parent / "object_info.json"
 
 
 def test_object_info_is_the_real_one(toy_classes):
-    found = json.loads(json.dumps({name: toy.GET_NODE_INFO_V1() for name, toy in toy_classes.items()}))
-    assert found == json.loads(STORED.read_text(encoding="utf-8"))
+    object_info = json.loads(json.dumps({name: toy.GET_NODE_INFO_V1() for name, toy in toy_classes.items()}))
+    assert object_info == json.loads(STORED.read_text(encoding="utf-8"))
 
 
 def test_use_fake_comfy_is_idempotent_and_gives_way(monkeypatch):
@@ -211,14 +211,14 @@ def video(tmp_path):
 def test_video_from_file(video, tmp_path):
     import av
 
-    found = InputImpl.VideoFromFile(str(video))
-    assert found.get_stream_source() == str(video)
-    assert (found.get_dimensions(), found.get_frame_count(), found.get_frame_rate()) == (
+    from_file = InputImpl.VideoFromFile(str(video))
+    assert from_file.get_stream_source() == str(video)
+    assert (from_file.get_dimensions(), from_file.get_frame_count(), from_file.get_frame_rate()) == (
         (64, 32),
         5,
         Fraction(8),
     )
-    found.save_to(str(tmp_path / "copy.mp4"), metadata={"prompt": {"1": 2}})
+    from_file.save_to(str(tmp_path / "copy.mp4"), metadata={"prompt": {"1": 2}})
     with av.open(str(video)) as old, av.open(str(tmp_path / "copy.mp4")) as new:
         assert new.metadata["prompt"] == '{"1": 2}'
         assert new.metadata["comment"] == old.metadata["comment"]

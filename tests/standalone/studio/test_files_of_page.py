@@ -65,8 +65,8 @@ def test_files_are_seen_in_their_own_folders_only(ask, tmp_path):
         assert (await see(params={"filename": "a.png", "subfolder": "x" * 5000})).status == 400
         for name in ("page.html", "drawing.svg"):  # could run scripts as if they were the page's own
             answer = await see(params={"filename": name})
-            told = (answer.content_type, answer.headers["Content-Disposition"])
-            assert told == ("application/octet-stream", "attachment")
+            sent_as = (answer.content_type, answer.headers["Content-Disposition"])
+            assert sent_as == ("application/octet-stream", "attachment")
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
     ask(check)
@@ -137,8 +137,8 @@ def test_workflows_are_saved_listed_moved_and_deleted(ask):
         assert (await asked.delete("/api/userdata/workflows%2Fdeep%2Fother.json")).status == 204
         answer = await asked.post(path, data=b"<script>")
         answer = await asked.get(path)
-        told = (answer.content_type, answer.headers["Content-Disposition"])
-        assert told == ("application/octet-stream", "attachment")
+        sent_as = (answer.content_type, answer.headers["Content-Disposition"])
+        assert sent_as == ("application/octet-stream", "attachment")
         (base / "a.json").write_text("not the page's")
         for outside in ("..%2F..%2Fa.json", "%2Fetc%2Fpasswd"):
             assert (await asked.get(f"/api/userdata/{outside}")).status == 403
@@ -166,8 +166,8 @@ def test_writes_at_once_do_not_lose_each_other(ask):
     async def check(asked):
         await asyncio.gather(*(asked.post(f"/api/settings/k{i}", json=i) for i in range(40)))
         assert await (await asked.get("/api/settings")).json() == {f"k{i}": i for i in range(40)}
-        found = await asyncio.gather(*(_upload(asked, picture((i, 0, 0)), "same.png") for i in range(20)))
-        assert len({answer["name"] for _, answer in found}) == 20
+        uploads = await asyncio.gather(*(_upload(asked, picture((i, 0, 0)), "same.png") for i in range(20)))
+        assert len({answer["name"] for _, answer in uploads}) == 20
         path = "/api/userdata/one.json?overwrite=false"
         saved = await asyncio.gather(*(asked.post(path, data=str(i).encode()) for i in range(10)))
         assert sorted(answer.status for answer in saved) == [200] + [409] * 9

@@ -18,7 +18,8 @@ def test_the_messages_of_a_run_are_comfyuis(ask):
         _, answer = await asked.queue(chain(5), "me", extra_data={"extra_pnginfo": {"workflow": {"id": "w"}}})
         await socket.until("execution_success")
         assert [k for k in socket.kinds() if k != "progress_state"] == [
-            "execution_start", "execution_cached", "executing", "executing", "executing", "executed", "execution_success",
+            "execution_start", "execution_cached", "executing", "executing", "executing", "executed",
+            "execution_success",
         ]  # fmt: skip
         assert (await socket.until("executing"))["node"] is None
         assert {m["data"]["prompt_id"] for m in socket.heard if m["type"] != "status"} == {
@@ -73,9 +74,8 @@ def test_one_after_the_other_in_front_and_taken_away(ask):
         jobs.append((await asked.queue(slow(5), number=-7.5))[1]["prompt_id"])  # before that one
         listed = await (await asked.get("/api/jobs?status=pending")).json()
         assert {job["id"] for job in listed["jobs"]} == set(jobs[1:])
-        assert (await (await asked.get("/api/jobs?status=in_progress,pending&limit=2&offset=1")).json())["pagination"] == {
-            "offset": 1, "limit": 2, "total": 5, "has_more": True,
-        }  # fmt: skip
+        page = await (await asked.get("/api/jobs?status=in_progress,pending&limit=2&offset=1")).json()
+        assert page["pagination"] == {"offset": 1, "limit": 2, "total": 5, "has_more": True}
         answer = await asked.post(f"/api/jobs/{jobs[1]}/cancel")
         assert await answer.json() == {"cancelled": True}
         assert await (await asked.post(f"/api/jobs/{jobs[1]}/cancel")).json() == {"cancelled": False}
@@ -144,14 +144,14 @@ def test_an_error_names_its_node_and_the_queue_goes_on(ask):
             "show": node("ToyShow", value=["f", 0]),
         }
         job = (await asked.queue(prompt, "me"))[1]["prompt_id"]
-        told = await socket.until("execution_error")
-        assert (told["node_id"], told["node_type"], told["exception_message"]) == (
+        error = await socket.until("execution_error")
+        assert (error["node_id"], error["node_type"], error["exception_message"]) == (
             "f",
             "ToyFails",
             "the toy broke",
         )
-        assert told["exception_type"] == "RuntimeError"
-        assert "the toy broke" in "".join(told["traceback"])
+        assert error["exception_type"] == "RuntimeError"
+        assert "the toy broke" in "".join(error["traceback"])
         assert (await asked.until(job, "failed"))["execution_error"]["node_id"] == "f"
         await asked.until((await asked.queue(chain(1)))[1]["prompt_id"], "completed")
 

@@ -1,4 +1,4 @@
-"""Who may ask the page's server, what it tells of nodes, and what it refuses to run."""
+"""Who may ask the page's server, what it says of nodes, and what it refuses to run."""
 
 import json
 
@@ -13,10 +13,10 @@ from support.prompts import chain, node
 
 def test_only_its_own_page_on_this_machine(ask):
     async def check(asked):
-        own = f"http://127.0.0.1:{asked.port}"
+        own_origin = f"http://127.0.0.1:{asked.port}"
         for headers, status in (
             ({}, 200),
-            ({"Origin": own}, 200),
+            ({"Origin": own_origin}, 200),
             ({"Origin": "https://evil.example"}, 403),
             ({"Origin": "http://127.0.0.1:1"}, 403),
             ({"Origin": "null"}, 403),

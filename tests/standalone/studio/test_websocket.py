@@ -55,7 +55,7 @@ def test_a_page_that_was_away_hears_what_it_missed(ask):
         await later.until("execution_success")
         assert {m["data"]["node"] for m in later.heard if m["type"] == "executed"} == {"s", "show"}
         await later.leave()
-        again = await asked.socket("me")  # knows all: nothing is told twice
+        again = await asked.socket("me")  # knows all: nothing is reported twice
         await asked.queue(chain(6), "me")
         assert "executed" not in again.kinds()
         start_of = await again.until("execution_start")

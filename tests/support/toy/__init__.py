@@ -1,4 +1,4 @@
-"""Toy nodes that use every corner of the V3 API that the double has.
+"""Toy nodes that use every corner of the V3 API that the fake ComfyUI has.
 
 A real ComfyUI loads this folder as a pack, too.
 """
