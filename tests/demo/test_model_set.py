@@ -63,7 +63,8 @@ def _contents(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A set, written while nobody's random numbers may be touched."""
-    states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002  the global one
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002  the global one
+    states = torch.random.get_rng_state(), numpy_state, random.getstate()
     folder = tmp_path_factory.mktemp("demo") / "new" / "set"
     assert write_demo_set(folder) == DemoSet.at(folder)
     assert torch.equal(torch.random.get_rng_state(), states[0])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.interpreted import attention, interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
+from support.interpreted import attention, interpreter, pair, relative  # noqa: F401  a fixture for all tests
 
 NEAR = 1e-6
 

@@ -1,4 +1,4 @@
-"""The queue of `make test`: what takes longest begins first, what shares a browser or server stays together."""
+"""The queue of `make test`: the slowest begins first, what shares a browser or server stays together."""
 
 from pathlib import Path
 
