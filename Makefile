@@ -1,7 +1,8 @@
 # make demo: a video on a bare machine. make test: everything CI runs. Both install what they need into .venv.
 # make studio: the same nodes in ComfyUI's page, in your browser.
 PYTHON ?= python3
-WORKERS ?= 2
+# for two cores: the tests of the page mostly wait
+WORKERS ?= 3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready

@@ -231,8 +231,8 @@ MUTATIONS = {
     "memory not added to": (
         MODEL,
         f"{CORE}/transformer/memory.py",
-        "SumMemory(*(self.past + contribution.sums), contribution.tail)",
-        "SumMemory(*contribution.sums, contribution.tail)",
+        "SumMemory(*(self.past + contribution.sums), contribution.kept_tail())",
+        "SumMemory(*contribution.sums, contribution.kept_tail())",
     ),
     "window one too long": (
         MODEL,

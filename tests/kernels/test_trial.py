@@ -38,19 +38,23 @@ def test_nobodys_random_numbers_are_used():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    "operation, name",
-    [
-        ("residual_norm", "residual_norm"),
-        ("residual_norm", "gated_residual"),
-        ("gated_depthwise", "gated_depthwise"),
-        ("linear_attention", "key_value_sum"),
-        ("linear_attention", "query_rows"),
-        ("linear_attention", "folded_weight"),
-        ("temporal_taps", "temporal_taps"),
-    ],
+KERNELS = (
+    ("residual_norm", "residual_norm"),
+    ("residual_norm", "gated_residual"),
+    ("gated_depthwise", "gated_depthwise"),
+    ("linear_attention", "key_value_sum"),
+    ("linear_attention", "query_rows"),
+    ("linear_attention", "folded_weight"),
+    ("temporal_taps", "temporal_taps"),
 )
+
+
+@pytest.mark.parametrize("operation, name", KERNELS)
 def test_a_kernel_that_is_wrong_is_found(operation, name, monkeypatch):
+    for other, its_name in KERNELS:
+        if its_name != name:  # they are right, and the interpreter is slow
+            plain, fast = pair(other)
+            monkeypatch.setattr(fast, its_name, getattr(plain, its_name))
     module = pair(operation)[1]
     right = getattr(module, name)
 
