@@ -28,7 +28,7 @@ class Shared:
     def launch(self):
         if self.browser is None:
             playwright = self.stack.enter_context(sync_playwright())
-            self.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            self.browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             self.stack.callback(self.browser.close)
         return self.browser
 
