@@ -23,6 +23,8 @@ def entries(node, info):
             options = rest[0] if rest else {}
             if isinstance(kind, list):
                 kind, options = "COMBO", {**options, "options": kind}
+            if kind == "COMFY_DYNAMICCOMBO_V3":  # Save Video's codec from ComfyUI 0.33 on
+                kind, options = "COMBO", {"options": [option["key"] for option in options["options"]]}
             yield name, kind, options, place == "required"
 
 
