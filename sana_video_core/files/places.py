@@ -1,0 +1,33 @@
+"""What stands at a path. What the system refuses becomes a sentence and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import FileError
+
+MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether a file is there. Raises FileError where the system doesn't let us look."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there. Raises FileError where the system doesn't let us look."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path | str) -> int:
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116  pathlib's own tests raise before Python 3.14
+    except MISSING:
+        return 0
+    except (OSError, ValueError) as error:  # no entry, a name that is too long, a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(
+            f"“{path}” cannot be opened ({reason}). Check its name, its folder, and whether you may enter it."
+        ) from error
