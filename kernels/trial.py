@@ -47,7 +47,7 @@ def _tried(operations: Iterator[tuple[Callable[..., Any], Callable[..., Any], tu
         raise  # says nothing about the device
     except Exception as error:  # compilers and drivers fail in many ways; the reason says how
         lines = str(error).strip().splitlines()
-        return f"a trial failed with {type(error).__name__}: {lines[0] if lines else 'no reason arguments'}"
+        return f"a trial failed with {type(error).__name__}: {lines[0] if lines else 'no reason given'}"
     return ""
 
 
