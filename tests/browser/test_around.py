@@ -63,7 +63,7 @@ def test_every_node_has_its_help_page(window):
     }
 
 
-def test_a_workflow_is_saved_and_opened_again(site, window, open_page):
+def test_a_workflow_is_saved_and_opened_again(site, window, new_window):
     window.load(drawing("00_without_downloads"), "draft")
     kept = window.prompt()
     window.page.keyboard.press("Control+s")
@@ -72,7 +72,7 @@ def test_a_workflow_is_saved_and_opened_again(site, window, open_page):
     place = site.base / "user" / "default" / "workflows" / "my film.json"
     until(place.is_file, 10, window.pause)
     assert len(json.loads(place.read_text(encoding="utf-8"))["nodes"]) == 16
-    other = open_page()
+    other = new_window.open().empty()
     other.page.keyboard.press("w")
     other.page.get_by_text("my film", exact=True).click()
     other.page.wait_for_function("() => app.graph.nodes.length === 16")

@@ -144,9 +144,9 @@ def test_a_file_that_is_no_workflow(window, tmp_path):
     window.wait_for("execution_success")
 
 
-def test_two_windows_at_once(window, open_page):
+def test_two_windows_at_once(window, new_window):
     """Each sees its own results; the second waits for the first."""
-    one, two = window, open_page()
+    one, two = window, new_window.open().empty()
     for page, seed in ((one, 201), (two, 202)):
         page.load(one_block(values={0: 2, 1: seed}))
         assert page.run().status == 200
@@ -162,7 +162,7 @@ def test_two_windows_at_once(window, open_page):
     )
 
 
-def test_a_cut_socket(open_page, site):
+def test_a_cut_socket(new_window, site):
     """The connection is lost in the middle of a run; the page comes back and is ready.
 
     Ours also shows what became of it: a ComfyUI does not send again what a page missed.
@@ -176,7 +176,9 @@ def test_a_cut_socket(open_page, site):
         sockets.append(socket)
         socket.connect_to_server()
 
-    window = open_page(before=lambda page: page.route_web_socket(re.compile(r"/ws"), through))
+    window = new_window
+    window.page.route_web_socket(re.compile(r"/ws"), through)
+    window.open().empty()
     workflow = one_block(values={0: 2, 1: 301})
     window.load(workflow)
     window.run()

@@ -26,7 +26,7 @@ def read(name):
 
 
 @pytest.fixture(scope="module")
-def furnished(site):
+def furnished(site, needs_browser):
     """The files that our workflows name, as a person has them; only their names matter here."""
     for name in NAMES:
         for node in json.loads(read(name))["nodes"]:
@@ -39,7 +39,7 @@ def furnished(site):
     state.touch()
     (site.base / "input").mkdir(exist_ok=True)
     Image.radial_gradient("L").convert("RGB").save(site.base / "input" / "example.png")
-    SHARED.forget(site)  # a page knows the files that were there when it was opened
+    SHARED.window(site).refresh()  # a page knows the files that were there when it was opened
     yield site
     state.unlink()
     for place in (site.base / "models").glob("*/*"):

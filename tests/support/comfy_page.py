@@ -102,6 +102,10 @@ class ComfyPage:
         self.page.keyboard.press(".")
         self.page.wait_for_timeout(400)
 
+    def refresh(self) -> None:
+        """As an artist's R: ask the server for nodes and files again."""
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
+
     def serialized(self) -> dict[str, Any]:
         return self.page.evaluate("() => app.graph.serialize()")
 

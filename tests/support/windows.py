@@ -33,19 +33,14 @@ class Shared:
         return self.browser
 
     def window(self, site):
-        """The window of all tests on this site, with an empty graph."""
-        if site.url not in self.windows:
-            self.windows[site.url] = self.new(site).open()
-        return self.windows[site.url]
+        """The window of all tests on this site."""
+        if site not in self.windows:
+            self.windows[site] = self.new(site).open()
+        return self.windows[site]
 
     def new(self, site):
         """A window that nobody else has: nothing moves for show, which takes twice the time."""
         return ComfyPage(self.launch().new_context(reduced_motion="reduce").new_page(), site.url)
-
-    def forget(self, site):
-        """The next test gets a new window."""
-        if site.url in self.windows:
-            self.windows.pop(site.url).page.context.close()
 
     def close(self):
         self.stack.close()
@@ -62,11 +57,15 @@ def pytest_runtest_teardown(item, nextitem):
         SHARED.close()
 
 
-@pytest.fixture
-def browser():
+@pytest.fixture(scope="session")
+def needs_browser():
     if CHROMIUM is None and os.environ.get("BROWSER_TESTS") != "required":
         pytest.skip("no Chromium; install Debian's package chromium, or set CHROMIUM to its program")
     assert CHROMIUM, "BROWSER_TESTS=required, but there is no Chromium"
+
+
+@pytest.fixture
+def browser(needs_browser):
     return SHARED.launch()
 
 
@@ -81,26 +80,19 @@ def site(request, tmp_path_factory):
 
 @pytest.fixture
 def window(request, browser, site):
-    """The shared window, with an empty graph; what it showed is kept when a test fails."""
+    """The shared window, its graph empty. After a failure, what it showed is kept, and the window isn't."""
     failed, window = request.session.testsfailed, SHARED.window(site)
     yield window.empty()
     if request.session.testsfailed > failed:
         window.shot(f"failed-{request.node.name}")
-        SHARED.forget(site)
+        SHARED.windows.pop(site).page.context.close()
 
 
 @pytest.fixture
-def open_page(request, browser, site):
-    """Opens windows of their own, each with an empty graph; what they showed is kept when a test fails."""
-    failed, pages = request.session.testsfailed, []
-
-    def open_page(before=lambda page: None):
-        pages.append(SHARED.new(site))
-        before(pages[-1].page)
-        return pages[-1].open().empty()
-
-    yield open_page
-    for number, page in enumerate(pages):
-        if request.session.testsfailed > failed:
-            page.shot(f"failed-{request.node.name}-own-{number}")
-        page.page.context.close()
+def new_window(request, browser, site):
+    """A window of the test's own, not opened yet; what it showed is kept when a test fails."""
+    failed, window = request.session.testsfailed, SHARED.new(site)
+    yield window
+    if request.session.testsfailed > failed:
+        window.shot(f"failed-{request.node.name}-new")
+    window.page.context.close()
