@@ -17,7 +17,11 @@ if not Path("/dev/nvidiactl").exists():  # Triton looks at it once, when somebod
 
 # a second conftest would hide this one from `import conftest`; the tests of a GPU also run where there is no
 # browser
-pytest_plugins = ["support.queue", *(["support.windows"] if importlib.util.find_spec("playwright") else [])]
+pytest_plugins = [
+    "support.queue",
+    "support.which_comfyui",
+    *(["support.windows"] if importlib.util.find_spec("playwright") else []),
+]
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "comfyui_sana_video"
 

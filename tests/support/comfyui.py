@@ -1,6 +1,4 @@
-"""A real ComfyUI: found by COMFYUI_PATH or at comfy-cli's default place, and started on a base directory of
-its own.
-"""
+"""A real ComfyUI, started on a base directory of its own."""
 
 from __future__ import annotations
 
@@ -22,19 +20,12 @@ import aiohttp
 import av
 import pytest
 
+from .which_comfyui import COMFYUI, missing
+
 ROOT = Path(__file__).parents[2]
-COMFYUI = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
 PACK_FOLDER = "ComfyUI-SANA-Video"
 # as the suite's own process: bits may differ between thread counts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def missing() -> str | None:
-    """Why the tests that need ComfyUI are skipped; None where one is found."""
-    if (COMFYUI / "main.py").is_file():
-        return None
-    needed = "with a .venv in it, or its packages in this environment"
-    return f"no ComfyUI at {COMFYUI}; set COMFYUI_PATH to one ({needed})"
 
 
 needs_comfyui = [pytest.mark.comfy, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
