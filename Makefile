@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo studio test suite newest lint types clean
+.PHONY: demo studio test suite floor newest lint types clean
 
 demo: $(READY)
 	$(VENV)/bin/sana-video run workflows/00_without_downloads.json --base out --output out --sheet out/demo.png
@@ -21,6 +21,18 @@ test: lint $(VENV)/.browser
 
 suite: $(VENV)/.browser
 	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10
+
+# The fast tests of what leans on other packages once more, with the oldest that we say we run on (Python 3.10
+# or 3.11). Their place is before that of the others, so torch and pytest stay as they are.
+FLOOR := $(VENV)/floor
+floor: $(READY)
+	rm -rf $(FLOOR)
+	sed -n 's/>=/==/p' requirements.txt > $(VENV)/floor.txt
+	$(RUN) -m pip install --quiet --no-warn-conflicts --only-binary :all: --target $(FLOOR) \
+		--requirement $(VENV)/floor.txt
+	PYTHONPATH=$(FLOOR) $(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not slow and not comfy" \
+		tests/core/checkpoints tests/core/files tests/core/streaming tests/core/text tests/nodes \
+		tests/command_line
 
 # The tests of the page once more, on the newest frontend: it may be ahead of us.
 newest: $(READY) $(VENV)/.browser

@@ -193,7 +193,9 @@ def parts(state, tmp_path_factory):
 def _changed(path, parts, change, **metadata):
     described, tensors = json.loads(json.dumps(parts[0])), dict(parts[1])
     change(described, tensors)
-    save_file(tensors, path, {"sana_video_state": "1", "state": json.dumps(described), **metadata})
+    tensor_file.write_tensors(
+        path, tensors, {"sana_video_state": "1", "state": json.dumps(described), **metadata}
+    )
     return path
 
 

@@ -14,11 +14,12 @@ import torch
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder, demo_vocabulary
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
+from comfyui_sana_video.sana_video_core.files.tensor_file import write_tensors
 from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
 from comfyui_sana_video.sana_video_core.text.encoder import TextEncoder, load_text_encoder
 from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, encode_prompt, prompt_digest
 from comfyui_sana_video.sana_video_core.text.system_prompt import find_system_prompt
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.text_folders import build_encoder_with_system_prompt
 from tokenizers import Tokenizer
 
@@ -66,7 +67,8 @@ def edit_json(path, **changes):
 
 
 def edit_weights(folder, change):
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    path = folder / "model.safetensors"
+    write_tensors(path, change(load_file(path)), {"format": "pt"})  # not into the file that is mapped
 
 
 class TestAgainstDiffusers:
