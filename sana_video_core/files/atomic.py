@@ -2,64 +2,89 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from ..errors import FileError
+from .hidden import hidden_folder
+from .places import is_folder
 
-NAME_KEPT = 40  # letters of a name in that of its temporary file, which must not get too long
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL)
+NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it if the block succeeds and removed if it fails.
+    """A temporary path, renamed to `path` if the block succeeds and removed if it fails.
 
-    Raises FileError, with the system's reason, if the file cannot be written; an older file then stays.
+    Writers of one name don't disturb each other; the file is of the one that ends last. Raises FileError,
+    with the system's reason, if the file cannot be written; an older file then stays.
     """
     path = Path(path)
-    temporary: Path | None = None
+    with written(path):
+        check_place(path)
+        with hidden_folder(path) as folder:
+            temporary = folder / "new"  # no suffix: it must be in no list of models or states
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)  # safetensors makes a file that only its owner can read
+            flush(temporary)
+            temporary.replace(path)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turns what the system or safetensors raise in the block into a FileError about `path`."""
     try:
-        _check_place(path)
-        temporary = _new_file_beside(path)
-        mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(mode)  # safetensors makes a file that only its owner can read
-        _flush(temporary)
-        temporary.replace(path)
+        yield
+    except FileError:
+        raise
     except (OSError, SafetensorError) as error:
-        if isinstance(error, FileError):
-            raise
         reason = getattr(error, "strerror", None) or error  # without the temporary name
         raise FileError(
-            f"“{path}” could not be written ({reason}). "
-            "Nothing was left behind; free some space or choose another folder, and try again."
+            f"“{path}” could not be written ({reason}). Nothing was left behind; {advice(error)}."
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
-def _check_place(path: Path) -> None:
+def advice(error: Exception) -> str:
+    """What to do about a refusal of the system, as the end of a sentence."""
+    number = getattr(error, "errno", None)
+    if number in NO_ENTRY:
+        return "choose a folder that you may write to"
+    if number in NO_NAME:
+        return "give it a shorter name, without special characters"
+    if number in NO_ROOM or number is None:  # safetensors tells no number
+        return "free some space or choose another folder, and try again"
+    return "choose another place, and try again"
+
+
+def check_place(path: Path) -> None:
     """Raises FileError, before any work, if there can be no file of this name."""
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise FileError(f"“{path}” cannot be written: there is no folder “{path.parent}”. Create it first.")
-    if path.is_dir():
+    if is_folder(path):
         raise FileError(f"“{path}” cannot be written: it is a folder. Give the name of a file.")
 
 
-def _new_file_beside(path: Path) -> Path:
-    """An empty file with a unique name and the default permissions."""
-    new = path.with_name(f".{path.name[:NAME_KEPT]}.{uuid4().hex}{path.suffix}")
-    new.touch(exist_ok=False)
-    return new
+def move(source: Path, target: Path) -> None:
+    """Move a file, also to another disk; its new name never holds half of it. Raises FileError."""
+    try:
+        source.replace(target)
+    except OSError:
+        with atomic_path(target) as new:
+            shutil.copyfile(source, new)
+        source.unlink()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Sync to the disk: a file that is renamed before its content is there is empty after a power cut."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -10,7 +10,7 @@ import logging
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -22,9 +22,12 @@ from torch import Tensor
 
 from ..config import CODECS
 from ..errors import FileError, InputError
+from .atomic import check_place, flush
+from .claims import keep_elsewhere
+from .hidden import hidden_folder
 from .image_file import to_bytes
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sana_video")
 
 ENCODERS = dict(zip(CODECS, ("libx264",), strict=True))  # what FFmpeg calls them
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
@@ -39,7 +42,8 @@ class VideoWriter(AbstractContextManager):
     Frames go to a hidden file beside `path`, in fragments that play by themselves. At the end they are copied
     to an ordinary MP4, which takes the final name in one rename; until then an older file stays. If the block
     raises, the finished frames are kept. On a full disk the whole fragments are kept, and the last seconds
-    lost. A killed process leaves only hidden files, which the next writer of this name removes.
+    lost. If the name can't be taken at the end, the video is kept elsewhere. A killed process leaves only a
+    hidden folder, which the next writer of this name removes.
     """
 
     def __init__(
@@ -57,8 +61,6 @@ class VideoWriter(AbstractContextManager):
         """
         # absolute: FFmpeg takes “a:b.mp4” for a protocol, and the working folder may change
         self.path = Path(path).absolute()
-        self._partial = self.path.with_name(f".{self.path.stem}.partial.mp4")
-        self._whole = self.path.with_name(f".{self.path.stem}.whole.mp4")
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"“{self.path}” was given as the name of a video; it has to end in .mp4.")
         if not 0 <= crf <= 51:
@@ -77,8 +79,11 @@ class VideoWriter(AbstractContextManager):
         self._container: OutputContainer | None = None
         self._written: list[None] = []  # one entry for every frame
         self._closed = False
-        with self._explained("Choose a folder that exists and that you may write to."):
-            self._remove_hidden_files()  # what a killed process left behind
+        check_place(self.path)
+        self._hidden = ExitStack()
+        with self._explained("Choose a folder that you may write to."):
+            folder = self._hidden.enter_context(hidden_folder(self.path))
+            self._partial, self._whole = folder / "partial.mp4", folder / "whole.mp4"
             self._partial.touch()
 
     @property
@@ -127,7 +132,7 @@ class VideoWriter(AbstractContextManager):
                 if self._container is not None and self.frames:
                     self._finish(self._container)
             finally:
-                self._remove_hidden_files()
+                self._hidden.close()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
@@ -159,26 +164,39 @@ class VideoWriter(AbstractContextManager):
 
     def _finish(self, container: OutputContainer) -> None:
         """End the fragments and give the file its name. Raises FileError if frames were lost."""
-        reason = "the end did not reach the disk"
+        reason, kept = "the end did not reach the disk", 0
         try:
             with container:  # closes it
                 next(_encoding(container, None))
         except av.FFmpegError as error:
             reason = error.strerror
-        # in any case: FFmpeg doesn't report every failure at the end of a file
-        kept = _cut_to_whole_fragments(self._partial)
-        if kept:
-            copied = _copy_as_ordinary_mp4(self._partial, self._whole) == kept
-            (self._whole if copied else self._partial).replace(self.path)  # fragments play as well
+        finally:  # also after a second Ctrl-C; and FFmpeg doesn't report every failure at the end of a file
+            kept = self._take_name()
         if kept < self.frames:
             raise FileError(
                 f"Only {kept} of the {self.frames} frames could be kept in “{self.path}”: {reason}. "
                 "Free some space or choose another folder, and make the rest again."
             )
 
-    def _remove_hidden_files(self) -> None:
-        self._partial.unlink(missing_ok=True)
-        self._whole.unlink(missing_ok=True)
+    def _take_name(self) -> int:
+        """Give what is whole the final name; returns how many frames that are. Raises FileError."""
+        kept, made = _cut_to_whole_fragments(self._partial), self._partial  # fragments play as well
+        if not kept:
+            return 0
+        try:
+            if _copy_as_ordinary_mp4(self._partial, self._whole) == kept:
+                made = self._whole
+        finally:
+            try:
+                flush(made)
+                made.replace(self.path)
+            except OSError as error:
+                place = keep_elsewhere(made, self.path)
+                raise FileError(
+                    f"“{self.path}” could not take its name ({error.strerror}). "
+                    f"The video is kept as “{place}”, with {kept} frames."
+                ) from error
+        return kept
 
     @contextmanager
     def _explained(self, advice: str) -> Iterator[None]:

@@ -386,8 +386,9 @@ def test_a_disk_that_fails_at_the_last_moment(tmp_path, monkeypatch):
 def test_atomic_path_is_seen_only_when_complete(tmp_path):
     path = tmp_path / "picture.png"
     with atomic_path(path) as temporary:
-        assert temporary.suffix == ".png"
-        assert temporary.parent == tmp_path
+        assert temporary.suffix == "", "a list of states or models would show it"
+        assert temporary.parent.parent == tmp_path
+        assert temporary.parent.name.startswith(".")
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError
-from comfyui_sana_video.sana_video_core.files import video_writer
+from comfyui_sana_video.sana_video_core.files import claims, video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.calibration import limit
@@ -87,8 +87,8 @@ def test_a_killed_process_never_touches_the_name_and_the_next_writer_cleans_up(t
         process.kill()
         process.communicate()
     assert (tmp_path / "a.mp4").read_bytes() == before
-    assert names(tmp_path) == [".a.partial.mp4", "a.mp4"]
-    (tmp_path / ".a.whole.mp4").touch()  # as if it had been killed while copying
+    hidden, video = names(tmp_path)
+    assert (hidden[:7], video) == (".a.mp4.", "a.mp4")
     write_numbers(tmp_path / "a.mp4", 5)
     assert names(tmp_path) == ["a.mp4"]
     assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(5))
@@ -159,16 +159,77 @@ def test_a_copy_that_cannot_be_written_counts_as_nothing(tmp_path):
     assert video_writer._copy_as_ordinary_mp4(tmp_path / "a.mp4", tmp_path / "missing" / "b.mp4") == 0
 
 
-def test_a_name_that_is_a_folder_is_reported_and_nothing_is_left(tmp_path):
+def test_a_name_that_is_a_folder_is_refused_before_any_work(tmp_path):
     (tmp_path / "a.mp4").mkdir()
-    with pytest.raises(FileError, match=r"a\.mp4.*failed after 2 frames"):
-        write_numbers(tmp_path / "a.mp4", 2)
+    with pytest.raises(FileError, match=r"a\.mp4.*it is a folder"):
+        VideoWriter(tmp_path / "a.mp4")
     assert names(tmp_path) == ["a.mp4"]
 
 
+def _a_folder_comes(path, error=None):
+    with VideoWriter(path) as writer:
+        writer.write(grey(0, 1))
+        path.mkdir()
+        if error is not None:
+            raise error
+
+
+def test_a_name_that_becomes_a_folder_costs_nothing(tmp_path):
+    (tmp_path / "a-2.mp4").write_text("somebody else's")
+    with pytest.raises(FileError, match=r"a\.mp4” could not.*Is a directory.*a-3\.mp4”, with 2 frames"):
+        _a_folder_comes(tmp_path / "a.mp4")
+    assert names(tmp_path) == ["a-2.mp4", "a-3.mp4", "a.mp4"]
+    assert (tmp_path / "a-2.mp4").read_text() == "somebody else's"
+    assert numbers_in(read_frames(tmp_path / "a-3.mp4")) == [0, 1]
+
+
+def test_without_room_beside_it_the_video_moves_here_or_to_the_temp_folder(tmp_path, monkeypatch):
+    for name in ("here", "temp", "out"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(claims.tempfile, "gettempdir", lambda: str(tmp_path / "temp"))
+    full, real = {"out", "here"}, claims.first_free
+
+    def first_free(paths):
+        path = next(iter(paths))
+        if path.parent.name in full:
+            raise FileError("full")
+        return real([path])
+
+    monkeypatch.setattr(claims, "first_free", first_free)
+    with pytest.raises(FileError, match=r"kept as “.*temp.a\.mp4”"):
+        _a_folder_comes(tmp_path / "out" / "a.mp4")
+    full.remove("here")
+    with pytest.raises(FileError, match=r"kept as “.*here.b\.mp4”"):
+        _a_folder_comes(tmp_path / "out" / "b.mp4")
+    assert numbers_in(read_frames(tmp_path / "temp" / "a.mp4")) == [0, 1]
+    assert numbers_in(read_frames(tmp_path / "here" / "b.mp4")) == [0, 1]
+
+
 def test_a_failed_close_does_not_hide_the_exception_of_the_block(tmp_path, caplog):
-    (tmp_path / "a.mp4").mkdir()
-    with pytest.raises(Cancelled), VideoWriter(tmp_path / "a.mp4") as writer:  # noqa: PT012
-        writer.write(grey(0))
-        raise Cancelled
-    assert "failed after 1 frames" in caplog.text
+    with pytest.raises(Cancelled):
+        _a_folder_comes(tmp_path / "a.mp4", Cancelled())
+    assert "kept as" in caplog.text
+    assert names(tmp_path) == ["a-2.mp4", "a.mp4"]
+
+
+def test_a_second_interrupt_while_it_is_finished_costs_nothing(tmp_path, monkeypatch):
+    def interrupted(source, target):
+        target.write_bytes(source.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video_writer, "_copy_as_ordinary_mp4", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_numbers(tmp_path / "a.mp4", 20)
+    assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(20))
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_two_writers_of_one_name_both_finish(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4") as one:
+        one.write(grey(*range(20)))
+        write_numbers(tmp_path / "a.mp4", 3)
+        assert numbers_in(read_frames(tmp_path / "a.mp4")) == [0, 1, 2]
+        one.write(grey(20))
+    assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(21))
+    assert names(tmp_path) == ["a.mp4"]
