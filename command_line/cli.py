@@ -13,23 +13,37 @@ from ..sana_video_core.config import CLIP_SAMPLERS, DTYPES, FAMILIES, PROMPT_CHA
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from ..standalone.studio import serve as studio
 from . import run as workflow
+from .process import endings_are_ctrl_c, lasting_streams
+
+CTRL_C = 130  # the status of what was stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 after an error, 130 after an interrupt."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    """Run one command. Returns the exit status: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
+    with lasting_streams(), endings_are_ctrl_c() as came:
+        options = _parser().parse_args(arguments)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        status = _run(options)
+        return 128 + came[-1] if came and status == CTRL_C else status
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options) or 0
     except Cancelled as stop:
-        print(stop, file=sys.stderr)
-        return 130
+        return _say(stop, CTRL_C)
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+        return _say("Stopped.", CTRL_C)
     except SanaVideoError as error:
-        print(f"sana-video: {error}", file=sys.stderr)
-        return 1
+        return _say(f"sana-video: {error}", 1)
+    except OSError as error:  # of a kind that nobody asked for before
+        place = f"“{error.filename}” cannot be used" if error.filename else "The system refuses this"
+        return _say(f"sana-video: {place} ({error.strerror or error}). Check its name and its folder.", 1)
+
+
+def _say(words: object, status: int) -> int:
+    print(words, file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +88,12 @@ def _add_generate(commands) -> None:
     generate = commands.add_parser("generate", help="prompts to an mp4", formatter_class=_Formatter)
     add = generate.add_argument
     add("prompts", nargs="+", metavar="PROMPT", help="one prompt per shot")
-    add("--out", type=Path, default=Path("video.mp4"), help="the mp4 to write (720p: a .latent file)")
+    add(
+        "--out",
+        type=Path,
+        help="the mp4 to write (720p: a .latent file), over an older one of that name; by default "
+        "video.mp4, or video-2.mp4 and so on where that is taken",
+    )
     add("--sheet", type=Path, help="also write a contact sheet (png)")
     add("--seed", type=int, default=0)
     add("--size", type=_size, metavar="WIDTHxHEIGHT", help="the model's own size by default")

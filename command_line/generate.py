@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.errors import InputError, SanaVideoError
+from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.image_file import read_image
 from ..sana_video_core.sampling.one_shot import ClipSampling, sample_clip
 from ..sana_video_core.streaming.priming import encode_beginning, video_end
@@ -23,23 +25,27 @@ from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
-from .outputs import tiling_of, write_clip, write_latents, write_stream
+from .outputs import hold_latents, hold_targets, tiling_of, write_clip, write_latents, write_stream
 
 
 def generate(options: Namespace) -> int:
     """Run `sana-video generate`. Returns the exit status."""
+    _check_texts(options)
     _check_targets(options)
-    models = choose_models(options)
-    model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
-    _check_options(options, model)
-    vae = _load_vae(models) if model.family.vae.built_in else None
-    try:
-        if model.family.causal:
-            assert vae is not None, "every block-causal family's VAE is built in"
-            return _generate_stream(options, models, model, vae)
-        return _generate_clip(options, models, model, vae)
-    except torch.OutOfMemoryError as error:
-        raise InputError(_out_of_memory(options)) from error
+    with ExitStack() as targets:
+        hold_targets(options, targets)
+        models = choose_models(options)
+        model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
+        _check_options(options, model)
+        hold_latents(options, model.family, targets)
+        vae = _load_vae(models) if model.family.vae.built_in else None
+        try:
+            if model.family.causal:
+                assert vae is not None, "every block-causal family's VAE is built in"
+                return _generate_stream(options, models, model, vae)
+            return _generate_clip(options, models, model, vae)
+        except torch.OutOfMemoryError as error:
+            raise InputError(_out_of_memory(options)) from error
 
 
 def _out_of_memory(options: Namespace) -> str:
@@ -49,18 +55,29 @@ def _out_of_memory(options: Namespace) -> str:
     )
 
 
-def _check_targets(options: Namespace) -> None:
-    """Refuse what could not be written after the work."""
-    for path in (options.out, options.sheet, options.state_out):
-        if path is not None and not path.parent.is_dir():
+def _check_texts(options: Namespace) -> None:
+    for text in (*options.prompts, options.negative, options.instruction or ""):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes of a terminal that Python couldn't read
             raise InputError(
-                f"“{path}” cannot be written: there is no folder “{path.parent}”. Create it first."
-            )
-        if path is not None and path.is_dir():
-            raise InputError(f"“{path}” cannot be written: it is a folder. Give the name of a file.")
-    for path, suffix in ((options.sheet, ".png"), (options.state_out, ".safetensors")):
-        if path is not None and path.suffix.lower() != suffix:
-            raise InputError(f"“{path}” has to end with {suffix}.")
+                f"The prompt “{text}” holds letters that this terminal doesn't send as UTF-8. Switch the "
+                "terminal to UTF-8, and type it again."
+            ) from error
+
+
+def _check_targets(options: Namespace) -> None:
+    """Refuse names that nothing can be written under, whatever the family."""
+    for path, suffixes in (
+        (options.out, (".mp4", ".latent")),
+        (options.sheet, (".png",)),
+        (options.state_out, (".safetensors",)),
+    ):
+        if path is None:
+            continue
+        check_place(path)
+        if path.suffix.lower() not in suffixes:
+            raise InputError(f"“{path}” has to end with {' or '.join(suffixes)}.")
     if sum(value is not None for value in (options.image, options.video, options.state_in)) > 1:
         raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
 

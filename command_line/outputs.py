@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..sana_video_core.config import Family
+from ..sana_video_core.files.claims import claim, first_free, numbered
 from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
@@ -18,10 +22,32 @@ from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 
+LATENT = ".latent"  # what ComfyUI's Load Latent reads
+
 
 def tiling_of(options: Namespace) -> Tiling | None:
     """Tiles of the size asked for, overlapping by a quarter as the published ones do (32 by 8)."""
     return None if options.tile is None else Tiling(tile=options.tile, overlap=options.tile // 4)
+
+
+def hold_targets(options: Namespace, targets: ExitStack) -> None:
+    """Try every file to write before the work, and hold its name until the end.
+
+    Without --out it is a new file. Raises FileError.
+    """
+    if options.out is None:
+        options.out = targets.enter_context(first_free(numbered(Path("video.mp4"))))
+    else:
+        targets.enter_context(claim(options.out))
+    for path in (options.sheet, options.state_out):
+        if path is not None:
+            targets.enter_context(claim(path))
+
+
+def hold_latents(options: Namespace, family: Family, targets: ExitStack) -> None:
+    """Where only latents can be written, they go to a new file of the video's name."""
+    if not family.vae.built_in and options.out.suffix.lower() != LATENT:
+        options.out = targets.enter_context(first_free(numbered(options.out.with_suffix(LATENT))))
 
 
 def write_stream(options: Namespace, vae: WanVAE, state: StreamState, from_chunk: int) -> None:
@@ -54,7 +80,7 @@ def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
 
 def write_latents(options: Namespace, latents: Tensor) -> None:
     """Write latents as for ComfyUI's Load Latent node, because the 720p family's VAE is ComfyUI's."""
-    path = options.out.with_suffix(".latent")
+    path = options.out
     empty = torch.zeros(0)  # marks the values as unscaled for Load Latent
     write_tensors(
         path,

@@ -1,0 +1,123 @@
+"""What `generate` writes is tried before the work, and held while it works."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from comfyui_sana_video.command_line import generate, outputs
+from comfyui_sana_video.command_line.cli import main
+from comfyui_sana_video.sana_video_core.config import SANA_VIDEO_720P
+from comfyui_sana_video.sana_video_core.files.claims import claim
+from support.video_files import names
+
+
+@pytest.fixture
+def sana(tmp_path, monkeypatch, capsys):
+    """Runs `generate a` in an empty folder, up to the models: (--out, or None; what it said)."""
+    monkeypatch.chdir(tmp_path)
+    began = []
+
+    def stop(options):
+        began.append(options.out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "choose_models", stop)
+
+    def run(*words):
+        began.clear()
+        status = main(["generate", "a", *map(str, words)])
+        assert status == (130 if began else 1)
+        return (began[0] if began else None), capsys.readouterr().err
+
+    return run
+
+
+def test_without_out_it_is_a_new_file(sana, tmp_path):
+    assert sana()[0] == Path("video.mp4")
+    (tmp_path / "video.mp4").touch()
+    with claim("video-2.mp4"):
+        assert sana()[0] == Path("video-3.mp4")
+    assert names(tmp_path) == ["video.mp4"]
+
+
+@pytest.mark.parametrize(
+    "option, name", [("--out", "v.mp4"), ("--sheet", "s.png"), ("--state-out", "s.safetensors")]
+)
+def test_a_name_that_somebody_writes_is_refused_at_once(option, name, sana, tmp_path):
+    with claim(name):
+        began, said = sana(option, name)
+    assert began is None
+    assert f"{name}” is being written by another program now" in said
+    assert sana(option, name)[1] == "Stopped.\n"
+    assert names(tmp_path) == []
+
+
+TARGETS = {"--out": ".mp4", "--sheet": ".png", "--state-out": ".safetensors"}
+
+
+@pytest.mark.parametrize("option", TARGETS)
+@pytest.mark.parametrize(
+    "stem, words",
+    [
+        ("x" * 300, "too long"),
+        ("猫" * 100, "too long"),
+        ("nul\0", "null"),
+        ("none/x", "no folder"),
+        ("file/x", "no folder"),
+        ("folder", "it is a folder"),
+    ],
+    ids=str.isascii,
+)
+def test_what_cannot_be_written_is_refused_at_once(option, stem, words, sana, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / f"folder{TARGETS[option]}").mkdir()
+    began, said = sana(option, stem + TARGETS[option])
+    assert began is None
+    assert words in said
+    assert said.startswith("sana-video: “")
+    assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("option", TARGETS)
+@pytest.mark.parametrize("stem", ["猫" * 80, "x" * 240])
+def test_a_long_name_is_no_obstacle(option, stem, sana, tmp_path):
+    assert sana(option, stem + TARGETS[option])[1] == "Stopped.\n"
+
+
+@pytest.mark.parametrize("option", TARGETS)
+def test_a_folder_without_permission_is_refused_at_once(option, sana, tmp_path, monkeypatch):
+    real = Path.mkdir
+
+    def refuse(self, *arguments, **options):
+        if self.name.startswith("."):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    began, said = sana(option, f"x{TARGETS[option]}")
+    assert began is None
+    assert "could not be written (Permission denied)" in said
+    assert "choose a folder that you may write to" in said
+
+
+def test_latents_of_720p_are_a_new_file_too(tmp_path, monkeypatch):
+    from argparse import Namespace
+    from contextlib import ExitStack
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v.latent").touch()
+    for given, written in (("v.mp4", "v-2.latent"), ("v.latent", "v.latent")):
+        options = Namespace(out=Path(given), sheet=None, state_out=None)
+        with ExitStack() as targets:
+            outputs.hold_targets(options, targets)
+            outputs.hold_latents(options, SANA_VIDEO_720P, targets)
+            assert options.out == Path(written)
+            with pytest.raises(OSError, match="is being written"):
+                claim(written).__enter__()
+
+
+def test_a_prompt_that_is_not_unicode_is_refused(sana):
+    began, said = sana("b\udcff")
+    assert began is None
+    assert "UTF-8" in said
