@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.errors import InputError
+from ..sana_video_core.files.atomic import move
 from ..sana_video_core.files.image_file import to_images
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.shapes import Compression, LatentGrid
@@ -58,7 +59,7 @@ def decode_to_file(
     vae: Any,
     state: StreamState,
     path: Path,
-    rescue: Callable[[], Path],
+    rescue: Callable[[], AbstractContextManager[Path]],
     *,
     row: int,
     from_chunk: int,
@@ -91,10 +92,11 @@ def decode_to_file(
     return path
 
 
-def _keep(path: Path, rescue: Callable[[], Path]) -> None:
+def _keep(path: Path, rescue: Callable[[], AbstractContextManager[Path]]) -> None:
     """Move what was finished to the output folder. On a full disk it stays, and the first error counts."""
     try:
-        kept = Path(shutil.move(path, rescue()))
+        with rescue() as kept:
+            move(path, kept)
     except (OSError, InputError) as error:
         logger.warning("Decoding was stopped; what was finished is still in “%s” (%s).", path, error)
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -114,22 +116,31 @@ def saved_states() -> list[str]:
         (folder_paths.get_input_directory(), "", "input"),
     )
     for root, folder, kind in places:
-        for path in Path(root, folder).rglob("*.safetensors"):
-            if not path.name.startswith("."):
+        for path in _visible(Path(root, folder)):
+            if path.suffix == ".safetensors":
                 with suppress(OSError):  # deleted meanwhile, or a broken link
                     names.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
     return [name for _, name in sorted(names, reverse=True)]
 
 
+def _visible(folder: Path) -> Iterator[Path]:
+    """The files under a folder; without what is hidden, or may not be looked into."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
 def saved_state(name: str) -> Path:
     """The path of a name from `saved_states`. Raises FileError if it is gone or outside of these folders."""
+    from ..sana_video_core.files.places import is_file
+
     try:
         path = Path(folder_paths.get_annotated_filepath(name))
     except ValueError as error:
         raise FileError(
             f"“{name}” is outside of ComfyUI's output and input folders. Choose a state from the list."
         ) from error
-    if not path.is_file():
+    if not is_file(path):
         raise FileError(
             f"There is no saved state “{name}”. "
             f"Save State writes them to output/{STATES}; press R to refresh the list."
@@ -137,23 +148,35 @@ def saved_state(name: str) -> Path:
     return path
 
 
-def new_file(prefix: str, suffix: str) -> Path:
-    """A new, numbered name in ComfyUI's output folder.
+@contextmanager
+def new_file(prefix: str, suffix: str) -> Iterator[Path]:
+    """A new, numbered name in ComfyUI's output folder, held against other processes in the block.
 
     Raises InputError if the prefix leads out of it, FileError if no file can be there.
     """
+    from ..sana_video_core.files.claims import first_free
+
     root = Path(folder_paths.get_output_directory()).resolve()
-    if (
-        not prefix.strip()
-        or not (root / prefix).resolve().is_relative_to(root)
-        or (root / prefix).resolve() == root
-    ):
-        raise InputError(f"“{prefix}” does not name a file in ComfyUI's output folder. Try {STATES}/state.")
     try:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, str(root))
-    except OSError as error:  # a file where a folder should be, or no permission
-        raise FileError(f"“{prefix}” cannot be written ({error.strerror}). Try {STATES}/state.") from error
-    return Path(folder) / f"{name}_{counter:05}_{suffix}"
+        place = (root / prefix).resolve()
+        if not prefix.strip() or place == root or not place.is_relative_to(root):
+            raise InputError(
+                f"“{prefix}” does not name a file in ComfyUI's output folder. Try {STATES}/state."
+            )
+        folder, name, first, _, _ = folder_paths.get_save_image_path(prefix, str(root))
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a file where a folder should be, a circle of links
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"“{prefix}” cannot be written ({reason}). Try {STATES}/state.") from error
+    with first_free(Path(folder, f"{name}_{number:05}_{suffix}") for number in count(first)) as path:
+        yield path
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises InputError or FileError unless a new file of this prefix can be written: it is tried."""
+    with new_file(prefix, ".safetensors"):
+        pass
 
 
 def state_prefix(prefix: str) -> str:
@@ -164,7 +187,10 @@ def state_prefix(prefix: str) -> str:
 
 
 def temporary_file(suffix: str) -> Path:
-    """A new name in ComfyUI's temp folder, which ComfyUI empties when it starts."""
+    """A new name in ComfyUI's temp folder, which ComfyUI empties when it starts. Raises FileError."""
+    from ..sana_video_core.files.atomic import written
+
     folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder / f"sana_video_{uuid4().hex}{suffix}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .files import STATES, new_file, saved_state, saved_states, sentence, state_prefix
+from .files import STATES, check_prefix, new_file, saved_state, saved_states, sentence, state_prefix
 from .help import schema
 from .sockets import SocketState, State
 
@@ -50,11 +50,15 @@ class SanaVideoSaveState(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix) -> bool | str:
+        return filename_prefix is None or sentence(check_prefix, state_prefix(filename_prefix))
+
+    @classmethod
     def execute(cls, state, filename_prefix) -> io.NodeOutput:
         from ..sana_video_core.streaming.state_file import save_state
 
-        path = new_file(state_prefix(filename_prefix), ".safetensors")
-        save_state(state.state, path)
+        with new_file(state_prefix(filename_prefix), ".safetensors") as path:
+            save_state(state.state, path)
         saved = f"Saved {path.name}: {state.state.frames} frames, {path.stat().st_size / 2**20:.1f} MiB."
         return io.NodeOutput(state, ui=ui.PreviewText(saved))
 

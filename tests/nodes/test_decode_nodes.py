@@ -1,12 +1,12 @@
 """Decode and Decode Stream: a continued chunk's frames, interrupted files that are kept, an empty temp."""
 
 import logging
-import shutil
 
 import comfy.model_management as management
 import pytest
 import torch
 from comfy import utils
+from comfyui_sana_video.bridge import decoding
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from support.artist import decoded, demo, folders, node, one_chunk, refused, run, sample, start, two_chunks
@@ -203,7 +203,7 @@ def test_a_rescue_that_fails_does_not_hide_the_reason(base, monkeypatch, caplog)
         raise OSError(28, "No space left on device")
 
     _fails_after(3, monkeypatch)
-    monkeypatch.setattr(shutil, "move", full)
+    monkeypatch.setattr(decoding, "move", full)
     with caplog.at_level(logging.WARNING), refused("NaN or Inf"):
         _film()
     (left,) = _files(base / "temp")

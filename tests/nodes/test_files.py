@@ -5,6 +5,7 @@ import os
 import pytest
 from comfyui_sana_video.demo.model_set import DemoSet
 from comfyui_sana_video.nodes import files
+from comfyui_sana_video.sana_video_core.files.atomic import atomic_path
 from support.artist import DEMO, NAMED, folders, refused
 
 KINDS = [files.TRANSFORMER, files.TEXT_ENCODER, files.VAE, files.LORA]
@@ -157,11 +158,68 @@ def test_a_broken_link_does_not_break_the_list(base):
 # --- new files
 
 
+def _new(prefix, suffix=".safetensors"):
+    with files.new_file(prefix, suffix) as path:
+        return path
+
+
 def test_new_names(base):
-    assert files.new_file("a/state", ".safetensors") == base / "output" / "a" / "state_00001_.safetensors"
+    assert _new("a/state") == base / "output" / "a" / "state_00001_.safetensors"
     put(base / "output" / "a", "state_00041_.safetensors")
-    assert files.new_file("a/state", ".safetensors").name == "state_00042_.safetensors"
-    assert "%year%" not in files.new_file("take_%year%", ".mp4").name
+    assert _new("a/state").name == "state_00042_.safetensors"
+    assert "%year%" not in _new("take_%year%", ".mp4").name
+
+
+def test_a_new_name_is_held_until_it_is_written(base):
+    """Also against other processes: tests/core/files/test_claims.py."""
+    with files.new_file("state", ".safetensors") as one, files.new_file("state", ".safetensors") as other:
+        one.touch()
+        assert [one.name, other.name] == ["state_00001_.safetensors", "state_00002_.safetensors"]
+        assert _new("state").name == "state_00003_.safetensors"
+    assert [path.name for path in (base / "output").iterdir()] == ["state_00001_.safetensors"]
+
+
+def test_two_processes_that_counted_the_same_number(base, monkeypatch):
+    put(base / "output", "state_00001_.safetensors")  # finished between counting and holding
+    told = (str(base / "output"), "state", 1, "", "state")
+    monkeypatch.setattr(files.folder_paths, "get_save_image_path", lambda *_: told)
+    assert _new("state").name == "state_00002_.safetensors"
+
+
+@pytest.mark.parametrize(
+    "prefix, words",
+    [
+        ("x" * 300, "too long"),
+        ("x" * 300 + "/a", "too long"),
+        ("nul\0", "null"),
+        ("file/a", "cannot be written"),
+    ],
+    ids=["name", "folder", "nul", "file"],
+)
+def test_a_prefix_that_cannot_be_written_is_refused_before_the_run(base, prefix, words):
+    put(base / "output" / "sana_states", "file")
+    check = NAMED["SanaVideoSaveState"].validate_inputs
+    assert words in check(prefix)
+    assert (check("good"), check(None)) == (True, True)
+    assert "does not name a file" in check("../a")
+    assert files.saved_states() == []
+
+
+def test_states_that_are_being_written_are_not_listed(base):
+    with atomic_path(_state(base, "a")) as temporary:
+        temporary.with_suffix(".safetensors").touch()
+        assert files.saved_states() == []
+
+
+def _state(base, name):
+    put(base / "output" / "sana_states", "note.txt")
+    return base / "output" / "sana_states" / f"{name}.safetensors"
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + " [output]", "nul\0", "folder.safetensors [input]"])
+def test_names_of_states_that_cannot_be(base, name):
+    put(base / "input" / "folder.safetensors", "a.txt")
+    assert "“" in NAMED["SanaVideoLoadState"].validate_inputs(name)
 
 
 def test_temporary_names_are_never_the_same(base):
