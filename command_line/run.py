@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
+    """Tries and holds the contact sheet's name first."""
+    from ..sana_video_core.errors import InputError
+    from ..sana_video_core.files.claims import claim
+
+    if options.sheet and options.sheet.suffix.lower() != ".png":
+        raise InputError(f"“{options.sheet}” has to end with .png.")
+    with claim(options.sheet) if options.sheet else nullcontext():
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
     """Returns 0. Raises SanaVideoError, or Cancelled after Ctrl-C."""
     from ..standalone.engine.graph import load_nodes
     from ..standalone.engine.workflow_file import apply_demo, apply_setting, read_workflow, to_prompt
@@ -54,6 +66,7 @@ def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list
 
     from ..sana_video_core.errors import InputError
     from ..standalone.engine.executor import Executor
+    from ..standalone.temp import own_temp
     from .console import Console
 
     folder_paths.set_base_directory(str(options.base))
@@ -69,7 +82,7 @@ def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list
             "pack runs it: start ComfyUI, then add --server http://127.0.0.1:8188 to this command."
         )
     _draw_example(prompt, Path(folder_paths.get_input_directory()))
-    with Console(prompt) as console:
+    with own_temp(), Console(prompt) as console:
         Executor(classes, console.tell).run(prompt, extra)
     root = folder_paths.get_output_directory()
     files = [Path(root, file["subfolder"], file["filename"]) for file in console.files]
@@ -82,15 +95,22 @@ def _draw_example(prompt: dict[str, Any], folder: Path) -> None:
     needed = any(
         n["class_type"] == "LoadImage" and n["inputs"].get("image") == "example.png" for n in prompt.values()
     )
-    if needed and not (folder / "example.png").exists():
+    if not needed:
+        return
+    from ..sana_video_core.files.atomic import atomic_path, written
+    from ..sana_video_core.files.places import is_file
+
+    if not is_file(folder / "example.png"):
         from PIL import Image, ImageDraw, ImageOps
 
         picture = ImageOps.colorize(Image.linear_gradient("L"), "royalblue", "mistyrose").resize((832, 480))
         draw = ImageDraw.Draw(picture)
         draw.rectangle((0, 340, 832, 480), fill=(70, 120, 80))
         draw.ellipse((340, 200, 500, 360), fill=(220, 60, 50))
-        folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / "example.png")
+        with written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / "example.png") as new:
+            picture.save(new, format="PNG")
 
 
 def _write_sheet(files: list[Path], sheet: Path) -> None:

@@ -11,13 +11,15 @@ from uuid import uuid4
 import aiohttp
 
 from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
-from ..sana_video_core.files.atomic import atomic_path
+from ..sana_video_core.files.atomic import atomic_path, written
+from ..sana_video_core.files.claims import first_free, numbered, try_folder
 from ..standalone.engine.graph import Prompt, title
 from .console import Console
 
 
 def run_on_server(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
     """Returns the saved files, now in `output`. prepare(object_info) returns the prompt and its metadata."""
+    try_folder(output)
     try:
         return asyncio.run(_run(url.rstrip("/"), prepare, output))
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -50,9 +52,10 @@ async def _run(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path)
         files = []
         for file in console.files:
             async with session.get(f"{url}/view", params=file, raise_for_status=True) as answer:
-                files.append(_place(output, file))
-                with atomic_path(files[-1]) as path:
-                    path.write_bytes(await answer.read())
+                content = await answer.read()
+                with first_free(numbered(_place(output, file))) as place, atomic_path(place) as path:
+                    path.write_bytes(content)
+                files.append(place)
         console.say_saved(files)
         return files
 
@@ -64,7 +67,8 @@ def _place(output: Path, file: dict[str, Any]) -> Path:
         raise InputError(
             f"The server names a file outside of the output folder ({place}); nothing was written there."
         )
-    place.parent.mkdir(parents=True, exist_ok=True)
+    with written(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
     return place
 
 

@@ -53,6 +53,14 @@ def first_free(paths: Iterable[Path]) -> Iterator[Path]:
     raise FileError("None of the names for a new file is free. Give another one.")
 
 
+def try_folder(folder: Path) -> None:
+    """Make a folder if there is none, and try a file in it. Raises FileError."""
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder / "trial"):
+        pass
+
+
 def numbered(path: Path) -> Iterator[Path]:
     """This path, then the same with -2, -3 and so on at the end of its name."""
     yield path

@@ -5,6 +5,9 @@ Names and orders are ComfyUI's, so that one file runs in both.
 
 import hashlib
 import json
+import os
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,10 @@ import torch
 from comfy_api.latest import Types, io, ui
 from PIL import Image, ImageOps
 
+from ...sana_video_core.errors import SanaVideoError
+from ...sana_video_core.files.atomic import atomic_path, written
+from ...sana_video_core.files.claims import first_free
+
 # Others that our workflows contain and only ComfyUI runs. The page shows them, so that those files open here.
 SHOWN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -22,8 +29,10 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 class LoadImage(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        files = sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*"))
-        names = [name for name in files if Path(name).suffix.lower() in PICTURES]
+        _, _, files = next(
+            os.walk(folder_paths.get_input_directory()), ("", [], [])
+        )  # none where it may not look
+        names = [name for name in sorted(files) if Path(name).suffix.lower() in PICTURES]
         image = io.Combo.Input("image", options=names, upload=io.UploadType.image)
         outputs = [io.Image.Output(), io.Mask.Output()]
         return io.Schema(node_id="LoadImage", category="image", inputs=[image], outputs=outputs)
@@ -61,16 +70,33 @@ class SaveVideo(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix):
+        """Tries a file of this name: ComfyUI finds out after the work."""
+        try:
+            with _new_video(filename_prefix or ""):
+                return True
+        except (SanaVideoError, ValueError) as error:
+            return str(error)
+
+    @classmethod
     def execute(cls, video, filename_prefix, format, codec):
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), *video.get_dimensions()
-        )
-        file = f"{name}_{number:05}_.mp4"
         metadata = (cls.hidden.extra_pnginfo or {}) | {"prompt": cls.hidden.prompt}
-        video.save_to(str(Path(folder, file)), format=format, codec=codec, metadata=metadata)
-        return io.NodeOutput(
-            video, ui=ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)])
+        with _new_video(filename_prefix, *video.get_dimensions()) as (path, subfolder):
+            with atomic_path(path) as new:  # without a suffix to know the format by
+                video.save_to(str(new), format="mp4", codec=codec, metadata=metadata)
+            saved = ui.SavedResult(path.name, subfolder, io.FolderType.output)
+        return io.NodeOutput(video, ui=ui.PreviewVideo([saved]))
+
+
+@contextmanager
+def _new_video(prefix, *size):
+    """A new, numbered path in the output folder, and the subfolder in its name; held in the block."""
+    with written(Path(prefix)):
+        folder, name, first, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), *size
         )
+    with first_free(Path(folder, f"{name}_{number:05}_.mp4") for number in count(first)) as path:
+        yield path, subfolder
 
 
 NODES = [LoadImage, SaveVideo]

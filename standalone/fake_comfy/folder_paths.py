@@ -51,7 +51,7 @@ def get_filename_list(folder_name):
 def get_full_path(folder_name, filename):
     inside = os.path.relpath(f"/{filename}", "/")  # "..", too, stays in the folder
     paths = [f"{root}{os.sep}{inside}" for root in get_folder_paths(folder_name)]
-    return next((path for path in paths if Path(path).is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)  # noqa: PTH113  never raises, as there
 
 
 def get_annotated_filepath(name, default_dir=None):
@@ -65,7 +65,7 @@ def get_annotated_filepath(name, default_dir=None):
 
 def exists_annotated_filepath(name):
     try:
-        return Path(get_annotated_filepath(name)).exists()
+        return os.path.exists(get_annotated_filepath(name))  # noqa: PTH110  as above
     except ValueError:
         return False
 

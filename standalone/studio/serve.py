@@ -38,6 +38,7 @@ def _port(text: str) -> int:
 def run(options: Namespace) -> int:
     """Returns 0 after Ctrl-C. Raises InputError when the page's files are missing or the port is taken."""
     from ...sana_video_core.errors import InputError
+    from ...sana_video_core.files.places import is_folder
     from ..engine.graph import load_nodes
 
     frontend = _frontend(options.front_end_root)
@@ -45,13 +46,15 @@ def run(options: Namespace) -> int:
 
     import folder_paths
 
+    from ..temp import own_temp
     from .page import Page
 
-    if not options.base.is_dir():
+    if not is_folder(options.base):
         raise InputError(f"There is no folder “{options.base}”; create it, or name another with --base.")
     folder_paths.set_base_directory(str(options.base))
     page = Page(classes, frontend, local=options.listen in LOOPBACK)
-    asyncio.run(_serve(page.app(), options))
+    with own_temp():
+        asyncio.run(_serve(page.app(), options))
     return 0
 
 
@@ -59,13 +62,14 @@ def _frontend(root: Path | None) -> Path:
     from importlib.util import find_spec
 
     from ...sana_video_core.errors import InputError
+    from ...sana_video_core.files.places import is_file
 
     if root is None:
         package = find_spec("comfyui_frontend_package")
         if package is None or not package.submodule_search_locations:
             raise InputError("ComfyUI's page is not installed here: pip install comfyui-frontend-package")
         root = Path(package.submodule_search_locations[0], "static")
-    if not (root / "index.html").is_file():
+    if not is_file(root / "index.html"):
         raise InputError(f"“{root}” does not hold ComfyUI's page; it has no index.html.")
     return root
 
@@ -80,9 +84,10 @@ async def _serve(app: Any, options: Namespace) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, options.listen, options.port).start()
-        with suppress(NotImplementedError):  # Windows raises KeyboardInterrupt instead
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        with suppress(NotImplementedError, AttributeError):  # Windows raises KeyboardInterrupt instead
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+                    asyncio.get_running_loop().add_signal_handler(number, stop.set)
         host = f"[{options.listen}]" if ":" in options.listen else options.listen
         url = f"http://{host}:{runner.addresses[0][1]}"
         print(f"SANA-Video studio: {url} (Ctrl-C ends it)", flush=True)

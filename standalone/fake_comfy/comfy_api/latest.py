@@ -1,6 +1,8 @@
 """`from comfy_api.latest import io, ui, Input, InputImpl, Types, ComfyExtension`."""
 
+import errno
 import json
+import os
 from enum import Enum
 from fractions import Fraction
 
@@ -37,10 +39,8 @@ class VideoFromFile:
 
     def save_to(self, path, format="auto", codec="auto", metadata=None):
         """Copies packets, so nothing is encoded twice. Keeps the old metadata and adds the new."""
-        with (
-            av.open(self._file) as source,
-            av.open(path, "w", options={"movflags": "use_metadata_tags"}) as target,
-        ):
+        kind, options = None if format == "auto" else format, {"movflags": "use_metadata_tags"}
+        with av.open(self._file) as source, av.open(path, "w", format=kind, options=options) as target:
             for key, value in (source.metadata | (metadata or {})).items():
                 target.metadata[key] = value if isinstance(value, str) else json.dumps(value)
             streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
@@ -48,6 +48,17 @@ class VideoFromFile:
                 if packet.dts is not None:
                     packet.stream = streams[packet.stream.index]
                     target.mux(packet)
+        if _packets(path) != _packets(self._file):  # FFmpeg doesn't report every failure at the end of a file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def _packets(path):
+    """How many packets a file really holds, whatever its index says."""
+    try:
+        with av.open(path) as container:
+            return sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux())
+    except av.FFmpegError:
+        return 0
 
 
 class ComfyExtension:

@@ -90,7 +90,7 @@ def _run_and_end(address, process, root):
         "3": node("SanaVideoStateInfo", state=["2", 0]),
     }
     assert run_on_server(address, lambda info: (prompt, {}), root / "fetched") == []
-    assert list((root / "temp").glob("*.png"))  # the filmstrip
+    assert list((root / "temp").rglob("*.png"))  # the filmstrip
     sampler = node(
         "SanaVideoBlockSampler", model=["1", 0], positive=["4", 0], state=["2", 0], chunks=40, seed=0
     )
@@ -116,6 +116,7 @@ def _run_and_end(address, process, root):
     other.join(limit(20))
     assert len(words) == 1
     assert re.search(r"stopped|closed the connection|No ComfyUI answers", words[0])
+    assert not (root / "temp").exists()
 
 
 def get(url):
