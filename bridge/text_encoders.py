@@ -13,6 +13,7 @@ import comfy.sd
 from torch import Tensor, nn
 
 from ..sana_video_core.errors import InputError
+from ..sana_video_core.files.places import is_folder
 from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, embedding_digest, encode_prompt, motion_suffix
 from ..sana_video_core.text.system_prompt import find_system_prompt
@@ -49,7 +50,7 @@ class HostedTextEncoder:
         dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
         if comfy.model_management.text_encoder_device().type == "cpu":
             dtype = None  # as stored: half precision is only slower there
-        near = [path if path.is_dir() else path.parent]
+        near = [path if is_folder(path) else path.parent]
         system_prompt = find_system_prompt(near=near, extra=filter(None, [_pixeldit("_PIXELDIT_CHI_PROMPT")]))
         return cls(load_text_encoder(path, dtype=dtype, system_prompt=system_prompt))
 

@@ -170,9 +170,11 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    from ..sana_video_core.files.claims import claim
     from .files import convert
 
-    print(convert(options.source, options.target, options.family, options.config, options.dtype))
+    with claim(options.target):
+        print(convert(options.source, options.target, options.family, options.config, options.dtype))
 
 
 def _make_demo(options: argparse.Namespace) -> None:

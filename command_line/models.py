@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
 from ..sana_video_core.errors import InputError
+from ..sana_video_core.files.places import is_folder
 from ..sana_video_core.files.tensor_file import read_metadata
 from ..sana_video_core.text.encoder import load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, encode_prompt
@@ -42,7 +43,7 @@ def choose_models(options: Namespace) -> Models:
         demo = demo_set()
         paths = (demo.transformer, demo.text_encoder, demo.vae)
     else:
-        whole = options.model if (options.model / "text_encoder").is_dir() else None
+        whole = options.model if is_folder(options.model / "text_encoder") else None
         paths = (options.model, options.text_encoder or whole, options.vae or whole)
         if paths[1] is None:
             raise InputError(
@@ -88,7 +89,7 @@ def encode_prompts(
 ) -> list[Prompt]:
     """The prompts as the transformer reads them, on the CPU. The text encoder is freed afterwards."""
     stored = _stored_system_prompt(models.transformer)
-    near = models.transformer if models.transformer.is_dir() else models.transformer.parent
+    near = models.transformer if is_folder(models.transformer) else models.transformer.parent
     original = find_system_prompt(near=[near], extra=[stored] if stored else [])
     dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16
     disable_progress_bar()  # no bar for the files of one model

@@ -7,7 +7,6 @@ set with random weights can be written from a seed; it makes patterns, not scene
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from ..sana_video_core.checkpoints.checkpoint import save_transformer
 from ..sana_video_core.config import DEMO, TransformerConfig
 from ..sana_video_core.errors import FileError
+from ..sana_video_core.files.hidden import hidden_folder
+from ..sana_video_core.files.places import is_file, is_folder
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
@@ -61,7 +62,7 @@ def demo_set() -> DemoSet:
     """The trained set that comes with the pack. Raises FileError when one of its files is missing."""
     paths = DemoSet.at(FOLDER)
     for path in paths.files():
-        if not path.is_file():
+        if not is_file(path):
             raise FileError(
                 f"The demo's file “{path.relative_to(FOLDER.parent).as_posix()}” is not in this pack's "
                 f"folder “{FOLDER.parent}”, so the folder is incomplete. Get the pack again."
@@ -72,22 +73,23 @@ def demo_set() -> DemoSet:
 def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
     """Write a `TINY` set with weights drawn from `seed` to a new folder, complete or not at all."""
     folder = Path(folder)
-    if _exists(folder):
+    if is_file(folder) or is_folder(folder):
         raise FileError(
             f"“{folder}” exists already. Choose a new folder for the demo set, or remove this one."
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-            complete = Path(name) / folder.name
+        with hidden_folder(folder) as hidden:
+            complete = hidden / "set"
             complete.mkdir()
+            (hidden / folder.name).touch()  # before the work: the name may be what this disk doesn't take
             _write(DemoSet.at(complete), seed)
             complete.rename(folder)
     except Exception as error:
         # tokenizers raises plain exceptions when a file cannot be written
         if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:
             raise
-        if _exists(DemoSet.at(folder).text_encoder):  # another process wrote the same set meanwhile
+        if is_folder(DemoSet.at(folder).text_encoder):  # another process wrote the same set meanwhile
             return DemoSet.at(folder)
         # a FileError's message names a temporary file, which is gone
         reason = error.__cause__ if isinstance(error, FileError) else error
@@ -96,13 +98,6 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
             "Nothing was left behind; free some space or choose another folder."
         ) from error
     return DemoSet.at(folder)
-
-
-def _exists(folder: Path) -> bool:
-    try:
-        return folder.exists()
-    except OSError:  # the system refuses this place; writing there says why
-        return False
 
 
 def _write(paths: DemoSet, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -13,6 +12,7 @@ from uuid import uuid4
 import folder_paths
 
 from ..sana_video_core.errors import FileError, InputError, SanaVideoError
+from ..sana_video_core.files.places import is_file, visible_files
 
 DEMO = "demo (built in)"
 STATES = "sana_states"  # under ComfyUI's output folder
@@ -116,24 +116,15 @@ def saved_states() -> list[str]:
         (folder_paths.get_input_directory(), "", "input"),
     )
     for root, folder, kind in places:
-        for path in _visible(Path(root, folder)):
+        for path in visible_files(Path(root, folder)):
             if path.suffix == ".safetensors":
                 with suppress(OSError):  # deleted meanwhile, or a broken link
                     names.append((path.stat().st_mtime, f"{path.relative_to(root).as_posix()} [{kind}]"))
     return [name for _, name in sorted(names, reverse=True)]
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    """The files under a folder; without what is hidden, or may not be looked into."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
-
-
 def saved_state(name: str) -> Path:
     """The path of a name from `saved_states`. Raises FileError if it is gone or outside of these folders."""
-    from ..sana_video_core.files.places import is_file
-
     try:
         path = Path(folder_paths.get_annotated_filepath(name))
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import FileError
@@ -19,6 +20,13 @@ def is_file(path: Path | str) -> bool:
 def is_folder(path: Path | str) -> bool:
     """Whether a folder is there. Raises FileError where the system doesn't let us look."""
     return stat.S_ISDIR(_mode(path))
+
+
+def visible_files(folder: Path | str) -> Iterator[Path]:
+    """The files under a folder, without those that are hidden or that the system doesn't let us see."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _mode(path: Path | str) -> int:

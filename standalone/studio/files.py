@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import mimetypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
+from itertools import chain, count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import folder_paths
 from aiohttp import web
 from PIL import Image
 
-from ...sana_video_core.files.atomic import atomic_path
+from ...sana_video_core.files.atomic import atomic_path, written
+from ...sana_video_core.files.claims import claim, first_free
+from ...sana_video_core.files.places import is_file, is_folder, visible_files
+from ...sana_video_core.files.text_file import read_text
 from ..engine.core_nodes import PICTURES
 
 UPLOAD_LIMIT = 100 * 2**20  # bytes; as ComfyUI's own
@@ -25,6 +31,7 @@ ROOTS = {
     "output": folder_paths.get_output_directory,
     "temp": folder_paths.get_temp_directory,
 }
+Answer = TypeVar("Answer")
 routes = web.RouteTableDef()
 
 
@@ -44,7 +51,11 @@ async def read_json(request: web.Request) -> Any:
 def inside(root: Path | str, *parts: str) -> Path:
     """The path of these parts under `root`. Refuses a path that leads out of it, also through a link."""
     place = Path(root, *(part for part in parts if part))
-    if "\0" in str(place) or not place.resolve().is_relative_to(Path(root).resolve()):
+    try:
+        inside = place.resolve().is_relative_to(Path(root).resolve())
+    except (OSError, ValueError, RuntimeError):  # no name that the system takes, or a circle of links
+        inside = False
+    if not inside:
         raise refuse(web.HTTPForbidden, f"“{'/'.join(parts)}” lies outside of the studio's folders.")
     return place
 
@@ -65,7 +76,7 @@ async def view(request: web.Request) -> web.StreamResponse:
     if root is None or "filename" not in query:
         raise refuse(web.HTTPBadRequest, "A file needs a name, and a type: input, output or temp.")
     path = inside(root(), query.get("subfolder", ""), query["filename"])
-    if not path.is_file():
+    if not is_file(path):
         raise refuse(web.HTTPNotFound, f"There is no file “{query['filename']}” any more.")
     kind = mimetypes.guess_type(path)[0] or ""
     if kind.startswith(SHOWN):
@@ -89,9 +100,11 @@ async def upload(request: web.Request) -> web.Response:
     path = inside(folder_paths.get_input_directory(), subfolder, Path(image.filename).name)
     content = await asyncio.to_thread(_checked, image, path.name)
     async with request.app[WRITING]:
-        if str(form.get("overwrite")).lower() not in ("true", "1"):
-            path = _free(path, content)
-        await _write(path, content)
+        if str(form.get("overwrite")).lower() in ("true", "1"):
+            await _write(path, content)
+        else:
+            same = (other for other in takewhile(is_file, _names(path)) if _holds(other, content))
+            path = next(same, None) or await _write_new(_names(path), content)
     return web.json_response({"name": path.name, "subfolder": subfolder, "type": "input"})
 
 
@@ -106,23 +119,49 @@ def _checked(image: web.FileField, name: str) -> bytes:
     return content
 
 
-def _free(path: Path, content: bytes) -> Path:
-    """This path, or one with a number, where there is no file yet or the same one."""
-    stem, number = path.stem, 0
-    while path.exists() and path.read_bytes() != content:
-        number += 1
-        path = path.with_name(f"{stem} ({number}){path.suffix}")
-    return path
+def _names(path: Path) -> Iterator[Path]:
+    """This path, then the same with a number, as ComfyUI counts them."""
+    yield path
+    yield from (path.with_name(f"{path.stem} ({number}){path.suffix}") for number in count(1))
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 async def _write(path: Path, content: bytes) -> None:
+    """Write a file, also over an older one."""
+
     def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
+        with _in_its_folder(path), atomic_path(path) as temporary:
             temporary.write_bytes(content)
 
+    await _stored(write)
+
+
+async def _write_new(paths: Iterator[Path], content: bytes) -> Path:
+    """Write the first of these paths, all in one folder, that is free; returns it."""
+    first = next(paths)
+
+    def write() -> Path:
+        with _in_its_folder(first), first_free(chain([first], paths)) as path:
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+            return path
+
+    return await _stored(write)
+
+
+@contextmanager
+def _in_its_folder(path: Path) -> Iterator[None]:
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    yield
+
+
+async def _stored(write: Callable[[], Answer]) -> Answer:
     try:
-        await asyncio.to_thread(write)
+        return await asyncio.to_thread(write)
     except OSError as error:
         raise refuse(web.HTTPInsufficientStorage, str(error)) from error
 
@@ -142,17 +181,17 @@ def _answer(request: web.Request, path: Path) -> web.Response:
     return web.json_response(_about(path, user_folder()) if full else name)
 
 
-def _target(request: web.Request, name: str) -> Path:
-    """A path to write to; refuses one that exists, unless it may be overwritten."""
-    path = inside(user_folder(), name)
-    if request.query.get("overwrite", "true") == "false" and path.exists():
+def _target(request: web.Request, name: str) -> tuple[Path, bool]:
+    """A path to write to, and whether it has to be new; refuses one that exists then."""
+    path, new = inside(user_folder(), name), request.query.get("overwrite", "true") == "false"
+    if new and (is_file(path) or is_folder(path)):
         raise refuse(web.HTTPConflict, f"“{name}” exists already.")
-    return path
+    return path, new
 
 
 def _existing(name: str) -> Path:
     path = inside(user_folder(), name)
-    if not path.is_file():
+    if not is_file(path):
         raise refuse(web.HTTPNotFound, f"There is no file “{name}”.")
     return path
 
@@ -160,8 +199,13 @@ def _existing(name: str) -> Path:
 @routes.get("/userdata")
 async def list_saved(request: web.Request) -> web.Response:
     root = inside(user_folder(), request.query.get("dir", ""))
-    paths = root.rglob("*") if request.query.get("recurse") == "true" else root.glob("*")
-    about = sorted((_about(path, root) for path in paths if path.is_file()), key=lambda entry: entry["path"])
+    deep = request.query.get("recurse") == "true"
+    about = []
+    for path in visible_files(root):
+        if deep or path.parent == root:
+            with suppress(OSError):  # deleted meanwhile, or a broken link
+                about.append(_about(path, root))
+    about.sort(key=lambda entry: entry["path"])
     if request.query.get("full_info") == "true":
         return web.json_response(about)
     names = [entry["path"] for entry in about]
@@ -179,8 +223,8 @@ async def read_saved(request: web.Request) -> web.StreamResponse:
 async def save(request: web.Request) -> web.Response:
     content = await request.read()
     async with request.app[WRITING]:
-        path = _target(request, request.match_info["file"])
-        await _write(path, content)
+        path, new = _target(request, request.match_info["file"])
+        await (_write_new(iter([path]), content) if new else _write(path, content))
     return _answer(request, path)
 
 
@@ -192,11 +236,15 @@ async def delete_saved(request: web.Request) -> web.Response:
 
 @routes.post("/userdata/{file}/move/{target}")
 async def move_saved(request: web.Request) -> web.Response:
-    source, path = _existing(request.match_info["file"]), _target(request, request.match_info["target"])
-    if path.is_dir():
-        raise refuse(web.HTTPConflict, f"“{request.match_info['target']}” is a folder.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(path)
+    async with request.app[WRITING]:
+        source, (path, new) = (
+            _existing(request.match_info["file"]),
+            _target(request, request.match_info["target"]),
+        )
+        if is_folder(path):
+            raise refuse(web.HTTPConflict, f"“{request.match_info['target']}” is a folder.")
+        with _in_its_folder(path), claim(path) if new else nullcontext():
+            source.replace(path)
     return _answer(request, path)
 
 
@@ -210,7 +258,7 @@ def settings() -> dict[str, Any]:
     that are missing here.
     """
     try:
-        saved = json.loads((user_folder() / "comfy.settings.json").read_text(encoding="utf-8"))
+        saved = json.loads(read_text(user_folder() / "comfy.settings.json"))
         return {name: value for name, value in saved.items() if name != "Comfy.TutorialCompleted"}
     except (OSError, ValueError, AttributeError):
         return {}

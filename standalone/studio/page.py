@@ -104,7 +104,9 @@ class Page:
         except web.HTTPException:
             raise
         except OSError as error:  # a name that is too long, a folder where a file should be
-            raise refuse(web.HTTPBadRequest, f"The file cannot be used: {error.strerror}.") from error
+            raise refuse(
+                web.HTTPBadRequest, f"The file cannot be used: {error.strerror or error}."
+            ) from error
         except Exception as error:
             logging.getLogger("sana_video").exception("The studio could not answer %s.", request.path)
             words = f"The studio could not answer ({type(error).__name__}); see its terminal."

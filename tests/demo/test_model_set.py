@@ -232,7 +232,7 @@ def test_a_set_that_somebody_else_finished_meanwhile_is_taken(folder, tmp_path, 
 def test_a_place_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "set", tmp_path / ("x" * 300)):
-        with pytest.raises(FileError, match="cannot be written"):
+        with pytest.raises(FileError, match=r"cannot be (written|opened)"):
             write_demo_set(place)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -268,10 +268,13 @@ print(*sorted(name.removeprefix("comfyui_sana_video.") for name in sys.modules i
 """
 
 
+LIGHT = ("config", "errors", "shapes", "files", "files.places")
+
+
 def test_importing_the_nodes_imports_no_model():
     """Schemas included: ComfyUI asks every installed pack for them when it starts."""
     command = [sys.executable, "-c", CODE, str(ROOT / "tests"), str(len(NODES))]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     imported = {name for name in done.stdout.split() if name.startswith(("sana_video_core.", "bridge"))}
-    assert imported == {f"sana_video_core.{name}" for name in ("config", "errors", "shapes")}
+    assert imported == {f"sana_video_core.{name}" for name in LIGHT}

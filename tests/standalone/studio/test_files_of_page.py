@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("aiohttp")
+from comfyui_sana_video.sana_video_core.files.atomic import atomic_path
+from comfyui_sana_video.sana_video_core.files.claims import claim
 from comfyui_sana_video.standalone.studio import files as page_files
 from support.page_client import fixture_ask  # noqa: F401
 
@@ -188,6 +190,68 @@ def test_a_full_disk_leaves_the_older_file(ask, monkeypatch):
         assert (answer.status, "No space left" in await answer.text()) == (507, True)
         assert await (await asked.get(path)).text() == "old"
         assert [path.name for path in (base / "user" / "default").iterdir()] == ["a.json"]
+
+    ask(check)
+
+
+def test_two_studios_on_one_folder_do_not_take_each_others_names(ask):
+    """Another process holds the name that both count to."""
+
+    async def check(asked):
+        base = asked.base
+        (base / "input").mkdir(exist_ok=True)
+        with claim(base / "input" / "a.png"):
+            assert (await _upload(asked, picture()))[1]["name"] == "a (1).png"
+        (base / "user" / "default").mkdir(parents=True)
+        with claim(base / "user" / "default" / "a.json"):
+            assert (await asked.post("/api/userdata/a.json?overwrite=false", data=b"{}")).status == 507
+            assert (await asked.post("/api/userdata/a.json", data=b"{}")).status == 200
+
+    ask(check)
+
+
+def test_files_that_are_being_written_are_not_listed(ask):
+    async def check(asked):
+        user = asked.base / "user" / "default"
+        (user / "workflows").mkdir(parents=True)
+        with atomic_path(user / "workflows" / "a.json"):
+            for deep in ("true", "false"):
+                answer = await asked.get("/api/userdata", params={"dir": "workflows", "recurse": deep})
+                assert await answer.json() == []
+
+    ask(check)
+
+
+def test_names_that_the_system_refuses_are_refused_in_words(ask):
+    async def check(asked):
+        user = asked.base / "user" / "default"
+        user.mkdir(parents=True)
+        (asked.base / "output").mkdir(exist_ok=True)
+        (user / "a.json").write_text("{}")
+        long = "n" * 300
+        for answer in (
+            await asked.get(f"/api/userdata/{long}"),
+            await asked.post(f"/api/userdata/{long}?overwrite=false", data=b"x"),
+            await asked.post(f"/api/userdata/a.json/move/{long}"),
+            await asked.get("/api/view", params={"filename": long}),
+        ):
+            assert (answer.status, "too long" in await answer.text()) == (400, True)
+        answer = await asked.post(f"/api/userdata/{long}", data=b"x")
+        assert (answer.status, "too long" in await answer.text()) == (507, True)
+        answer = await asked.get("/api/userdata", params={"dir": "a\0"})
+        assert answer.status == 403
+        assert (user / "a.json").read_text() == "{}"
+
+    ask(check)
+
+
+def test_settings_from_an_editor_on_windows(ask):
+    async def check(asked):
+        folder = asked.base / "user" / "default"
+        folder.mkdir(parents=True)
+        for encoding in ("utf-8-sig", "utf-16"):
+            (folder / "comfy.settings.json").write_text('{"A": "猫"}', encoding=encoding)
+            assert await (await asked.get("/api/settings")).json() == {"A": "猫"}
 
     ask(check)
 
