@@ -1,13 +1,14 @@
 """Runs a prompt: each node after its inputs, and not at all while its result is cached.
 
-The cache key is ComfyUI's: class, fingerprint and inputs of the node and of all its ancestors, where a link
-is a position in the ordered ancestry. Node ids are not part of it.
+The cache key is ComfyUI's: class, fingerprint and inputs of the node and of all its ancestors. Node ids are
+not part of it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Executor:
 
     tell(event, data) is called with: started, left out {message}, cached {nodes}, executing {node},
     progress {node, value, max, preview}, executed {node, output}, error {node, message}, finished.
+    Nothing here is recursive: a chain may have thousands of nodes.
     """
 
     def __init__(
@@ -52,20 +54,22 @@ class Executor:
     ) -> None:
         self.classes, self.tell, self.cache = classes, tell, cache
         self.results: dict[Any, Result] = {}
+        self._numbers, self._count = {}, count(1)  # a short key for each node's long one
 
     def run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None = None) -> dict[str, Any]:
         """What nodes show, by id. Raises InputError, a SanaVideoError that names the node, or Cancelled."""
         self._prompt, self._extra, self._shown = prompt, extra_pnginfo, {}
         validation = Validation(prompt, self.classes)
         self._nodes = {node_id: self.classes[node["class_type"]] for node_id, node in prompt.items()}
-        self._schemas = {node_id: node.GET_SCHEMA() for node_id, node in self._nodes.items()}
-        prints = {node_id: self._fingerprint(node_id) for node_id in prompt}
+        self._schemas, self._lazy = validation.schemas, {}
+        self._known_inputs = {id(s): {entry.id for entry in s.inputs} for s in self._schemas.values()}
         keep = self.cache != "none"
-        self._keys = {node_id: self._signature(node_id, prints) if keep else node_id for node_id in prompt}
+        self._keys = self._signatures() if keep else {node_id: node_id for node_id in prompt}
         self.results = {key: self.results[key] for key in self._keys.values() if keep and key in self.results}
-        needed = list(validation.outputs)
-        for node_id in needed:  # grows during the loop
-            needed += [source for source in self._sources(node_id) if source not in needed]
+        needed = dict.fromkeys(validation.outputs)
+        for node_id in (queue := list(needed)):  # grows during the loop
+            queue += [source for source in self._sources(node_id) if source not in needed]
+            needed |= dict.fromkeys(self._sources(node_id))
         self._uses = Counter(source for node_id in needed for source in self._sources(node_id))
         model_management.interrupt_current_processing(False)
         self.tell("started", {})
@@ -74,19 +78,18 @@ class Executor:
         self.tell("cached", {"nodes": [n for n, key in self._keys.items() if key in self.results]})
         with torch.inference_mode():
             for node_id in validation.outputs:
-                self._result(node_id)
+                self._work(node_id)
         self.tell("finished", {})
         return self._shown
 
     def _inputs(self, node_id: str) -> dict[str, Any]:
         """The inputs that the node knows."""
         inputs, schema = self._prompt[node_id]["inputs"], self._schemas[node_id]
-        known = {entry.id for entry in schema.inputs}
+        known = self._known_inputs[id(schema)]
         return {name: value for name, value in inputs.items() if schema.accept_all_inputs or name in known}
 
     def _sources(self, node_id: str) -> list[str]:
-        links = sorted(self._prompt[node_id]["inputs"].items())
-        # an input that the node doesn't know may link to a missing node
+        links = sorted(self._inputs(node_id).items())
         return list(dict.fromkeys(v[0] for _, v in links if is_link(v) and v[0] in self._prompt))
 
     def _fingerprint(self, node_id: str) -> Any:
@@ -97,64 +100,105 @@ class Executor:
         except Exception:  # it counts as changed, as in ComfyUI
             return object()
 
-    def _signature(self, node_id: str, prints: dict[str, Any]) -> Any:
-        order: dict[str, int] = {}
+    def _signatures(self) -> dict[str, Any]:
+        """A key for each node that is equal in two runs if the node and all its ancestors are.
 
-        def number(current: str) -> None:
-            for source in self._sources(current):
-                if source not in order:
-                    order[source] = len(order)
-                    number(source)
-
-        def key(member: str) -> tuple[Any, ...]:
-            schema = self._schemas[member]
+        A node that feeds itself has none that stays; it doesn't run.
+        """
+        keys: dict[str, Any] = {}
+        before, self._numbers = self._numbers, {}
+        for node_id in self._ordered():
+            schema, inputs = self._schemas[node_id], self._inputs(node_id)
             by_id = schema.not_idempotent or io.Hidden.unique_id in schema.hidden
-            values = self._prompt[member]["inputs"].items()
-            inputs = {name: (order.get(v[0]), v[1]) if is_link(v) else [v] for name, v in values}
-            return schema.node_id, prints[member], member if by_id else None, inputs
+            values = {
+                name: (keys.get(v[0]), v[1]) if is_link(v) and name in inputs else [v]
+                for name, v in self._prompt[node_id]["inputs"].items()
+            }
+            long = _frozen((schema.node_id, self._fingerprint(node_id), node_id if by_id else None, values))
+            number = self._numbers.get(long) or before.get(long) or next(self._count)
+            keys[node_id] = self._numbers[long] = number
+        return keys
 
-        number(node_id)
-        return _frozen([key(member) for member in (node_id, *order)])
+    def _ordered(self) -> list[str]:
+        """All nodes, each after its sources."""
+        done: dict[str, None] = {}
+        for first in self._prompt:
+            way = {} if first in done else {first: iter(self._sources(first))}
+            while way:
+                node_id, sources = next(reversed(way.items()))
+                source = next((one for one in sources if one not in done and one not in way), None)
+                if source is None:
+                    del way[node_id]
+                    done[node_id] = None
+                else:
+                    way[source] = iter(self._sources(source))
+        return list(done)
 
-    def _result(self, node_id: str) -> Result:
-        """From the cache, or by running the node and what it needs."""
-        result = self.results.get(self._keys[node_id])
-        if result is None:
-            values = self._gather(node_id)
-            result = self.results[self._keys[node_id]] = self._guarded(
-                node_id, lambda: self._run(node_id, values)
-            )
-            for source in self._sources(node_id):
-                self._uses[source] -= 1
-                if self.cache == "none" and not self._uses[source]:
-                    self.results.pop(source, None)
+    def _work(self, output: str) -> None:
+        """Run a node after what it needs, as far as that isn't cached."""
+        stack = [output]
+        while stack:
+            node_id = stack[-1]
+            if self._keys[node_id] not in self.results:
+                source = next((s for s in self._asked(node_id) if self._keys[s] not in self.results), None)
+                if source is not None:
+                    stack.append(source)
+                    continue
+                values = self._gather(node_id)
+                if self._asks_for_more(node_id, values):
+                    continue
+                self._finish(node_id, values)
+            self._show(stack.pop())
+
+    def _finish(self, node_id: str, values: dict[str, Any]) -> None:
+        self.results[self._keys[node_id]] = self._guarded(node_id, lambda: self._run(node_id, values))
+        for source in self._sources(node_id):
+            self._uses[source] -= 1
+            if self.cache == "none" and not self._uses[source]:
+                self.results.pop(source, None)
+
+    def _show(self, node_id: str) -> None:
+        result = self.results[self._keys[node_id]]
         if result.ui is not None and node_id not in self._shown:
             self._shown[node_id] = result.ui
             self.tell("executed", {"node": node_id, "output": result.ui})
-        return result
+
+    def _waiting(self, node_id: str) -> set[str]:
+        """Lazy inputs that are linked and that the node has not asked for yet."""
+        if node_id not in self._lazy:
+            inputs = self._inputs(node_id)
+            lazy = {entry.id for entry in self._schemas[node_id].inputs if entry.arguments.get("lazy")}
+            self._lazy[node_id] = {name for name in lazy if is_link(inputs.get(name))}
+        return self._lazy[node_id]
+
+    def _asked(self, node_id: str) -> list[str]:
+        """The sources of all inputs that are not waiting."""
+        inputs, waiting = self._inputs(node_id), self._waiting(node_id)
+        return [v[0] for name, v in inputs.items() if is_link(v) and name not in waiting]
 
     def _gather(self, node_id: str) -> dict[str, Any]:
         """The values of a node's inputs; a lazy link is None until the node asks for it."""
-        node, inputs = self._nodes[node_id], self._inputs(node_id)
-        lazy = {entry.id for entry in self._schemas[node_id].inputs if entry.arguments.get("lazy")}
-        waiting = {name for name in lazy if is_link(inputs.get(name))}
-        values = {name: None if name in waiting else self._value(value) for name, value in inputs.items()}
-        while hasattr(node, "check_lazy_status"):
-            required = set(self._guarded(node_id, node.check_lazy_status, **values) or ())
-            if missing := required - set(inputs):
-                raise SanaVideoError(
-                    f"{title(self._prompt, node_id)} asks for {missing}, but nothing is connected there."
-                )
-            if not required & waiting:
-                break
-            values |= {name: self._value(inputs[name]) for name in required & waiting}
-            waiting -= required
-        return values
+        waiting = self._waiting(node_id)
+        return {n: None if n in waiting else self._value(v) for n, v in self._inputs(node_id).items()}
+
+    def _asks_for_more(self, node_id: str, values: dict[str, Any]) -> bool:
+        """Whether the node wants lazy inputs that it doesn't have; they wait no longer."""
+        node, waiting = self._nodes[node_id], self._waiting(node_id)
+        if not hasattr(node, "check_lazy_status"):
+            return False
+        required = set(self._guarded(node_id, node.check_lazy_status, **values) or ())
+        if missing := required - set(values):
+            raise SanaVideoError(
+                f"{title(self._prompt, node_id)} asks for {missing}, but nothing is connected there."
+            )
+        self._lazy[node_id] = waiting - required
+        return bool(required & waiting)
 
     def _value(self, value: Any) -> Any:
         if not is_link(value):
             return value
-        outputs = self._result(value[0]).outputs
+        self._show(value[0])
+        outputs = self.results[self._keys[value[0]]].outputs
         if value[1] < len(outputs):
             return outputs[value[1]]
         raise SanaVideoError(

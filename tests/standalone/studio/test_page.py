@@ -87,7 +87,7 @@ def test_what_cannot_run_is_refused_in_sentences(ask):
             ({"prompt": chain(1), "partial_execution_targets": [["1"]]}, "list of ids"),
             ({"prompt": chain(1), "number": "x"}, "must be a number"),
             ({"prompt": chain(1), "number": float("nan")}, "must be a number"),
-            ({"prompt": chain(*range(2000))}, "cannot be checked"),
+            ({"prompt": chain(*range(2000))}, "the most is 100"),
             ({"prompt": {}}, "Nothing in this graph saves"),
             ({"prompt": {"1": node("Elsewhere")}}, "There is no node Elsewhere here"),
             ({"prompt": {"1": node("KSampler")}}, "Only a real ComfyUI runs KSampler"),
