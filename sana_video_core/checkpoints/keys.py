@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
+from ..files.training_names import unwrapped
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.")
+PREFIXES = (
+    "model.diffusion_model.",
+    *(
+        f"{name}."
+        for name in ("diffusion_model", "model", "transformer", "generator", "net", "network", "dit")
+    ),
+)
 DROPPED = re.compile(r"^(y_embedder\.y_embedding|pos_embed|logvar_linear\..*)$")
 
 # diffusers -> original, as prefixes of a name
@@ -129,11 +136,12 @@ def canonical_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the prefix that they all share, if it is one that training or hosts add."""
+    """The tensors without training's wrappers, and without the prefixes of hosts that they all share."""
+    tensors = unwrapped(tensors)
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return without_prefix({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return dict(tensors)
+    return tensors
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:

@@ -1,10 +1,11 @@
-"""Reads and writes files of tensors, never running code from one: safetensors, pickles, folders of parts."""
+"""Reads and writes files of tensors, never running code from one: safetensors and pickles.
+
+What a file only claims to hold is never made: sizes are looked at before anything is read.
+"""
 
 from __future__ import annotations
 
 import json
-import pickle
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,79 +18,82 @@ from torch import Tensor
 
 from ..errors import FileError
 from .atomic import atomic_path
+from .dump import weights_of
+from .pickle_file import ZIP, read_pickle
+from .places import is_file
+from .quantised import GGUF, quantised_sentence
+from .refusals import closed, damaged
+from .weight_names import SAFETENSORS_SUFFIXES, SUFFIXES, refuse_part
 
-PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
-ZIP = b"PK\x03\x04"  # how files of torch.save begin since torch 1.6
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
-REASON_LENGTH = 200
-# torch's errors about an object that needs code to be run, and its name
-FOREIGN_OBJECT = re.compile(r"Unsupported class (\S+)|GLOBAL ([\w.]+)")
+LARGEST_HEADER = 16 << 20  # bytes; 500 tensors are 60 kilobytes, a state's prompts a few hundred more
+MOST_WEIGHTS = 10_000  # a published model has 496
+MOST_TENSORS = 65_536  # a state with a long window has thousands
+LARGEST_JSON = 16 << 20
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors, .pth, .pt, .ckpt or .bin file, on the CPU.
+    """Tensors and metadata of a file with one of `SUFFIXES`, on the CPU. Its content says what it is.
 
-    Raises FileError if the file is missing, truncated, of another kind, or holds more than tensors.
+    Raises FileError if the file is missing, truncated, of another kind, one part of several, or holds more
+    than tensors.
     """
+    refuse_part(path)
+    return read_one_file(path)
+
+
+def read_one_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As `read_tensors`, but the file may be one part of several."""
     with _readable(path):
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start.startswith(GGUF):
+            raise FileError(quantised_sentence(path.name, "GGUF", "its mark"))
         kind = path.suffix.lower()
-        if kind == ".safetensors":
-            return read_safetensors(path)
-        if kind in PICKLE_SUFFIXES:
-            return _unwrapped(_read_pickle(path), path), {}
-    raise FileError(
-        f"“{path.name}” is not a kind of file that holds weights: "
-        f"use .safetensors, or one of {', '.join(PICKLE_SUFFIXES)}."
-    )
+        if kind not in SUFFIXES:
+            raise FileError(
+                f"“{path.name}” is not a kind of file that holds weights: use {SUFFIXES[0]}, "
+                f"or one of {', '.join(SUFFIXES[1:])}."
+            )
+        if start[:2] == ZIP[:2] or (
+            start[8:] != b"{" and (kind not in SAFETENSORS_SUFFIXES or start[:1] == b"\x80")
+        ):
+            return _plain(weights_of(read_pickle(path), path), path), {}
+        return read_safetensors(path, most=MOST_WEIGHTS)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file, whatever its suffix.
+def read_safetensors(path: Path, *, most: int = MOST_TENSORS) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of at most so many tensors, whatever its suffix.
 
     The tensors are mapped from the file: copy those that have to outlive it.
     """
-    with _readable(path), safe_open(path, framework="pt", device="cpu") as file:
+    with _opened(path) as file:
         names = file.keys()  # the file isn't a dictionary
+        if len(names) > most:
+            raise _too_much(path, f"{len(names):,} tensors")
         return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its tensors."""
-    with _readable(path), safe_open(path, framework="pt", device="cpu") as file:
+    with _opened(path) as file:
         return dict(file.metadata() or {})
-
-
-def read_parts(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder that diffusers saved: one file, or an index of several."""
-    index = read_json(folder / INDEX)
-    names: list[str] = [WEIGHTS]
-    if index is not None:
-        parts = index.get("weight_map")
-        if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts.values()):
-            raise FileError(f"“{folder / INDEX}” does not say which part holds which tensor. Copy it again.")
-        names = sorted(set(parts.values()))
-    elif not (folder / WEIGHTS).is_file():
-        raise FileError(
-            f"The folder “{folder}” holds no {WEIGHTS} (nor an index of parts). "
-            "Choose the folder that diffusers calls transformer or vae, or one file."
-        )
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        tensors |= read_tensors(folder / name)[0]
-    return tensors
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A file's JSON object, or None when there is no such file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_JSON + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _closed(path, error) from error
+        raise closed(path, error) from error
+    if len(content) > LARGEST_JSON:
+        raise _too_much(path, "more than 16 MB of JSON")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     content = parse_json(text, path, "content")
     if not isinstance(content, dict):
         raise FileError(f"“{path}” holds no JSON object, so it isn't a config. Copy it again.")
@@ -122,70 +126,47 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
 
 
 @contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, after a look at the size of its header."""
+    with _readable(path):
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if LARGEST_HEADER < header < path.stat().st_size:
+            raise _too_much(path, f"a header of {header / 2**20:,.0f} MB")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+
+
+@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turns what the system or safetensors raise in the block into a FileError."""
     try:
-        if not path.is_file():
+        if not is_file(path):
             raise FileError(f"There is no file “{path}”. Check the name and the folder.")
         path.open("rb").close()  # raises the reason: safetensors calls every unreadable file missing
         yield
     except FileError:
         raise
     except OSError as error:
-        raise _closed(path, error) from error
+        raise closed(path, error) from error
     except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _read_pickle(path: Path) -> object:
-    with path.open("rb") as file:
-        mapped = file.read(len(ZIP)) == ZIP  # torch maps only its newer format
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged pickles raise errors of many types
-        match = FOREIGN_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if match is None:
-            raise _damaged(path, error) from error
-        raise FileError(
-            f"“{path.name}” holds Python objects ({match[1] or match[2]}) and not only tensors, so it was "
-            "not opened: such a file can run code. Use the published checkpoint, or a .safetensors file."
-        ) from error
-
-
-def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
-    """The tensors of a training dump: under `state_dict` or `generator`, or at the top."""
-    for key in ("state_dict", "generator"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise FileError(
-            f"“{path.name}” holds a {type(content).__name__} and no named tensors, "
-            "so it isn't a checkpoint. Use the published file."
-        )
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+def _plain(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors whose values are all in the file, each once."""
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        special = tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized
+        if special or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise FileError(
-                f"“{path.name}”: {name} is stored in a special way (sparse, quantized or without values), "
-                "which is not supported. Use the published checkpoint."
+                f"“{path.name}”: {name} is stored in a special way (sparse, quantised, repeated or without "
+                "values), which is not supported. Use the published checkpoint."
             )
     return tensors
 
 
-def _closed(path: Path, error: OSError) -> FileError:
+def _too_much(path: Path, what: str) -> FileError:
     return FileError(
-        f"“{path}” cannot be opened ({error.strerror or error}). "
-        "Check its name, its folder, and whether you may read it."
-    )
-
-
-def _damaged(path: Path, error: Exception) -> FileError:
-    # other errors are about Python, or advise loading the file unsafely
-    words = str(error).strip() if isinstance(error, RuntimeError | SafetensorError) else ""
-    reason = words.splitlines()[0].split(". ")[0][:REASON_LENGTH] if words else "its content makes no sense"
-    return FileError(
-        f"“{path.name}” cannot be read ({reason}): it is damaged, incomplete or of another kind. "
-        "Copy or download it again."
+        f"“{path.name}” has {what}, more than any model, LoRA or state that this pack reads. "
+        "It was not opened. Use the published file."
     )

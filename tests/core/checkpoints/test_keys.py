@@ -299,6 +299,16 @@ def test_every_wrong_vae_tensor_is_noticed(tmp_path, subtests):
                     refusal(lambda path=path: load_vae(path))
 
 
+def test_a_vae_with_nan_and_one_with_wrapped_names(tmp_path):
+    weights = _vae_weights()
+    path = _vae_file(tmp_path, weights, prefix="module.")
+    assert _same(load_vae(path).state_dict(), weights)
+    broken = weights["decoder.conv1.bias"].clone()
+    broken[0] = float("nan")
+    path = _vae_file(tmp_path, weights | {"decoder.conv1.bias": broken})
+    assert "decoder.conv1.bias" in refusal(lambda: load_vae(path), FileError)
+
+
 def test_a_vae_with_an_extra_name(tmp_path):
     path = _vae_file(tmp_path, _vae_weights() | {"extra": torch.zeros(1)})
     assert "1 unknown (extra)" in refusal(lambda: load_vae(path), FileError)

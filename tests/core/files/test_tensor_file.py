@@ -18,11 +18,11 @@ import torch
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files import atomic, tensor_file
 from comfyui_sana_video.sana_video_core.files.atomic import atomic_path
+from comfyui_sana_video.sana_video_core.files.parts import read_parts
 from comfyui_sana_video.sana_video_core.files.tensor_file import (
     parse_json,
     read_json,
     read_metadata,
-    read_parts,
     read_safetensors,
     read_tensors,
     write_tensors,

@@ -1,0 +1,94 @@
+"""Which of the networks in a training's dump is the one that makes videos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import FileError
+
+logger = logging.getLogger("sana_video")
+
+# what trainings call the network that makes videos. If a dump has several, the first is taken: the original's
+# scripts for inference read `state_dict` and `generator`, not their averages
+# fmt: off
+MEANT = (
+    "state_dict", "generator", "generator_ema", "state_dict_ema", "model_state_dict", "ema_state_dict",
+    "model", "model_ema", "ema_model", "ema", "module", "net", "network", "transformer", "student",
+    "diffusion_model", "dit", "unet", "online_model", "params_ema", "params", "weights",
+)
+# of the same shapes, but not the one that makes videos
+OTHERS = (
+    "critic", "critic_ema", "discriminator", "fake_score", "real_score", "teacher", "guidance_model",
+)
+# fmt: on
+USUAL = MEANT[:2]  # taken without a word where they are alone
+PREFIXES = {*MEANT[:6], "model_ema", "ema_model", "ema", "online_model", *OTHERS}  # not model or module
+DEEPEST = 4  # dictionaries in dictionaries
+
+
+def weights_of(content: object, path: Path) -> dict[str, Tensor]:
+    """The named tensors of an unpickled file: at the top, or those of the network that is meant."""
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping) or _looks_like_weights(content):
+            break
+        key = _meant(_networks(content), path)
+        if not key:
+            break
+        content = content[key]
+    if not isinstance(content, Mapping):
+        raise FileError(
+            f"“{path.name}” holds a {type(content).__name__} and no named tensors, "
+            "so it isn't a checkpoint. Use the published file."
+        )
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def weights_by_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The same for a file without dictionaries, where each tensor's name begins with the network's."""
+    key = _meant(sorted({name.partition(".")[0] for name in tensors} & PREFIXES), path)
+    start = f"{key}."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)} if key else tensors
+
+
+def _networks(content: Mapping[Any, Any]) -> list[str]:
+    """The keys that hold weights, or dictionaries with weights."""
+    named = [key for key in (*MEANT, *OTHERS) if isinstance(content.get(key), Mapping) and content[key]]
+    others = [
+        key
+        for key, value in content.items()
+        if isinstance(key, str)
+        and key not in named
+        and isinstance(value, Mapping)
+        and _looks_like_weights(value)
+    ]
+    return named + others
+
+
+def _looks_like_weights(content: Mapping[Any, Any]) -> bool:
+    return any(
+        isinstance(key, str) and "." in key and isinstance(value, Tensor) and value.is_floating_point()
+        for key, value in content.items()
+    )
+
+
+def _meant(keys: list[str], path: Path) -> str:
+    """The network to take, or "" if there is none. Raises FileError where that would be a guess."""
+    known = [key for key in MEANT if key in keys]
+    unknown = [key for key in keys if key not in MEANT and key not in OTHERS]
+    choice = known[:1] or (unknown if len(unknown) == 1 else [])
+    names = ", ".join(f"“{key}”" for key in keys[:6]) + (", …" if len(keys) > 6 else "")
+    if keys and not choice:
+        raise FileError(
+            f"“{path.name}” is a training's dump of {names}, and none of these is known as the network "
+            "that makes videos. Save that one to its own file."
+        )
+    if len(keys) > 1 and choice:
+        logger.warning("“%s” is a training's dump of %s: “%s” was taken.", path.name, names, choice[0])
+    elif choice and choice[0] not in USUAL:
+        logger.warning("“%s” is a training's dump: its “%s” was taken.", path.name, choice[0])
+    return choice[0] if choice else ""

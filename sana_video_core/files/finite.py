@@ -1,0 +1,30 @@
+"""Refuses weights and states with values that are no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises FileError if a tensor of a float type holds NaN or infinity.
+
+    Smallest and largest value in one pass, which NaN spreads to: a tenth of the time of a copy.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
+            raise FileError(
+                f"“{path.name}”: {name} holds values that are no numbers (NaN or infinity). Its training "
+                "broke down, or the file is damaged. Use an earlier one, or copy or download it again."
+            )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.element_size() == 1:  # float8 has no aminmax
+        tensor = tensor.to(torch.bfloat16)
+    return all(end.isfinite() for end in torch.aminmax(tensor))

@@ -1,0 +1,124 @@
+"""Reads what torch.save wrote, without running code and without unpacking what a file only claims."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import FileError
+from .quantised import quantised_sentence
+from .refusals import damaged
+
+ZIP = b"PK\x03\x04"  # how files of torch.save begin since torch 1.6
+LARGEST_PROGRAM = 4 << 20  # bytes of instructions; those of 2,000 tensors are a few hundred kilobytes
+LARGEST_DIRECTORY = 16 << 20  # of a zip: about 100,000 records
+OLD_PICKLES = 4  # before torch 1.6 a file began with this many: magic, version, system, content
+# torch's errors about an object that needs code to be run, and its name
+FOREIGN_OBJECT = re.compile(r"(?:Unsupported class |GLOBAL |but got <class ')([\w.]+)")
+QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes", "quanto": "optimum-quanto", "hqq": "HQQ"}
+
+
+def read_pickle(path: Path) -> object:
+    """The content of a .pth file. Raises FileError if it isn't plain data, or is larger than it seems."""
+    with path.open("rb") as file:
+        new = file.read(len(ZIP)) == ZIP
+    try:
+        program = _zip_program(path) if new else _old_program(path)
+        with _numpy_allowed() if b"numpy" in program else nullcontext():
+            return _load(path, mapped=new)
+    except FileError:
+        raise
+    except Exception as error:  # damaged pickles raise errors of many types
+        match = FOREIGN_OBJECT.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if match is None:
+            raise damaged(path, error) from error
+        raise FileError(_foreign(path, match[1])) from error
+
+
+def _load(path: Path, *, mapped: bool) -> object:
+    """Torch's loader. It maps only its newer format, and takes what ends so for safetensors."""
+    if path.suffix.lower() != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _foreign(path: Path, name: str) -> str:
+    maker = next((maker for module, maker in QUANTISERS.items() if module in name.split(".")[:2]), None)
+    if maker:
+        return quantised_sentence(path.name, maker, name)
+    return (
+        f"“{path.name}” holds Python objects ({name}) and not only tensors, so it was "
+        "not opened: such a file can run code. Use the published checkpoint, or a .safetensors file; "
+        "whoever made this one can save its weights alone."
+    )
+
+
+def _zip_program(path: Path) -> bytes:
+    """The instructions in a zip, after a look at its directory."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - (1 << 16) - 200))
+        if _directory_size(file.read()) > LARGEST_DIRECTORY:
+            raise _oversized(path, "more records than a checkpoint has")
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        packed = [record.file_size for record in records if record.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise _oversized(path, f"it is compressed, and would unpack to {sum(packed):,} bytes")
+        if sum(record.file_size for record in records) > size:
+            raise _oversized(path, "its records overlap")
+        programs = [record for record in records if record.filename.endswith("data.pkl")]
+        if any(record.file_size > LARGEST_PROGRAM for record in programs):
+            raise _oversized(path, "its list of tensors has more than 4 MB")
+        return b"".join(map(archive.read, programs))
+
+
+def _directory_size(tail: bytes) -> int:
+    """Bytes of a zip's directory, from the end of the file; torch writes the 64-bit record as well."""
+    large, small = tail.rfind(b"PK\x06\x06"), tail.rfind(b"PK\x05\x06")
+    if 0 <= large <= len(tail) - 48:
+        return struct.unpack_from("<Q", tail, large + 40)[0]
+    return struct.unpack_from("<L", tail, small + 12)[0] if 0 <= small <= len(tail) - 16 else 0
+
+
+def _old_program(path: Path) -> bytes:
+    """The instructions at the start of a file in torch's old format. They are parsed, not followed."""
+    with path.open("rb") as file:
+        program = file.read(LARGEST_PROGRAM)
+    pickles = io.BytesIO(program)
+    try:
+        for _ in range(OLD_PICKLES):
+            for _ in pickletools.genops(pickles):
+                pass
+    except ValueError as error:  # cut off by our limit or by its own end
+        if len(program) == LARGEST_PROGRAM and program[:1] == b"\x80":
+            raise _oversized(path, "its list of tensors has more than 4 MB") from error
+    return program[: pickles.tell()]
+
+
+def _oversized(path: Path, what: str) -> FileError:
+    return FileError(
+        f"“{path.name}” isn't as torch.save writes a checkpoint: {what}. It was not opened. "
+        "Use the published file, or a .safetensors file."
+    )
+
+
+def _numpy_allowed() -> AbstractContextManager[object]:
+    """Lets a numpy random state through, as the original's training saves it, and nothing else of numpy."""
+    reconstruct: Callable[..., object] = np.ndarray(0).__reduce__()[0]  # pyright: ignore[reportAssignmentType]
+    types = [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ("uint32", "uint64"))]
+    names = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    # what the host allows stays allowed afterwards
+    known = torch.serialization.get_safe_globals()
+    return torch.serialization.safe_globals([entry for entry in (*types, *names) if entry not in known])
