@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..sana_video_core.checkpoints.lora import canonical_lora
+from ..sana_video_core.checkpoints.lora_file import lora_name, read_lora
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.files.tensor_file import read_tensors
 from .stream_model import LORAS, HostedModel
 
-logger = logging.getLogger("sana_video")
 PREFIX = "diffusion_model."
 TABLE = "scale_shift_table"
 
@@ -28,8 +25,7 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
         ) from error
     HostedModel(patcher)  # refuses another network
     shapes = {name: tensor.shape for name, tensor in patcher.model.diffusion_model.state_dict().items()}
-    tensors, metadata = read_tensors(path)
-    lora = canonical_lora(tensors, shapes, metadata=metadata)
+    lora = read_lora(path, shapes)
     places = {
         module: PREFIX + target.parameter
         if target.rows is None
@@ -42,14 +38,9 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     changed.add_patches(patches, strength)
     for key, patch in tables.items():
         _patch_table(changed, key, patch, strength, comfy.lora.calculate_weight)
-    changed.set_attachments(LORAS, (*(patcher.get_attachment(LORAS) or ()), f"{path.stem} {strength:g}"))
-    if lora.unused:
-        logger.warning(
-            "“%s”: %d tensors fit no part of this model and were left out (%s …).",
-            path.name,
-            len(lora.unused),
-            lora.unused[0],
-        )
+    changed.set_attachments(
+        LORAS, (*(patcher.get_attachment(LORAS) or ()), f"{lora_name(path)} {strength:g}")
+    )
     return changed
 
 

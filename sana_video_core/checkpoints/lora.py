@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import FileError
+from ..files.training_names import FLAT_WRAPPER, unwrapped_name
 from .keys import PREFIXES, canonical_module, fused_parts
-from .lora_change import COMPANIONS, Alphas, Change, LoraTarget, fitted, listed
+from .lora_change import COMPANIONS, Change, LoraTarget, fitted, listed
+from .lora_strength import Alphas
 
 DOTTED_PREFIX = re.compile(rf"^(?:{'|'.join(map(re.escape, (*PREFIXES, 'base_model.')))})+")
 # of names with underscores for dots
@@ -54,27 +56,29 @@ class CanonicalLora:
 
 
 def canonical_lora(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], *, metadata: Mapping[str, str] = {}
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    metadata: Mapping[str, str] = {},
+    config: Mapping[str, Any] = {},
 ) -> CanonicalLora:
     """A LoRA file's tensors under canonical names. `shapes` are those of the model's parameters.
 
-    Alphas that are no tensors in the file come from `metadata`, as diffusers or PEFT write it. Raises
-    FileError for a file without a LoRA, a LoRA of another model or size, half a pair, and two changes of one
-    kind for one module.
+    Alphas that are no tensors in the file come from `metadata`, as diffusers or PEFT write it, else from
+    `config`, PEFT's adapter_config.json; without any, alpha is the rank. Raises FileError for a file without
+    a LoRA, a LoRA of another model or size, half a pair, and two changes of one kind for one module.
     """
     places = _places(shapes)
     changes, unused = _sorted_out(tensors, places)
     if not changes:
         raise FileError(_nothing_fits(tensors, shapes))
-    alphas = Alphas.read(metadata)
+    alphas = Alphas.read(metadata, config)
     out: dict[str, Tensor] = {}
     for module, change in changes.items():
         target = places[module]
         shape = list(shapes[target.parameter])
         parts = fitted(change, target, [target.rows[1], *shape[1:]] if target.rows else shape)
-        if "lora_down.weight" in parts and "alpha" not in parts:
-            alpha = alphas.of(change.spelled, rank=len(parts["lora_down.weight"]))
-            parts |= {} if alpha is None else {"alpha": torch.tensor(alpha)}
+        parts = alphas.applied(parts, *change.spelled)
         out |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
     return CanonicalLora(
         tensors=out, targets={module: places[module] for module in changes}, unused=tuple(unused)
@@ -103,14 +107,14 @@ def _sorted_out(
     changes: dict[str, Change] = {}
     unused = []
     for name, tensor in tensors.items():
-        spelled, suffix = _parsed(name)
-        module, spelled = _module(spelled, places, flat)
+        spelled, suffix = _parsed(unwrapped_name(name))
+        module, bare = _module(spelled, places, flat)
         if suffix in ON_BIAS:
             module, suffix = f"{module}.bias", "diff"
         if not suffix or module not in places:
             unused.append(name)
             continue
-        change = changes.setdefault(module, Change(spelled))
+        change = changes.setdefault(module, Change((bare, spelled.removeprefix("base_model.model."))))
         if suffix in change.parts:
             raise FileError(
                 f"“{change.names[suffix]}” and “{name}” are for the same place ({module}). A file may hold "
@@ -137,6 +141,7 @@ def _module(spelled: str, places: Mapping[str, LoraTarget], flat: Mapping[str, s
         name = canonical_module(bare)
         return (name if name in places else ""), bare
     # original names first: in `cross_attn_q_linear` the table would see a `cross_attn.q`
+    bare = FLAT_WRAPPER.sub("", bare)
     return flat.get(bare) or flat.get(canonical_module(bare, flat=True).replace(".", "_"), ""), bare
 
 
@@ -146,7 +151,7 @@ def _nothing_fits(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[i
             f"This LoRA is for another model: none of its {len(tensors)} tensors belongs to a SANA-Video "
             f"transformer; they are {listed(tensors)}. Use a LoRA that was trained on SANA-Video."
         )
-    if any(canonical_module(DOTTED_PREFIX.sub("", name)) in shapes for name in tensors):
+    if any(canonical_module(DOTTED_PREFIX.sub("", unwrapped_name(name))) in shapes for name in tensors):
         return "This file holds a whole SANA-Video model, not a LoRA. Load it with “Load SANA-Video Model”."
     return (
         f"This file holds no LoRA: its {len(tensors)} tensors ({listed(tensors)}) "

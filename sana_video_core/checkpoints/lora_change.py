@@ -8,11 +8,9 @@ ComfyUI 0.29 (comfy/weight_adapter) reads them.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import prod, sqrt
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from ..errors import FileError
 
-ALPHA_KEYS = ("lora_alpha", "alpha_pattern", "use_rslora")  # in the metadata that PEFT and diffusers write
 COMPANIONS = {"alpha", "dora_scale"}  # they change nothing by themselves
 
 
@@ -59,7 +56,7 @@ KINDS = {  # first part of the suffixes -> the factors of a change
 class Change:
     """Everything that a file holds for one module."""
 
-    spelled: str  # the module's name in the file, without prefix
+    spelled: tuple[str, ...]  # the module's name in the file, without and with its prefix
     parts: dict[str, Tensor] = field(default_factory=dict)  # suffix -> tensor
     names: dict[str, str] = field(default_factory=dict)  # suffix -> name in the file
 
@@ -139,34 +136,6 @@ def _extent(change: Change, factor: Factor) -> tuple[int, int]:
     rank, rows = left.shape[1::-1] if pair else left.shape[:2]
     fits = core.ndim == 4 and core.shape[:2] == (rank, len(right)) and (rank == len(right) or not pair)
     return (rows, right.shape[1] * core[0, 0].numel()) if fits else (0, 0)
-
-
-class Alphas(NamedTuple):
-    """The alphas in a file's metadata."""
-
-    default: float | None
-    patterns: list[tuple[re.Pattern[str], float]]  # of module names; the first match counts
-    rank_stabilized: bool  # the change is scaled by alpha / sqrt(rank), not alpha / rank
-
-    @classmethod
-    def read(cls, metadata: Mapping[str, str]) -> Alphas:
-        try:
-            entries = json.loads(metadata.get("lora_adapter_metadata", "null")) or metadata
-            values = [entries.get(f"transformer.{key}", entries.get(key)) for key in ALPHA_KEYS]
-            default, patterns, stabilized = (json.loads(v) if isinstance(v, str) else v for v in values)
-            compiled = [
-                (re.compile(rf"(?:.*\.)?(?:{key})"), float(value)) for key, value in (patterns or {}).items()
-            ]
-            return cls(None if default is None else float(default), compiled, bool(stabilized))
-        except (ValueError, TypeError, AttributeError, RecursionError, re.error) as error:
-            raise FileError(
-                "The metadata of the LoRA, which gives its strength (lora_alpha), cannot be read: "
-                "the file is damaged. Copy or export it again."
-            ) from error
-
-    def of(self, module: str, *, rank: int) -> float | None:
-        alpha = next((value for key, value in self.patterns if key.fullmatch(module)), self.default)
-        return alpha if alpha is None or not self.rank_stabilized else alpha * sqrt(rank)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ WRAPPERS = frozenset(
 )
 # the same in names with underscores for dots, as kohya's trainers write them
 FLAT_WRAPPER = re.compile(
-    r"(?<![a-z])(?:_fsdp_wrapped_module|_fpw_module|_orig_mod|_checkpoint_wrapped_module|_forward_module|module)_"
+    r"(?<![a-z])(?:_?(?:fsdp_wrapped|fpw|checkpoint_wrapped|forward)_module|_?orig_mod|module)_"
 )
 FLAT_PARAMETER = "flat_param"  # FSDP's own form: all of a module's weights in one row
 
