@@ -241,7 +241,7 @@ def same(a, b) -> bool:
 
 def measure_others(folder: Path, vae_file: Path, state, results: dict[str, object]) -> None:
     """Decoding 41 frames, and one prompt with the full-size text encoder."""
-    vae = pack("bridge.vaes").HostedVae.load(vae_file)
+    vae = pack("bridge.vaes").load_vae(vae_file)
     statistics, config = pack("sana_video_core.vae.statistics"), pack("sana_video_core.config")
     clean = statistics.to_vae_space(state.state.history[0].latents, config.WAN_2_1)
     latent = {"samples": clean}

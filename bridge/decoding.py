@@ -22,7 +22,7 @@ from ..sana_video_core.streaming.state import StreamState
 from .devices import device_of, intermediate_device
 from .progress import callbacks
 from .stream_model import HostedModel
-from .vaes import CoreVae, HostedVae, vae_of
+from .vaes import HostedVae, vae_of
 
 logger = logging.getLogger("sana_video")
 STEPS = 10  # of the progress bar in each chunk
@@ -50,7 +50,7 @@ def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tenso
         return to_images(pieces, frames).to(intermediate_device())
 
 
-def _history(decoder: HostedVae | CoreVae, state: StreamState, from_chunk: int) -> Iterator[Tensor]:
+def _history(decoder: HostedVae, state: StreamState, from_chunk: int) -> Iterator[Tensor]:
     work = callbacks(len(state.history), STEPS)
     return decode_history(decoder, state, from_chunk=from_chunk, callbacks=work, device=decoder.device)
 

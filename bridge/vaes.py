@@ -1,55 +1,66 @@
-"""VAEs: ours in a patcher, and ComfyUI's own, both as streaming decoders. Imported when one is used."""
+"""ComfyUI's VAE: made of a Wan 2.1 file of any kind, and run as a stream. Imported when one is used."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..sana_video_core.checkpoints.checkpoint import load_vae
-from ..sana_video_core.config import WAN_2_1, VAESpec
-from ..sana_video_core.errors import InputError
+from ..sana_video_core.checkpoints.checkpoint import read_vae
+from ..sana_video_core.config import WAN_2_1
+from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.shapes import LatentGrid
+from ..sana_video_core.vae.layers import RMSNorm, rms_norm
 from ..sana_video_core.vae.tiling import Tiling
-from ..sana_video_core.vae.wan_vae import WanVAE
+from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from .progress import interrupted
 
 # bytes for decoding per latent pixel and byte of the dtype: the causal cache and one step's activations,
 # measured on full-size weights (docs/log.md)
 DECODE_BYTES = 480_000
+IN_TILES = "The GPU's memory is too small for whole pictures: %s in tiles, a little less exact."
 
 logger = logging.getLogger("sana_video")
 
 
+def load_vae(path: Path) -> comfy.sd.VAE:
+    """ComfyUI's VAE of a Wan 2.1 file. Its dtype, devices and memory are ComfyUI's choice."""
+    tensors = read_vae(path)
+    config = VAEConfig.from_state_dict(tensors)
+    if config != VAEConfig(config.base_width):  # ComfyUI reads no more than the width from a file
+        raise FileError(
+            f"“{path.name}” is a Wan 2.1 VAE of other sizes than the published one's ({config}); ComfyUI "
+            "can't build it. Use wan_2.1_vae.safetensors or Wan2.1_VAE.pth."
+        )
+    vae = comfy.sd.VAE(sd=tensors)
+    vae.patcher.cached_patcher_init = (_load_patcher, (path,))
+    return vae
+
+
+def _load_patcher(path: Path, disable_dynamic: bool = False) -> Any:
+    """Another copy of the weights, for Select VAE Device; with the signature of ComfyUI's own."""
+    return load_vae(path).patcher
+
+
 class HostedVae:
-    """Our Wan 2.1 VAE, moved by ComfyUI."""
+    """A Wan 2.1 VAE of ComfyUI's, whoever loaded it, decoded and encoded by our network."""
 
-    def __init__(self, vae: WanVAE) -> None:
-        management = comfy.model_management
-        self.vae, self.device, self.spec = vae, management.vae_device(), vae.spec
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
-            vae, load_device=self.device, offload_device=management.vae_offload_device()
-        )
+    spec = WAN_2_1
 
-    @classmethod
-    def load(cls, path: Path) -> HostedVae:
-        dtype = comfy.model_management.vae_dtype(
-            comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
-        )
-        return cls(load_vae(path, operations=comfy.ops.disable_weight_init, dtype=dtype))
+    def __init__(self, vae: comfy.sd.VAE) -> None:
+        self.network, self.patcher, self.device = HostedNetwork(vae), vae.patcher, vae.device
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
         """Load the weights, with room for one step of this size."""
-        itemsize = self.vae.conv2.weight.element_size()
-        needed = batch * grid.area * itemsize * DECODE_BYTES
+        needed = batch * grid.area * self.network.dtype.itemsize * DECODE_BYTES
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
@@ -57,7 +68,7 @@ class HostedVae:
 
         The tiled decoding starts over and skips what was yielded, so `pieces` has to be iterable again.
         """
-        made, frames = 0, self.vae.decode_stream(pieces, tiling=tiling)
+        made, frames = 0, self.network.decode_stream(pieces, tiling=tiling)
         while True:
             try:
                 pixels = next(frames, None)
@@ -68,71 +79,102 @@ class HostedVae:
             made += pixels.shape[2]
             yield pixels
         comfy.model_management.soft_empty_cache()
-        logger.warning(
-            "The GPU's memory is too small for whole pictures: decoding in tiles, a little less exact."
-        )
-        for pixels in self.vae.decode_stream(pieces, tiling=Tiling()):
+        logger.warning(IN_TILES, "decoding continues")
+        for pixels in self.network.decode_stream(pieces, tiling=Tiling()):
             known = min(made, pixels.shape[2])
             made -= known
             if known < pixels.shape[2]:
                 yield pixels[:, :, known:]
 
+    @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32."""
-        return self.vae.encode(pixels.to(self.device), on_step=lambda *_: interrupted()).float()
+        """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32.
+
+        In tiles when memory runs out.
+        """
+        encode = partial(self.network.encode, pixels.to(self.device), on_step=lambda *_: interrupted())
+        try:
+            return encode().float()
+        except torch.OutOfMemoryError:
+            pass  # leave the handler first: the error keeps tensors alive
+        comfy.model_management.soft_empty_cache()
+        logger.warning(IN_TILES, "encoding")
+        return encode(tiling=Tiling()).float()
 
 
-class CoreVae:
-    """ComfyUI's own Wan 2.1 VAE, streamed with its own causal cache."""
+class HostedNetwork(WanVAE):
+    """Our network around the layers of ComfyUI's, which are named alike.
 
-    spec: VAESpec = WAN_2_1
+    It shares layers, not tensors: ComfyUI exchanges, casts and fetches what belongs to a layer.
+    """
 
-    def __init__(self, vae: Any) -> None:
-        from comfy.ldm.wan.vae import WanVAE as CoreWanVAE  # pyright: ignore[reportMissingImports]
+    def __init__(self, vae: comfy.sd.VAE) -> None:
+        shapes = _shapes(vae.first_stage_model)
+        try:
+            with torch.device("meta"):
+                super().__init__(VAEConfig.from_state_dict(shapes))
+        except InputError as error:
+            raise _foreign(vae) from error
+        if shapes != _shapes(self) or vae.latent_channels != self.spec.channels:
+            raise _foreign(vae)
+        self._dtype = vae.vae_dtype
+        for name, layer in list(self.named_modules()):
+            if layer._parameters:
+                parent, _, leaf = name.rpartition(".")
+                theirs = vae.first_stage_model.get_submodule(name)
+                setattr(self.get_submodule(parent), leaf, _hosted(layer, theirs))
 
-        network = vae.first_stage_model
-        if not isinstance(network, CoreWanVAE) or vae.latent_channels != self.spec.channels:
-            raise InputError(
-                f"This VAE is a {type(network).__name__} of {vae.latent_channels} latent channels; "
-                f"these latents need the {self.spec.name} VAE ({self.spec.channels} channels). "
-                "Connect that one (the 720p family decodes with ComfyUI's VAE Decode)."
-            )
-        self.vae, self.device, self.patcher = vae, vae.device, vae.patcher
-
-    def load_for(self, batch: int, grid: LatentGrid) -> None:
-        needed = self.vae.memory_used_decode((batch, self.spec.channels, 8, *grid), self.vae.vae_dtype)
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
-
-    def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
-        from comfy.ldm.wan.vae import count_cache_layers  # pyright: ignore[reportMissingImports]
-
-        network = self.vae.first_stage_model
-        cache = [None] * count_cache_layers(network.decoder)
-        for group in _groups(pieces):
-            latents = network.conv2(group.to(self.device, self.vae.vae_dtype))
-            frames = network.decoder(latents, feat_cache=cache, feat_idx=[0])
-            yield torch.cat(frames, dim=2).float().clamp(-1, 1)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        rows = [self.vae.encode((row.movedim(0, -1) + 1) / 2) for row in pixels]
-        return torch.cat(rows).float()
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
 
 
-def _groups(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """One latent frame, then two at a time, as ComfyUI's decoder takes them; a last one may be single."""
-    singles = (single for piece in pieces for single in piece.split(1, dim=2))
-    yield next(singles)
-    for first in singles:
-        second = next(singles, None)
-        yield first if second is None else torch.cat([first, second], dim=2)
+class HostedConv3d(nn.Module):
+    """ComfyUI's causal convolution without its padding in time: our layers bring the past."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return comfy.ops.disable_weight_init.Conv3d.forward(self.layer, x)  # pyright: ignore[reportArgumentType]
 
 
-def vae_of(value: Any) -> HostedVae | CoreVae:
-    """The VAE behind a socket that takes ours or ComfyUI's."""
-    if isinstance(value, HostedVae):
-        return value
+class HostedNorm(nn.Module):
+    """ComfyUI's norm, squared and summed in float32."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.layer.gamma.to(x))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _hosted(ours: nn.Module, theirs: nn.Module) -> nn.Module:
+    kinds = {RMSNorm: HostedNorm, nn.Conv3d: HostedConv3d}
+    return kinds[type(ours)](theirs) if type(ours) in kinds else theirs
+
+
+def _shapes(network: nn.Module | None) -> dict[str, torch.Size]:
+    """Every tensor's shape by its name; without what torch.compile adds to names."""
+    tensors = {} if network is None else network.state_dict()  # None: a checkpoint without a VAE
+    return {name.replace("_orig_mod.", ""): tensor.shape for name, tensor in tensors.items()}
+
+
+def _foreign(vae: comfy.sd.VAE) -> InputError:
+    spec = HostedVae.spec
+    return InputError(
+        f"This VAE is a {type(vae.first_stage_model).__name__} of {vae.latent_channels} latent channels; "
+        f"these latents need the {spec.name} VAE ({spec.channels} channels, 3 colours). "
+        "Connect that one (the 720p family decodes with ComfyUI's VAE Decode)."
+    )
+
+
+def vae_of(value: Any) -> HostedVae:
+    """What our nodes do with the value of a VAE socket."""
     if isinstance(value, comfy.sd.VAE):
-        return CoreVae(value)
+        return HostedVae(value)
     raise InputError(
         f"A {type(value).__name__} was connected as VAE; connect Load SANA-Video VAE or Load VAE."
     )

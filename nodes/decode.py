@@ -9,7 +9,7 @@ from comfy_api.latest import InputImpl, io
 from ..sana_video_core.config import CODECS
 from .files import new_file, sentence, temporary_file
 from .help import schema
-from .sockets import State, vae_input
+from .sockets import State
 
 
 class SanaVideoDecode(io.ComfyNode):
@@ -18,7 +18,7 @@ class SanaVideoDecode(io.ComfyNode):
         return schema(
             "SanaVideoDecode",
             "decode",
-            inputs=[vae_input(), io.Latent.Input("latent"), State.Input("state", optional=True)],
+            inputs=[io.Vae.Input("vae"), io.Latent.Input("latent"), State.Input("state", optional=True)],
             outputs=[io.Image.Output(display_name="images")],
             search_aliases=["vae decode", "latent to image"],
         )
@@ -37,7 +37,7 @@ class SanaVideoDecodeStream(io.ComfyNode):
             "SanaVideoDecodeStream",
             "decode",
             inputs=[
-                vae_input(),
+                io.Vae.Input("vae"),
                 State.Input("state"),
                 io.Int.Input("from_chunk", default=0, min=0, max=9999),
                 io.Float.Input("fps", default=16.0, min=0.01, max=1000.0, step=0.01),

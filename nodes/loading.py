@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..sana_video_core.config import BACKENDS, FAMILIES, PRECISIONS
 from .files import LORA, TEXT_ENCODER, TRANSFORMER, VAE, check, choices, path_of
 from .help import schema
-from .sockets import TextEncoder, Vae
+from .sockets import TextEncoder
 
 PUBLISHED = [name for name in FAMILIES if name != "demo"]
 
@@ -73,7 +73,7 @@ class SanaVideoVAELoader(io.ComfyNode):
             "SanaVideoVAELoader",
             "loaders",
             inputs=[io.Combo.Input("vae_name", options=choices(VAE))],
-            outputs=[Vae.Output(display_name="vae")],
+            outputs=[io.Vae.Output(display_name="vae")],
             search_aliases=["wan vae", "load vae", "vae loader"],
         )
 
@@ -83,9 +83,9 @@ class SanaVideoVAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name) -> io.NodeOutput:
-        from ..bridge.vaes import HostedVae
+        from ..bridge.vaes import load_vae
 
-        return io.NodeOutput(HostedVae.load(path_of(VAE, vae_name)))
+        return io.NodeOutput(load_vae(path_of(VAE, vae_name)))
 
 
 class SanaVideoLoraLoader(io.ComfyNode):

@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 from ..sana_video_core.config import CLIP_SAMPLERS
 from .help import schema
-from .sockets import vae_input
 
 
 class SanaVideoSigmas(io.ComfyNode):
@@ -46,7 +45,7 @@ class SanaVideoEmptyLatent(io.ComfyNode):
                 io.Int.Input("height", default=480, min=16, max=4096, step=16),
                 io.Int.Input("length", default=81, min=1, max=8185, step=4),
                 io.Int.Input("batch_size", default=1, min=1, max=16),
-                vae_input(optional=True),
+                io.Vae.Input("vae", optional=True),
                 io.Image.Input("image", optional=True),
             ],
             outputs=[io.Latent.Output(display_name="latent")],

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 State = io.Custom("SANA_STATE")
 TextEncoder = io.Custom("SANA_TEXT_ENCODER")  # carries a text_encoders.HostedTextEncoder
-Vae = io.Custom("SANA_VAE")  # carries a vaes.HostedVae
 
 
 class SocketState(NamedTuple):
@@ -28,8 +27,3 @@ class SocketState(NamedTuple):
     @classmethod
     def of(cls, state: StreamState) -> SocketState:
         return cls(state, tuple(state.tensors()))
-
-
-def vae_input(**options: bool) -> io.MultiType.Input:
-    """An input for our VAE or ComfyUI's own."""
-    return io.MultiType.Input("vae", types=[Vae, io.Vae], **options)

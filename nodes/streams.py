@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..sana_video_core.config import PROMPT_CHANGES, STREAM_SAMPLERS
 from ..sana_video_core.shapes import ChunkRule
 from .help import schema
-from .sockets import SocketState, State, TextEncoder, vae_input
+from .sockets import SocketState, State, TextEncoder
 
 LONGEST = (ChunkRule().limit - ChunkRule().first) // ChunkRule().base + 1  # chunks in one scene
 
@@ -70,7 +70,7 @@ class SanaVideoPrime(io.ComfyNode):
             "stream",
             inputs=[
                 io.Model.Input("model"),
-                vae_input(),
+                io.Vae.Input("vae"),
                 io.Conditioning.Input("positive"),
                 State.Input("state"),
                 io.Image.Input("image", optional=True),

@@ -112,13 +112,18 @@ def save_transformer(
 
 
 def load_vae(
-    path: Path | str,
-    *,
-    operations: Any = nn,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> WanVAE:
     """The Wan 2.1 VAE in a file (named as by the original, ComfyUI or diffusers) or a diffusers folder."""
+    tensors = read_vae(path)
+    with torch.device("meta"):
+        vae = WanVAE(VAEConfig.from_state_dict(tensors))
+    vae.load_state_dict(tensors, assign=True)
+    return vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def read_vae(path: Path | str) -> dict[str, Tensor]:
+    """What `load_vae` loads: all tensors of one Wan 2.1 VAE, under the original's names."""
     path = Path(path).absolute()
     tensors, metadata, beside = _read_folder_or_file(path, "vae")
     refuse_quantised(path.name, tensors, metadata, beside)
@@ -134,10 +139,9 @@ def load_vae(
             f"“{path.name}” is damaged: there is nothing in{_examples(empty)}. Copy or download it again."
         )
     with torch.device("meta"):
-        vae = WanVAE(VAEConfig.from_state_dict(tensors), operations=operations)
-    load_strictly(vae, tensors, path, "Wan 2.1 VAE")
+        check_complete(WanVAE(VAEConfig.from_state_dict(tensors)), tensors, path, "Wan 2.1 VAE")
     check_finite(tensors, path)
-    return vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return tensors
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:

@@ -34,13 +34,17 @@ class RMSNorm(nn.Module):
     def __init__(self, channels: int, axes: int, **place: Any) -> None:
         """`axes` counts the axes behind the channels: 3 for video, 2 for pictures."""
         super().__init__()
-        self.scale = channels**0.5
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * axes, **place))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, ...] -> the same shape. Half types are squared and summed in float32."""
-        wide = x.float() if x.dtype in HALF_TYPES else x
-        return F.normalize(wide, dim=1).to(x.dtype) * self.scale * self.gamma
+        """x [B, C, ...] -> the same shape."""
+        return rms_norm(x, self.gamma)
+
+
+def rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
+    """x [B, C, ...] -> the same shape. Half types are squared and summed in float32."""
+    wide = x.float() if x.dtype in HALF_TYPES else x
+    return F.normalize(wide, dim=1).to(x.dtype) * x.shape[1] ** 0.5 * gamma
 
 
 def video_conv(channels: int, out: int, ops: Any, **place: Any) -> nn.Module:

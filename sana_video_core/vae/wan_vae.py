@@ -145,6 +145,11 @@ class WanVAE(nn.Module):
         self.conv2 = operations.Conv3d(channels, channels, 1, device=device, dtype=dtype)
         self.decoder = Decoder(config, operations, device=device, dtype=dtype)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.conv2.weight.dtype
+
     def encode(
         self, pixels: Tensor, *, tiling: Tiling | None = None, on_step: OnStep | None = None
     ) -> Tensor:
@@ -232,7 +237,7 @@ class WanVAE(nn.Module):
         batch, _, length, rows, columns = latents.shape
         size = (STRIDE_TIME * length - 3, STRIDE_SPACE * rows, STRIDE_SPACE * columns)
         # filled piece by piece: a concatenation at the end would hold every frame twice
-        video = latents.new_empty(batch, PIXEL_CHANNELS, *size, dtype=self.conv2.weight.dtype)
+        video = latents.new_empty(batch, PIXEL_CHANNELS, *size, dtype=self.dtype)
         cache, start = None, 0
         for latent in latents.split(1, dim=2):
             pixels, cache = self.decode_frame(latent, cache)
@@ -242,8 +247,8 @@ class WanVAE(nn.Module):
         return video
 
     def _plain(self, x: Tensor) -> Tensor:
-        """x in the parameters' dtype, copied: a slice's layout may select kernels that round differently."""
-        return x.to(self.conv2.weight.dtype, copy=True, memory_format=torch.contiguous_format)
+        """x in the network's dtype, copied: a slice's layout may select kernels that round differently."""
+        return x.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _check_video(video: Tensor, name: str, channels: int, frames: int | None = None) -> None:

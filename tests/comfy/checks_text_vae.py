@@ -106,27 +106,125 @@ def a_clip_of_another_type_is_refused(demo):
 
 
 @check
-def cores_wan_vae_streams_as_its_own_whole_decode(demo):
+def our_loader_gives_cores_vae(demo):
+    """The same object as Load VAE's, of a file that Load VAE can't read, too."""
+    import comfy.sd
+    import comfy.utils
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = pack("demo.model_set").demo_set().vae
+    tensors = load_file(path)
+    core = comfy.sd.VAE(sd=dict(tensors))
+    assert type(demo.vae) is type(core) is comfy.sd.VAE
+    for name in ("latent_channels", "device", "vae_dtype", "output_device"):
+        assert getattr(demo.vae, name) == getattr(core, name), name
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "other.safetensors"
+        save_file({f"model.{name}": tensor for name, tensor in tensors.items()}, other)
+        loaded = [demo.vae, pack("bridge.vaes").load_vae(other)]
+    for vae in loaded:
+        weights = vae.get_sd()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in core.get_sd().items())
+    load, arguments = demo.vae.patcher.cached_patcher_init
+    again = load(*arguments, disable_dynamic=True)
+    assert type(again) is type(demo.vae.patcher)
+    assert again.model is not demo.vae.patcher.model
+
+
+@check
+def cores_vae_has_what_the_bridge_asks_for(demo):
+    from vae_socket import ASKED
+
+    for name, kind in ASKED.items():
+        assert isinstance(getattr(demo.vae, name), kind), name
+    assert demo.vae.patcher.model is demo.vae.first_stage_model
+    assert demo.vae.patcher.load_device == demo.vae.device
+    network = pack("sana_video_core.vae.wan_vae").WanVAE(pack("demo.model_set").VAE_CONFIG)
+    ours, theirs = network.state_dict(), demo.vae.first_stage_model.state_dict()
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+@check
+def our_decoder_runs_on_whoever_loaded_the_vae(demo):
+    """The same bits from Load VAE's object and ours, and from the core without ComfyUI."""
     import comfy.sd
     import torch
     from safetensors.torch import load_file
 
     path = pack("demo.model_set").demo_set().vae
     core = comfy.sd.VAE(sd=load_file(path))
+    alone = pack("sana_video_core.checkpoints.checkpoint").load_vae(path)
     latents = torch.randn(1, 16, 8, 6, 8, generator=torch.Generator().manual_seed(2))
-    whole = core.decode(latents)
-    assert whole.shape == (1, 29, 48, 64, 3)
+    pixels = torch.cat(list(alone.decode_stream(latents)), dim=2)[0].permute(1, 2, 3, 0)
     images = run("SanaVideoDecode", core, {"samples": latents})
-    close(images, whole[0], 1e-6)
-    close(images, run("SanaVideoDecode", demo.vae, {"samples": latents}), 1e-4)
+    assert images.shape == (29, 48, 64, 3)
+    assert same(images, run("SanaVideoDecode", demo.vae, {"samples": latents}))
+    close(images, (pixels + 1) / 2, 1e-6)
     _, one, _ = demo.sample()
     latent, two, _ = demo.sample(state=one)
     ours, theirs = (run("SanaVideoDecode", vae, latent, two) for vae in (demo.vae, core))
-    assert ours.shape == theirs.shape == (40, 48, 64, 3)
-    close(theirs, ours, 1e-4)
-    primed = run("SanaVideoPrime", demo.causal, core, demo.positive, demo.start(), image=image())
-    mine = run("SanaVideoPrime", demo.causal, demo.vae, demo.positive, demo.start(), image=image())
-    close(primed.state.history[0].latents, mine.state.history[0].latents, 1e-4)
+    assert ours.shape == (40, 48, 64, 3)
+    assert same(ours, theirs)
+    primed, mine = (
+        run("SanaVideoPrime", demo.causal, vae, demo.positive, demo.start(), image=image())
+        for vae in (core, demo.vae)
+    )
+    assert same(primed.state.history[0].latents, mine.state.history[0].latents)
+
+
+@check
+def weights_that_are_cast_as_they_are_used_decode_alike(demo):
+    """As ComfyUI leaves them when memory is short: in the file's type, until a layer runs."""
+    import comfy.sd
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(pack("demo.model_set").demo_set().vae)
+    whole = comfy.sd.VAE(sd=dict(tensors), dtype=torch.bfloat16)
+    late = comfy.sd.VAE(sd=dict(tensors))
+    late.vae_dtype = torch.bfloat16
+    for layer in late.first_stage_model.modules():
+        if hasattr(layer, "comfy_cast_weights"):
+            layer.comfy_cast_weights = True
+    latents = {"samples": torch.randn(1, 16, 3, 6, 8, generator=torch.Generator().manual_seed(2))}
+    assert {p.dtype for p in late.first_stage_model.parameters()} == {torch.float32}
+    ours = run("SanaVideoDecode", whole, latents)
+    assert same(run("SanaVideoDecode", late, latents), ours)
+    close(ours, run("SanaVideoDecode", demo.vae, latents), 0.1)
+    assert not same(ours, run("SanaVideoDecode", demo.vae, latents))
+
+
+@check
+def cores_own_nodes_take_our_vae(demo):
+    """VAE Decode, VAE Encode and both tiled nodes; the tiles are small enough to be several."""
+    import torch
+
+    import nodes as core_nodes
+
+    latents = {"samples": torch.randn(1, 16, 5, 16, 24, generator=torch.Generator().manual_seed(2))}
+    ours = run("SanaVideoDecode", demo.vae, latents)
+    decoded = core_nodes.VAEDecode().decode(demo.vae, latents)[0]
+    assert decoded.shape == ours.shape == (17, 128, 192, 3)
+    close(decoded, ours, 1e-4)
+    tiled = core_nodes.VAEDecodeTiled().decode(demo.vae, latents, 64, 16, 64, 8)[0]
+    assert tiled.shape == ours.shape
+    alike(tiled, ours)
+    encoded = core_nodes.VAEEncode().encode(demo.vae, ours)[0]["samples"]
+    mine = pack("bridge.vaes").vae_of(demo.vae).encode(ours.movedim(-1, 0)[None] * 2 - 1)
+    assert encoded.shape == mine.shape == latents["samples"].shape
+    close(encoded, mine, 1e-3)
+    tiled = core_nodes.VAEEncodeTiled().encode(demo.vae, ours, 64, 16, 64, 8)[0]["samples"]
+    assert tiled.shape == encoded.shape
+    alike(tiled, encoded)
+
+
+def alike(a, b) -> None:
+    """Tiles see less of the picture around them, so values differ; what is shown doesn't."""
+    import torch
+
+    likeness = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]).double())[0, 1].item()
+    assert likeness > 0.9, likeness
 
 
 @check
@@ -136,15 +234,23 @@ def a_vae_of_another_model_is_refused(demo):
     import torch
     from safetensors.torch import load_file
 
-    other = comfy.sd.VAE(sd=load_file(pack("demo.model_set").demo_set().vae))
-    other.first_stage_model = torch.nn.Identity()
+    tensors = load_file(pack("demo.model_set").demo_set().vae)
+    foreign, four_colours, nothing = (comfy.sd.VAE(sd=dict(tensors)) for _ in range(3))
+    foreign.first_stage_model = torch.nn.Identity()
+    nothing.first_stage_model = None  # of a checkpoint that has no VAE
+    for name in ("decoder.head.2.weight", "decoder.head.2.bias"):
+        tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
+    four_colours = comfy.sd.VAE(sd=tensors)
     latent, state, _ = demo.sample()
-    for call in (
-        lambda: run("SanaVideoDecode", other, latent),
-        lambda: run("SanaVideoDecodeStream", other, state, 0, 16.0, "h264", 0),
-        lambda: run("SanaVideoPrime", demo.causal, other, demo.positive, demo.start(), image=image()),
-    ):
-        refused(call, "Identity", "Wan 2.1 VAE")
+    for other, named in ((foreign, "Identity"), (nothing, "NoneType"), (four_colours, "3 colours")):
+        for call in (
+            lambda other=other: run("SanaVideoDecode", other, latent),
+            lambda other=other: run("SanaVideoDecodeStream", other, state, 0, 16.0, "h264", 0),
+            lambda other=other: run(
+                "SanaVideoPrime", demo.causal, other, demo.positive, demo.start(), image=image()
+            ),
+        ):
+            refused(call, named, "Wan 2.1 VAE")
 
 
 @check

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_sana_video.bridge.vaes import vae_of
 from comfyui_sana_video.demo.model_set import seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
@@ -95,7 +96,7 @@ def test_an_image_is_frame_0_and_the_mask_keeps_it():
     before = images.clone()
     latent = empty(vae=demo().vae, image=images, batch=2)
     samples, mask = latent["samples"], latent["noise_mask"]
-    expected = demo().vae.encode(fit_images(images, width=48, height=32))
+    expected = vae_of(demo().vae).encode(fit_images(images, width=48, height=32))
     assert samples.shape == (2, 16, 3, 4, 6)
     assert torch.allclose(samples[:, :, :1], expected.expand(2, -1, -1, -1, -1), atol=1e-5)
     assert not samples[:, :, 1:].any()

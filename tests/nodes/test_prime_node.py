@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfy_api.latest import InputImpl
-from comfyui_sana_video.bridge.vaes import HostedVae
+from comfyui_sana_video.bridge.vaes import HostedVae, vae_of
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
@@ -43,7 +43,7 @@ def test_an_image_is_a_chunk_of_one_latent_frame_and_ten_follow():
     (chunk,) = state.state.history
     assert (chunk.length, chunk.primed, chunk.seed, chunk.prompt) == (1, True, None, "a red ball rolls")
     pixels = fit_images(images, width=48, height=32)
-    assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
+    assert torch.allclose(latents(chunk), vae_of(demo().vae).encode(pixels), atol=1e-5)
     assert same(images, before)
     latent, after, frames = sample(state)
     assert (latent["samples"].shape[2], frames, after.state.plan) == (10, 41, ((1, 10),))
@@ -60,7 +60,7 @@ def test_a_video_gives_its_last_whole_frames(film):
     (chunk,) = state.state.history
     assert (chunk.length, chunk.primed, state.state.frames) == (3, True, 9)
     pixels = read_frames(film, last=9, width=48, height=32)
-    assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
+    assert torch.allclose(latents(chunk), vae_of(demo().vae).encode(pixels), atol=1e-5)
     assert sample(state)[2] == 9 + 40
 
 

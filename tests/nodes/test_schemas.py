@@ -169,7 +169,7 @@ def test_nothing_newer_than_comfyui_0_23_is_used():
             SCHEMA_KEYWORDS
             if called in ("schema", "io.Schema")
             else INPUT_KEYWORDS
-            if called.endswith(".Input") or called == "vae_input"
+            if called.endswith(".Input")
             else OUTPUT_KEYWORDS
             if called.endswith(".Output")
             else None
@@ -177,7 +177,7 @@ def test_nothing_newer_than_comfyui_0_23_is_used():
         if allowed is not None:
             seen.add(called)
             assert keywords <= allowed, f"{file}: {called} with {sorted(keywords - allowed)}"
-    assert {"schema", "io.Int.Input", "State.Output", "vae_input", "io.Schema"} <= seen
+    assert {"schema", "io.Int.Input", "State.Output", "io.Vae.Input", "io.Schema"} <= seen
 
 
 def test_only_known_names_of_the_api_are_used():

@@ -239,7 +239,7 @@ def test_two_prompts_at_once_are_refused():
 def test_the_wrong_thing_on_a_socket_is_named():
     with refused("str was connected as VAE", "Load SANA-Video VAE"):
         run("Decode", "vae", one_chunk()[0])
-    with refused("HostedVae was connected as text encoder", "Load SANA-Video Text Encoder"):
+    with refused("VAE was connected as text encoder", "Load SANA-Video Text Encoder"):
         run("TextEncode", demo().vae, "a ball", 10, True)
     clip = sd.CLIP()
     clip.tokenizer = "SD1Tokenizer"

@@ -1,0 +1,145 @@
+"""Load SANA-Video VAE gives ComfyUI's VAE, of every file that is one, and our nodes run on it."""
+
+import logging
+
+import comfy.sd
+import pytest
+import torch
+from comfyui_sana_video.bridge.vaes import load_vae, vae_of
+from comfyui_sana_video.demo.model_set import VAE_CONFIG, demo_set, seeded
+from comfyui_sana_video.sana_video_core.errors import InputError, SanaVideoError
+from comfyui_sana_video.sana_video_core.vae.tiling import Tiling
+from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE
+from safetensors.torch import save_file
+from support.artist import DEMO, demo, folders, picture, run, start
+from support.pack import same
+from support.vae_socket import ASKED
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """The stand-in's VAE class, and the names of what was asked of its objects."""
+    asked = set()
+
+    class Watched(comfy.sd.VAE):
+        def __getattribute__(self, name):
+            if not name.startswith("__"):
+                asked.add(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(comfy.sd, "VAE", Watched)
+    return asked
+
+
+def test_the_stand_in_has_exactly_what_is_asked_for(watched, tmp_path):
+    """tests/comfy holds the same list against the real one."""
+    vae = run("VAELoader", DEMO)
+    has = set(vars(vae))
+    watched.clear()
+    run("Decode", vae, {"samples": torch.zeros(1, 16, 1, 4, 6)})
+    primed = run("Prime", demo().model, vae, demo().positive, start(), image=picture())
+    with folders(tmp_path):
+        run("DecodeStream", vae, primed, 0, 16.0, "h264", 0)
+    run("EmptyLatent", demo().bidirectional, 64, 48, 9, 1, vae, picture())
+    assert watched == has == set(ASKED)
+    assert all(isinstance(getattr(vae, name), kind) for name, kind in ASKED.items())
+
+
+def test_the_socket_is_comfyuis(tmp_path):
+    vae = run("VAELoader", DEMO)
+    assert type(vae) is comfy.sd.VAE
+    load, arguments = vae.patcher.cached_patcher_init
+    again = load(*arguments, disable_dynamic=True)
+    assert again.model is not vae.first_stage_model
+    assert all(map(torch.equal, again.model.parameters(), vae.first_stage_model.parameters()))
+
+
+def _file(folder, config=VAE_CONFIG, drop=(), **more):
+    tensors = seeded(WanVAE(config), 0).state_dict() | more
+    save_file({n: t for n, t in tensors.items() if n not in drop}, folder / "vae.safetensors")
+    return folder / "vae.safetensors"
+
+
+@pytest.mark.parametrize(
+    "config", [VAEConfig(8, (1, 2, 2, 4)), VAEConfig(8, latent_channels=48), VAEConfig(8, blocks=1)]
+)
+def test_sizes_that_comfyui_cannot_build_are_refused(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(comfy.sd, "VAE", lambda **_: pytest.fail("too late"))
+    with pytest.raises(
+        SanaVideoError, match=r"“vae\.safetensors” .* ComfyUI can't build it\. Use wan_2\.1_vae"
+    ):
+        load_vae(_file(tmp_path, config))
+
+
+def test_incomplete_files_are_refused_before_comfyui_sees_them(tmp_path, monkeypatch):
+    """It would load what is there, and say so only in its log."""
+    monkeypatch.setattr(comfy.sd, "VAE", lambda **_: pytest.fail("too late"))
+    with pytest.raises(SanaVideoError, match=r"1 missing \(decoder\.head\.2\.bias\)"):
+        load_vae(_file(tmp_path, drop=("decoder.head.2.bias",)))
+
+
+def test_the_network_reads_the_layers_as_they_are_now():
+    """ComfyUI exchanges a layer's parameters while it moves them; a copy would go on with the old ones."""
+    vae = load_vae(demo_set().vae)
+    ours, latents = vae_of(vae), torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    before = ours.network.decode(latents)
+    for module in vae.first_stage_model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(parameter.detach() * 0.9, requires_grad=False))
+    after = ours.network.decode(latents)
+    assert not torch.allclose(after, before, atol=1e-3)
+    assert same(after, vae_of(vae).network.decode(latents))
+    assert same(after, vae.first_stage_model.decode(latents))
+
+
+def test_a_compiled_part_keeps_its_vae():
+    """TorchCompileVAE and its kind put a module around the decoder, so its weights have other names."""
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self._orig_mod = module
+
+        def __getattr__(self, name):
+            return super().__getattr__(name) if name == "_orig_mod" else getattr(self._orig_mod, name)
+
+    vae, latents = load_vae(demo_set().vae), torch.zeros(1, 16, 1, 4, 4)
+    before = vae_of(vae).network.decode(latents)
+    vae.first_stage_model.decoder = Compiled(vae.first_stage_model.decoder)
+    assert same(vae_of(vae).network.decode(latents), before)
+
+
+def test_the_weights_of_a_socket_are_left_alone():
+    vae = load_vae(demo_set().vae)
+    tensors = [(p, p.requires_grad, p.clone()) for p in vae.first_stage_model.parameters()]
+    vae_of(vae).encode(picture(16, 16).movedim(-1, 0)[None])
+    for now, (before, asks, values) in zip(vae.first_stage_model.parameters(), tensors, strict=True):
+        assert now is before
+        assert now.requires_grad == asks
+        assert torch.equal(now, values)
+
+
+@pytest.mark.parametrize("network", [torch.nn.Identity(), None, WanVAE(VAEConfig(8, blocks=1))])
+def test_other_networks_are_refused(network):
+    vae = load_vae(demo_set().vae)
+    vae.first_stage_model = network
+    if isinstance(network, WanVAE):
+        del network.encoder.downsamples[0]
+    with pytest.raises(InputError, match=rf"{type(network).__name__} .* need the Wan 2\.1 VAE"):
+        vae_of(vae)
+
+
+def test_short_memory_encodes_in_tiles(monkeypatch, caplog):
+    vae = vae_of(load_vae(demo_set().vae))
+    pixels = torch.rand(1, 3, 5, 320, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tiled, step = vae.network.encode(pixels, tiling=Tiling()), WanVAE.encode_frames
+
+    def short(self, frames, cache):
+        if frames.shape[-2] == 320:
+            raise torch.OutOfMemoryError("no room")
+        return step(self, frames, cache)
+
+    monkeypatch.setattr(WanVAE, "encode_frames", short)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(vae.encode(pixels), tiled)
+    assert "encoding in tiles" in caplog.text
