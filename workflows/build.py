@@ -126,7 +126,7 @@ class Sheet:
     def add(self, kind: str, title: str = "", room: int = 0, **inputs: Any) -> Node:
         """A node below the last one, `room` high, or as high as it needs to be.
 
-        `inputs`: values for widgets, and for sockets the node that has a fitting output.
+        `inputs`: values for widgets, and for sockets a node, whose first fitting output is taken.
         """
         listed = entries(self._info[kind])
         if unknown := set(inputs) - {entry.name for entry in listed}:
@@ -167,10 +167,8 @@ class Sheet:
     def _link(self, source: Node, target: Node, slot: int, entry: Entry) -> int:
         kinds = [output["type"] for output in source["outputs"]]
         fitting = [number for number, kind in enumerate(kinds) if fits(kind, entry.kind)]
-        if len(fitting) != 1:
-            raise ValueError(
-                f"{source['type']} has {len(fitting)} outputs for “{entry.name}” of {target['type']}."
-            )
+        if not fitting:
+            raise ValueError(f"{source['type']} has no output for “{entry.name}” of {target['type']}.")
         output, number = source["outputs"][fitting[0]], len(self.links) + 1
         output["links"] = [*(output["links"] or []), number]
         self.links.append([number, source["id"], fitting[0], target["id"], slot, output["type"]])

@@ -42,6 +42,10 @@ STORY = (
     ("it turns yellow, in a circle", "a red ball turns yellow and moves in a circle over a blue floor"),
     ("it grows", "a yellow ball grows over a blue floor"),
 )
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {  # core's samplers that are the original's, for each grid
+    "dpm++": ("SamplerDPMPP_2M_SDE", {"solver_type": "midpoint", "eta": 0}),
+    "euler": ("KSamplerSelect", {"sampler_name": "euler"}),
+}
 BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
 
 
@@ -228,20 +232,24 @@ def from_an_image(sheet: Any) -> None:
 
 
 def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, image: bool = False) -> None:
-    """81 frames by ComfyUI's own sampler."""
-    picture, large = {}, size != (832, 480)
+    """81 frames as the original samples them: its noise levels and solver, under ComfyUI's custom sampler."""
+    picture, large, grid = {}, size != (832, 480), "euler" if image else "dpm++"
     with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE, bottom=use.bottom):
         if image:
             frame = sheet.add("LoadImage", "First frame", 330, image="example.png")
             picture = {"vae": use.vae, "image": frame}
-        positive = prompt(sheet, "Prompt", use, words, 160 if image else 280)
+        positive = prompt(sheet, "Prompt", use, words, 160 if image else 280, motion_score=30)
         negative = prompt(sheet, "Negative prompt", use, BLUR, 140, motion_score=0, instruction=False)
-    with sheet.group("50 steps", PURPLE, MIDDLE, bottom=use.bottom):
+    with sheet.group("Size, noise and its levels", PURPLE, MIDDLE, bottom=use.bottom):
         sizes = {"width": size[0], "height": size[1], "length": 81}
         latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **sizes, **picture)
-        pair = {"positive": positive, "negative": negative}
-        steps = {"seed": 7, "steps": 50, "cfg": 6, "sampler_name": "euler", "scheduler": "simple"}
-        sampled = sheet.add("KSampler", model=use.model, latent_image=latent, **pair, **steps)
+        noise = sheet.add("RandomNoise", "Noise", noise_seed=7)
+        sigmas = sheet.add("SanaVideoSigmas", grid=grid)
+    with sheet.group("50 steps", PURPLE, MIDDLE, bottom=use.bottom):
+        guider = sheet.add("CFGGuider", model=use.model, positive=positive, negative=negative, cfg=6)
+        solver = SOLVERS[grid]
+        parts = {"noise": noise, "guider": guider, "sampler": sheet.add(solver[0], "Solver", **solver[1])}
+        sampled = sheet.add("SamplerCustomAdvanced", "Sampler", sigmas=sigmas, latent_image=latent, **parts)
         decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
         images = sheet.add(decode, vae=use.vae, **{socket: sampled})
     with sheet.group("Video", GREEN, FILM, bottom=use.bottom):
@@ -252,8 +260,9 @@ def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, 
 def text_to_video(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, in ComfyUI's KSampler. The "
-        "negative prompt has no instruction and motion score 0. For any length use *01_first_long_video*.",
+        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once. It samples as the original "
+        "does: DPM-Solver++ 2M on its own noise levels, motion score 30. The negative prompt has no "
+        "instruction and motion score 0. For any length use *01_first_long_video*.",
         SHORT,
         "sana_video_480p",
         start=False,
@@ -265,7 +274,8 @@ def image_to_video(sheet: Any) -> None:
     use = loaded(
         sheet,
         "## A clip that begins with a picture\n\nEmpty Latent makes the picture the first frame, which "
-        "KSampler leaves as it is. Say in the prompt what the picture shows, and what happens.",
+        "the sampler leaves as it is. The noise levels are the original's for pictures (*euler*). Say in the "
+        "prompt what the picture shows, and what happens.",
         SHORT,
         "sana_video_480p",
         start=False,

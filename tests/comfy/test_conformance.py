@@ -136,7 +136,7 @@ def test_fifty_step_workflows_run(server, picture, name):
     for node in prompt.values():
         if node["class_type"] == "SanaVideoEmptyLatent":
             node["inputs"] |= {"width": 64, "height": 48, "length": 9}
-        if node["class_type"] == "KSampler":
+        if node["class_type"] == "SanaVideoSigmas":
             node["inputs"]["steps"] = 4
     run = server.run(prompt)
     assert run.error is None, run.error["exception_message"]

@@ -17,7 +17,7 @@ FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of files on a disk
-LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoSigmas"}  # for people with a LoRA; for custom samplers
+LEFT_OUT = {"SanaVideoLoraLoader"}  # for people with a LoRA
 
 
 def read(name):
@@ -244,12 +244,28 @@ def test_sizes_and_lengths():
         "08_720p": [1280, 704, 81, 1],
     }
     assert {name: of(read(name), "SanaVideoEmptyLatent")["widgets_values"] for name in expected} == expected
-    steps = {tuple(of(read(name), "KSampler")["widgets_values"]) for name in expected}
-    assert steps == {(7, "fixed", 50, 6, "euler", "simple", 1)}
     assert (
         of(read("04_continue_tomorrow"), "SanaVideoDecodeStream")["widgets_values"][0]
         == of(read("04_save_today"), "SanaVideoBlockSampler")["widgets_values"][0]
     )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[:2] in ("06", "07", "08")])
+def test_clips_are_sampled_as_the_original_does(name):
+    """inference_sana_video.py: DPM-Solver++ 2M on its grid; for a picture Euler on that of FlowMatchEuler."""
+    nodes = {node["_meta"]["title"]: node for node in read(f"api/{name}").values()}
+    picture = "First frame" in nodes
+    grid, solver = nodes["SANA-Video Sigmas"]["inputs"], nodes["Solver"]
+    assert grid == {"steps": 50, "shift": 8, "denoise": 1, "grid": "euler" if picture else "dpm++"}
+    if picture:
+        assert (solver["class_type"], solver["inputs"]) == ("KSamplerSelect", {"sampler_name": "euler"})
+    else:
+        assert solver["class_type"] == "SamplerDPMPP_2M_SDE"
+        assert solver["inputs"].items() >= {("solver_type", "midpoint"), ("eta", 0)}
+    assert nodes["CFG Guider"]["inputs"]["cfg"] == 6
+    texts = [nodes[title]["inputs"] for title in ("Prompt", "Negative prompt")]
+    assert [(text["motion_score"], text["instruction"]) for text in texts] == [(30, True), (0, False)]
+    assert "KSampler" not in {node["class_type"] for node in nodes.values()}
 
 
 @pytest.mark.parametrize("name", NAMES)
