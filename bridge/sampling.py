@@ -35,11 +35,17 @@ def extend_with(
     steps: int,
     sampler: str,
     on_prompt_change: str,
+    rule: str,
 ) -> StreamState:
     """The state after `chunks` more chunks. Whatever cannot work raises before anything is loaded."""
     model, prompt = HostedModel(patcher), prompt_of(positive)
     sampling = Sampling(
-        seed=seed, steps=steps, sampler=sampler, on_prompt_change=on_prompt_change, loras=model.loras
+        seed=seed,
+        steps=steps,
+        sampler=sampler,
+        on_prompt_change=on_prompt_change,
+        loras=model.loras,
+        rule=rule,
     )
 
     def run(state: StreamState, chunks: int) -> Iterator[StreamState]:

@@ -9,7 +9,14 @@ import sys
 from pathlib import Path
 
 # none of these imports torch, so that `sana-video --help` answers at once
-from ..sana_video_core.config import CLIP_SAMPLERS, DTYPES, FAMILIES, PROMPT_CHANGES, STREAM_SAMPLERS
+from ..sana_video_core.config import (
+    CLIP_SAMPLERS,
+    DTYPES,
+    FAMILIES,
+    PROMPT_CHANGES,
+    STREAM_RULES,
+    STREAM_SAMPLERS,
+)
 from ..sana_video_core.errors import Cancelled, SanaVideoError
 from ..standalone.studio import serve as studio
 from . import run as workflow
@@ -135,6 +142,11 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
     stream.add_argument("--video", type=Path, help="continue the last 10 seconds of this video")
     stream.add_argument("--on-prompt-change", choices=PROMPT_CHANGES, default=PROMPT_CHANGES[0])
+    stream.add_argument(
+        "--rule",
+        choices=STREAM_RULES,
+        help="of few_step: as in training (default), or as the original runs it",
+    )
     stream.add_argument("--window", type=int, help="earlier chunks to look back on (0, the default: all)")
 
     clip = generate.add_argument_group("clips (the 50-step families)")

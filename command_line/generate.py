@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoints.checkpoint import load_vae
+from ..sana_video_core.config import STREAM_RULES
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.image_file import read_image
@@ -94,7 +95,12 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave out --cfg.")
     if not family.causal and (
-        options.video or options.state_in or options.state_out or options.window or len(options.prompts) > 1
+        options.video
+        or options.state_in
+        or options.state_out
+        or options.window
+        or options.rule
+        or len(options.prompts) > 1
     ):
         raise InputError(
             f"{family.title} makes one clip from one prompt and has no state. "
@@ -160,6 +166,13 @@ def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE) -> int:
+    sampling = Sampling(
+        seed=options.seed,
+        steps=options.steps,
+        sampler=options.sampler,
+        on_prompt_change=options.on_prompt_change,
+        rule=options.rule or STREAM_RULES[0],
+    )
     state = _saved_or_empty_state(options, model)
     model.family.chunks.following(state.position, options.chunks)
     prompts = encode_prompts(models, options, options.prompts)
@@ -170,7 +183,7 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
         state = prime(model, state, prompts[0], beginning)
     made, stopped = len(state.history), None
     try:
-        for newer in _shots(options, model, state, prompts):
+        for newer in _shots(options, model, state, prompts, sampling):
             state = newer
             if options.state_out is not None:
                 save_state(state, options.state_out)  # after every chunk: a crash costs one chunk
@@ -186,15 +199,9 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
 
 
 def _shots(
-    options: Namespace, model: SanaVideo, state: StreamState, prompts: list[Prompt]
+    options: Namespace, model: SanaVideo, state: StreamState, prompts: list[Prompt], sampling: Sampling
 ) -> Iterator[StreamState]:
     """The state after every chunk of every shot."""
-    sampling = Sampling(
-        seed=options.seed,
-        steps=options.steps,
-        sampler=options.sampler,
-        on_prompt_change=options.on_prompt_change,
-    )
     for number, prompt in enumerate(prompts):
         with Bar(f"shot {number + 1}/{len(prompts)}") as bar:
             for newer in extend(

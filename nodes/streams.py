@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sana_video_core.config import PROMPT_CHANGES, STREAM_SAMPLERS
+from ..sana_video_core.config import PROMPT_CHANGES, STREAM_RULES, STREAM_SAMPLERS
 from ..sana_video_core.shapes import ChunkRule
 from .help import schema
 from .sockets import SocketState, State, TextEncoder
@@ -104,6 +104,9 @@ class SanaVideoBlockSampler(io.ComfyNode):
                     "sampler", options=[*STREAM_SAMPLERS], default=STREAM_SAMPLERS[0], advanced=True
                 ),
                 io.Combo.Input("on_prompt_change", options=[*PROMPT_CHANGES], default=PROMPT_CHANGES[0]),
+                io.Combo.Input(
+                    "rule", options=[*STREAM_RULES], default=STREAM_RULES[0], optional=True, advanced=True
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -128,9 +131,12 @@ class SanaVideoBlockSampler(io.ComfyNode):
         return f"{chunks} chunks were asked for; one sampler adds {most}. Chain samplers for more."
 
     @classmethod
-    def execute(cls, model, positive, state, chunks, seed, steps, sampler, on_prompt_change) -> io.NodeOutput:
+    def execute(
+        cls, model, positive, state, chunks, seed, steps, sampler, on_prompt_change, rule=STREAM_RULES[0]
+    ) -> io.NodeOutput:
         from ..bridge.sampling import extend_with, latents_since
 
-        options = {"seed": seed, "steps": steps, "sampler": sampler, "on_prompt_change": on_prompt_change}
+        options = {"seed": seed, "steps": steps, "sampler": sampler, "rule": rule}
+        options |= {"on_prompt_change": on_prompt_change}
         after = extend_with(model, positive, state.state, chunks, **options)
         return io.NodeOutput(latents_since(state.state, after), SocketState.of(after), after.frames)

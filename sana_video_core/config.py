@@ -18,6 +18,7 @@ from .shapes import ChunkRule, Compression
 
 # Each list of choices is here once, for the nodes, the command line and the checks.
 STREAM_SAMPLERS: tuple[str, ...] = ("few_step", "euler")
+STREAM_RULES: tuple[str, ...] = ("training", "original")  # of few_step; original: as its inference script
 CLIP_SAMPLERS: tuple[str, ...] = ("dpm++", "euler")
 PROMPT_CHANGES: tuple[str, ...] = ("recache", "keep", "cut")
 DTYPES: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of weights

@@ -299,8 +299,8 @@ MUTATIONS = {
     "noise of the same level": (
         STREAM,
         f"{CORE}/sampling/solvers.py",
-        "x = following * draw(i + 1) + (1 - following) * clean",
-        "x = sigma * draw(i + 1) + (1 - sigma) * clean",
+        "x = level.noise * draw(number) + (1 - level.noise) * clean",
+        "x = (n := few_step_levels(sigmas, rule)[number - 1].noise) * draw(number) + (1 - n) * clean",
     ),
     # stream
     "noise counted from the chunk": (

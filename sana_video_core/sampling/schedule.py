@@ -5,11 +5,27 @@ Every grid ends at sigma 0. `shift` warps u to s*u / (1 + (s - 1)*u), which spen
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
+import torch
+
+from ..config import STREAM_RULES
 from ..errors import InputError
 
 TRAINING_STEPS = 1000
+TABLE_SHIFT = 7.0  # of the sigmas of the original's inference script, inference_flow_shift in its config
+
+
+class Level(NamedTuple):
+    """A noise level of a few-step sampler, as each of its three uses sees it; all in [0, 1]."""
+
+    network: float  # timestep / 1000 that the network reads
+    estimate: float  # sigma that turns its velocity into clean latents
+    noise: float  # sigma of the noise in the latents that it reads
 
 
 def warp(u: float, shift: float) -> float:
@@ -30,13 +46,52 @@ def _check(steps: int, shift: float) -> None:
         raise InputError(f"The shift is {shift}; it has to be above 0 (the models were published with 8).")
 
 
-def few_step_sigmas(steps: int, shift: float = 8.0) -> tuple[float, ...]:
+def few_step_sigmas(steps: int, shift: float = 8.0, rule: str = STREAM_RULES[0]) -> tuple[float, ...]:
     """The grid of the distilled block-causal models: timesteps rounded to integers, sigma = timestep / 1000.
 
     4 steps at shift 8: 1000, 960, 889, 727 (denoising_step_list of configs/sana_video_config/longsana).
+    Raises InputError for more steps than have levels of their own under `rule`.
     """
     _check(steps, shift)
+    sigmas = _rounded(steps, shift)
+    if not _falls(sigmas, rule):
+        most = next(few for few in range(1, steps) if not _falls(_rounded(few + 1, shift), rule))
+        raise InputError(
+            f"{steps} steps were asked for, but the timesteps are whole numbers, and some would be equal: "
+            f"choose 1 to {most} (at shift {shift:g}). LongSANA was distilled to 4."
+        )
+    return sigmas
+
+
+def _rounded(steps: int, shift: float) -> tuple[float, ...]:
     return (*(round(1000 * warp(1 - i / steps, shift)) / 1000 for i in range(steps)), 0.0)
+
+
+def _falls(sigmas: Sequence[float], rule: str) -> bool:
+    """Whether each use of each level is below the one before, and above 0."""
+    levels = (*few_step_levels(sigmas, rule), Level(0, 0, 0))
+    return all(a > b for pair in pairwise(levels) for a, b in zip(*pair, strict=True))
+
+
+def few_step_levels(sigmas: Sequence[float], rule: str = STREAM_RULES[0]) -> tuple[Level, ...]:
+    """The levels of `few_step_sigmas`, without the 0 at its end.
+
+    `training`: a sigma for all uses. `original`: the network reads the timestep in bfloat16 (888 and 728 for
+    889 and 727), whose sigma in a table of shift 7 makes the estimate; noise takes that of the exact timestep
+    (longlive_flow_euler_sampler.py).
+    """
+    if rule == STREAM_RULES[0]:
+        return tuple(Level(sigma, sigma, sigma) for sigma in sigmas[:-1])
+    timesteps = [round(1000 * sigma) for sigma in sigmas[:-1]]
+    read = torch.tensor(timesteps, dtype=torch.bfloat16).tolist()
+    return tuple(Level(r / 1000, _in_table(r), _in_table(t)) for r, t in zip(read, timesteps, strict=True))
+
+
+@functools.cache
+def _in_table(timestep: float) -> float:
+    """The sigma of the table of shift 7 whose timestep is nearest."""
+    table = (warp(1 - i / TRAINING_STEPS, TABLE_SHIFT) for i in range(TRAINING_STEPS))
+    return min(table, key=lambda sigma: abs(1000 * sigma - timestep))
 
 
 def euler_sigmas(steps: int, shift: float = 8.0) -> tuple[float, ...]:

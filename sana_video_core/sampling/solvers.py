@@ -12,20 +12,28 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from ..config import STREAM_RULES
+from .schedule import few_step_levels
+
 Velocity = Callable[[Tensor, float], Tensor]
 
 
-def sample_few_step(velocity: Velocity, draw: Callable[[int], Tensor], sigmas: Sequence[float]) -> Tensor:
+def sample_few_step(
+    velocity: Velocity,
+    draw: Callable[[int], Tensor],
+    sigmas: Sequence[float],
+    rule: str = STREAM_RULES[0],
+) -> Tensor:
     """Predict the clean latents, add fresh noise of the next level, repeat; for distilled models.
 
-    `draw(n)` returns noise number n. Source: longlive_flow_euler_sampler.py of the original; the rule is that
-    of Self-Forcing (arXiv 2506.08009).
+    `draw(n)` returns noise number n. `rule` is one of STREAM_RULES (`few_step_levels`). Source:
+    longlive_flow_euler_sampler.py of the original; the loop is that of Self-Forcing (arXiv 2506.08009).
     """
     x = clean = draw(0)
-    for i, (sigma, following) in enumerate(pairwise(sigmas)):
-        clean = x - sigma * velocity(x, sigma)
-        if following > 0:
-            x = following * draw(i + 1) + (1 - following) * clean
+    for number, level in enumerate(few_step_levels(sigmas, rule)):
+        if number:
+            x = level.noise * draw(number) + (1 - level.noise) * clean
+        clean = x - level.estimate * velocity(x, level.network)
     return clean
 
 

@@ -56,6 +56,7 @@ class ChunkRunner:
         seed: int,
         sampler: str,
         sigmas: tuple[float, ...],
+        rule: str,
     ) -> Tensor:
         """Clean latents [B, C, length, H, W], float32 on the model's device. The memory is only read."""
         identity, first = state.identity, state.latent_frames
@@ -73,7 +74,7 @@ class ChunkRunner:
 
         if sampler == "euler":
             return sample_euler(velocity, draw(0), sigmas)
-        return sample_few_step(velocity, draw, sigmas)
+        return sample_few_step(velocity, draw, sigmas, rule)
 
     @torch.no_grad()
     def absorb(self, state: StreamState, memory: Memory | None, latents: Tensor) -> Memory:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from PIL import Image
 from torch import Tensor
 
+from ..config import STREAM_RULES
 from ..files.image_file import captioned, sheet_of
 from .state import StreamState
 
@@ -27,6 +28,7 @@ def report(state: StreamState) -> str:
     ]
     for number, chunk in enumerate(state.history):
         made = "primed" if chunk.primed else f"seed {chunk.seed}"
+        made += "" if chunk.rule == STREAM_RULES[0] else f", rule {chunk.rule}"
         loras = f", LoRAs {', '.join(chunk.loras)}" if chunk.loras else ""
         lines.append(
             f"chunk {number:<6} scene {chunk.scene}, {chunk.length} latent frames, "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Family, family_named
+from ..config import STREAM_RULES, Family, family_named
 from ..errors import StateError
 from ..files.fingerprint import weights_fingerprint
 from ..shapes import LatentGrid
@@ -52,6 +52,7 @@ class Chunk:
     seed: int | None = None  # None for a primed chunk
     primed: bool = False
     loras: tuple[str, ...] = ()
+    rule: str = STREAM_RULES[0]  # of few_step
 
     @property
     def length(self) -> int:

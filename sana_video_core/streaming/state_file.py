@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import FAMILIES
+from ..config import FAMILIES, STREAM_RULES, check_choice
 from ..errors import FileError
 from ..files.tensor_file import parse_json, read_safetensors, write_tensors
 from ..transformer.memory import Memory, MemorySize, block_memory
@@ -43,6 +43,7 @@ CHUNK_FIELDS: dict[str, tuple[type, ...]] = {
     "seed": (int, type(None)),
     "primed": (bool,),
     "loras": (list,),
+    "rule": (str,),  # absent in older files
 }
 
 
@@ -91,7 +92,8 @@ def _state_from(described: Any, tensors: Mapping[str, Tensor]) -> StreamState:
     identity = Identity(**_fields(described["identity"], IDENTITY_FIELDS))
     history = []
     for i, entry in enumerate(described["story"]):
-        fields = _fields(entry, CHUNK_FIELDS)
+        fields = _fields({"rule": STREAM_RULES[0], **entry}, CHUNK_FIELDS)
+        check_choice(f"the rule of chunk {i}", fields["rule"], STREAM_RULES)
         if not all(isinstance(lora, str) for lora in fields["loras"]):
             raise ValueError(f"the LoRAs of chunk {i} are {fields['loras']}")
         fields["loras"] = tuple(fields["loras"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Callbacks
-from ..config import PROMPT_CHANGES, STREAM_SAMPLERS, check_choice
+from ..config import PROMPT_CHANGES, STREAM_RULES, STREAM_SAMPLERS, check_choice
 from ..errors import InputError, StateError
 from ..sampling.schedule import few_step_sigmas
 from ..text.prompt import Prompt
@@ -34,15 +34,22 @@ class Sampling:
     shift: float = 8.0
     on_prompt_change: str = "recache"
     loras: tuple[str, ...] = ()  # names of the LoRAs in use, for the history
+    rule: str = STREAM_RULES[0]  # of few_step, see few_step_levels
 
     def __post_init__(self) -> None:
         check_choice("sampler", self.sampler, STREAM_SAMPLERS)
         check_choice("on_prompt_change", self.on_prompt_change, PROMPT_CHANGES)
-        few_step_sigmas(self.steps, self.shift)  # raises for steps or a shift that are impossible
+        check_choice("rule", self.rule, STREAM_RULES)
+        if self.rule != STREAM_RULES[0] and self.sampler != STREAM_SAMPLERS[0]:
+            raise InputError(
+                f"The rule “{self.rule}” is one of the sampler {STREAM_SAMPLERS[0]}, but the sampler is "
+                f"{self.sampler}. Choose the rule “{STREAM_RULES[0]}”, or the sampler {STREAM_SAMPLERS[0]}."
+            )
+        _ = self.sigmas  # raises for steps or a shift that are impossible
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        return few_step_sigmas(self.steps, self.shift)
+        return few_step_sigmas(self.steps, self.shift, self.rule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,7 +166,13 @@ def _chunks(runner: ChunkRunner, extension: Extension) -> Iterator[StreamState]:
     for length in extension.plan:
         runner.begin_chunk()
         latents = runner.denoise(
-            state, memory, length, seed=sampling.seed, sampler=sampling.sampler, sigmas=sampling.sigmas
+            state,
+            memory,
+            length,
+            seed=sampling.seed,
+            sampler=sampling.sampler,
+            sigmas=sampling.sigmas,
+            rule=sampling.rule,
         )
         memory = runner.absorb(state, memory, latents)
         chunk = Chunk(
@@ -169,6 +182,7 @@ def _chunks(runner: ChunkRunner, extension: Extension) -> Iterator[StreamState]:
             scene=state.scene,
             seed=sampling.seed,
             loras=sampling.loras,
+            rule=sampling.rule,
         )
         state = state.with_chunk(chunk, memory_to(memory, runner.device))
         yield state

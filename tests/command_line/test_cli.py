@@ -134,6 +134,12 @@ def test_a_video_begins_a_stream(sana, demo):
     assert "use one of them" in sana("generate", "a", "--video", "in.mp4", "--image", "i.png")[2]
 
 
+def test_the_rule_reaches_the_stream(sana):
+    words = ["generate", "a", *SMALL, "--steps", 1, "--rule", "original", "--state-out", "s.safetensors"]
+    assert sana(*words)[0] == 0
+    assert [chunk.rule for chunk in _state("s.safetensors").history] == ["original"]
+
+
 @pytest.mark.parametrize("image", [False, True])
 def test_a_clip_of_the_bidirectional_family(sana, demo, image):
     Image.new("RGB", (64, 32), (0, 0, 255)).save("blue.png")
@@ -216,6 +222,8 @@ REFUSALS = [
     (["--state-out", "s.pt"], "end with .safetensors"),
     (["--state-in", "a.safetensors", "--image", "b.png"], "use one of them"),
     (["--steps", "0"], "steps"),
+    (["--steps", "141"], "choose 1 to 140"),
+    (["--rule", "original", "--sampler", "euler"], "few_step"),
     (["--chunks", "0"], "at least 1"),
     (["--chunks", "200"], "1024"),
     (["--cfg", "3"], "no guidance"),

@@ -13,7 +13,18 @@ from support.artist import NAMED
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "web" / "docs"
 SOURCES = sorted((ROOT / "nodes").glob("*.py"))
-ADVANCED = {"kernels", "precision", "steps", "sampler", "instruction", "codec", "batch_row", "grid", "window"}
+ADVANCED = {
+    "kernels",
+    "precision",
+    "steps",
+    "sampler",
+    "instruction",
+    "codec",
+    "batch_row",
+    "grid",
+    "rule",
+    "window",
+}
 BODY_LINES = 15
 
 # What ComfyUI 0.23 knows. Look into that version's comfy_api/latest/_io.py before you add a name.

@@ -216,6 +216,14 @@ def test_a_malformed_description(parts, path, text):
     assert path.name in refusal(lambda: load_state(path), FileError)
 
 
+def test_the_rule_is_kept_and_older_files_have_none(model, parts, path):
+    made = run(PACK, model, begin(PACK, model), rule="original")
+    save_state(made, path)
+    assert_same_state(load_state(path), made)
+    _changed(path, parts, lambda described, _: [chunk.pop("rule") for chunk in described["story"]])
+    assert {chunk.rule for chunk in load_state(path).history} == {"training"}
+
+
 def test_an_unknown_family(parts, path):
     _changed(path, parts, lambda described, _: described["identity"].update(family="sana_video_9000p"))
     message = refusal(lambda: load_state(path), FileError)
@@ -237,13 +245,15 @@ WRONG = {
     "seed": ("7", 7.0, True, [7]),
     "primed": (None, 0, 1, "yes"),
     "loras": (None, "a", {}, [1], [None], 5),
+    "rule": (None, "theirs", 5, ["original"]),
 }
 OWN_SCENE, OWN_BLOCKS = (None, "0", 0.0, 1, -1, 5, True), (None, "2", 2.0, 0, 1, 3, -2, True, 10**9)
 
 
 def _fields():
     for record, names in (("identity", list(WRONG)[:7]), ("story", list(WRONG)[7:])):
-        yield from ((record, name, value) for name in names for value in ("missing", *WRONG[name]))
+        missing = {name: ("missing",) for name in names if name != "rule"}  # which older files lack
+        yield from ((record, name, v) for name in names for v in (*missing.get(name, ()), *WRONG[name]))
     yield from (("", "scene", value) for value in ("missing", *OWN_SCENE))
     for name in ("identity", "story", "blocks"):
         yield from (("", name, value) for value in ("missing", None, "x", 5, [], {}, [1], [[]], True))
@@ -498,6 +508,7 @@ def test_checks_of_the_stream_know_what_a_state_holds():
             replace(whole, history=(replace(chunk, **change), whole.history[1]))
             for change in ({"prompt": "x"}, {"digest": "x"}, {"seed": 8}, {"primed": True}, {"loras": ("x",)})
         ),
+        replace(whole, history=(replace(chunk, rule="original"), whole.history[1])),
     ):
         with pytest.raises(AssertionError):
             checks_stream.assert_same_state(whole, other)

@@ -235,6 +235,10 @@ def test_priming_is_checked_without_latents():
     [
         ({"sampler": "heun"}, "few_step, euler"),
         ({"on_prompt_change": "fade"}, "recache, keep, cut"),
+        ({"rule": "theirs"}, "training, original"),
+        ({"rule": "original", "sampler": "euler"}, "rule “training”, or the sampler few_step"),
+        ({"rule": "original", "steps": 39}, "choose 1 to 38"),
+        ({"sampler": "euler", "steps": 141}, "choose 1 to 140"),
         ({"steps": 0}, "1 to 1000"),
         ({"steps": 1001}, "1 to 1000"),
         ({"shift": 0.0}, "above 0"),
