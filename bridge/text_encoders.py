@@ -97,10 +97,9 @@ class ClipTextEncoder:
 
 def encode(encoder: Any, text: str, motion_score: int, instruction: bool) -> list[Any]:
     """A prompt as CONDITIONING: embeddings [1, 300, D] float32, mask [1, 300] int64, text and digests."""
-    if not text.strip() and instruction:
-        logger.warning("The prompt is empty, so the model chooses what to show. Write what the video shows.")
-        instruction = False  # as ComfyUI's own encoder does
     prompt = encode_prompt(encoder_of(encoder), text, system_prompt=instruction, motion_score=motion_score)
+    if instruction and not prompt.text:
+        logger.warning("The prompt is empty, so the model chooses what to show. Write what the video shows.")
     assert prompt.mask is not None, "an encoder always returns a mask"
     embeddings, mask = prompt.embeddings.float(), prompt.mask.long()
     extra = {

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import FileError, InputError
 from .gemma_file import load_gemma_file
 from .gemma_folder import load_gemma_folder
-from .prompt import motion_suffix
+from .prompt import motion_suffix, without_size
 from .system_prompt import find_system_prompt
 
 logger = logging.getLogger("sana_video")
@@ -102,7 +102,7 @@ class TextEncoder:
             # minus one for it, and one for the beginning of text, which is kept separately: then the last
             # positions start exactly at the first word.
             total += len(self._token_ids(prefix)) - 2
-        ids, mask = self._padded([prefix + text.strip() + suffix for text in texts], total)
+        ids, mask = self._padded([prefix + without_size(text) + suffix for text in texts], total)
         hidden = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
         kept = torch.tensor([0, *range(total - max_tokens + 1, total)], device=ids.device)
         return hidden[:, kept], mask[:, kept]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+
+logger = logging.getLogger("sana_video")
+SIZE_FLAGS = re.compile("--(?:aspect_ratio|ar|hw)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,10 +45,27 @@ def encode_prompt(
     motion_score: int | None = None,
 ) -> Prompt:
     """Encode one text. `system_prompt`: True is the original's, False or None is none, a text is itself."""
+    text = without_size(text)
     used = encoder.resolve_system_prompt(system_prompt)
     embeddings, mask = encoder.encode(text, system_prompt=used, motion_score=motion_score)
     digest = prompt_digest(text, system_prompt=used, motion_score=motion_score)
-    return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text.strip())
+    return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text)
+
+
+def without_size(text: str) -> str:
+    """The stripped text up to the first flag for a size (--ar 16:9), where the original ends it, too.
+
+    Source: prepare_prompt_ar in diffusion/model/utils.py. A warning says what was left out.
+    """
+    flag = SIZE_FLAGS.search(text)
+    if flag is None:
+        return text.strip()
+    logger.warning(
+        "“%s” was left out of the prompt, as in the original: the size is not set there, but by width and "
+        "height. If these are words of the prompt, write them without the two dashes.",
+        text[flag.start() :].strip(),
+    )
+    return text[: flag.start()].strip()
 
 
 def motion_suffix(score: int | None) -> str:

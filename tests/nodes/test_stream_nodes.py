@@ -58,12 +58,17 @@ def test_motion_score_and_system_prompt_reach_the_prompt(monkeypatch):
     assert digests[0] == prompt_digest("a ball", system_prompt="Make it good: ", motion_score=10)
 
 
-def test_an_empty_prompt_is_reported_and_takes_no_system_prompt(monkeypatch, caplog):
+@pytest.mark.parametrize("text, warnings", [(" ", 1), ("--ar 16:9", 2)])
+def test_an_empty_prompt_is_reported_and_keeps_the_system_prompt(monkeypatch, caplog, text, warnings):
+    """As in the original, where the instruction stands before every prompt."""
     monkeypatch.setattr(demo().encoder.encoder, "system_prompt", "Make it good: ")
     with caplog.at_level(logging.WARNING):
-        empty = run("TextEncode", demo().encoder, " ", 0, True)
-    assert "prompt is empty" in caplog.text
-    assert torch.equal(empty[0][0], run("TextEncode", demo().encoder, "", 0, False)[0][0])
+        empty = run("TextEncode", demo().encoder, text, 30, True)
+    assert "prompt is empty" in caplog.messages[-1]
+    assert len(caplog.messages) == warnings
+    expected = demo().encoder.encoder.encode("", system_prompt="Make it good: ", motion_score=30)[0]
+    assert torch.equal(empty[0][0], expected)
+    assert not torch.equal(empty[0][0], run("TextEncode", demo().encoder, "", 30, False)[0][0])
 
 
 def test_foreign_conditioning_is_read_whole_and_identified_by_its_bytes():

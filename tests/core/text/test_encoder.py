@@ -152,6 +152,36 @@ class TestEncodePrompt:
             assert prompt.digest == prompt_digest("a cat", system_prompt=used, motion_score=30)
             assert prompt.text == "a cat"
 
+    @pytest.mark.parametrize(
+        "text, kept",
+        [
+            ("a cat --ar 16:9", "a cat"),
+            ("a cat --aspect_ratio 1:1 ", "a cat"),
+            (" a cat--hw 480:832", "a cat"),
+            ("a cat --hw 480:832 --ar 16:9", "a cat"),
+            ("a cat --ar 16:9 runs", "a cat"),
+            ("a cat --ar", "a cat"),
+            ("--ar 16:9", ""),
+            ("art in a harbour - ar -- hw", "art in a harbour - ar -- hw"),
+            ("A--AR", "A--AR"),
+        ],
+    )
+    def test_a_size_in_a_prompt_is_left_out_with_a_word(self, encoder, caplog, text, kept):
+        """prepare_prompt_ar of the original cuts at each of the three names in turn."""
+        theirs = text
+        for name in ("--aspect_ratio", "--ar", "--hw"):
+            theirs = theirs.split(name)[0]
+        assert theirs.strip() == kept
+        prompt = encode_prompt(encoder, text, motion_score=30)
+        said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        rest = text.strip().removeprefix(kept).strip()
+        assert [rest in message for message in said] == ([True] if rest else [])
+        plain = encode_prompt(encoder, kept, motion_score=30)
+        assert (prompt.text, prompt.digest) == (kept, plain.digest)
+        assert torch.equal(prompt.embeddings, plain.embeddings)
+        direct = encoder.encode([text, text], motion_score=30)[0]
+        assert torch.equal(direct[1:], plain.embeddings)
+
 
 class TestDigest:
     def test_every_part_counts(self):
