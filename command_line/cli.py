@@ -111,7 +111,7 @@ def _add_generate(commands) -> None:
         choices=tuple(dict.fromkeys(STREAM_SAMPLERS + CLIP_SAMPLERS)),
         help="the family's own by default",
     )
-    add("--motion-score", type=int, help="10 is calm, 30 is lively; added to the prompt")
+    add("--motion-score", type=int, help="added to the prompt: 10 (LongSANA) is calm, 30 (50 steps) lively")
     add("--instruction", help="text before each prompt, instead of the original system prompt; '' for none")
 
     models = generate.add_argument_group("models (the demo set by default)")
@@ -153,6 +153,9 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     clip.add_argument("--frames", type=int, default=81, help="4n+1 (480p) or 8n+1 (720p)")
     clip.add_argument("--cfg", type=float, help="guidance; 6 by default")
     clip.add_argument("--negative", default="", help="what to avoid")
+    clip.add_argument(
+        "--noise", type=Path, help="start from this tensor (.pt, .safetensors, .latent) instead of --seed's"
+    )
     clip.add_argument("--sequential", action="store_true", help="guidance in two calls: less memory")
     generate.add_argument("--fps", type=int, help="frames per second of the mp4; 16 by default")
 

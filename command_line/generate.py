@@ -16,7 +16,8 @@ from ..sana_video_core.config import STREAM_RULES
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.image_file import read_image
-from ..sana_video_core.sampling.one_shot import ClipSampling, sample_clip
+from ..sana_video_core.files.noise_file import read_noise
+from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
 from ..sana_video_core.streaming.priming import encode_beginning, video_end
 from ..sana_video_core.streaming.state import StreamState, check_fits
 from ..sana_video_core.streaming.state_file import load_state, save_state
@@ -88,12 +89,16 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
     family = model.family
     if options.sampler is None and options.image and not family.causal:
         options.sampler = "euler"  # what the original animates images with
-    for name in ("steps", "sampler", "cfg", "fps"):
+    for name in ("steps", "sampler", "cfg", "fps", "motion_score"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(family, name))
     family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave out --cfg.")
+    if family.causal and options.noise:
+        raise InputError(
+            f"{family.title} draws fresh noise at every step, all of it from --seed: leave out --noise."
+        )
     if not family.causal and (
         options.video
         or options.state_in
@@ -212,10 +217,6 @@ def _shots(
 
 
 def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE | None) -> int:
-    family = model.family
-    positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
-    image = _beginning(options, models, model, vae)
-    model.to(models.device)
     sampling = ClipSampling(
         seed=options.seed,
         steps=options.steps,
@@ -223,15 +224,23 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Wa
         sampler=options.sampler,
         guidance="sequential" if options.sequential else "batched",
     )
+    compression = model.family.compression
+    grid, frames = compression.grid(*_size(options, model)), compression.latent_frames(options.frames)
+    noise = read_noise(options.noise) if options.noise else None
+    check_latents("The noise", noise, (1, model.config.channels, frames, *grid))
+    positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
+    image = _beginning(options, models, model, vae)
+    model.to(models.device)
     with Bar("clip") as bar, torch.no_grad():
         latents = sample_clip(
             model,
             model.prepare_text(positive.embeddings, positive.mask),
             model.prepare_text(negative[0].embeddings, negative[0].mask) if negative else None,
-            family.compression.grid(*_size(options, model)),
-            family.compression.latent_frames(options.frames),
+            grid,
+            frames,
             sampling,
             image=image,
+            noise=noise,
             callbacks=bar.callbacks(),
         )
     model.to("meta")  # the VAE has the device to itself

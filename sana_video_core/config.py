@@ -101,6 +101,7 @@ class Family:
     sampler: str
     shift: float = 8.0
     cfg: float = 1.0
+    motion_score: int = 30  # as in every documented command of the original; 0 adds nothing to a prompt
     chunks: ChunkRule = field(default_factory=ChunkRule)
 
     @property
@@ -176,6 +177,7 @@ LONGSANA_480P = replace(
     steps=4,
     sampler="few_step",
     cfg=1.0,
+    motion_score=10,
 )
 DEMO = replace(
     LONGSANA_480P,
@@ -183,6 +185,7 @@ DEMO = replace(
     title="demo, block-causal, tiny",
     height=128,
     width=128,
+    motion_score=0,
     config=TransformerConfig(
         channels=WAN_2_1.channels,
         patch=2,

@@ -73,6 +73,12 @@ def read_safetensors(path: Path, *, most: int = MOST_TENSORS) -> tuple[dict[str,
         return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
 
+def read_saved(path: Path) -> object:
+    """What torch.save wrote: tensors and plain values. Raises FileError as `read_tensors` does."""
+    with _readable(path):
+        return read_pickle(path)
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its tensors."""
     with _opened(path) as file:

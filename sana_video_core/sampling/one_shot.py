@@ -43,8 +43,13 @@ class ClipSampling:
     def __post_init__(self) -> None:
         check_choice("sampler", self.sampler, CLIP_SAMPLERS)
         check_choice("guidance", self.guidance, GUIDANCE)
+        _ = self.sigmas  # raises for steps or a shift that are impossible
         if not self.cfg >= 1:
             raise InputError(f"cfg is {self.cfg}; it has to be at least 1 (1 is no guidance, 6 is usual).")
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        return SAMPLERS[self.sampler][1](self.steps, self.shift)
 
 
 @torch.no_grad()
@@ -64,7 +69,8 @@ def sample_clip(
     """Clean latents [B, C, F, H, W] in model space, float32.
 
     `image` [1 or B, C, 1, H, W] (model space) becomes frame 0, has timestep 0 in every step, and is returned
-    unchanged. `noise` [B, C, F, H, W] replaces the seed's. Raises ChunkError for NaN or Inf.
+    unchanged. `noise` [1 or B, C, F, H, W] replaces the seed's. Raises InputError for what cannot work,
+    ChunkError for NaN or Inf from the model.
     """
     model.family.chunks.check_room(0, (latent_frames,))
     if sampling.cfg > 1 and negative is None:
@@ -77,8 +83,8 @@ def sample_clip(
             "it has to be at least 1, with one prompt for all or one for each."
         )
     size = (batch, model.config.channels, latent_frames, *grid)
-    _check_shape("The noise", noise, size)
-    _check_shape("The image for frame 0", image, (*size[:2], 1, *grid))
+    check_latents("The noise", noise, size)
+    check_latents("The image for frame 0", image, (*size[:2], 1, *grid))
     if noise is None:
         channels = model.config.channels
         noise = draw_noise(sampling.seed, 0, latent_frames, 0, batch=batch, channels=channels, grid=grid)
@@ -86,18 +92,23 @@ def sample_clip(
     if image is not None:
         image = image.to(x).expand(len(x), -1, -1, -1, -1)
         x = x[:, :, 1:]
-    update, grid_of = SAMPLERS[sampling.sampler]
-    sigmas = grid_of(sampling.steps, sampling.shift)
+    update, _ = SAMPLERS[sampling.sampler]
     guided = _guided(model, positive, negative, sampling, len(x))
-    x = update(_velocity(guided, image, callbacks or Callbacks(), sampling.steps), x, sigmas)
+    x = update(_velocity(guided, image, callbacks or Callbacks(), sampling.steps), x, sampling.sigmas)
     return x if image is None else torch.cat([image, x], dim=2)
 
 
-def _check_shape(what: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
-    if tensor is not None and tuple(tensor.shape) not in (size, (1, *size[1:])):
+def check_latents(what: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:
+    """Raises InputError for another shape than `size` (with a batch of 1 or its own), and for NaN or Inf."""
+    if tensor is None:
+        return
+    if tuple(tensor.shape) not in (size, (1, *size[1:])):
         raise InputError(
-            f"{what} has the shape {list(tensor.shape)}; it has to be {list(size)} (batch may be 1)."
+            f"{what} has the shape {list(tensor.shape)}; it has to be {list(size)} (batch may be 1): "
+            "batch, channels, latent frames, rows, columns."
         )
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{what} holds NaN or Inf, so nothing can be made from it. Make it again.")
 
 
 def _guided(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -149,6 +150,52 @@ def test_a_clip_of_the_bidirectional_family(sana, demo, image):
     status, out, err = sana("generate", "a", *_models(demo), *family, *SMALL, *words)
     assert (status, _frames("v.mp4").shape[2]) == (0, 9), err
     assert "9 frames" in out
+
+
+def test_a_clip_from_the_noise_in_a_file(sana, demo, monkeypatch):
+    """The seed's own noise from a file gives the same clip; what does not fit is refused before the work."""
+    from comfyui_sana_video.command_line import generate
+
+    clips = []
+    monkeypatch.setattr(generate, "write_clip", lambda options, vae, latents: clips.append(latents))
+    words = ["generate", "a", *_models(demo), "--family", "sana_video_480p", *SMALL]
+    words += ["--frames", 9, "--steps", 2, "--cfg", 1]
+    grid = PACK.core("shapes").LatentGrid(4, 8)
+    noise = PACK.core("sampling.noise").draw_noise(5, 0, 3, 0, batch=1, channels=16, grid=grid)
+    torch.save(noise, "noise.pt")
+    for more in (["--seed", 5], ["--noise", "noise.pt"], ["--seed", 6]):
+        status, _, err = sana(*words, *more)
+        assert status == 0, err
+    assert same(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
+    monkeypatch.setattr(generate, "encode_prompts", None)  # the work has not begun
+    for spoil, said in (
+        (noise[:, :, :2], "has to be [1, 16, 3, 4, 8]"),
+        (noise[0], "one tensor"),
+        (noise.log(), "NaN"),
+    ):
+        torch.save(spoil, "bad.pt")
+        status, _, err = sana(*words, "--noise", "bad.pt")
+        assert (status, said in err) == (1, True), err
+    assert "leave out --noise" in sana("generate", "a", "--noise", "noise.pt")[2]
+    assert "no file" in sana(*words, "--noise", "gone.pt")[2]
+
+
+@pytest.mark.parametrize("family", ["sana_video_480p", "sana_video_720p", "longsana_480p", "demo"])
+def test_the_motion_score_is_the_familys(family):
+    """30 in every documented command of the original for the 50-step models; LongSANA was trained with 10."""
+    from comfyui_sana_video.command_line.cli import _parser
+    from comfyui_sana_video.command_line.generate import _check_options
+
+    rules = PACK.core("config").FAMILIES[family]
+    for words, score in (
+        ([], {"longsana_480p": 10, "demo": 0}.get(family, 30)),
+        (["--motion-score", "3"], 3),
+    ):
+        options = _parser().parse_args(["generate", "a", *words])
+        options.frames = 9
+        _check_options(options, SimpleNamespace(family=rules))
+        assert options.motion_score == score
 
 
 def test_720p_ends_in_latents_and_says_so(sana, demo):

@@ -100,6 +100,8 @@ def test_nan_is_refused(model, monkeypatch):
         ({"image": torch.zeros(1, 16, 2, 4, 6)}, "frame 0"),
         ({"image": torch.zeros(1, 16, 1, 4, 4)}, "frame 0"),
         ({"noise": torch.zeros(1, 16, 2, 4, 6)}, "noise"),
+        ({"noise": torch.full((1, 16, 3, 4, 6), float("nan"))}, "noise holds NaN or Inf"),
+        ({"image": torch.full((1, 16, 1, 4, 6), float("inf"))}, "frame 0 holds NaN or Inf"),
     ],
 )
 def test_what_cannot_work_is_refused(model, options, words):
