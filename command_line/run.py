@@ -25,14 +25,29 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Tries and holds the contact sheet's name first."""
-    from ..sana_video_core.errors import InputError
+    """Tries what will be written first, and holds the contact sheet's name."""
     from ..sana_video_core.files.claims import claim
+
+    _check_folders(options)
+    with claim(options.sheet) if options.sheet else nullcontext():
+        return _run(options)
+
+
+def _check_folders(options: Namespace) -> None:
+    from ..sana_video_core.errors import InputError
+    from ..sana_video_core.files.claims import try_folder
+    from ..sana_video_core.files.places import is_file, is_folder
 
     if options.sheet and options.sheet.suffix.lower() != ".png":
         raise InputError(f"“{options.sheet}” has to end with .png.")
-    with claim(options.sheet) if options.sheet else nullcontext():
-        return _run(options)
+    if is_file(options.base):
+        raise InputError(
+            f"--base “{options.base}” is a file. Give the folder that holds models/ and output/."
+        )
+    if options.input and not is_folder(options.input):
+        raise InputError(f"There is no folder “{options.input}” to take pictures from; correct --input.")
+    if options.output:
+        try_folder(options.output)
 
 
 def _run(options: Namespace) -> int:
@@ -97,7 +112,7 @@ def _draw_example(prompt: dict[str, Any], folder: Path) -> None:
     )
     if not needed:
         return
-    from ..sana_video_core.files.atomic import atomic_path, written
+    from ..sana_video_core.files.atomic import atomic_path, make_folder
     from ..sana_video_core.files.places import is_file
 
     if not is_file(folder / "example.png"):
@@ -107,8 +122,7 @@ def _draw_example(prompt: dict[str, Any], folder: Path) -> None:
         draw = ImageDraw.Draw(picture)
         draw.rectangle((0, 340, 832, 480), fill=(70, 120, 80))
         draw.ellipse((340, 200, 500, 360), fill=(220, 60, 50))
-        with written(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with atomic_path(folder / "example.png") as new:
             picture.save(new, format="PNG")
 

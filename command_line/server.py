@@ -11,7 +11,7 @@ from uuid import uuid4
 import aiohttp
 
 from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
-from ..sana_video_core.files.atomic import atomic_path, written
+from ..sana_video_core.files.atomic import atomic_path, make_folder
 from ..sana_video_core.files.claims import first_free, numbered, try_folder
 from ..standalone.engine.graph import Prompt, title
 from .console import Console
@@ -67,8 +67,7 @@ def _place(output: Path, file: dict[str, Any]) -> Path:
         raise InputError(
             f"The server names a file outside of the output folder ({place}); nothing was written there."
         )
-    with written(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     return place
 
 

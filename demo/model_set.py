@@ -93,6 +93,7 @@ def write_demo_set(folder: Path | str, *, seed: int = 0) -> DemoSet:
             return DemoSet.at(folder)
         # a FileError's message names a temporary file, which is gone
         reason = error.__cause__ if isinstance(error, FileError) else error
+        reason = getattr(reason, "strerror", None) or reason
         raise FileError(
             f"The demo set cannot be written to “{folder}” ({reason}). "
             "Nothing was left behind; free some space or choose another folder."

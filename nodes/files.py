@@ -61,8 +61,9 @@ def choices(kind: Kind) -> list[str]:
 
 def _model_folders(folder: str) -> Iterator[str]:
     for base in map(Path, folder_paths.get_folder_paths(folder)):
-        for config in sorted([*base.glob("*/config.json"), *base.glob("*/text_encoder/config.json")]):
-            yield config.parent.relative_to(base).as_posix()
+        with suppress(OSError):  # a folder that we may not look into must not hide every node
+            for config in sorted([*base.glob("*/config.json"), *base.glob("*/text_encoder/config.json")]):
+                yield config.parent.relative_to(base).as_posix()
 
 
 def path_of(kind: Kind, name: str) -> Path:
@@ -179,9 +180,8 @@ def state_prefix(prefix: str) -> str:
 
 def temporary_file(suffix: str) -> Path:
     """A new name in ComfyUI's temp folder, which ComfyUI empties when it starts. Raises FileError."""
-    from ..sana_video_core.files.atomic import written
+    from ..sana_video_core.files.atomic import make_folder
 
     folder = Path(folder_paths.get_temp_directory())
-    with written(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / f"sana_video_{uuid4().hex}{suffix}"

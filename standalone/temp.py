@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ..sana_video_core.files.atomic import written
+from ..sana_video_core.files.atomic import make_folder, written
 from ..sana_video_core.files.hidden import hidden_folder
 
 
@@ -21,9 +21,9 @@ def own_temp() -> Iterator[None]:
 
     shared = Path(folder_paths.get_temp_directory())
     with ExitStack() as stack:
+        make_folder(shared)
+        stack.callback(_remove_if_empty, shared)
         with written(shared):
-            shared.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_if_empty, shared)
             own = stack.enter_context(hidden_folder(shared / "sana_video"))
         stack.callback(folder_paths.set_temp_directory, str(shared))
         folder_paths.set_temp_directory(str(own))

@@ -74,6 +74,13 @@ def check_place(path: Path) -> None:
         raise FileError(f"“{path}” cannot be written: it is a folder. Give the name of a file.")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in, where there is none. Raises FileError."""
+    if not is_folder(folder):
+        with written(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
 def move(source: Path, target: Path) -> None:
     """Move a file, also to another disk; its new name never holds half of it. Raises FileError."""
     try:

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from ..errors import FileError
-from .atomic import check_place, move, written
+from .atomic import check_place, make_folder, move, written
 from .hidden import reserved
 
 TRIES = 5  # somebody who removes what a dead writer left holds a name for a moment
@@ -55,8 +55,7 @@ def first_free(paths: Iterable[Path]) -> Iterator[Path]:
 
 def try_folder(folder: Path) -> None:
     """Make a folder if there is none, and try a file in it. Raises FileError."""
-    with written(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with _held(folder / "trial"):
         pass
 

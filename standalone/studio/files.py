@@ -6,7 +6,7 @@ import asyncio
 import json
 import mimetypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from io import BytesIO
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -16,7 +16,7 @@ import folder_paths
 from aiohttp import web
 from PIL import Image
 
-from ...sana_video_core.files.atomic import atomic_path, written
+from ...sana_video_core.files.atomic import atomic_path, make_folder
 from ...sana_video_core.files.claims import claim, first_free
 from ...sana_video_core.files.places import is_file, is_folder, visible_files
 from ...sana_video_core.files.text_file import read_text
@@ -133,7 +133,8 @@ async def _write(path: Path, content: bytes) -> None:
     """Write a file, also over an older one."""
 
     def write() -> None:
-        with _in_its_folder(path), atomic_path(path) as temporary:
+        make_folder(path.parent)
+        with atomic_path(path) as temporary:
             temporary.write_bytes(content)
 
     await _stored(write)
@@ -144,19 +145,13 @@ async def _write_new(paths: Iterator[Path], content: bytes) -> Path:
     first = next(paths)
 
     def write() -> Path:
-        with _in_its_folder(first), first_free(chain([first], paths)) as path:
+        make_folder(first.parent)
+        with first_free(chain([first], paths)) as path:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             return path
 
     return await _stored(write)
-
-
-@contextmanager
-def _in_its_folder(path: Path) -> Iterator[None]:
-    with written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    yield
 
 
 async def _stored(write: Callable[[], Answer]) -> Answer:
@@ -243,7 +238,8 @@ async def move_saved(request: web.Request) -> web.Response:
         )
         if is_folder(path):
             raise refuse(web.HTTPConflict, f"“{request.match_info['target']}” is a folder.")
-        with _in_its_folder(path), claim(path) if new else nullcontext():
+        make_folder(path.parent)
+        with claim(path) if new else nullcontext():
             source.replace(path)
     return _answer(request, path)
 
