@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,13 @@ class Bar:
 
 
 class Console:
-    """Shows what an Executor or a server reports: a bar for each node, texts, and the files' paths."""
+    """Shows what an Executor or a server reports: a bar for each node, texts, and the files' paths.
 
-    def __init__(self, prompt: Prompt) -> None:
-        self._prompt = prompt
+    `left_out` also hears why an output was left out.
+    """
+
+    def __init__(self, prompt: Prompt, left_out: Callable[[str], object] = lambda words: None) -> None:
+        self._prompt, self._left_out = prompt, left_out
         self._bar: Bar | None = None
         self.files: list[dict[str, str]] = []  # what nodes saved: filename, subfolder, type
 
@@ -89,6 +93,7 @@ class Console:
         elif event in ("finished", "error"):
             self._close(full=event == "finished")
         elif event == "left out":
+            self._left_out(data["message"])
             self.say(f"Left out, the rest runs:\n{data['message']}")
 
     def say(self, line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,12 @@ def _check_folders(options: Namespace) -> None:
 
 
 def _run(options: Namespace) -> int:
-    """Returns 0. Raises SanaVideoError, or Cancelled after Ctrl-C."""
+    """Returns 0, or 1 if an output was left out. Raises SanaVideoError, or Cancelled after Ctrl-C."""
     from ..standalone.engine.graph import load_nodes
     from ..standalone.engine.workflow_file import apply_demo, apply_setting, read_workflow, to_prompt
 
     workflow = read_workflow(options.workflow)
+    left_out: list[str] = []  # outputs with a problem, while others ran
 
     def prepare(info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         prompt = to_prompt(workflow, info)
@@ -68,19 +70,24 @@ def _run(options: Namespace) -> int:
     if options.server:
         from .server import run_on_server
 
-        files = run_on_server(options.server, prepare, options.output or options.base / "output")
+        files = run_on_server(
+            options.server, prepare, options.output or options.base / "output", left_out.append
+        )
     else:
-        files = _run_here(options, prepare, load_nodes())
+        files = _run_here(options, prepare, load_nodes(), left_out.append)
     if options.sheet:
         _write_sheet(files, options.sheet)
-    return 0
+    return 1 if left_out else 0
 
 
-def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list[Path]:
+def _run_here(
+    options: Namespace, prepare: Any, classes: dict[str, Any], left_out: Callable[[str], object]
+) -> list[Path]:
     import folder_paths
 
     from ..sana_video_core.errors import InputError
     from ..standalone.engine.executor import Executor
+    from ..standalone.engine.strangers import HERE, strangers
     from ..standalone.temp import own_temp
     from .console import Console
 
@@ -91,13 +98,10 @@ def _run_here(options: Namespace, prepare: Any, classes: dict[str, Any]) -> list
         folder_paths.set_output_directory(str(options.output.absolute()))
     info = {name: node.GET_NODE_INFO_V1() for name, node in classes.items()}
     prompt, extra = prepare(info)
-    if missing := sorted({str(node["class_type"]) for node in prompt.values()} - set(classes)):
-        raise InputError(
-            f"This workflow needs nodes that are not here: {', '.join(missing)}. A real ComfyUI with this "
-            "pack runs it: start ComfyUI, then add --server http://127.0.0.1:8188 to this command."
-        )
+    if unknown := strangers(prompt, classes, HERE):
+        raise InputError("\n".join(unknown))
     _draw_example(prompt, Path(folder_paths.get_input_directory()))
-    with own_temp(), Console(prompt) as console:
+    with own_temp(), Console(prompt, left_out) as console:
         Executor(classes, console.tell).run(prompt, extra)
     root = folder_paths.get_output_directory()
     files = [Path(root, file["subfolder"], file["filename"]) for file in console.files]

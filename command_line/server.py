@@ -14,14 +14,23 @@ from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
 from ..sana_video_core.files.atomic import atomic_path, make_folder
 from ..sana_video_core.files.claims import first_free, numbered, try_folder
 from ..standalone.engine.graph import Prompt, title
+from ..standalone.engine.strangers import SERVER, strangers
 from .console import Console
 
 
-def run_on_server(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
-    """Returns the saved files, now in `output`. prepare(object_info) returns the prompt and its metadata."""
+def run_on_server(
+    url: str,
+    prepare: Callable[[dict[str, Any]], Any],
+    output: Path,
+    left_out: Callable[[str], object] = lambda words: None,
+) -> list[Path]:
+    """Returns the saved files, now in `output`. prepare(object_info) returns the prompt and its metadata.
+
+    `left_out` hears why outputs were left out, if any were.
+    """
     try_folder(output)
     try:
-        return asyncio.run(_run(url.rstrip("/"), prepare, output))
+        return asyncio.run(_run(url.rstrip("/"), prepare, output, left_out))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(error, SanaVideoError):
             raise
@@ -30,10 +39,18 @@ def run_on_server(url: str, prepare: Callable[[dict[str, Any]], Any], output: Pa
         ) from error
 
 
-async def _run(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path) -> list[Path]:
+async def _run(
+    url: str,
+    prepare: Callable[[dict[str, Any]], Any],
+    output: Path,
+    left_out: Callable[[str], object] = lambda words: None,
+) -> list[Path]:
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{url}/object_info", raise_for_status=True) as answer:
-            prompt, extra = prepare(await answer.json())
+            info = await answer.json()
+        prompt, extra = prepare(info)
+        if unknown := strangers(prompt, info, SERVER):
+            raise InputError("\n".join(unknown))
         client = uuid4().hex
         async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
             body = {"prompt": prompt, "client_id": client, "extra_data": {"extra_pnginfo": extra}}
@@ -41,7 +58,7 @@ async def _run(url: str, prepare: Callable[[dict[str, Any]], Any], output: Path)
                 reply = await answer.json()
             if answer.status != 200:
                 raise InputError(_problems(prompt, reply))
-            with Console(prompt) as console:
+            with Console(prompt, left_out) as console:
                 if reply.get("node_errors"):
                     console.tell("left out", {"message": _problems(prompt, reply)})
                 try:

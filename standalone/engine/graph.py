@@ -104,7 +104,7 @@ class Validation:
         )
 
     def _check(self, output: str) -> bool:
-        """Whether an output and all upstream are valid. Not recursive: a chain may have thousands."""
+        """Whether an output and all upstream are valid. Not recursive: chains have thousands of nodes."""
         way = {} if output in self._good else {output: iter(self._sources(output))}
         while way:
             node_id, sources = next(reversed(way.items()))

@@ -11,6 +11,8 @@ from aiohttp import web
 from ...sana_video_core.errors import InputError
 from ..engine.core_nodes import SHOWN
 from ..engine.graph import Prompt, RefusedError, Validation
+from ..engine.page_nodes import PACKS, without_page_nodes
+from ..engine.strangers import STUDIO, strangers
 from .jobs import needed
 
 
@@ -23,13 +25,16 @@ class Asked(NamedTuple):
 def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
     """Raises web.HTTPBadRequest, with ComfyUI's description of what is wrong as its text."""
     prompt, extra = _nodes(body.get("prompt")), _extra(body.get("extra_data"))
+    drawing = extra.get("workflow") or {}
+    try:
+        prompt = without_page_nodes(prompt, drawing, classes)
+    except InputError as error:
+        raise _refusal("invalid_prompt", str(error)) from error
     if targets := body.get("partial_execution_targets"):
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             raise _refusal("no_prompt", "The nodes to run have to be a list of ids.")
         prompt = needed(prompt, targets)
-    strange = [node_id for node_id, node in prompt.items() if node.get("class_type") not in classes]
-    if strange:
-        raise _missing(prompt, strange, extra.get("workflow") or {})
+    _refuse_unknown(prompt, drawing, classes)
     try:
         return Asked(prompt, extra, _node_errors(prompt, Validation(prompt, classes).problems))
     except RefusedError as error:
@@ -38,15 +43,15 @@ def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
         kind = "prompt_outputs_failed_validation" if marks else "prompt_no_outputs"
         raise _refusal(kind, str(error), marks) from error
     except (InputError, RecursionError, OverflowError, TypeError) as error:
-        raise _refusal("invalid_prompt", f"This graph cannot be checked: {error}.") from error
+        words = f"This graph cannot be checked: {str(error).rstrip('.')}."
+        raise _refusal("invalid_prompt", words) from error
 
 
 def _nodes(prompt: Any) -> Prompt:
     good = isinstance(prompt, dict) and all(
         isinstance(node, dict)
         and isinstance(node.get("inputs"), dict)
-        and isinstance(node.get("class_type", ""), str)
-        and isinstance(node.get("_meta", {}), dict)
+        and isinstance(node.get("class_type") or "", str)
         for node in prompt.values()
     )
     if good:
@@ -64,22 +69,25 @@ def _extra(data: Any) -> dict[str, Any]:
     raise _refusal("no_prompt", "What comes with this prompt (extra_data) is no workflow.")
 
 
-def _missing(prompt: Prompt, strange: list[str], drawing: dict[str, Any]) -> web.HTTPBadRequest:
-    """Marks ComfyUI's nodes that are only shown here; the page itself marks those of other packs.
+def _refuse_unknown(prompt: Prompt, drawing: dict[str, Any], classes: dict[str, Any]) -> None:
+    """Raises web.HTTPBadRequest, and marks ComfyUI's own nodes; the page itself marks those of other packs.
 
-    The page leaves out a class that it doesn't know; then the drawing has it.
+    The page leaves out a class that it doesn't know; then the drawing has it, and its pack.
     """
-    drawn = {str(node.get("id")): node.get("type") for node in drawing.get("nodes", [])}
-    kinds = {i: str(prompt[i].get("class_type") or drawn.get(i) or f"(node {i})") for i in strange}
-    foreign, unknown = (
-        sorted({k for k in kinds.values() if (k in SHOWN) is shown}) for shown in (True, False)
-    )
-    names = ", ".join(foreign)
-    words = f"Only a real ComfyUI runs {names}. Start one with this pack, and open the workflow there."
-    marks = _node_errors(prompt, {node_id: [words] for node_id, kind in kinds.items() if kind in foreign})
-    if unknown:
-        words = f"There is no node {', '.join(unknown)} here: the studio has the nodes of SANA-Video alone."
-    return _refusal("missing_node_type", words, marks)
+    drawn = {str(node.get("id")): node for node in drawing.get("nodes") or []}
+    described = {i: _described(node, drawn.get(i, {})) for i, node in prompt.items()}
+    if unknown := strangers(described, classes, STUDIO):
+        words_of = {i: [words] for words, ids in unknown.items() for i in ids}
+        marks = {i: words for i, words in words_of.items() if described[i]["class_type"] in SHOWN}
+        raise _refusal("missing_node_type", "\n".join(unknown), _node_errors(described, marks))
+
+
+def _described(node: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
+    """A node with the class and the pack that the drawing names."""
+    pack, meta = drawn.get("properties"), node.get("_meta")
+    named = {key: pack[key] for key in PACKS if key in pack} if isinstance(pack, dict) else {}
+    kind = node.get("class_type") or drawn.get("type")
+    return {**node, "class_type": kind, "_meta": {**named, **(meta if isinstance(meta, dict) else {})}}
 
 
 def _node_errors(prompt: Prompt, problems: dict[str, list[str]]) -> dict[str, Any]:

@@ -91,8 +91,10 @@ def test_folders_can_be_set_and_nothing_is_overwritten(options, tmp_path):
 
 
 def test_a_drawing_runs(options, capsys):
-    assert run(options(DRAWING)) == 0
-    assert "[7, 5, 42, 7]" not in capsys.readouterr().out  # node 8 shows a number, node 14 a state
+    assert run(options(DRAWING)) == 1  # nodes 12 and 16 are left out
+    out = capsys.readouterr().out
+    assert "Left out, the rest runs:\nToyOwn (node 11): “state” is missing" in out
+    assert "[7, 5, 42, 7]" not in out  # node 8 shows a number, node 14 a state
 
 
 def test_texts_are_printed(options, capsys):
@@ -101,7 +103,9 @@ def test_texts_are_printed(options, capsys):
 
 
 def test_unknown_nodes_are_named(options):
-    with pytest.raises(InputError, match=r"KSampler, VAELoader\. .*--server http://"):
+    with pytest.raises(
+        InputError, match=r"^Only a real ComfyUI runs KSampler, VAELoader\. .*--server http://"
+    ):
         run(options(chain() | {"a": node("VAELoader"), "b": node("KSampler")}))
 
 

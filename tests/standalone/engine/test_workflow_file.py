@@ -62,11 +62,6 @@ def test_an_unknown_node_keeps_its_links(info):
     assert (converted["class_type"], converted["inputs"]) == ("KSampler", {"value": ["7", 1]})
 
 
-def test_subgraphs_are_refused(info):
-    with pytest.raises(InputError, match="Unpack"):
-        to_prompt({**DRAWING, "definitions": {"subgraphs": [{}]}}, info)
-
-
 def test_api_format_is_copied(info):
     prompt = chain(5)
     copied = to_prompt(prompt, info)

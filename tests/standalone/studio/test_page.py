@@ -75,7 +75,7 @@ def test_what_cannot_run_is_refused_in_sentences(ask):
             ({"prompt": {"1": 5}}, "no workflow"),
             ({"prompt": {"1": {"class_type": "ToyStart"}}}, "no workflow"),
             ({"prompt": {"1": {"class_type": ["ToyStart"], "inputs": {}}}}, "no workflow"),
-            ({"prompt": {"1": {**node("ToyStart"), "_meta": None}}}, "no workflow"),
+            ({"prompt": {"1": {**node("ToyStart"), "_meta": None}}}, "Nothing in this graph saves"),
             ({"prompt": chain(1), "extra_data": [1]}, "extra_data"),
             ({"prompt": chain(1), "extra_data": {"extra_pnginfo": "a"}}, "extra_data"),
             ({"prompt": chain(1), "extra_data": {"extra_pnginfo": {"workflow": [1]}}}, "extra_data"),
