@@ -9,7 +9,7 @@ from ...sana_video_core.errors import InputError
 
 ENTRANCE, EXIT = "-10", "-20"  # the ids of a subgraph's own ends
 MUTED, BYPASSED = 2, 4
-MOST_NODES = 100_000  # more than anybody draws: subgraphs in subgraphs multiply
+MOST_NODES = 20_000  # more than anybody draws: subgraphs in subgraphs multiply
 
 
 class Level:

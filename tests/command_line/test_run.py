@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import threading
+from pathlib import Path
 
 import av
 import pytest
@@ -11,7 +12,7 @@ import torch
 from comfy_api.latest import InputImpl, io
 from comfyui_sana_video.command_line import server as client
 from comfyui_sana_video.command_line.run import add_arguments, run
-from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError, SanaVideoError
+from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError, InputError, SanaVideoError
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from comfyui_sana_video.standalone.engine import core_nodes, graph
 from PIL import Image
@@ -97,6 +98,20 @@ def test_a_drawing_runs(options, capsys):
     assert "[7, 5, 42, 7]" not in out  # node 8 shows a number, node 14 a state
 
 
+def test_a_byte_order_mark_is_passed_over(options, capsys):
+    parsed = options({})
+    parsed.workflow.write_text("\ufeff" + json.dumps(chain(5)), encoding="utf-8")
+    parsed.set = ["\ufeff2.seed=\ufeff8"]
+    assert run(parsed) == 0
+    assert "[1, 8]" in capsys.readouterr().out
+
+
+def test_no_title_is_no_mistake(options, capsys):
+    prompt = {node_id: {**node, "_meta": None} for node_id, node in chain(5).items()}
+    assert run(options(prompt, "--set", "ToyBlock.seed=9")) == 0
+    assert "[1, 9]" in capsys.readouterr().out
+
+
 def test_texts_are_printed(options, capsys):
     assert run(options(chain(5))) == 0
     assert "[1, 5]" in capsys.readouterr().out
@@ -138,8 +153,9 @@ def test_load_image(tmp_path, monkeypatch):
 class Server:
     """Answers like a ComfyUI that sends `events` once a prompt arrives."""
 
-    def __init__(self, info, events, refusal=None):
+    def __init__(self, info, events, refusal=None, node_errors=None):
         self.info, self.events, self.refusal, self.got = info, events, refusal, []
+        self.node_errors = node_errors or {}
         self._ready, self._stop = threading.Event(), None
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
         assert self._ready.wait(10)
@@ -156,7 +172,7 @@ class Server:
                 self._queue.put_nowait(False)  # so that the socket is closed at once
                 return web.json_response(self.refusal, status=400)
             self._queue.put_nowait(True)
-            return web.json_response({"prompt_id": "p", "number": 1, "node_errors": {}})
+            return web.json_response({"prompt_id": "p", "number": 1, "node_errors": self.node_errors})
 
         async def interrupt(request):
             self.got.append("interrupt")
@@ -195,9 +211,9 @@ class Server:
 def serve(toy_classes):
     servers = []
 
-    def make(*events, refusal=None):
+    def make(*events, **more):
         info = {name: toy.GET_NODE_INFO_V1() for name, toy in toy_classes.items()}
-        servers.append(Server(json.loads(json.dumps(info)), events, refusal))
+        servers.append(Server(json.loads(json.dumps(info)), events, **more))
         return servers[-1]
 
     yield make
@@ -227,6 +243,30 @@ def test_a_server_gets_the_prompt_and_its_files_are_fetched(options, serve, tmp_
     assert "a text" in out.out
     assert f"saved {tmp_path / 'out/video/a.mp4'}" in out.out
     assert "The start (node 1)" in out.err
+
+
+def test_a_server_that_leaves_an_output_out(options, serve, capsys):
+    error = {"type": "t", "message": "Value 500 bigger than max of 100", "details": "seed"}
+    server = serve(("execution_success", {}), node_errors={"2": {"errors": [error]}})
+    assert run(options(chain(500), "--server", server.url)) == 1
+    assert "Left out, the rest runs:\nToyBlock (node 2): Value 500 bigger" in capsys.readouterr().out
+    assert run(options(chain(5), "--server", serve(("execution_success", {})).url)) == 0
+
+
+def test_nodes_that_a_server_has_not(options, serve):
+    server = serve()
+    with pytest.raises(InputError, match="This ComfyUI has no node Elsewhere, which other packs have"):
+        run(options({**chain(5), "x": node("Elsewhere")}, "--server", server.url))
+    assert server.got == []
+
+
+def test_nodes_of_the_page_do_not_reach_a_server(options, serve):
+    prompt = {**chain(5), "n": node("Note", text="x"), "s": node("SetNode", a="m", b=["1", 0])}
+    prompt |= {"g": node("GetNode", a="m")}
+    prompt["2"]["inputs"]["state"] = ["g", 0]
+    server = serve(("execution_success", {}))
+    assert run(options(prompt, "--server", server.url)) == 0
+    assert server.got[0]["prompt"] == chain(5)
 
 
 def test_a_servers_refusal_is_quoted(options, serve):
@@ -272,6 +312,24 @@ def test_ctrl_c_interrupts_the_server(serve, monkeypatch, tmp_path):
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(client._run(server.url, lambda info: ({"1": start()}, {}), tmp_path))
     assert server.got[-1] == "interrupt"
+
+
+def test_what_is_no_file_is_refused(options, tmp_path, monkeypatch):
+    parsed = options({})
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file")):
+        parsed.workflow = path
+        with pytest.raises(FileError, match=f"cannot be read: {reason}"):
+            run(parsed)
+    parsed.workflow = tmp_path / ("x" * 300)
+    with pytest.raises(FileError, match="cannot be read: File name too long"):
+        run(parsed)
+    parsed.workflow = Path("a\0b")
+    with pytest.raises(FileError, match="cannot be read: embedded null"):
+        run(parsed)
+    parsed.workflow = tmp_path / "latin.json"
+    parsed.workflow.write_bytes(b'{"\xe9": 1}')
+    with pytest.raises(FileError, match="it is no text in UTF-8"):
+        run(parsed)
 
 
 @pytest.mark.parametrize(
