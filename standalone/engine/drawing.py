@@ -85,6 +85,8 @@ class _Page:
         for entry in node.get("inputs") or []:
             name, source = entry["name"], self._source(level, entry.get("link"), entry.get("type", "*"))
             if isinstance(source, Value):
+                if source.typed and not entry.get("widget"):
+                    continue  # a primitive fills widgets only
                 typed[name] = typed.get(name, False) and source.typed
                 if source.value is not None:
                     inputs[name] = source.value

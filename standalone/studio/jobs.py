@@ -21,6 +21,7 @@ from ..engine.graph import Prompt, is_link
 
 Message = dict[str, Any] | bytes
 KEPT = 100  # finished jobs that the page can still ask for
+FOLLOWED = 200  # nodes in one progress_state; each of thousands would be sent again with every step
 PREVIEW_IMAGE = 4  # ComfyUI's binary message: a picture that says which node it belongs to
 
 
@@ -233,6 +234,8 @@ class Jobs:
             "prompt_id": job.id,
             **_names(node),
         }
+        for old in list(job.nodes)[:-FOLLOWED]:
+            del job.nodes[old]
         self._tell(job, "progress_state", {"nodes": job.nodes})
 
     def _tell(self, job: Job, kind: str, data: dict[str, Any]) -> None:

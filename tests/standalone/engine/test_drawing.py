@@ -237,6 +237,11 @@ def test_choices_of_a_primitive_are_made_too(info):
     assert to_prompt(drawn, info)["1"]["inputs"]["text"] == "x z"
 
 
+def test_a_primitive_fills_widgets_only(info):
+    drawn = drawing(box(2, "PrimitiveNode", [5]), show(3, 1), links=[[1, 2, 0, 3, 0, "INT"]])
+    assert to_prompt(drawn, info)["3"]["inputs"] == {}
+
+
 def test_a_choice_may_bring_widgets_of_its_own():
     """Save Video of ComfyUI 0.33."""
     more = {"required": {"crf": ["FLOAT", {"default": 23.0}]}}
