@@ -109,7 +109,9 @@ def empty_latent(
     """A LATENT of zeros [B, C, F, H, W]; an image becomes frame 0, which a mask [1, 1, F, H, W] keeps."""
     family = HostedModel(patcher).family
     grid, channels = family.compression.grid(height, width), family.config.channels
-    samples = torch.zeros(batch, channels, family.compression.latent_frames(length), *grid)
+    frames = family.compression.latent_frames(length)
+    family.compression.check_clip(grid, frames, batch)
+    samples = torch.zeros(batch, channels, frames, *grid)
     if image is None:
         return {"samples": samples.to(intermediate_device())}
     if vae is None:

@@ -18,6 +18,7 @@ from ..sana_video_core.config import (
     STREAM_SAMPLERS,
 )
 from ..sana_video_core.errors import Cancelled, SanaVideoError
+from ..sana_video_core.shapes import check_picture
 from ..standalone.studio import serve as studio
 from . import run as workflow
 from .process import endings_are_ctrl_c, lasting_streams
@@ -166,10 +167,15 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"“{text}” isn't a size; write WIDTHxHEIGHT, for example 832x480")
-    return int(match[1]), int(match[2])
+    width, height = int(match[1]), int(match[2])
+    try:
+        check_picture(height, width)
+    except SanaVideoError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return width, height
 
 
 def _generate(options: argparse.Namespace) -> int:

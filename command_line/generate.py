@@ -92,7 +92,7 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
     for name in ("steps", "sampler", "cfg", "fps", "motion_score"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(family, name))
-    family.compression.grid(*_size(options, model))
+    grid = family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave out --cfg.")
     if family.causal and options.noise:
@@ -115,7 +115,7 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
     if options.out.suffix.lower() not in suffixes:
         raise InputError(f"“{options.out}” has to end with {' or '.join(suffixes)}.")
     if not family.causal:
-        family.compression.latent_frames(options.frames)
+        family.compression.check_clip(grid, family.compression.latent_frames(options.frames))
     if options.image and not family.vae.built_in:
         raise InputError(
             f"The VAE of {family.title} is ComfyUI's, so an image cannot be encoded here. Use it in ComfyUI."

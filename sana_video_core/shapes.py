@@ -11,6 +11,20 @@ from typing import NamedTuple
 
 from .errors import InputError
 
+LONGEST_SIDE = 4096  # pixels
+LARGEST_AREA = 4096 * 2304  # 24 times what the 480p models were trained at
+MOST_TOKENS = 1 << 22  # of a whole clip: 2600 latent frames of 832 x 480, or 113 of 4096 x 2304
+
+
+def check_picture(height: int, width: int) -> None:
+    """Raises InputError for a picture that no model here can make and no GPU could hold."""
+    if max(height, width) > LONGEST_SIDE or height * width > LARGEST_AREA:
+        raise InputError(
+            f"{width} x {height} pixels are too many: the longest side is {LONGEST_SIDE}, "
+            "and the largest picture has as many pixels as 4096 x 2304. "
+            "The models were trained at 832 x 480 and 1280 x 704: stay near that, and enlarge it afterwards."
+        )
+
 
 class LatentGrid(NamedTuple):
     """Latent rows and columns of one video."""
@@ -46,7 +60,8 @@ class Compression:
         return self.space * self.patch
 
     def grid(self, height: int, width: int) -> LatentGrid:
-        """The latent grid of a picture of `height` x `width` pixels."""
+        """The latent grid of a picture of `height` x `width` pixels. Raises InputError if there is none."""
+        check_picture(height, width)
         step = self.multiple
         for name, value in (("height", height), ("width", width)):
             if value < step or value % step:
@@ -56,6 +71,17 @@ class Compression:
                     f"The {name} is {value} pixels; it has to be a multiple of {step}. Try {near}."
                 )
         return LatentGrid(height // self.space, width // self.space)
+
+    def check_clip(self, grid: LatentGrid, latent_frames: int, batch: int = 1) -> None:
+        """Raises InputError for a clip that no memory could hold."""
+        tokens = batch * latent_frames * grid.tokens(self.patch).area
+        if tokens > MOST_TOKENS:
+            height, width = self.pixels(grid)
+            frames = self.frames(latent_frames)
+            raise InputError(
+                f"{batch} x {frames} frames of {width} x {height} are {tokens:,} tokens, and more than "
+                f"{MOST_TOKENS:,} fit into no memory. Make it shorter, smaller or of fewer at a time."
+            )
 
     def pixels(self, grid: LatentGrid) -> tuple[int, int]:
         """Height and width in pixels of a latent grid."""

@@ -14,13 +14,13 @@ from ..errors import FileError
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raises FileError if a tensor of a float type holds NaN or infinity.
 
-    Smallest and largest value in one pass, which NaN spreads to: a tenth of the time of a copy.
+    Looks at the smallest and the largest value, which are NaN if any is: a tenth of the time of a copy.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
             raise FileError(
-                f"“{path.name}”: {name} holds values that are no numbers (NaN or infinity). Its training "
-                "broke down, or the file is damaged. Use an earlier one, or copy or download it again."
+                f"“{path.name}”: {name} holds values that are no numbers (NaN or infinity), and nothing "
+                "that it is used for could recover. Use an earlier or another file, or copy this one again."
             )
 
 

@@ -73,6 +73,7 @@ def sample_clip(
     ChunkError for NaN or Inf from the model.
     """
     model.family.chunks.check_room(0, (latent_frames,))
+    model.family.compression.check_clip(grid, latent_frames, batch)
     if sampling.cfg > 1 and negative is None:
         raise InputError(
             "Guidance (cfg above 1) needs a negative prompt; an empty one will do, or set cfg to 1."

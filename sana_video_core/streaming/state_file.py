@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config import FAMILIES, STREAM_RULES, check_choice
 from ..errors import FileError
+from ..files.finite import check_finite
 from ..files.tensor_file import parse_json, read_safetensors, write_tensors
 from ..transformer.memory import Memory, MemorySize, block_memory
 from .state import Chunk, Identity, StreamState
@@ -59,7 +60,10 @@ def save_state(state: StreamState, path: Path | str) -> None:
 
 
 def load_state(path: Path | str) -> StreamState:
-    """Read a state, on the CPU. Raises FileError for a damaged file, a newer one or one of another kind."""
+    """Read a state, on the CPU.
+
+    Raises FileError for a damaged file, one with NaN in any tensor, a newer one or one of another kind.
+    """
     path = Path(path)
     tensors, metadata = read_safetensors(path)
     version = metadata.get(FORMAT)
@@ -78,6 +82,7 @@ def load_state(path: Path | str) -> StreamState:
     try:
         state = _state_from(described, tensors)
         _check(state, tensors)
+        check_finite(tensors, path)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         reason = {KeyError: f"{error} is missing", ValueError: f"{error}"}.get(
             type(error), "its parts do not fit"

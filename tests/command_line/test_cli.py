@@ -255,8 +255,16 @@ def test_make_demo_writes_a_set_that_works(sana):
     assert "exists already" in sana("make-demo", "set")[2]
 
 
+@pytest.mark.parametrize("size", ["8192x8192", "16x4112", "4096x4096"])
+def test_a_size_that_nothing_could_hold_is_refused_before_anything_is_imported(sana, size, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        sana("generate", "a", "--size", size)
+    assert "are too many" in capsys.readouterr().err
+
+
 REFUSALS = [
     (["--size", "65x32"], "multiple of 16"),
+    (["--frames", "99999989", "--family", "sana_video_480p"], "fit into no memory"),
     (["--model", "nowhere.pth", "--text-encoder", "t", "--vae", "v"], "no file"),
     (["--model", "nowhere.pth"], "--text-encoder is missing"),
     (["--vae", "v"], "without --model"),

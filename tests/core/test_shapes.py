@@ -36,6 +36,21 @@ def test_impossible_sizes_name_the_nearest(height, words):
         config.LONGSANA_480P.compression.grid(height, 832)
 
 
+def test_pictures_and_clips_that_nothing_could_hold():
+    for family in (config.LONGSANA_480P, config.SANA_VIDEO_720P, config.DEMO):
+        grid = family.compression.grid
+        for height, width in ((8192, 8192), (4096, 4096), (32, 4128), (10**9, 32), (3072, 3104)):
+            with pytest.raises(errors.InputError, match="too many.*4096 x 2304.*832 x 480"):
+                grid(height, width)
+        assert grid(2304, 4096)
+        assert grid(4096, 2304)
+    compression = config.SANA_VIDEO_480P.compression
+    compression.check_clip(compression.grid(2304, 4096), 113)
+    compression.check_clip(compression.grid(480, 832), 1024, 2)
+    with pytest.raises(errors.InputError, match="16 x 8185 frames of 832 x 480 are"):
+        compression.check_clip(compression.grid(480, 832), compression.latent_frames(8185), 16)
+
+
 def test_frames_and_latent_frames():
     compression = config.LONGSANA_480P.compression
     assert [compression.latent_frames(f) for f in (1, 5, 41, 81, 961)] == [1, 2, 11, 21, 241]

@@ -306,6 +306,22 @@ def test_every_wrong_tensor_is_noticed(parts, path):
             refusal(lambda: load_state(_changed(path, parts, change)), FileError)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_in_any_tensor_is_noticed(parts, path, value):
+    """Also in the memory that only a recache reads, many chunks later."""
+    assert any(name.startswith("memory_before") for name in parts[1])
+    for name, tensor in parts[1].items():
+        broken = tensor.clone()
+        broken.view(-1)[broken.numel() // 2] = value
+
+        def change(described, tensors, name=name, broken=broken):
+            tensors[name] = broken
+
+        message = refusal(lambda: load_state(_changed(path, parts, change)), FileError)
+        assert name in message
+        assert "no numbers" in message
+
+
 @pytest.mark.parametrize(
     "name", ["extra", "memory.2.vk", "memory.0.sums.0.vk", "story.2.latents", "memory_before.0.sums.0.ksum"]
 )
