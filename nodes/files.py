@@ -12,10 +12,17 @@ from uuid import uuid4
 import folder_paths
 
 from ..sana_video_core.errors import FileError, InputError, SanaVideoError
-from ..sana_video_core.files.places import is_file, visible_files
+from ..sana_video_core.files.places import is_file, is_folder, visible_files
+from ..sana_video_core.files.weight_names import SUFFIXES, refuse_part
 
 DEMO = "demo (built in)"
 STATES = "sana_states"  # under ComfyUI's output folder
+CONFIG_START = 4096  # characters
+# kinds that may be folders -> a file that such a folder has, down to a part of an author's pipeline
+IN_FOLDERS = {
+    "diffusion_models": tuple(f"{'*/' * depth}diffusion_pytorch_model*" for depth in (1, 2, 3)),
+    "text_encoders": ("*/config.json", "*/text_encoder/config.json", "*/*/text_encoder/config.json"),
+}
 
 
 class Kind(NamedTuple):
@@ -52,18 +59,38 @@ LORA = Kind("loras", "a LoRA for SANA-Video", "a file of your own", "")
 
 
 def choices(kind: Kind) -> list[str]:
-    """Names for a list: files, for text encoders also Hugging Face folders, and the demo last."""
-    names = list(folder_paths.get_filename_list(kind.folder))
-    if kind is TEXT_ENCODER:
-        names += [name for name in _model_folders(kind.folder) if name not in names]
+    """Names for a list: files that can be read, folders in Hugging Face layout, and the demo last."""
+    names = [name for name in folder_paths.get_filename_list(kind.folder) if name.lower().endswith(SUFFIXES)]
+    names += [name for name in _model_folders(kind) if name not in names]
     return [*names, DEMO] if kind.demo else names
 
 
-def _model_folders(folder: str) -> Iterator[str]:
-    for base in map(Path, folder_paths.get_folder_paths(folder)):
+def _bases(kind: Kind) -> list[Path]:
+    """Folders in which models of a kind lie; whole pipelines may also be where ComfyUI keeps diffusers'."""
+    also = ("diffusers",) if kind.folder in IN_FOLDERS else ()
+    return [Path(base) for folder in (kind.folder, *also) for base in folder_paths.get_folder_paths(folder)]
+
+
+def _model_folders(kind: Kind) -> Iterator[str]:
+    """Names of folders in Hugging Face layout that hold a model of this kind."""
+    for base in _bases(kind):
+        found: set[Path] = set()
         with suppress(OSError):  # a folder that we may not look into must not hide every node
-            for config in sorted([*base.glob("*/config.json"), *base.glob("*/text_encoder/config.json")]):
-                yield config.parent.relative_to(base).as_posix()
+            found = {path.parent for pattern in IN_FOLDERS.get(kind.folder, ()) for path in base.glob(pattern)}
+        for folder in sorted(found):
+            if kind is TEXT_ENCODER or _may_be_ours(folder / "config.json"):
+                yield folder.relative_to(base).as_posix()
+
+
+def _may_be_ours(config: Path) -> bool:
+    """Whether a config.json is of a SANA-Video transformer, or isn't there. Lists are asked for often."""
+    try:
+        with config.open(encoding="utf-8", errors="replace") as file:
+            return '"SanaVideo' in file.read(CONFIG_START)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def path_of(kind: Kind, name: str) -> Path:
@@ -72,18 +99,33 @@ def path_of(kind: Kind, name: str) -> Path:
         from ..demo.model_set import demo_set
 
         return getattr(demo_set(), kind.demo)
-    if not name or ".." in Path(name).parts or Path(name).is_absolute():
-        raise FileError(
-            f"“{name}” isn't the name of a file in models/{kind.folder}. Choose one from the list."
-        )
-    path = folder_paths.get_full_path(kind.folder, name)
-    if path is not None:
-        return Path(path)
-    if kind is TEXT_ENCODER:
-        for base in folder_paths.get_folder_paths(kind.folder):
-            if (Path(base) / name / "config.json").is_file():
-                return Path(base) / name
-    raise FileError(
+    name = str(name)
+    for spelled in dict.fromkeys((name, name.replace("\\", "/"))):  # a workflow from Windows
+        if not spelled or ".." in Path(spelled).parts or Path(spelled).is_absolute():
+            raise FileError(
+                f"“{name}” isn't the name of a file in models/{kind.folder}. Choose one from the list."
+            )
+        path = folder_paths.get_full_path(kind.folder, spelled) or _folder_of(kind, spelled)
+        if path is not None:
+            refuse_part(Path(path))
+            return Path(path)
+    raise FileError(_missing(kind, name))
+
+
+def _folder_of(kind: Kind, name: str) -> Path | None:
+    """A folder in Hugging Face layout; for a transformer also a whole diffusers pipeline."""
+    for folder in (base / name for base in _bases(kind) if kind.folder in IN_FOLDERS):
+        if not is_folder(folder):
+            continue
+        whole = kind is TRANSFORMER and is_folder(folder / "transformer")
+        marks = (pattern.rpartition("/")[2] for pattern in IN_FOLDERS[kind.folder])
+        if whole or any(next(folder.glob(mark), None) for mark in marks):
+            return folder
+    return None
+
+
+def _missing(kind: Kind, name: str) -> str:
+    return (
         f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. "
         f"Put it there ({kind.published}), "
         + (
@@ -126,18 +168,20 @@ def saved_states() -> list[str]:
 
 def saved_state(name: str) -> Path:
     """The path of a name from `saved_states`. Raises FileError if it is gone or outside of these folders."""
-    try:
-        path = Path(folder_paths.get_annotated_filepath(name))
-    except ValueError as error:
-        raise FileError(
-            f"“{name}” is outside of ComfyUI's output and input folders. Choose a state from the list."
-        ) from error
-    if not is_file(path):
-        raise FileError(
-            f"There is no saved state “{name}”. "
-            f"Save State writes them to output/{STATES}; press R to refresh the list."
-        )
-    return path
+    name = str(name)
+    for spelled in dict.fromkeys((name, name.replace("\\", "/"))):  # a workflow from Windows
+        try:
+            path = Path(folder_paths.get_annotated_filepath(spelled))
+        except ValueError as error:
+            raise FileError(
+                f"“{name}” is outside of ComfyUI's output and input folders. Choose a state from the list."
+            ) from error
+        if is_file(path):
+            return path
+    raise FileError(
+        f"There is no saved state “{name}”. "
+        f"Save State writes them to output/{STATES}; press R to refresh the list."
+    )
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def test_pictures_and_clips_that_nothing_could_hold():
     for family in (config.LONGSANA_480P, config.SANA_VIDEO_720P, config.DEMO):
         grid = family.compression.grid
         for height, width in ((8192, 8192), (4096, 4096), (32, 4128), (10**9, 32), (3072, 3104)):
-            with pytest.raises(errors.InputError, match="too many.*4096 x 2304.*832 x 480"):
+            with pytest.raises(errors.InputError, match=r"too many.*4096 x 2304.*832 x 480"):
                 grid(height, width)
         assert grid(2304, 4096)
         assert grid(4096, 2304)

@@ -60,6 +60,70 @@ def test_folders_of_text_encoders_are_listed_too(base):
         files.path_of(files.VAE, "wan")
 
 
+SANA = b'{"_class_name": "SanaVideoCausalTransformer3DModel"}'
+
+
+def test_diffusers_folders_of_transformers_are_listed_too(base):
+    models = base / "models" / "diffusion_models"
+    weights = "diffusion_pytorch_model"
+    put(models, f"flat/{weights}.safetensors", f"bare/{weights}.bf16.safetensors", "notes/config.json")
+    put(models, f"wan/{weights}.safetensors", f"author/pipe/vae/{weights}.safetensors")
+    put(models, *(f"author/pipe/transformer/{weights}-0000{i}-of-00002.safetensors" for i in (1, 2)))
+    put(base / "models" / "diffusers", f"hub/transformer/{weights}.safetensors.index.json")
+    for name in ("flat", "author/pipe/transformer"):
+        (models / name / "config.json").write_bytes(SANA)
+    for name in ("wan", "author/pipe/vae"):
+        (models / name / "config.json").write_bytes(b'{"_class_name": "WanTransformer3DModel"}')
+    listed = files.choices(files.TRANSFORMER)
+    folders = [name for name in listed if not name.endswith(".safetensors")]
+    assert folders == ["author/pipe/transformer", "bare", "flat", "hub/transformer", DEMO]
+    for name in (*folders[:-1], "author/pipe", "author\\pipe\\transformer", "hub"):
+        assert files.check(files.TRANSFORMER, name) is True, name
+    assert files.path_of(files.TRANSFORMER, "author/pipe") == models / "author" / "pipe"
+    assert type(files.check(files.TRANSFORMER, "notes")) is str
+
+
+def test_a_part_of_a_model_says_so_when_it_is_chosen(base):
+    name = "long/diffusion_pytorch_model-00002-of-00003.safetensors"
+    for kind in KINDS:
+        put(base / "models" / kind.folder, name)
+        said = files.check(kind, name)
+        assert "one of 3 parts" in said
+        assert "“long”" in said
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.folder)
+def test_a_list_shows_what_can_be_read_and_all_of_it(base, kind):
+    put(
+        base / "models" / kind.folder, *(f"a{suffix}" for suffix in (".sft", ".pkl", ".pt2", ".ckpt", ".SFT"))
+    )
+    names = files.choices(kind)
+    assert names[:4] == ["a.SFT", "a.ckpt", "a.pkl", "a.sft"]
+    assert "a.pt2" not in names
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.folder)
+def test_a_name_from_windows_finds_its_file(base, kind):
+    put(base / "models" / kind.folder, "sana/deep/a.safetensors")
+    assert (
+        files.path_of(kind, "sana\\deep\\a.safetensors")
+        == base / "models" / kind.folder / "sana/deep/a.safetensors"
+    )
+    for name in ("..\\vae\\a.safetensors", "a\\..\\..\\b.safetensors", "\\etc\\passwd", 5):
+        with refused(f"“{name}”"):
+            files.path_of(kind, name)
+
+
+def test_a_states_name_from_windows_finds_its_file(base):
+    put(base / "output" / "sana_states", "take/one.safetensors")
+    found = files.saved_state("sana_states\\take\\one.safetensors [output]")
+    assert found == base / "output" / "sana_states" / "take" / "one.safetensors"
+    with refused("no saved state"):
+        files.saved_state("sana_states\\two.safetensors [output]")
+    with refused("outside"):
+        files.saved_state("..\\..\\two.safetensors [output]")
+
+
 @pytest.mark.parametrize("kind", WITH_DEMO, ids=lambda kind: kind.folder)
 def test_the_demo_comes_from_its_set(kind, monkeypatch, tmp_path):
     demo = DemoSet.at(tmp_path / "set")
