@@ -1,7 +1,7 @@
 """SANA-Video for ComfyUI. Importing this root imports nothing else: ComfyUI, pytest and the command line all
 come through here, and none of them should pay for torch before it is needed."""
 
-WEB_DIRECTORY = "web"  # help pages
+WEB_DIRECTORY = "web"  # help pages, and what ComfyUI's page loads of ours
 
 
 async def comfy_entrypoint():

@@ -76,7 +76,8 @@ def _model_folders(kind: Kind) -> Iterator[str]:
     for base in _bases(kind):
         found: set[Path] = set()
         with suppress(OSError):  # a folder that we may not look into must not hide every node
-            found = {path.parent for pattern in IN_FOLDERS.get(kind.folder, ()) for path in base.glob(pattern)}
+            for pattern in IN_FOLDERS.get(kind.folder, ()):
+                found |= {path.parent for path in base.glob(pattern)}
         for folder in sorted(found):
             if kind is TEXT_ENCODER or _may_be_ours(folder / "config.json"):
                 yield folder.relative_to(base).as_posix()

@@ -18,7 +18,7 @@ def test_the_archive_holds_what_artists_use_and_no_server():
     assert not folders & {*OUT, ".github", ".ci", "Makefile"}
     assert {"bridge", "demo", "kernels", "nodes", "sana_video_core", "web", "workflows"} <= folders
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
-    assert "web/docs/SanaVideoStart.md" in names
+    assert {"web/docs/SanaVideoStart.md", "web/state_colour.js"} <= set(names)
     assert "workflows/00_without_downloads.json" in names
     assert not [name for name in names if name.startswith("workflows/") and name.endswith(".py")]
 

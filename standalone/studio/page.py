@@ -40,6 +40,11 @@ POLICY = (
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _web_folder() -> Path:
+    """Our scripts and help pages."""
+    return ROOT / import_module("...", __package__).WEB_DIRECTORY
+
+
 class Page:
     """`frontend`: the folder with the page's files; `local`: answer only to names of this machine."""
 
@@ -55,7 +60,7 @@ class Page:
             for prefix in ("", "/api"):
                 app.router.add_route(method, prefix + path, handler)
         app.router.add_get("/", self._index)
-        app.router.add_static(f"/extensions/{PACK}", ROOT / import_module("...", __package__).WEB_DIRECTORY)
+        app.router.add_static(f"/extensions/{PACK}", _web_folder())
         app.router.add_static("/", self._frontend)
         app.cleanup_ctx.append(self._life)
         return app
@@ -63,7 +68,7 @@ class Page:
     def _routes(self) -> list[tuple[str, str, Handler]]:
         constant = {
             "/users": {"storage": "server", "migrated": True},
-            "/extensions": [],  # no script of ours
+            "/extensions": [f"/extensions/{PACK}/{script.name}" for script in _web_folder().glob("*.js")],
             "/i18n": {},
             "/features": {"supports_preview_metadata": True, "max_upload_size": UPLOAD_LIMIT},
             "/system_stats": {"system": _system(), "devices": []},

@@ -66,6 +66,18 @@ def test_nodes_are_told_as_they_are_and_those_of_comfyui_beside_them(ask, toy_cl
     ask(check)
 
 
+def test_our_scripts_are_listed_and_served(ask):
+    async def check(asked):
+        listed = await (await asked.get("/api/extensions")).json()
+        assert "/extensions/ComfyUI-SANA-Video/state_colour.js" in listed
+        for url in listed:
+            answer = await asked.get(url)
+            assert answer.status == 200
+            assert answer.content_type.endswith("/javascript")
+
+    ask(check)
+
+
 def test_what_cannot_run_is_refused_in_sentences(ask):
     async def check(asked):
         for body, word in (

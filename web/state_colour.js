@@ -1,0 +1,23 @@
+// A colour of its own for SANA_STATE, so that a stream's path can be seen. ComfyUI knows none for types of packs.
+import { app } from "../../scripts/app.js";
+
+const TYPE = "SANA_STATE";
+const COLOUR = "#00BFA5"; // no other type's; seen on dark and on light palettes
+
+/** What a palette says of the type counts; the page empties the entry for each palette that says nothing. */
+function colour(table) {
+  let chosen = table[TYPE];
+  const entry = { enumerable: true, get: () => chosen || COLOUR, set: (value) => (chosen = value) };
+  Object.defineProperty(table, TYPE, entry);
+}
+
+app.registerExtension({
+  name: "SANA-Video.state_colour",
+  setup() {
+    colour(app.canvas.default_connection_color_byType); // dots that the canvas draws
+    colour(app.canvas.constructor.link_type_colors); // links, in both renderers
+    const style = document.createElement("style"); // dots of Nodes 2.0; a palette's own is set inline, and wins
+    style.textContent = `:root { --color-datatype-${TYPE}: ${COLOUR} }`;
+    document.head.append(style);
+  },
+});
