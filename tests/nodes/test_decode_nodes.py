@@ -3,14 +3,29 @@
 import logging
 
 import comfy.model_management as management
+import comfy.sd
 import pytest
 import torch
 from comfy import utils
 from comfyui_sana_video.bridge import decoding
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
-from support.artist import decoded, demo, folders, node, one_chunk, refused, run, sample, start, two_chunks
+from support.artist import (
+    DEMO,
+    decoded,
+    demo,
+    folders,
+    node,
+    one_chunk,
+    picture,
+    refused,
+    run,
+    sample,
+    start,
+    two_chunks,
+)
 from support.pack import same
+from support.vae_socket import ASKED
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +36,37 @@ def base(tmp_path):
 
 def _files(folder):
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# --- the socket
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """The stand-in's VAE class, and the names of what was asked of its objects."""
+    asked = set()
+
+    class Watched(comfy.sd.VAE):
+        def __getattribute__(self, name):
+            if not name.startswith("__"):
+                asked.add(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(comfy.sd, "VAE", Watched)
+    return asked
+
+
+def test_the_stand_ins_vae_has_exactly_what_is_asked_for(watched):
+    """tests/comfy holds the same list against the real one."""
+    vae = run("VAELoader", DEMO)
+    has = set(vars(vae))
+    watched.clear()
+    run("Decode", vae, {"samples": torch.zeros(1, 16, 1, 4, 6)})
+    primed = run("Prime", demo().model, vae, demo().positive, start(), image=picture())
+    run("DecodeStream", vae, primed, 0, 16.0, "h264", 0)
+    run("EmptyLatent", demo().bidirectional, 64, 48, 9, 1, vae, picture())
+    assert watched == has == set(ASKED)
+    assert all(isinstance(getattr(vae, name), kind) for name, kind in ASKED.items())
 
 
 # --- images
