@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
+from ..sana_video_core.text.advice import warn_of_unread
 from ..sana_video_core.text.encoder import TextEncoder, load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, embedding_digest, encode_prompt, motion_suffix
 from ..sana_video_core.text.system_prompt import find_system_prompt
@@ -22,6 +23,9 @@ from .devices import intermediate_device
 logger = logging.getLogger("sana_video")
 PIXELDIT = "comfy.text_encoders.pixeldit"
 TOKENS = 300
+COMBINED, OTHER_TEXT = "combined text", "text of another node"  # in a history, where the words are unknown
+# what nodes add to a CONDITIONING for ComfyUI's own sampling
+PARTS = frozenset(("area", "mask", "start_percent", "end_percent", "control", "gligen", "hooks"))
 MEMORY = 1 << 30  # for the activations of one prompt
 
 
@@ -89,7 +93,13 @@ class ClipTextEncoder:
         gemma = self.clip.tokenizer.gemma2_2b
         # minus the space that joins the first word and the beginning of text, as in TextEncoder.encode
         length = TOKENS + (len(gemma.tokenizer(system_prompt)["input_ids"]) - 2 if system_prompt else 0)
-        whole = (system_prompt or "") + prompts.strip() + motion_suffix(motion_score)
+        before, text, suffix = system_prompt or "", prompts.strip(), motion_suffix(motion_score)
+
+        def count(text: str) -> int:
+            return len(gemma.tokenizer(before + text)["input_ids"]) - (length - TOKENS)
+
+        warn_of_unread(text, suffix, count, TOKENS)
+        whole = before + text + suffix
         row = gemma.tokenize_with_weights(whole, disable_weights=True, min_length=length)[0][:length]
         ((embeddings, extra),) = self.clip.encode_from_tokens_scheduled({"gemma2_2b": [row]})
         return embeddings, extra["attention_mask"]
@@ -143,7 +153,13 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
     mask = extra.get("attention_mask")
     if mask is not None and mask.shape != embeddings.shape[:2]:
         mask = None  # the text was concatenated: read all of it
-    digest, text = embedding_digest(embeddings, mask), ""
+    digest, text = embedding_digest(embeddings, mask), COMBINED if "sana_words" in extra else OTHER_TEXT
     if extra.get("sana_embedding") == digest:  # nodes that change a text copy our entries with it
         digest, text = extra["sana_digest"], extra["sana_words"]
+    if ignored := sorted(PARTS & extra.keys()):
+        logger.warning(
+            "A stream follows its prompt in the whole picture and in every step: %s of this CONDITIONING "
+            "does nothing.",
+            " and ".join(ignored),
+        )
     return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, InputError
+from .advice import warn_of_unread
 from .gemma_file import load_gemma_file
 from .gemma_folder import load_gemma_folder
 from .prompt import motion_suffix, without_size
@@ -102,7 +103,15 @@ class TextEncoder:
             # minus one for it, and one for the beginning of text, which is kept separately: then the last
             # positions start exactly at the first word.
             total += len(self._token_ids(prefix)) - 2
-        ids, mask = self._padded([prefix + without_size(text) + suffix for text in texts], total)
+        texts = [without_size(text) for text in texts]
+        before = total - max_tokens  # tokens of the system prompt
+
+        def count(text: str) -> int:
+            return len(self._token_ids(prefix + text)) - before
+
+        for text in texts:
+            warn_of_unread(text, suffix, count, max_tokens)
+        ids, mask = self._padded([prefix + text + suffix for text in texts], total)
         hidden = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
         kept = torch.tensor([0, *range(total - max_tokens + 1, total)], device=ids.device)
         return hidden[:, kept], mask[:, kept]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .advice import warn_of_syntax
 
 logger = logging.getLogger("sana_video")
 SIZE_FLAGS = re.compile("--(?:aspect_ratio|ar|hw)")
@@ -46,6 +47,7 @@ def encode_prompt(
 ) -> Prompt:
     """Encode one text. `system_prompt`: True is the original's, False or None is none, a text is itself."""
     text = without_size(text)
+    warn_of_syntax(text)
     used = encoder.resolve_system_prompt(system_prompt)
     embeddings, mask = encoder.encode(text, system_prompt=used, motion_score=motion_score)
     digest = prompt_digest(text, system_prompt=used, motion_score=motion_score)

@@ -102,6 +102,26 @@ class TestPrompts:
             torch.testing.assert_close(embeddings[row], single[0], atol=1e-6, rtol=0)
             assert torch.equal(masks[row], mask[0])
 
+    @pytest.mark.parametrize("system_prompt", [True, False])
+    def test_what_is_not_read_is_told_and_nothing_else_changes(self, encoder, caplog, system_prompt):
+        """The last tokens that are read are those of the word before the first that is told."""
+        words = [f"ball{number}" for number in range(300)]
+        options = {"system_prompt": system_prompt, "max_tokens": 60}
+        long, _ = encoder.encode(" ".join(words), **options, motion_score=10)
+        (said,) = [r.getMessage() for r in caplog.records]
+        # behind a system prompt, the first word takes its space
+        tokens = len(encoder._token_ids(" " * system_prompt + " ".join(words) + " motion score: 10."))
+        assert f"The prompt has {tokens} tokens and the model reads 60: “ball" in said
+        assert "and the motion score had no effect. Shorten it." in said
+        first = words.index(said.split("“")[1].split()[0])
+        caplog.clear()
+        short, mask = encoder.encode(" ".join(words[:first]), **options)
+        assert caplog.records == []
+        assert mask.sum() > 50
+        assert torch.equal(short[mask], long[mask])
+        encoder.encode(" ".join(words[: first + 1]), **options)
+        assert len(caplog.records) == 1
+
     @pytest.mark.parametrize("bos, side", [(True, "left"), (False, "right"), (False, "left")])
     def test_the_settings_of_the_tokenizer_do_not_matter(self, encoder, damaged, bos, side):
         settings = {"add_bos_token": bos, "padding_side": side, "truncation_side": side}
