@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sana_video_core.checkpoints.checkpoint import Checkpoint, check_complete, read_checkpoint
+from ..sana_video_core.checkpoints.said_family import check_family
 from ..sana_video_core.config import Family, TransformerConfig
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.transformer.memory import Memory
@@ -231,6 +232,8 @@ def load_patcher(
     whole.
     """
     management = comfy.model_management
+    if family is not None:
+        check_family(path, family)
     checkpoint = read_checkpoint(path, family=family)
     device, config = management.get_torch_device(), SanaVideoConfig(checkpoint)
     supported = config.supported_inference_dtypes

@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
+from ..sana_video_core.checkpoints.said_family import check_family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
 from ..sana_video_core.files.tensor_file import read_metadata
@@ -72,6 +73,8 @@ def _place(options: Namespace) -> tuple[torch.device, torch.dtype]:
 
 def load_model(models: Models, options: Namespace) -> SanaVideo:
     """The transformer, on the CPU."""
+    if options.family is not None:
+        check_family(models.transformer, options.family)
     return load_transformer(
         models.transformer,
         config=options.config,
