@@ -123,6 +123,19 @@ class ChunkRule:
     base: int = 10
     limit: int = 1024  # latent frames in a scene, the length of the rotary table in training
 
+    @property
+    def most(self) -> int:
+        """Chunks that a scene has room for (102)."""
+        return (self.limit - self.first) // self.base + 1
+
+    def check_count(self, chunks: int) -> None:
+        """Raises InputError unless one request may ask for so many chunks."""
+        if not 1 <= chunks <= self.most:
+            raise InputError(
+                f"{chunks} chunks were asked for; a scene has room for 1 to {self.most}. "
+                "Ask for fewer, or continue in a new scene (on prompt change: cut)."
+            )
+
     def plan(self, latent_frames: int) -> tuple[int, ...]:
         """Chunk lengths of a scene of known length: 21 -> (11, 10); fewer than `base` are one chunk."""
         if latent_frames < 1:
@@ -136,10 +149,7 @@ class ChunkRule:
 
     def following(self, position: int, chunks: int) -> tuple[int, ...]:
         """Lengths of the next `chunks` chunks of a scene that already holds `position` latent frames."""
-        if not 1 <= chunks <= self.limit:
-            raise InputError(
-                f"{chunks} chunks were asked for; it has to be at least 1 and at most {self.limit}."
-            )
+        self.check_count(chunks)
         return (self.base if position else self.first,) + (self.base,) * (chunks - 1)
 
     def check_room(self, position: int, plan: tuple[int, ...]) -> None:
@@ -152,6 +162,7 @@ class ChunkRule:
             room = max(0, self.limit - position)
             raise InputError(
                 f"This scene holds {position} latent frames and {sum(plan)} more were asked for, "
-                f"but the model knows positions up to {self.limit}. "
-                f"There is room for {room} more; then start a new scene (on prompt change: cut)."
+                f"but the model knows positions up to {self.limit} ({self.most} chunks). There is room for "
+                f"{room} more ({room // self.base if position else self.most} chunks); "
+                "then start a new scene (on prompt change: cut)."
             )

@@ -157,7 +157,7 @@ def test_refusals_come_before_any_work():
         stream.extend(model, state, prompt(PACK, "a", rows=2), sampling, callbacks=listener)
     with pytest.raises(errors.InputError, match="0 chunks"):
         stream.extend(model, state, words, sampling, chunks=0, callbacks=listener)
-    with pytest.raises(errors.InputError, match="at most 1024"):
+    with pytest.raises(errors.InputError, match="1 to 102"):
         stream.extend(model, state, words, sampling, chunks=10**12, callbacks=listener)
     with pytest.raises(errors.InputError, match="is empty"):
         stream.extend(model, state, words, sampling, plan=(), callbacks=listener)
@@ -172,7 +172,7 @@ def test_refusals_come_before_any_work():
             call()
     with pytest.raises(errors.InputError, match="plan"):
         stream.extend(model, state, words, sampling, plan=(3, 0), callbacks=listener)
-    with pytest.raises(errors.InputError, match="room for 1021 more"):
+    with pytest.raises(errors.InputError, match="1 to 102"):
         stream.extend(model, state, words, sampling, chunks=103, callbacks=listener)
     stream.extend(model, state, words, sampling, chunks=102, callbacks=listener)
     with pytest.raises(errors.StateError, match="only an empty one"):
@@ -208,7 +208,8 @@ def test_an_extension_is_planned_without_a_model_call():
     assert (scene.entry, scene.plan) == ("cut", (11,))
     assert state.scene == 0
     for wrong, options in (
-        ("room for 1021", {"chunks": 103}),
+        ("1 to 102", {"chunks": 103}),
+        ("room for 1021", {"chunks": 102, "plan": (1022,)}),
         ("0 chunks", {"chunks": 0}),
         ("2 prompts", {"prompt": prompt(PACK, "a", rows=2)}),
         ("was made by", {"model": Facts(PACK.tiny_model(heads=2)), "fingerprint": "another"}),
