@@ -160,17 +160,6 @@ def sheet_of(
     return sheet
 
 
-def captioned(picture: Image.Image | None, lines: list[str]) -> Image.Image:
-    """`picture` under lines of text, white on black; lines that are too long are cut off."""
-    width, height = (480, 0) if picture is None else picture.size
-    whole = Image.new("RGB", (max(width, 480), height + LABEL_HEIGHT * len(lines)))
-    for number, line in enumerate(lines):
-        ImageDraw.Draw(whole).text((2, LABEL_HEIGHT * number + 2), _printable(line), fill=(255, 255, 255))
-    if picture is not None:
-        whole.paste(picture, (0, LABEL_HEIGHT * len(lines)))
-    return whole
-
-
 def _printable(text: str) -> str:
     """The text in Latin-1: without FreeType, Pillow's font raises on anything else."""
     return text.encode("latin-1", "replace").decode("latin-1")

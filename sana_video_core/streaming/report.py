@@ -8,10 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import STREAM_RULES
-from ..files.image_file import captioned, sheet_of
+from ..files.filmstrip import filmstrip_of
 from .state import StreamState
 
-MOST, COLUMNS = 24, 3  # thumbnails of a filmstrip
+MOST = 6  # thumbnails of a filmstrip, so that they can be read on a node
+ENDS = 10  # chunks at the beginning and the end of a long stream that a short text names
 
 
 def report(state: StreamState) -> str:
@@ -37,20 +38,49 @@ def report(state: StreamState) -> str:
     return "\n".join(lines)
 
 
+def brief(state: StreamState) -> list[str]:
+    """What a state holds, in short: a line for all of it, and a line for each chunk with its prompt."""
+    lines = [
+        f"{_length(state)} · memory {state.bytes / 2**20:.1f} MiB · model {state.identity.fingerprint[:12]}"
+    ]
+    told = zip(_labels(state), state.history, strict=True)
+    chunks = [f"{label}: {chunk.prompt}" for label, chunk in told]
+    if len(chunks) > 2 * ENDS:
+        chunks = [*chunks[:ENDS], f"… {len(chunks) - 2 * ENDS} more …", *chunks[-ENDS:]]
+    return lines + chunks
+
+
+def _length(state: StreamState) -> str:
+    height, width = state.identity.rules.compression.pixels(state.identity.grid)
+    chunks = f"{len(state.history)} chunk{'s' * (len(state.history) != 1)}"
+    return f"{chunks} · {state.frames} frames · {state.seconds:.1f} s · {width} x {height}"
+
+
+def _labels(state: StreamState) -> list[str]:
+    """A name for each chunk, with the seconds of video up to its end."""
+    rules, labels = state.identity.rules, []
+    frames = scene = length = 0
+    for number, chunk in enumerate(state.history):
+        if chunk.scene != scene:
+            scene, length = chunk.scene, 0
+        frames += rules.compression.frames(length + chunk.length) - rules.compression.frames(length)
+        length += chunk.length
+        labels.append(f"chunk {number} · {frames / rules.fps:.1f} s")
+    return labels
+
+
 def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
-    """What a state holds, as a picture: two lines of text, and labelled thumbnails of at most `MOST` chunks.
+    """What a state holds, as a picture for a node: its length and size, and at most `MOST` chunks with their
+    prompts, the first and the last among them.
 
     `picture` is the host's quick preview of one latent frame [B, C, 1, H, W] in model space.
     """
-    height, width = state.identity.rules.compression.pixels(state.identity.grid)
-    lines = [
-        f"{len(state.history)} chunks, {state.frames} frames, {state.seconds:.1f} s",
-        f"{width} x {height}, memory {state.bytes / 2**20:.1f} MiB, model {state.identity.fingerprint[:12]}",
-    ]
-    shown = range(0, len(state.history), -(-len(state.history) // MOST) or 1)
+    chunks, labels = state.history, _labels(state)
+    last = len(chunks) - 1
+    shown = range(last + 1) if last < MOST else [round(i * last / (MOST - 1)) for i in range(MOST)]
     cells = []
     for number in shown:
-        chunk = state.history[number]
-        middle = chunk.length // 2
-        cells.append((f"{number}: {chunk.prompt}", picture(chunk.latents[:, :, middle : middle + 1])))
-    return captioned(sheet_of(cells, columns=COLUMNS) if cells else None, lines)
+        middle = chunks[number].length // 2
+        thumbnail = picture(chunks[number].latents[:, :, middle : middle + 1])
+        cells.append((thumbnail, labels[number], chunks[number].prompt))
+    return filmstrip_of([_length(state)], cells)

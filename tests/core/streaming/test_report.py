@@ -9,8 +9,9 @@ from support.checks_stream import begin, prompt, run
 from support.pack import Pack
 
 PACK = Pack()
-report, filmstrip = PACK.core("streaming.report").report, PACK.core("streaming.report").filmstrip
-LABEL_HEIGHT = PACK.core("files.image_file").LABEL_HEIGHT
+core = PACK.core("streaming.report")
+report, filmstrip, brief = core.report, core.filmstrip, core.brief
+PAPER = PACK.core("files.filmstrip").PAPER
 
 
 def _stream():
@@ -52,39 +53,75 @@ def test_report_counts_bytes_of_what_is_held():
     assert f"history {megabytes:.1f} MiB" in report(big)
 
 
+def test_the_short_text_has_a_line_for_each_chunk():
+    state = _stream()
+    first, *chunks = brief(state)
+    assert first.startswith("3 chunks · 18 frames · 1.1 s · 48 x 32 · memory ")
+    assert chunks == ["chunk 0 · 0.1 s: a cat", "chunk 1 · 0.6 s: a cat", "chunk 2 · 1.1 s: a dog"]
+    long = brief(replace(state, history=state.history * 20))
+    assert len(long) == 1 + 10 + 1 + 10
+    assert long[11] == "… 40 more …"
+    assert long[-1].startswith("chunk 59 · ")
+
+
 def test_filmstrip_shows_the_middle_of_every_chunk():
     state, shown = _stream(), []
 
     def picture(latents):
         shown.append(latents)
-        return Image.new("RGB", (60, 40), (60 * len(shown), 0, 0))
+        return Image.new("RGB", (60, 36), (60 * len(shown), 0, 0))
 
-    strip, top = filmstrip(state, picture), 2 * LABEL_HEIGHT
-    assert strip.size == (3 * 160, top + 107 + LABEL_HEIGHT)
+    pixels = np.asarray(filmstrip(state, picture))
+    assert pixels.shape[1] == 480
     middles = [c.latents[:, :, c.length // 2 : c.length // 2 + 1] for c in state.history]
     assert [latents.shape for latents in shown] == [(1, 16, 1, 4, 6)] * 3
     assert all(a.equal(b) for a, b in zip(shown, middles, strict=True))
-    pixels = np.asarray(strip)
-    assert [int(pixels[top + 50, 80 + 160 * cell, 0]) for cell in range(3)] == [60, 120, 180]
-    labels = [pixels[top + 107 :, 160 * cell : 160 * (cell + 1)] for cell in range(3)]
-    assert all(label.max() > 100 for label in labels), "a label is missing"
-    assert pixels[:LABEL_HEIGHT].max() > 100, "the text is missing"
+    assert [int(pixels[60, 80 + 163 * cell, 0]) for cell in range(3)] == [60, 120, 180]
+    for cell in range(3):  # label and prompt
+        assert pixels[-45:, 163 * cell : 163 * cell + 60].max() > 200, "a prompt is missing"
+    assert pixels[:20].max() > 150, "the text is missing"
+    assert pixels.max(-1).min() >= PAPER[0], "a black cell"
 
 
-def test_a_long_filmstrip_shows_chunks_at_even_distances():
+def _shown(chunks: int):
+    """The latents that a strip of so many chunks shows, and the strip."""
     state, shown = _stream(), []
-    long = replace(state, history=state.history * 20)  # 60 chunks
+    history = (state.history * chunks)[:chunks]
+    marked = tuple(replace(c, latents=c.latents * 0 + n, scene=0) for n, c in enumerate(history))
 
     def picture(latents):
-        shown.append(latents)
-        return Image.new("RGB", (60, 40))
+        shown.append(int(latents.max()))
+        return Image.new("RGB", (60, 36), (200, 200, 200))
 
-    strip = filmstrip(long, picture)
-    assert len(shown) == 20  # every third
-    assert strip.size == (3 * 160, 2 * LABEL_HEIGHT + 7 * (107 + LABEL_HEIGHT))
+    return shown, np.asarray(filmstrip(replace(state, history=marked), picture))
+
+
+def test_a_long_filmstrip_shows_the_ends_and_what_lies_evenly_between():
+    assert _shown(60)[0] == [0, 12, 24, 35, 47, 59]
+    assert _shown(7)[0] == [0, 1, 2, 4, 5, 6]
+
+
+def test_every_row_of_a_filmstrip_is_full():
+    for chunks in range(1, 8):
+        strip = _shown(chunks)[1]
+        assert strip.shape[0] <= 480, "taller than wide: too small on a node"
+        assert strip.max(-1).min() >= PAPER[0], f"a black cell with {chunks} chunks"
+        last_row = strip[:, 475, 0]  # the right edge of the last cell of each row
+        assert (last_row == 200).sum() >= 60, f"an empty cell with {chunks} chunks"
+
+
+def test_a_prompt_is_wrapped_and_shortened_to_its_cell():
+    wrapped = PACK.core("files.filmstrip")._wrapped
+    assert wrapped("a red ball", 480) == ["a red ball"]
+    lines = wrapped("a red ball moves right over a blue floor and bounces back from the wall " * 3, 155)
+    assert len(lines) == 3
+    assert lines[0] == "a red ball moves"
+    assert lines[2].endswith(" …")
+    assert wrapped("“a café” – it’s blue…", 480) == ["“a café” – it’s blue…"]
+    assert wrapped("一只红色的球", 480) == ["(see the report)"]
 
 
 def test_filmstrip_of_an_empty_stream_is_text():
     strip = filmstrip(begin(PACK, PACK.tiny_model(depth=1)), lambda latents: 1 / 0)
-    assert strip.size == (480, 2 * LABEL_HEIGHT)
-    assert np.asarray(strip).max() > 100
+    assert strip.size == (480, 28)
+    assert np.asarray(strip).max() > 150
