@@ -16,7 +16,12 @@ from ..sana_video_core.files.atomic import move
 from ..sana_video_core.files.image_file import to_images
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.shapes import Compression, LatentGrid
-from ..sana_video_core.streaming.decoding import decode_clip, decode_history, first_chunk_of
+from ..sana_video_core.streaming.decoding import (
+    check_first_chunk,
+    decode_clip,
+    decode_history,
+    first_chunk_of,
+)
 from ..sana_video_core.streaming.priming import image_rows
 from ..sana_video_core.streaming.state import StreamState
 from .devices import device_of, intermediate_device
@@ -72,6 +77,7 @@ def decode_to_file(
         raise InputError(
             f"Row {row} was asked for, but this stream has a batch of {identity.batch} (counted from 0)."
         )
+    check_first_chunk(state, from_chunk)
     metadata = {
         "prompts": [c.prompt for c in state.history],
         "seeds": [c.seed for c in state.history],

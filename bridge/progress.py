@@ -1,7 +1,9 @@
-"""ComfyUI's progress bar, previews and interrupts as the core's callbacks."""
+"""ComfyUI's progress bar, previews, interrupts and words on a node as the core's callbacks."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -9,6 +11,7 @@ import comfy.utils
 import latent_preview
 
 from ..sana_video_core.callbacks import Callbacks, Progress
+from .words import say_progress
 
 
 def interrupted() -> bool:
@@ -17,10 +20,15 @@ def interrupted() -> bool:
     return False
 
 
-def callbacks(chunks: int, steps: int, patcher: Any = None) -> Callbacks:
-    """One progress bar over `chunks` x `steps`; with a MODEL, previews of the newest latent frame."""
+def callbacks(chunks: int, steps: int, patcher: Any = None, ends: Sequence[float] = ()) -> Callbacks:
+    """One progress bar over `chunks` x `steps`, and a line on the node; with a MODEL, also previews of the
+    newest latent frame.
+
+    `ends` are the seconds of video up to the end of each chunk.
+    """
     bar = comfy.utils.ProgressBar(chunks * steps)
     previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+    begun = time.monotonic()
 
     def progress(news: Progress) -> None:
         if news.chunk == 0:  # recache, before the first chunk
@@ -30,5 +38,29 @@ def callbacks(chunks: int, steps: int, patcher: Any = None) -> Callbacks:
             preview = previewer.decode_latent_to_preview_image("JPEG", news.latents[:, :, -1:])
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
         bar.update_absolute(done, chunks * steps, preview)
+        say_progress(progress_line(news, ends, time.monotonic() - begun))
 
     return Callbacks(cancelled=interrupted, progress=progress)
+
+
+def progress_line(news: Progress, ends: Sequence[float], elapsed: float) -> str:
+    """“chunk 3 of 6 · 7.5 of 15 s · about 40 s left”, and when all is done, how long it took."""
+    length = [f"{_tenths(ends[news.chunk - 1])} of {_tenths(ends[-1])} s"] if ends else []
+    done = (news.chunk - 1) * news.steps + news.step
+    left = news.chunks * news.steps - done
+    if not left:
+        whole = [f"{news.chunks} chunk{'s' * (news.chunks > 1)}", *(f"{_tenths(end)} s" for end in ends[-1:])]
+        return " · ".join([*whole, f"took {_duration(elapsed)}"])
+    rest = [f"about {_duration(elapsed / done * left)} left"] if done > 1 else []  # the first call warms up
+    return " · ".join([f"chunk {news.chunk} of {news.chunks}", *length, *rest])
+
+
+def _tenths(seconds: float) -> str:
+    return f"{seconds:.1f}".removesuffix(".0")
+
+
+def _duration(seconds: float) -> str:
+    """In words of one unit: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..sana_video_core.config import Family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.streaming.priming import encode_beginning, image_rows, video_end
 from ..sana_video_core.streaming.resume import InterruptedRun
 from ..sana_video_core.streaming.state import StreamState
-from ..sana_video_core.streaming.stream import Sampling, check_prime, plan_extension, prime, run_extension
+from ..sana_video_core.streaming.stream import (
+    Extension,
+    Sampling,
+    check_prime,
+    plan_extension,
+    prime,
+    run_extension,
+)
 from ..sana_video_core.vae.statistics import to_vae_space
 from .devices import device_of, intermediate_device
 from .progress import callbacks
@@ -48,15 +57,24 @@ def extend_with(
         rule=rule,
     )
 
+    model.family.chunks.check_count(chunks)
+
     def run(state: StreamState, chunks: int) -> Iterator[StreamState]:
         extension = plan_extension(model, state, prompt, sampling, chunks=chunks)
-        work = callbacks(chunks, len(sampling.sigmas), patcher)
+        work = callbacks(chunks, len(sampling.sigmas), patcher, _seconds(model.family, extension))
         with device_of(patcher):
             model.load(state.identity.batch, state.identity.grid)
             yield from run_extension(model, extension, callbacks=work, device=intermediate_device())
 
     request = (prompt.digest, sampling, patcher.patches_uuid, model.fingerprint)
     return INTERRUPTED.run_or_resume(request, state, chunks, run)
+
+
+def _seconds(family: Family, extension: Extension) -> list[float]:
+    """How many seconds an extension will have added by the end of each of its chunks."""
+    before = extension.state.position
+    counts = [family.compression.frames(before + latents) for latents in accumulate(extension.plan)]
+    return [(frames - family.compression.frames(before)) / family.fps for frames in counts]
 
 
 def latents_since(before: StreamState, after: StreamState) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from .loading import SanaVideoLoraLoader, SanaVideoModelLoader, SanaVideoTextEnc
 from .one_shot import SanaVideoEmptyLatent, SanaVideoSigmas
 from .states import SanaVideoLoadState, SanaVideoSaveState, SanaVideoStateInfo
 from .streams import SanaVideoBlockSampler, SanaVideoPrime, SanaVideoStart, SanaVideoTextEncode
+from .words import speaking
 
 NODES: list[type[io.ComfyNode]] = [
     SanaVideoModelLoader,
@@ -31,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     SanaVideoSigmas,
     SanaVideoEmptyLatent,
 ]
+for node in NODES:
+    speaking(node)
 
 
 class SanaVideoExtension(ComfyExtension):

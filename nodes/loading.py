@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sana_video_core.config import BACKENDS, FAMILIES, PRECISIONS
+from ..sana_video_core.config import BACKENDS, PRECISIONS
+from . import checks
 from .files import LORA, TEXT_ENCODER, TRANSFORMER, VAE, check, choices, path_of
 from .help import schema
 from .sockets import TextEncoder
-
-PUBLISHED = [name for name in FAMILIES if name != "demo"]
 
 
 class SanaVideoModelLoader(io.ComfyNode):
@@ -20,7 +19,7 @@ class SanaVideoModelLoader(io.ComfyNode):
             "loaders",
             inputs=[
                 io.Combo.Input("model_name", options=choices(TRANSFORMER)),
-                io.Combo.Input("family", options=["auto", *PUBLISHED], default="auto"),
+                io.Combo.Input("family", options=checks.CHOICES, default="auto"),
                 io.Combo.Input(
                     "kernels", options=[*BACKENDS], default=BACKENDS[0], optional=True, advanced=True
                 ),
@@ -33,8 +32,8 @@ class SanaVideoModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name) -> bool | str:
-        return check(TRANSFORMER, model_name)
+    def validate_inputs(cls, model_name, family=None) -> bool | str:
+        return checks.model(model_name, family)
 
     @classmethod
     def execute(cls, model_name, family, kernels="auto", precision="full") -> io.NodeOutput:

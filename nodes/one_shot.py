@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sana_video_core.config import CLIP_SAMPLERS
+from . import checks
 from .help import schema
 
 
@@ -51,6 +52,11 @@ class SanaVideoEmptyLatent(io.ComfyNode):
             outputs=[io.Latent.Output(display_name="latent")],
             search_aliases=["empty latent video", "image to video", "i2v"],
         )
+
+    @classmethod
+    def validate_inputs(cls, width, height, length) -> bool | str:
+        fits = checks.size(width, height)
+        return fits if fits is not True else checks.clip_length(length)
 
     @classmethod
     def execute(cls, model, width, height, length, batch_size, vae=None, image=None) -> io.NodeOutput:

@@ -24,6 +24,12 @@ class SocketState(NamedTuple):
     state: StreamState
     tensors: tuple[Tensor, ...]
 
+    def __repr__(self) -> str:
+        """What the state holds, as Preview Any and errors show it."""
+        from ..sana_video_core.streaming.report import report
+
+        return report(self.state)
+
     @classmethod
     def of(cls, state: StreamState) -> SocketState:
         return cls(state, tuple(state.tensors()))

@@ -30,9 +30,11 @@ class SanaVideoStateInfo(io.ComfyNode):
     @classmethod
     def execute(cls, state) -> io.NodeOutput:
         from ..bridge.previews import filmstrip_of
-        from ..sana_video_core.streaming.report import report
+        from ..bridge.words import say
+        from ..sana_video_core.streaming.report import brief, report
 
         stream, text, strip = state.state, report(state.state), filmstrip_of(state.state)
+        say("\n".join(brief(stream)))
         shown = ui.PreviewImage(strip, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(state, text, len(stream.history), stream.seconds, strip, ui=shown)
 
@@ -55,8 +57,11 @@ class SanaVideoSaveState(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, filename_prefix) -> io.NodeOutput:
+        from ..sana_video_core.errors import InputError
         from ..sana_video_core.streaming.state_file import save_state
 
+        if not state.state.history:
+            raise InputError("This stream is empty: there is nothing to save. Sample or prime it first.")
         with new_file(state_prefix(filename_prefix), ".safetensors") as path:
             save_state(state.state, path)
         saved = f"Saved {path.name}: {state.state.frames} frames, {path.stat().st_size / 2**20:.1f} MiB."

@@ -5,11 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sana_video_core.config import PROMPT_CHANGES, STREAM_RULES, STREAM_SAMPLERS
-from ..sana_video_core.shapes import ChunkRule
+from . import checks
 from .help import schema
 from .sockets import SocketState, State, TextEncoder
-
-LONGEST = (ChunkRule().limit - ChunkRule().first) // ChunkRule().base + 1  # chunks in one scene
 
 
 class SanaVideoTextEncode(io.ComfyNode):
@@ -46,11 +44,17 @@ class SanaVideoStart(io.ComfyNode):
                 io.Int.Input("width", default=832, min=16, max=4096, step=16),
                 io.Int.Input("height", default=480, min=16, max=4096, step=16),
                 io.Int.Input("batch_size", default=1, min=1, max=16),
-                io.Int.Input("window", default=0, min=0, max=LONGEST, optional=True, advanced=True),
+                io.Int.Input(
+                    "window", default=0, min=0, max=checks.MOST_CHUNKS, optional=True, advanced=True
+                ),
             ],
             outputs=[State.Output(display_name="state")],
             search_aliases=["empty latent video", "begin", "new stream", "long video"],
         )
+
+    @classmethod
+    def validate_inputs(cls, width, height) -> bool | str:
+        return checks.size(width, height)
 
     @classmethod
     def execute(cls, model, width, height, batch_size, window=0) -> io.NodeOutput:
@@ -97,7 +101,7 @@ class SanaVideoBlockSampler(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive"),
                 State.Input("state"),
-                io.Int.Input("chunks", default=1, min=1, max=LONGEST),
+                io.Int.Input("chunks", default=1, min=1, max=checks.MOST_CHUNKS),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
                 io.Int.Input("steps", default=4, min=1, max=1000, advanced=True),
                 io.Combo.Input(
@@ -125,10 +129,7 @@ class SanaVideoBlockSampler(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, chunks) -> bool | str:
-        if chunks is None or 1 <= chunks <= LONGEST:  # None: linked, so not known yet
-            return True
-        most = f"1 to {LONGEST} ({LONGEST * 2.5:.0f} s)"
-        return f"{chunks} chunks were asked for; one sampler adds {most}. Chain samplers for more."
+        return checks.chunks(chunks)
 
     @classmethod
     def execute(

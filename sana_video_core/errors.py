@@ -1,8 +1,15 @@
 """Errors that a person can cause. A message says what was given, what is possible, and what to do."""
 
+PACK = "SANA-Video"
+
 
 class SanaVideoError(Exception):
     """Base of this pack's errors. An artist sees the message as it is."""
+
+    __module__ = PACK  # ComfyUI writes it before the message, and its own name for a pack is a folder's path
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = PACK
 
 
 class InputError(SanaVideoError, ValueError):

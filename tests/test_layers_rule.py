@@ -30,9 +30,12 @@ OUTSIDE = {
         *("av", "numpy", "PIL", "yaml"),
     },
     "demo": {"torch", "safetensors", "transformers", "tokenizers"},
-    "bridge": {"torch", "numpy", "PIL", "comfy", "latent_preview"},
+    "bridge": {"torch", "numpy", "PIL", "comfy", "comfy_execution", "latent_preview"},
     "nodes": {"torch", "comfy_api", "folder_paths"},
-    "standalone": {"torch", "numpy", "PIL", "av", "aiohttp", "tqdm", "comfy", "comfy_api", "folder_paths"},
+    "standalone": {
+        *("torch", "numpy", "PIL", "av", "aiohttp", "tqdm"),
+        *("comfy", "comfy_api", "comfy_execution", "folder_paths", "server"),
+    },
     "command_line": {"torch", "transformers", "av", "PIL", "aiohttp", "tqdm", "folder_paths"},
     "training": {"torch", "numpy", "PIL"},
 }

@@ -26,6 +26,17 @@ class Decoder(Protocol):
     ) -> Iterator[Tensor]: ...
 
 
+def check_first_chunk(state: StreamState, from_chunk: int) -> None:
+    """Raises InputError unless the stream has a chunk of this number (counted from 0)."""
+    if not state.history:
+        raise InputError("There is nothing to decode: this stream is empty. Sample a chunk first.")
+    if not 0 <= from_chunk < len(state.history):
+        raise InputError(
+            f"Decoding was to begin at chunk {from_chunk}, but this stream has {len(state.history)} (counted "
+            f"from 0). Choose 0 to {len(state.history) - 1}."
+        )
+
+
 @torch.no_grad()
 def decode_history(
     vae: Decoder,
@@ -42,13 +53,7 @@ def decode_history(
     reaches back to the scene's first frame. So the frames are those of one decode of the whole. `device` is
     where the VAE computes, if its parameters are elsewhere.
     """
-    if not state.history:
-        raise InputError("There is nothing to decode: this stream is empty. Sample a chunk first.")
-    if not 0 <= from_chunk < len(state.history):
-        raise InputError(
-            f"Decoding was to begin at chunk {from_chunk}, but this stream has {len(state.history)} (counted "
-            f"from 0). Choose 0 to {len(state.history) - 1}."
-        )
+    check_first_chunk(state, from_chunk)
     device, rules = _device_of(vae) if device is None else device, state.identity.rules
     numbered = list(enumerate(state.history))
     for _, group in groupby(numbered, key=lambda item: item[1].scene):

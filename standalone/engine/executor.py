@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from comfy import model_management, utils
 from comfy_api.latest import io
+from comfy_execution.utils import CurrentNodeContext
+from server import PromptServer
 
 from ...sana_video_core.errors import Cancelled, SanaVideoError
 from .graph import Prompt, Validation, is_link, title
@@ -45,9 +47,12 @@ class Executor:
     """Keeps the results of its last run; with `cache` "none", each only until the last node that uses it.
 
     tell(event, data) is called with: started, left out {message}, cached {nodes}, executing {node},
-    progress {node, value, max, preview}, executed {node, output}, error {node, message}, finished.
+    progress {node, value, max, preview}, words {node, text}, executed {node, output}, error {node, message},
+    finished.
     Nothing here is recursive: a chain may have thousands of nodes.
     """
+
+    client_id = None  # words go to whoever listens
 
     def __init__(
         self, classes: dict, tell: Callable = lambda event, data: None, cache: str = "classic"
@@ -220,6 +225,10 @@ class Executor:
                 f"{title(self._prompt, node_id)}: {error or type(error).__name__}"
             ) from error
 
+    def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
+        """What a node says of itself while it runs."""
+        self.tell("words", {"node": node_id, "text": text})
+
     def _run(self, node_id: str, values: dict[str, Any]) -> Result:
         schema, node = self._schemas[node_id], self._nodes[node_id]
         self.tell("executing", {"node": node_id})
@@ -235,7 +244,9 @@ class Executor:
         hidden = SimpleNamespace(
             **{name: value if io.Hidden[name] in schema.hidden else None for name, value in known.items()}
         )
-        output = _Locked(node.__name__, (node,), {"hidden": hidden}).execute(**values)
+        PromptServer.instance = self
+        with CurrentNodeContext("", node_id):
+            output = _Locked(node.__name__, (node,), {"hidden": hidden}).execute(**values)
         output = output if isinstance(output, io.NodeOutput) else io.NodeOutput(*(output or ()))
         if output.expand is not None:
             raise SanaVideoError("it expands into other nodes; only a real ComfyUI runs such nodes.")

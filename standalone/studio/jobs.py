@@ -22,7 +22,8 @@ from ..engine.graph import Prompt, is_link
 Message = dict[str, Any] | bytes
 KEPT = 100  # finished jobs that the page can still ask for
 FOLLOWED = 200  # nodes in one progress_state; each of thousands would be sent again with every step
-PREVIEW_IMAGE = 4  # ComfyUI's binary message: a picture that says which node it belongs to
+# ComfyUI's binary messages: a text on a node, and a picture that says which node it belongs to
+WORDS, PREVIEW_IMAGE = 3, 4
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Job:
     outputs: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     nodes: dict[str, Any] = field(default_factory=dict)  # progress, by node
+    words: dict[str, bytes] = field(default_factory=dict)  # the message with what a node says, by node
     node: str | None = None  # the one that runs
     messages: list[dict[str, Any]] = field(default_factory=list)  # for a page that was away
 
@@ -218,6 +220,10 @@ class Jobs:
             self._tell(job, "progress", {name: data[name] for name in ("node", "value", "max")})
             if data["preview"] is not None:
                 self._send(job.client, _picture(job, node, *data["preview"]))
+        elif event == "words":
+            name = node.encode()
+            job.words[node] = struct.pack(">II", WORDS, len(name)) + name + data["text"].encode()
+            self._send(job.client, job.words[node])
         elif event == "executed":
             job.outputs[node] = data["output"]
             self._tell(job, "executed", {"node": node, "display_node": node, "output": data["output"]})
@@ -252,9 +258,14 @@ class Jobs:
         return {"exec_info": {"queue_remaining": self.remaining()}}
 
 
+def is_picture(message: Message) -> bool:
+    """Whether it is a live preview, which may get lost."""
+    return isinstance(message, bytes) and struct.unpack_from(">I", message) == (PREVIEW_IMAGE,)
+
+
 def missed_messages(job: Job) -> list[Message]:
     """The messages for a page that was away while `job` ran: all but the progress in between."""
-    messages: list[Message] = list(job.messages)
+    messages: list[Message] = [*job.messages, *job.words.values()]
     if job.status == "in_progress":
         messages += [
             {"type": "progress_state", "data": {"nodes": job.nodes, "prompt_id": job.id}},

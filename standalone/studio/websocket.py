@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from aiohttp import WSCloseCode, web
 
-from .jobs import Jobs, Message, missed_messages
+from .jobs import Jobs, Message, is_picture, missed_messages
 
 HEARTBEAT = 10  # seconds, after which a dead connection is noticed
 BACKLOG = 200  # messages waiting for a slow page; with more, live pictures are left out
@@ -25,7 +25,7 @@ class Sockets:
     def deliver(self, client: str | None, message: Message) -> None:
         """Send to one page, or to all. Call it in the loop's thread."""
         for name, box in self._boxes.items():
-            if client in (None, name) and (isinstance(message, dict) or box.qsize() < BACKLOG):
+            if client in (None, name) and (box.qsize() < BACKLOG or not is_picture(message)):
                 box.put_nowait(message)
 
     async def serve(self, request: web.Request, jobs: Jobs) -> web.WebSocketResponse:

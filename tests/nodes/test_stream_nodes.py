@@ -220,20 +220,41 @@ def test_five_thousand_chunks():
     assert [check(chunks) for chunks in (None, 1, 102)] == [True] * 3
     for impossible in (0, 103, 5000):
         said = check(impossible)
-        assert all(word in str(said) for word in (str(impossible), "1 to 102", "255 s"))
+        assert all(word in str(said) for word in (f"{impossible} chunks", "1 to 102"))
 
 
 def test_too_many_chunks_are_refused_before_any_work(no_work):
     """A linked number is unknown before the run."""
-    with refused("5000 chunks", "1024"):
-        sample(start(), 5000)
-    with refused("room for 1024 more", "cut"):
-        sample(start(), 103)
+    for impossible in (0, 103, 5000):
+        with refused(f"{impossible} chunks", "1 to 102"):
+            sample(start(), impossible)
+    with refused("room for 1013 more (101 chunks)", "cut"):
+        sample(one_chunk()[1], 102, on_prompt_change="keep")
 
 
 def test_a_size_that_does_not_divide_names_the_next():
     with refused("width is 72", "64 or 80"):
         start(width=72)
+
+
+def test_a_text_that_other_nodes_changed_has_a_name_in_the_history():
+    ((embeddings, extra),) = demo().positive
+    combined = [[torch.cat([embeddings, embeddings], 1), extra.copy()]]  # as ConditioningConcat does
+    foreign = [[embeddings * 2, {"attention_mask": extra["attention_mask"], "pooled_output": None}]]
+    for positive, text in ((combined, "combined text"), (foreign, "text of another node")):
+        state = sample(positive=positive)[1]
+        assert [chunk.prompt for chunk in state.state.history] == [text]
+        assert text in run("StateInfo", state)[1]
+    assert prompt_of(combined).digest != prompt_of(demo().positive).digest
+
+
+def test_parts_of_a_conditioning_that_a_stream_ignores_are_told(caplog):
+    ((embeddings, extra),) = demo().positive
+    prompt_of([[embeddings, extra | {"area": (1, 1, 0, 0), "start_percent": 0.5}]])
+    assert "area and start_percent of this CONDITIONING does nothing" in caplog.text
+    caplog.clear()
+    prompt_of(demo().positive)
+    assert caplog.text == ""
 
 
 def test_two_prompts_at_once_are_refused():

@@ -1,0 +1,90 @@
+"""Sentences on a node: its warnings, its error, and how far it is.
+
+They go to the page as ComfyUI's progress text. Without a page they are in the log only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from comfy_execution.utils import get_executing_context
+
+from ..sana_video_core.errors import SanaVideoError
+
+LONGEST_ERROR = 300  # characters of an error that isn't ours
+PLAIN = str.maketrans("<>", "\u2039\u203a")  # ‹ and ›: some pages read the text as HTML
+
+
+class Words:
+    """What one node says in one run. Every change sends the whole text, as the page keeps one for a node."""
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id, self._sentences, self._progress = node_id, [], ""
+
+    def say(self, sentence: str) -> None:
+        """Add a sentence; it stays."""
+        if sentence not in self._sentences:
+            self._sentences.append(sentence)
+            self._send()
+
+    def progress(self, line: str) -> None:
+        """How far the node is; the next such line takes the place of this one."""
+        self._progress = line
+        self._send()
+
+    def _send(self) -> None:
+        # asked of the running process: a host that is no server hasn't imported it
+        page = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+        if page is not None:
+            lines = [*self._sentences, *filter(None, [self._progress])]
+            page.send_progress_text("\n".join(lines).translate(PLAIN), self._node_id, page.client_id)
+
+
+def _shown(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.WARNING:
+        say(record.getMessage())
+    return True  # into the log, too
+
+
+_running: ContextVar[Words | None] = ContextVar("words of the node that runs", default=None)
+# a filter: with a handler of its own, the logger would print nothing where nobody has set logging up
+logging.getLogger("sana_video").addFilter(_shown)
+
+
+@contextmanager
+def on_node() -> Iterator[None]:
+    """Inside the block, warnings are shown on the node that ComfyUI runs, and so is what ends it.
+
+    An interrupt isn't an Exception, and passes in silence.
+    """
+    context = get_executing_context()
+    token = _running.set(context and Words(context.node_id))
+    try:
+        yield
+    except SanaVideoError as error:
+        say(str(error))
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        say(words if len(words) <= LONGEST_ERROR else f"{words[:LONGEST_ERROR]} …")
+        raise
+    finally:
+        _running.reset(token)
+
+
+def say(sentence: str) -> None:
+    """Show a sentence on the node that runs, if one does."""
+    words = _running.get()
+    if words is not None:
+        words.say(sentence)
+
+
+def say_progress(line: str) -> None:
+    """Show how far the node that runs is."""
+    words = _running.get()
+    if words is not None:
+        words.progress(line)

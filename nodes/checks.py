@@ -1,0 +1,51 @@
+"""What `validate_inputs` refuses before anything runs. A linked value is None: it isn't known yet.
+
+ComfyUI leaves a widget's limits to a node that names it in `validate_inputs`.
+"""
+
+from __future__ import annotations
+
+from ..sana_video_core.config import FAMILIES, LONGSANA_480P, check_choice
+from ..sana_video_core.shapes import ChunkRule
+from .files import TRANSFORMER, check, path_of, sentence
+
+LEAST, MOST = 16, 4096  # pixels of a side
+MOST_CHUNKS = ChunkRule().most
+LONGEST_CLIP = 8185  # frames: the positions that a model knows, with the longest stride
+CHOICES = ["auto", *(name for name in FAMILIES if name != "demo")]  # of a family
+
+
+def size(width: int | None, height: int | None) -> bool | str:
+    """Whether every model could make pictures of this size; the 720p family's step is 32."""
+    for name, value in (("width", width), ("height", height)):
+        if value is not None and value > MOST:
+            return f"The {name} is {value} pixels; choose a multiple of {LEAST} up to {MOST}."
+    sides = (LEAST if side is None else side for side in (height, width))
+    return sentence(LONGSANA_480P.compression.grid, *sides)
+
+
+def chunks(count: int | None) -> bool | str:
+    """Whether a scene has room for so many chunks."""
+    return count is None or sentence(ChunkRule().check_count, count)
+
+
+def clip_length(frames: int | None) -> bool | str:
+    """Whether every model with the Wan VAE could make a clip of so many frames."""
+    if frames is not None and frames > LONGEST_CLIP:
+        return f"A clip of {frames} frames is too long; choose up to {LONGEST_CLIP}."
+    return frames is None or sentence(LONGSANA_480P.compression.latent_frames, frames)
+
+
+def model(name: str | None, family: str | None) -> bool | str:
+    """Whether the file is there, and may be loaded as this family."""
+    there = check(TRANSFORMER, name)
+    if there is not True or name is None or family in (None, "auto"):
+        return there
+    return sentence(_family_fits, name, family)
+
+
+def _family_fits(name: str, family: str) -> None:
+    from ..sana_video_core.checkpoints.said_family import check_family
+
+    check_choice("family", family, CHOICES)
+    check_family(path_of(TRANSFORMER, name), family)

@@ -1,0 +1,66 @@
+// What our nodes say (warnings, errors, how far they are) stays on them until they run again. The page shows it
+// as progress text, which newer versions remove when a run ends, and older ones never.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const PREVIEW = "$$node-text-preview"; // the page's name for the widget
+const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
+const AFTER = [0, 500, 2000]; // milliseconds: the page may hear of a run only after its error
+const LETTER = 6.5, LINE = 16, LINES = 6; // pixels of the page's small type; more lines scroll
+const said = new Map(); // by node: { nodeId, text, before: its height without words, grown: with them }
+
+function nodeAt(executionId) {
+  const path = String(executionId).split(":");
+  const last = path.pop();
+  let graph = app.rootGraph ?? app.graph;
+  for (const id of path) graph = graph?.getNodeById(id)?.subgraph;
+  const node = graph?.getNodeById(last);
+  return node?.comfyClass?.startsWith("SanaVideo") ? node : undefined;
+}
+
+function widgetOf(node) {
+  return node.widgets?.find((widget) => widget.name === PREVIEW);
+}
+
+function hear({ detail: { nodeId, text } }) {
+  const node = nodeAt(nodeId);
+  if (!node) return;
+  said.set(node, { before: node.size[1], ...said.get(node), nodeId, text });
+  setTimeout(() => grow(node)); // when the page has made its widget
+}
+
+// A node that the canvas draws gets room for its lines; in Nodes 2.0 it grows by itself.
+function grow(node) {
+  const words = said.get(node), widget = widgetOf(node);
+  if (!words || !widget?.options) return;
+  const width = (node.size[0] - 60) / LETTER;
+  const lines = words.text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / width)), 0);
+  const height = 26 + LINE * Math.min(lines, LINES);
+  widget.options.getMinHeight = () => height;
+  node.setSize([node.size[0], Math.max(words.before, node.computeSize()[1])]);
+  words.grown = node.size[1];
+}
+
+function forget({ detail }) {
+  const node = detail && nodeAt(detail.node ?? detail);
+  const words = said.get(node), widget = words && widgetOf(node);
+  said.delete(node);
+  if (widget) node.removeWidget(widget);
+  if (words && words.grown === node.size[1]) node.setSize([node.size[0], words.before]);
+}
+
+function repeat() {
+  for (const [node, { nodeId, text }] of said) {
+    if (nodeAt(nodeId) !== node) said.delete(node); // of a workflow that was closed
+    else if (widgetOf(node)?.value !== text) api.dispatchCustomEvent("progress_text", { nodeId, text });
+  }
+}
+
+app.registerExtension({
+  name: "SANA-Video.words",
+  setup() {
+    api.addEventListener("progress_text", hear);
+    api.addEventListener("executing", forget);
+    for (const end of ENDS) api.addEventListener(end, () => AFTER.forEach((time) => setTimeout(repeat, time)));
+  },
+});
