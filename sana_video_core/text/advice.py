@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable
 
+PRINTABLE = "".join(map(chr, range(33, 127)))  # ASCII without the space
 logger = logging.getLogger("sana_video")
 SHOWN = 300  # characters of a quoted text
 # (word:1.3), ((word)), [from:to:0.5], embedding:name, <lora:name:0.8>; not a ratio or a time of day
@@ -39,9 +40,9 @@ def warn_of_unread(text: str, suffix: str, count: Callable[[str], int], most: in
     tokens = count(text + suffix)
     if tokens <= most:
         return
-    end = bisect_left(range(len(text) + 1), True, key=lambda end: count(text[:end]) > most) - 1
-    while 0 < end < len(text) and text[end - 1].isascii() and not text[end - 1].isspace():
-        end -= 1  # to the beginning of the word, where a script has spaces between words
+    end = bisect_left(range(1, len(text) + 1), True, key=lambda end: count(text[:end]) > most)
+    if end < len(text) and not text[end].isspace():  # to the beginning of its word, in scripts with spaces
+        end = len(text[:end].rstrip(PRINTABLE))
     unread = [_quoted(text[end:].strip())] if text[end:].strip() else []
     unread += ["the motion score"] if suffix else []
     logger.warning(
