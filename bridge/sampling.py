@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
+from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.streaming.priming import encode_beginning, image_rows, video_end
+from ..sana_video_core.streaming.priming import encode_beginning, image_rows, images_end, video_end
 from ..sana_video_core.streaming.resume import InterruptedRun
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.stream import (
@@ -106,12 +105,14 @@ def prime_with(
 
 
 def _end_of(video: Any, model: HostedModel, width: int, height: int) -> Tensor:
-    """The end of a VIDEO [1, 3, n, H, W], as much as a scene has room for, streamed from its file."""
+    """The end of a VIDEO [1, 3, n, H, W], as much as a scene has room for.
+
+    It is read from the video's own file: a copy that ComfyUI makes has lost its colour tags and its shape.
+    """
+    size = {"width": width, "height": height}
+    if isinstance(video, InputImpl.VideoFromComponents):
+        made = video.get_components()
+        return images_end(made.images, made.frame_rate, model.family, **size)
+    start, duration = video.get_active_trim_window()
     source = video.get_stream_source()
-    trimmed = getattr(video, "get_active_trim_window", lambda: (0, 0))() != (0, 0)
-    if isinstance(source, str) and not trimmed:
-        return video_end(source, model.family, width=width, height=height)
-    with tempfile.TemporaryDirectory() as folder:  # trimmed, or in memory
-        path = Path(folder) / "video.mp4"
-        video.save_to(str(path))
-        return video_end(path, model.family, width=width, height=height)
+    return video_end(source, model.family, start=start, duration=duration, **size)

@@ -5,6 +5,7 @@ Pixels are tensors [3, H, W] in [-1, 1]; bytes are uint8 arrays [H, W, 3], as in
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,10 +14,14 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from ..errors import FileError, InputError
+from ..errors import InputError
 from .atomic import atomic_path
+from .image_reader import HEADROOM, opened_image, pixel_aspect, square_pixels, upright
+
+logger = logging.getLogger("sana_video")
 
 SHEET_FRAMES = 24  # of a video on its contact sheet
+TOLERATED = 0.1  # beyond 0 to 1 without a word: sharp resampling overshoots
 LABEL_HEIGHT = 16  # pixels under a thumbnail, room for one line of Pillow's built-in font
 
 
@@ -65,13 +70,31 @@ def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None
 
 def fit_images(images: Tensor, *, width: int, height: int) -> Tensor:
     """A host's pictures [n, H, W, 3 or 4] in [0, 1] as cropped frames [1, 3, n, height, width] in [-1, 1]."""
+    _check_images(images)
+    pictures = (Image.fromarray(to_bytes(picture[..., :3].movedim(-1, 0) * 2 - 1)) for picture in images)
+    return stack_pictures(pictures, (width, height))
+
+
+def _check_images(images: Tensor) -> None:
+    """Raises InputError unless these are a host's pictures; warns of values that will be clipped."""
     if images.ndim != 4 or images.shape[-1] not in (3, 4) or not images.numel():
         raise InputError(
             f"Pictures of shape {list(images.shape)} were given; "
             "they have to be [pictures, rows, columns, 3]."
         )
-    pictures = (Image.fromarray(to_bytes(picture[..., :3].movedim(-1, 0) * 2 - 1)) for picture in images)
-    return stack_pictures(pictures, (width, height))
+    if not images.is_floating_point() or not images.isfinite().all():
+        raise InputError(
+            f"Pictures of type {images.dtype} were given, or some of their values aren't finite (NaN); "
+            "they have to be floating-point numbers from 0 to 1. Look at the node that made them."
+        )
+    low, high = float(images.min()), float(images.max())
+    if high > HEADROOM and images.float().median() > 1:
+        raise InputError(
+            f"Pictures with values up to {high:g} were given; white is 1, so they would be all white. "
+            "Divide them by 255 (or by their largest value) first."
+        )
+    if low < -TOLERATED or high > 1 + TOLERATED:
+        logger.warning("Pictures hold values from %g to %g; what isn't in 0 to 1 is clipped.", low, high)
 
 
 def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
@@ -95,27 +118,21 @@ def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
 
 def read_image(path: Path | str, *, width: int, height: int) -> Tensor:
     """An image file as a frame [1, 3, 1, height, width] in [-1, 1]: upright, on black, filled and cropped."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(f"There is no image file “{path}”. Check the name and the folder.")
-    try:
-        with Image.open(path) as image:
-            picture = _flattened(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise FileError(
-            f"“{path}” cannot be read as an image ({error}). It may be damaged or of another kind; "
-            "open it in an image program and save it as PNG or JPEG."
-        ) from error
-    return stack_pictures([picture], (width, height))
+    name, side = f"“{path}”", 2 * max(width, height)
+    with opened_image(path, near=(side, side)) as image:
+        aspect = pixel_aspect(image)
+        picture = square_pixels(upright(image, name), aspect)
+        return stack_pictures([_on_black(fill_and_crop(picture, width, height), name)], (width, height))
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    """`image` as opaque RGB."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGBA")
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image).convert("RGB")
+def _on_black(picture: Image.Image, name: str) -> Image.Image:
+    """An RGB or RGBA picture without transparency."""
+    if picture.mode == "RGB":
+        return picture
+    if np.asarray(picture)[..., 3].min() < 255:
+        logger.warning("%s is transparent in places; these become black.", name)
+    black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, picture).convert("RGB")
 
 
 def save_frame(pixels: Tensor, path: Path | str) -> None:

@@ -6,53 +6,71 @@ Pixels are tensors [1, 3, n, H, W] in [-1, 1]; n counts frames.
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
-from typing import TypeAlias
 
-import av
-from av.container import InputContainer
-from PIL import Image
 from torch import Tensor
 
 from ..errors import FileError, InputError
+from .film import Film, Missed, Moment, Source, film_in, named, opened
+from .film_picture import FilmPictures
 from .image_file import stack_pictures
 from .video_writer import METADATA_KEY, checked_fps
 
-Moment: TypeAlias = tuple[Fraction, Fraction, av.VideoFrame]  # start and end in seconds
+logger = logging.getLogger("sana_video")
+
+MARGIN = 2  # seconds decoded before the last frames: they may be fewer than the rate says
+LONGEST_STILL = 600  # seconds; a frame that is shown for longer has a damaged time
 
 
 def read_frames(
-    path: Path | str,
+    source: Source,
     *,
-    fps: float | None = 16.0,
+    fps: float | Fraction | None = 16.0,
     last: int | None = None,
     width: int | None = None,
     height: int | None = None,
+    start: float = 0,
+    duration: float = 0,
 ) -> Tensor:
-    """Frames [1, 3, n, H, W] of a video, float32 in [-1, 1], upright.
+    """Frames [1, 3, n, H, W] of a video, float32 in [-1, 1], upright, with square pixels, in BT.709.
 
     Frames are resampled to `fps` by nearest time (None: all of them as they are). `last` keeps that many from
-    the end. With `width` and `height` each frame is scaled to cover that size and center-cropped. The file is
-    streamed: memory holds what is returned and, with `last`, as many decoded frames.
+    the end, which is found by seeking. With `width` and `height` each frame is scaled to cover that size and
+    center-cropped. Only what is shown from `start` on, for `duration` seconds (0: to the end), is read. The
+    file is streamed: memory holds what is returned and, with `last`, as many decoded frames. A file that ends
+    before its header says so is read as far as it goes, with a warning.
     """
     if (width is None) != (height is None):
         raise InputError(f"width is {width} and height is {height}; give both of them or none.")
     if last is not None and last < 1:
         raise InputError(f"last is {last}; it has to be at least 1 frame.")
-    moments = _decoded(path) if fps is None else _resampled(_decoded(path), checked_fps(fps))
-    if last is not None:
-        moments = deque(moments, maxlen=last)  # before scaling: scaling all of a long film would take minutes
+    rate = None if fps is None else checked_fps(fps)
+    film, pictures = Film(source), FilmPictures(named(source))
+    part = _Part(film, rate, start, duration)
+    moments = part.read() if last is None else part.read_last(last)
     size = None if width is None or height is None else (width, height)
-    return stack_pictures((_upright(frame) for _, _, frame in moments), size)
+    pixels = stack_pictures((pictures.picture(moment.frame, film.tags) for moment in moments), size)
+    if part.stop is None and film.ends_early:
+        logger.warning(
+            "%s ends early: its header says %.1f s, but only %.1f s are there. "
+            "What is there is used; copy or download the file again if the rest matters.",
+            named(source),
+            film.stated,
+            film.reached,
+        )
+    return pixels
 
 
 def read_metadata(path: Path | str) -> dict[str, object]:
     """What VideoWriter wrote as metadata; empty if there is none."""
-    with _opened(path) as container:
+    with opened(path) as container:
+        film_in(container, path)
         comment = container.metadata.get(METADATA_KEY, "")
     try:
         metadata = json.loads(comment)
@@ -61,62 +79,102 @@ def read_metadata(path: Path | str) -> dict[str, object]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-@contextmanager
-def _opened(path: Path | str) -> Iterator[InputContainer]:
-    """The video file at `path`, open. FFmpeg's errors become FileErrors."""
-    path = Path(path).absolute()
-    if not path.is_file():
-        raise FileError(f"There is no video file “{path}”. Check the name and the folder.")
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise FileError(f"“{path}” has no pictures in it, only sound or less. Choose a video file.")
-            yield container
-    except av.FFmpegError as error:
+class _Part:
+    """What of a film is read: from `start` on, for `duration` seconds (0: to the end), at a rate."""
+
+    def __init__(self, film: Film, fps: Fraction | None, start: float, duration: float) -> None:
+        self.film, self.fps = film, fps
+        # in whole ticks of the file's clock, as ComfyUI counts
+        self.begin = int(start / film.tick) * film.tick
+        self.stop = int((start + duration) / film.tick) * film.tick if duration else None
+
+    def read(self) -> Iterator[Moment]:
+        """All frames."""
+        zero = self._first()
+        return self._at_rate(moment for moment in self._shown() if moment.start >= zero)
+
+    def read_last(self, count: int) -> Iterable[Moment]:
+        """The last `count` frames, the same that reading everything gives.
+
+        A longer end is decoded until it holds enough.
+        """
+        zero = self._first()
+        end = min(self.film.end, self.stop or self.film.end)
+        back = count * (1 / self.fps if self.fps else self.film.step) + MARGIN
+        while end - back > zero:
+            try:
+                near = _from(self._shown(end - back), end - back)
+                # before scaling: scaling all of a long film would take minutes
+                found = deque(self._at_rate(near, zero), maxlen=count)
+            except Missed:
+                found = ()
+            if len(found) == count:
+                return found
+            back *= 4
+        return deque(self.read(), maxlen=count)
+
+    def _first(self) -> Fraction:
+        """When the first frame is shown; all others are counted from it."""
+        for since in (self.begin or None, None):
+            try:
+                return next(m.start for m in self._shown(since) if m.start >= self.begin)
+            except Missed:
+                continue
+            except StopIteration:
+                break
         raise FileError(
-            f"“{path}” cannot be read as a video: {error.strerror}. It may be damaged, cut off or of another "
-            "kind; see whether a video player plays it to the end, and export it again as MP4."
-        ) from error
+            f"{named(self.film.source)} has no frames after {float(self.begin):.1f} s. "
+            "Choose an earlier start."
+        )
+
+    def _shown(self, since: Fraction | None = None) -> Iterator[Moment]:
+        moments = self.film.moments(since)
+        return moments if self.stop is None else takewhile(self._is_before_the_stop, moments)
+
+    def _is_before_the_stop(self, moment: Moment) -> bool:
+        return self.stop is None or moment.start < self.stop
+
+    def _at_rate(self, moments: Iterator[Moment], zero: Fraction | None = None) -> Iterator[Moment]:
+        return moments if self.fps is None else _resampled(moments, self.fps, zero, named(self.film.source))
 
 
-def _decoded(path: Path | str) -> Iterator[Moment]:
-    """The frames of a file with their times. A frame's end comes from the file's average rate."""
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
-        end = None
-        for packet in container.demux(stream):
-            if packet.is_corrupt:  # a decoder with several threads may not report it
-                raise FileError(f"“{path}” is cut off or damaged. Copy or download it again.")
-            for frame in packet.decode():
-                if frame.pts is None or frame.time_base is None:
-                    start = end or Fraction(0)
-                else:
-                    start = frame.pts * frame.time_base
-                end = start + step
-                yield start, end, frame
-        if end is None:
-            raise FileError(f"“{path}” has no frames in it. Choose another video.")
-
-
-def _resampled(moments: Iterator[Moment], fps: Fraction) -> Iterator[Moment]:
-    """The nearest of `moments` at every 1/fps seconds from the first on: as many as fit, but at least one."""
-    shown = next(moments)
-    zero = shown[0]
-    count = 0  # of those yielded
+def _from(moments: Iterator[Moment], since: Fraction) -> Iterator[Moment]:
+    """Those from the one that is shown at `since` on."""
+    shown = None
     for moment in moments:
-        while count / fps <= (shown[0] + moment[0]) / 2 - zero:
+        if shown is not None and moment.start > since:
+            yield shown
+        shown = moment
+    if shown is not None:
+        yield shown
+
+
+def _resampled(
+    moments: Iterator[Moment], fps: Fraction, zero: Fraction | None, name: str
+) -> Iterator[Moment]:
+    """The nearest of `moments` at every 1/fps seconds from `zero` on: as many as fit, but at least one.
+
+    `zero` is when the film's first frame is shown, if that isn't the first of `moments`.
+    """
+    shown = next(moments)
+    zero = shown.start if zero is None else zero
+    count = max(0, math.ceil((shown.start - zero) * fps))  # of the frames so far
+    for moment in moments:
+        if moment.start - shown.start > LONGEST_STILL:
+            raise FileError(
+                f"{name} shows one picture from {float(shown.start):.1f} to {float(moment.start):.1f} s: "
+                "its times are damaged. Export it again, with a constant frame rate."
+            )
+        while count / fps <= (shown.start + moment.start) / 2 - zero:
             yield shown
             count += 1
         shown = moment
-    while count == 0 or (count + Fraction(1, 2)) / fps <= shown[1] - zero:
+    while count == 0 or (count + Fraction(1, 2)) / fps <= shown.end - zero:
         yield shown
         count += 1
 
 
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    """A decoded frame as RGB, rotated as its file says (phones film sideways)."""
-    # RGB has no matrix; but PyAV before 15 uses the wrong one unless source and target differ by name.
-    picture = frame.to_image(dst_colorspace="ITU601", src_color_range=frame.color_range)
-    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+def nearest_frames(count: int, rate: Fraction, fps: Fraction) -> list[int]:
+    """Which of `count` frames at `rate` are shown at `fps`: the law of read_frames for an even rate."""
+    whole = max(1, math.floor(count * fps / rate + Fraction(1, 2)))
+    return [min(count - 1, max(0, math.ceil(index * rate / fps - Fraction(1, 2)))) for index in range(whole)]

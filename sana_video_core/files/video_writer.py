@@ -31,6 +31,7 @@ logger = logging.getLogger("sana_video")
 
 ENCODERS = dict(zip(CODECS, ("libx264",), strict=True))  # what FFmpeg calls them
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
+SLOWEST_BROADCAST = 12  # frames a second of which there is a kind with 1000/1001 of it
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
 FRAGMENT_SECONDS = 1  # lost on a full disk, besides what the encoder still holds
 METADATA_KEY = "comment"  # the one free text that MP4 has and every player knows
@@ -212,7 +213,11 @@ class VideoWriter(AbstractContextManager):
 def checked_fps(fps: float | Fraction) -> Fraction:
     if not (math.isfinite(fps) and 0.01 <= fps <= 1000):
         raise InputError(f"fps is {fps}; it has to be 0.01 to 1000; SANA-Video makes 16.")
-    return Fraction(fps).limit_denominator(1001)  # 1001 is broadcasting's: 30000/1001 for 29.97
+    whole = round(fps * 1001 / 1000)  # 30 for 29.97
+    broadcast = Fraction(whole * 1000, 1001)
+    if fps % 1 and whole >= SLOWEST_BROADCAST and abs(fps / broadcast - 1) < 2e-4:  # 23.98 is 24000/1001, too
+        return broadcast
+    return Fraction(fps).limit_denominator(1001)
 
 
 def _encoding(container: OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:

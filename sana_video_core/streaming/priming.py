@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from ..config import Family
 from ..errors import InputError
+from ..files.film import Source
 from ..files.image_file import fit_images
-from ..files.video_reader import read_frames
+from ..files.video_reader import nearest_frames, read_frames
+from ..files.video_writer import checked_fps
 from ..vae.statistics import to_model_space
 
 PRIMED = 41  # latent frames taken from the end of a video: 161 frames, 10 s
@@ -28,10 +30,25 @@ def encode_beginning(encode: Callable[[Tensor], Tensor], pixels: Tensor, family:
     return to_model_space(encode(pixels[:, :, pixels.shape[2] - whole :]), family.vae)
 
 
-def video_end(path: Path | str, family: Family, *, width: int, height: int) -> Tensor:
-    """The last frames [1, 3, n, H, W] of a video at the family's rate: at most `PRIMED` latent frames."""
-    most = family.compression.frames(min(PRIMED, family.chunks.limit))
-    return read_frames(path, fps=family.fps, last=most, width=width, height=height)
+def video_end(
+    source: Source, family: Family, *, width: int, height: int, start: float = 0, duration: float = 0
+) -> Tensor:
+    """The last frames [1, 3, n, H, W] of a video at the family's rate: at most `PRIMED` latent frames.
+
+    Of the video, only what is shown from `start` on, for `duration` seconds (0: to the end), counts.
+    """
+    part = {"start": start, "duration": duration}
+    return read_frames(source, fps=family.fps, last=_most(family), width=width, height=height, **part)
+
+
+def images_end(images: Tensor, rate: Fraction, family: Family, *, width: int, height: int) -> Tensor:
+    """As `video_end`, of a host's pictures [n, H, W, 3] in [0, 1] at `rate`."""
+    shown = nearest_frames(len(images), checked_fps(rate), Fraction(family.fps))[-_most(family) :]
+    return fit_images(images[shown], width=width, height=height)
+
+
+def _most(family: Family) -> int:
+    return family.compression.frames(min(PRIMED, family.chunks.limit))
 
 
 def image_rows(images: Tensor, batch: int, *, width: int, height: int) -> Tensor:

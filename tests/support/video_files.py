@@ -5,8 +5,11 @@ import struct
 import subprocess
 import sys
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
@@ -29,6 +32,32 @@ def numbers_in(pixels):
 def write_numbers(path, count, **options):
     with VideoWriter(path, **options) as writer:
         writer.write(grey(*range(count)))
+    return path
+
+
+def film(path, pictures, codec="libx264", rate=16, times=None, options=None, **context):
+    """A film of arrays [H, W, 3], or of frames as they are; `context` goes to the encoder."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"crf": "1", **(options or {})})
+        frames = [av.VideoFrame.from_ndarray(p) if isinstance(p, np.ndarray) else p for p in pictures]
+        stream.width, stream.height = frames[0].width, frames[0].height
+        stream.pix_fmt = context.pop("pix_fmt", "yuv420p")
+        for name, value in context.items():
+            setattr(stream.codec_context, name, value)
+        for index, frame in enumerate(frames):
+            frame.pts, frame.time_base = times[index] if times else index, 1 / Fraction(rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def with_matrix(path, a, b, c, d):
+    """The MP4 with another display matrix: a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40  # after version, times, track, duration, layer, volume
+    one = 1 << 16
+    struct.pack_into(">9i", data, matrix, a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
     return path
 
 

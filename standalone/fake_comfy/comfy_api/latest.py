@@ -5,6 +5,7 @@ import json
 import os
 from enum import Enum
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 
@@ -61,6 +62,16 @@ def _packets(path):
         return 0
 
 
+class VideoFromComponents:
+    """A video in memory."""
+
+    def __init__(self, components):
+        self._components = components
+
+    def get_components(self):
+        return self._components
+
+
 class ComfyExtension:
     async def on_load(self):
         """Called once, before get_node_list."""
@@ -72,8 +83,10 @@ class Input:
 
 class InputImpl:
     VideoFromFile = VideoFromFile
+    VideoFromComponents = VideoFromComponents
 
 
 class Types:
+    VideoComponents = SimpleNamespace
     VideoContainer = Enum("VideoContainer", {"AUTO": "auto", "MP4": "mp4"}, type=str)
     VideoCodec = Enum("VideoCodec", {"AUTO": "auto", "H264": "h264"}, type=str)
