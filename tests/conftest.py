@@ -54,6 +54,10 @@ if PACKAGE not in sys.modules:
 importlib.import_module(f"{PACKAGE}.standalone").use_fake_comfy()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="the campaigns of tests/torture whole, in minutes")
+
+
 def pytest_collection_finish():
     """Garbage collections look at what the tests make, not at every module that they import."""
     gc.collect()
