@@ -8,7 +8,8 @@ from ..config import DEMO, FAMILIES, family_named
 from ..errors import InputError
 from ..files.places import is_folder
 from ..files.tensor_file import parse_json, read_json, read_metadata
-from .checkpoint import CAUSAL_CLASS, FORMAT, OUR_CLASSES
+from .checkpoint import OUR_CLASSES
+from .description import CAUSAL_CLASS, FORMAT
 
 METADATA = (".safetensors", ".sft")  # kinds of files that have it
 
