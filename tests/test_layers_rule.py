@@ -30,7 +30,7 @@ OUTSIDE = {
         *("av", "numpy", "PIL", "yaml"),
     },
     "demo": {"torch", "safetensors", "transformers", "tokenizers"},
-    "bridge": {"torch", "numpy", "PIL", "comfy", "comfy_execution", "latent_preview"},
+    "bridge": {"torch", "numpy", "PIL", "comfy", "comfy_api", "comfy_execution", "latent_preview"},
     "nodes": {"torch", "comfy_api", "folder_paths"},
     "standalone": {
         *("torch", "numpy", "PIL", "av", "aiohttp", "tqdm"),
