@@ -1,0 +1,163 @@
+"""A disk that is full at any byte of a small save: the older file stays, or the new one is whole.
+
+`python -m pytest tests/torture --full` tries every byte of each kind; the suite tries five of three kinds.
+"""
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import pytest
+import torch
+
+pytest.importorskip("aiohttp")
+pytest.importorskip("resource", reason="only Unix limits file sizes")
+import resource
+
+from comfy_api.latest import InputImpl
+from comfyui_sana_video.sana_video_core.errors import FileError
+from comfyui_sana_video.sana_video_core.files.image_file import save_frame
+from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors, write_tensors
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from comfyui_sana_video.sana_video_core.streaming.state_file import load_state, save_state
+from comfyui_sana_video.standalone.engine.core_nodes import SaveVideo
+from comfyui_sana_video.standalone.studio import files as page_files
+from support import checks_stream
+from support.artist import folders
+from support.pack import Pack
+from support.video_files import grey
+
+SIZE = (32, 32)
+SUITE = ("state", "film", "workflow")
+
+
+@contextmanager
+def disk(room):
+    """No file may grow over this many bytes; the system reports that as it reports a full disk."""
+    older = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, older[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, older)
+
+
+def tensors(path, number):
+    write_tensors(path, {"a": torch.full((8,), float(number))}, {"made": "by us"})
+
+
+def state(path, number):
+    save_state(_begun(number + 1), path)
+
+
+@cache
+def _begun(window):
+    pack = Pack()
+    return checks_stream.begin(pack, pack.tiny_model(), window=window)
+
+
+def picture(path, number):
+    save_frame(torch.full((3, 8, 8), number / 2), path)
+
+
+def workflow(path, number):
+    try:
+        asyncio.run(page_files._write(path, b'{"nodes": []}' + b" " * 100 * number))
+    except page_files.web.HTTPInsufficientStorage as error:
+        raise FileError(error.text) from error
+
+
+def film(path, number):
+    with VideoWriter(path) as writer:
+        writer.write(grey(*range(3 + number), size=SIZE))
+
+
+def saved_film(path, number):
+    """Save Video of the fake ComfyUI, whose name is ours to choose."""
+    source = path.with_name("source.mp4")
+    if not source.exists():
+        film(source, 0)
+    node = type("SaveVideo", (SaveVideo,), {"hidden": SimpleNamespace(extra_pnginfo={}, prompt={})})
+    with folders(path.parent):
+        node.execute(InputImpl.VideoFromFile(source), "film", "auto", "auto")
+
+
+def frames(path):
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+# how it is written, its suffix, and what is read of it
+KINDS = {
+    "state": (state, ".safetensors", lambda path: load_state(path).identity),
+    "film": (film, ".mp4", frames),
+    "workflow": (workflow, ".json", Path.read_bytes),
+    "tensors": (tensors, ".safetensors", lambda path: read_tensors(path)[0]["a"].tolist()),
+    "picture": (picture, ".png", Path.read_bytes),
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS if metafunc.config.getoption("--full") else SUITE)
+
+
+def rooms(size, request):
+    """The sizes of disks to try: every byte, or five."""
+    return range(0, size + 2, 1 if request.config.getoption("--full") else size // 4)
+
+
+@pytest.fixture(autouse=True)
+def _ignored():
+    older = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGXFSZ, older)
+
+
+def outcome(write, room):
+    with disk(room):
+        try:
+            write()
+        except FileError:
+            return "refused"
+    return "written"
+
+
+def test_the_older_file_stays_or_the_new_one_is_whole(kind, tmp_path, request):
+    write, suffix, read = KINDS[kind]
+    path, other = tmp_path / f"a{suffix}", tmp_path / f"other{suffix}"
+    write(other, 1)
+    new, size = read(other), other.stat().st_size
+    other.unlink()
+    write(path, 0)
+    old, before, said = read(path), path.read_bytes(), []
+    for room in rooms(size + 600, request):  # a film's fragments are a little longer
+        said.append(outcome(partial(write, path, 1), room))
+        assert [file.name for file in tmp_path.iterdir()] == [path.name], room
+        if said[-1] == "written":
+            assert read(path) == new, room
+        elif path.read_bytes() != before:
+            assert (kind, read(path) >= 1) == ("film", True), room  # of which the beginning is kept
+        path.write_bytes(before)
+    assert old != new
+    assert (said[0], said[-1]) == ("refused", "written")
+    print(f"{kind}: {said.count('refused')} of {len(said)} disks were too small")  # noqa: T201
+
+
+def test_a_video_saved_without_comfyui_has_no_name_until_it_is_whole(tmp_path, request):
+    if not request.config.getoption("--full"):
+        pytest.skip("one of --full")
+    path = tmp_path / "film.mp4"
+    saved_film(path, 0)
+    output = tmp_path / "output"
+    (whole,) = [file.read_bytes() for file in output.iterdir()]
+    for room in rooms(len(whole), request):
+        said = outcome(partial(saved_film, path, 0), room)
+        assert len(list(output.iterdir())) == (2 if said == "written" else 1), room
+        assert said == ("written" if room >= len(whole) else "refused"), room
+        if said == "written":
+            (output / "film_00002_.mp4").unlink()
