@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..sana_video_core.config import Family
-from ..sana_video_core.files.claims import claim, first_free, numbered
+from ..sana_video_core.errors import FileError
+from ..sana_video_core.files.claims import claim, first_free, numbered, written_elsewhere
 from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
@@ -22,6 +25,8 @@ from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 
+logger = logging.getLogger("sana_video")
+Result = TypeVar("Result")
 LATENT = ".latent"  # what ComfyUI's Load Latent reads
 
 
@@ -80,24 +85,30 @@ def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
 
 def write_latents(options: Namespace, latents: Tensor) -> None:
     """Write latents as for ComfyUI's Load Latent node, because the 720p family's VAE is ComfyUI's."""
-    path = options.out
     empty = torch.zeros(0)  # marks the values as unscaled for Load Latent
-    write_tensors(
-        path,
-        {"latent_tensor": latents.cpu(), "latent_format_version_0": empty},
-        {"prompt": options.prompts[0]},
-    )
+    tensors = {"latent_tensor": latents.cpu(), "latent_format_version_0": empty}
+    _safely(options, lambda path: write_tensors(path, tensors, {"prompt": options.prompts[0]}))
     print(
-        f"wrote {path}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. "
+        f"wrote {options.out}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. "
         "Load them there with Load Latent and decode them with the LTX-2 VAE."
     )
+
+
+def _safely(options: Namespace, write: Callable[[Path], Result]) -> Result:
+    """What `write` gives for --out; for another place, if the disk that was tried is gone after the work."""
+    try:
+        return write(options.out)
+    except FileError as error:
+        options.out, result = written_elsewhere(options.out, write)
+        logger.warning("%s It goes to “%s” instead.", error, options.out)
+        return result
 
 
 def _write_video(options: Namespace, frames: Iterable[Tensor], total: int, metadata: dict) -> None:
     """Write `total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come, and a contact sheet."""
     stride = -(-total // SHEET_FRAMES)
     sheet: list[tuple[str, Tensor]] = []
-    with VideoWriter(options.out, fps=options.fps, metadata=metadata) as writer:
+    with _safely(options, lambda path: VideoWriter(path, fps=options.fps, metadata=metadata)) as writer:
         for pixels in frames:
             for offset in range(-writer.frames % stride, pixels.shape[2], stride):
                 seconds = (writer.frames + offset) / options.fps

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import FileError
 from .atomic import check_place, make_folder, move, written
@@ -16,6 +17,7 @@ from .hidden import reserved
 
 TRIES = 5  # somebody who removes what a dead writer left holds a name for a moment
 PAUSE = 0.05  # seconds between them
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -74,12 +76,16 @@ def keep_elsewhere(made: Path, path: Path) -> Path:
 
     Raises FileError if there is no such place.
     """
+    return written_elsewhere(path, lambda free: move(made, free))[0]
+
+
+def written_elsewhere(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
+    """What `write` gives for another name than `path`, and that name. Raises FileError."""
     problem = FileError(f"There is no place to keep “{path.name}”.")
     for folder in (path.parent, Path.cwd(), Path(tempfile.gettempdir())):
         try:
             with first_free(numbered(folder / path.name)) as free:
-                move(made, free)
-                return free
+                return free, write(free)
         except FileError as error:
             problem = error
     raise problem

@@ -356,6 +356,23 @@ def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
         assert same(one, other)
 
 
+def test_a_folder_that_is_gone_after_the_work_costs_nothing(sana, monkeypatch, caplog):
+    from comfyui_sana_video.command_line import generate
+
+    def gone(*arguments):
+        Path("disk").rename("unplugged")
+        return real(*arguments)
+
+    real = generate.write_stream
+    monkeypatch.setattr(generate, "write_stream", gone)
+    Path("disk").mkdir()
+    status, out, _ = sana("generate", "a", *SMALL, "--out", "disk/v.mp4")
+    assert status == 0
+    assert "wrote" in out
+    assert all(words in caplog.text for words in ("there is no folder", "v.mp4” instead"))
+    assert _frames("v.mp4").shape[2] == 41
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_in_a_real_process(tmp_path):
     """A long run, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""
