@@ -25,6 +25,7 @@ else:
     import fcntl
 
 LOCK = "lock"
+TRIES = 20
 NAME_KEPT = 40  # bytes of the file's name in the folder's, which must not get too long
 BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 
@@ -36,11 +37,12 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     What dead writers of this name left behind is removed first. Raises OSError if there can be no folder.
     """
     remove_dead(path)
-    while True:
+    for _ in range(TRIES):
         with _ours(Path(f"{_beginning(path)}.{uuid4().hex[:8]}")) as folder:
             if folder is not None:
                 yield folder
                 return
+    raise OSError(errno.EBUSY, f"what is written there disappears (tried {TRIES} times)")
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def remove_dead(path: Path) -> None:
     """Remove the hidden folders of this name whose writers no longer live."""
     for folder in list(path.parent.glob(f".*.{_digest(_letters(path.name))}.*")):
         with suppress(OSError):  # gone meanwhile, or not ours to remove
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             if _lock(handle):
                 _remove(folder, handle)
             else:
@@ -94,26 +96,19 @@ def _taken(folder: Path) -> int | None:
     """An open file that keeps the folder ours until it is closed."""
     folder.mkdir(exist_ok=True)
     try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:  # somebody took the new folder for a dead one
         return None
     except OSError:
         with suppress(OSError):
             folder.rmdir()
         raise
-    # None: there are no locks on this disk, and nothing there is ever called dead
-    if _lock(handle) is not False and _is_at(handle, folder / LOCK):
+    # None: there are no locks on this disk, and nothing there is ever called dead. A file without a link was
+    # removed, as a dead writer's, before we had the lock.
+    if _lock(handle) is not False and os.fstat(handle).st_nlink:
         return handle
     os.close(handle)
     return None
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether this is still the file at the path: one that a dead writer's lock was on may be gone."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except OSError:
-        return False
 
 
 def _lock(handle: int) -> bool | None:

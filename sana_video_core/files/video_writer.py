@@ -81,11 +81,11 @@ class VideoWriter(AbstractContextManager):
         self._written: list[None] = []  # one entry for every frame
         self._closed = False
         check_place(self.path)
-        self._hidden = ExitStack()
-        with self._explained("Choose a folder that you may write to."):
-            folder = self._hidden.enter_context(hidden_folder(self.path))
+        with self._explained("Choose a folder that you may write to."), ExitStack() as hidden:
+            folder = hidden.enter_context(hidden_folder(self.path))
             self._partial, self._whole = folder / "partial.mp4", folder / "whole.mp4"
             self._partial.touch()
+            self._hidden = hidden.pop_all()
 
     @property
     def frames(self) -> int:

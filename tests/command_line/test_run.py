@@ -269,6 +269,18 @@ def test_nodes_of_the_page_do_not_reach_a_server(options, serve):
     assert server.got[0]["prompt"] == chain(5)
 
 
+def test_a_servers_files_overwrite_nothing(options, serve, tmp_path, capsys):
+    """Another server counts from 1, too."""
+    file = {"filename": "a.mp4", "subfolder": "video", "type": "output"}
+    done = ("executed", {"node": "8", "output": {"images": [file]}}), ("execution_success", {})
+    (tmp_path / "out/video").mkdir(parents=True)
+    (tmp_path / "out/video/a.mp4").write_text("older")
+    assert run(options(DRAWING, "--server", serve(*done).url, "--output", tmp_path / "out")) == 0
+    assert (tmp_path / "out/video/a.mp4").read_text() == "older"
+    assert json.loads((tmp_path / "out/video/a-2.mp4").read_text()) == file
+    assert f"saved {tmp_path / 'out/video/a-2.mp4'}" in capsys.readouterr().out
+
+
 def test_a_servers_refusal_is_quoted(options, serve):
     message = "Value 500 bigger than max of 100"
     error = {"type": "value_bigger_than_max", "message": message, "details": "seed"}

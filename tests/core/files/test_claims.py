@@ -65,22 +65,34 @@ def test_numbered_names_are_one_name(tmp_path):
     assert names(tmp_path) == ["state_00003_.safetensors"]
 
 
-def test_a_folder_that_somebody_removes_or_never_locked_is_no_obstacle(tmp_path, monkeypatch):
+def test_a_folder_that_was_never_locked_is_dead(tmp_path):
     path = tmp_path / "a.mp4"
     with hidden.hidden_folder(path) as folder:
         other = folder.with_name(folder.name[:-8] + "12345678")
     other.mkdir()  # killed between two system calls
-    take, tries = hidden._is_at, []
-
-    def lost(handle, lock):
-        tries.append(lock)
-        return len(tries) > 2 and take(handle, lock)
-
-    monkeypatch.setattr(hidden, "_is_at", lost)
     write(path)
-    assert len(tries) == 3
-    hidden.remove_dead(path)
     assert names(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("times, ends", [(3, True), (1000, False)])
+def test_a_folder_that_somebody_takes_for_dead_is_made_again(times, ends, tmp_path, monkeypatch):
+    """Another process looks between our making it and our lock."""
+    path, left, lock = tmp_path / "a.mp4", [times], hidden._lock
+
+    def taken(handle):
+        if left[0]:
+            left[0] -= 1
+            for folder in tmp_path.glob(".*"):
+                hidden.shutil.rmtree(folder)
+        return lock(handle)
+
+    monkeypatch.setattr(hidden, "_lock", taken)
+    if ends:
+        write(path)
+    else:
+        with pytest.raises(FileError, match="disappears"):
+            write(path)
+    assert names(tmp_path) == (["a.mp4"] if ends else [])
 
 
 def test_where_there_are_no_locks_nothing_counts_as_dead(tmp_path, monkeypatch):
