@@ -40,9 +40,9 @@ def prompt_of(drawing: dict[str, Any], info: dict[str, Any]) -> Prompt:
     return _Page(drawing, info).prompt()
 
 
-def widgets(info: dict[str, Any], class_type: str) -> Iterator[Widget]:
+def widgets(info: dict[str, Any], class_type: str | None) -> Iterator[Widget]:
     """(name, type or list of choices, options) of the inputs that have a widget, in order."""
-    return _with_widgets(info.get(class_type, {}).get("input") or {})
+    return _with_widgets(info.get(class_type or "", {}).get("input") or {})
 
 
 def _with_widgets(inputs: dict[str, Any]) -> Iterator[Widget]:

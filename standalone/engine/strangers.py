@@ -42,6 +42,10 @@ SERVER = Place(
     "This ComfyUI has no node {names}. Install this pack there, or update it, and start ComfyUI again.",
     "This ComfyUI has no node {names}, which other packs have. Install them there, or take these nodes out.",
 )
+NO_CLASS = (
+    "Node {names} has no class: the page that saved it didn't have its pack. Save the workflow again in a "
+    "ComfyUI that has it, or take the node out."
+)
 
 
 def strangers(prompt: Prompt, known: Container[str], place: Place) -> dict[str, list[str]]:
@@ -50,7 +54,7 @@ def strangers(prompt: Prompt, known: Container[str], place: Place) -> dict[str, 
     for node_id, node in prompt.items():
         kind = node.get("class_type")
         if not isinstance(kind, str) or kind not in known:
-            words, name = _about(str(kind or f"(node {node_id})"), node, place)
+            words, name = _about(kind, node, place) if kind else (NO_CLASS, node_id)
             groups.setdefault(words, {}).setdefault(name, []).append(node_id)
     return {
         words.format(names=", ".join(sorted(by_name))): [i for ids in by_name.values() for i in ids]

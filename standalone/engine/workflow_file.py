@@ -32,15 +32,23 @@ def read_workflow(path: Path) -> dict[str, Any]:
         ) from error
     try:
         workflow = json.loads(text)
-        if isinstance(workflow.get("nodes"), list) or all(
-            isinstance(n["inputs"], dict) and n["class_type"] for n in workflow.values()
-        ):
-            return workflow
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        pass
+        if r"\ud" in text.lower():  # half of an emoji, which nothing can print or encode, becomes “?”
+            workflow = json.loads(json.dumps(workflow, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        workflow = None
+    if isinstance(workflow, dict) and (isinstance(workflow.get("nodes"), list) or _is_prompt(workflow)):
+        return workflow
     raise FileError(
         f"“{path}” is no workflow. Export one from ComfyUI (Save, or Export API), or take one of ours."
     )
+
+
+def _is_prompt(workflow: dict[str, Any]) -> bool:
+    """Whether these are nodes with inputs; a page exports nodes of packs that it hasn't without a class."""
+    nodes = [*workflow.values()]
+    good = all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in nodes)
+    kinds = [node.get("class_type") for node in nodes] if good else []
+    return any(kinds) and all(kind is None or isinstance(kind, str) for kind in kinds)
 
 
 def to_prompt(workflow: dict[str, Any], info: dict[str, Any]) -> Prompt:
@@ -62,12 +70,12 @@ def apply_demo(prompt: Prompt) -> None:
     """Choose the built-in demo set in every loader of ours, and reduce large videos to the demo's size."""
     small = FAMILIES["demo"]
     for node in prompt.values():
-        inputs = node["inputs"]
-        if node["class_type"] in LOADERS:
-            inputs[LOADERS[node["class_type"]]] = DEMO
-            family = FAMILIES.get(inputs.get("family"))
+        inputs, kind = node["inputs"], node.get("class_type")
+        if kind in LOADERS:
+            inputs[LOADERS[kind]] = DEMO
+            family = FAMILIES.get(str(inputs.get("family")))
             inputs |= {"family": "auto"} if "family" in inputs and (family is None or family.causal) else {}
-        if node["class_type"] in ("SanaVideoStart", "SanaVideoEmptyLatent"):
+        if kind in ("SanaVideoStart", "SanaVideoEmptyLatent"):
             for name, most in (("width", small.width), ("height", small.height)):
                 inputs[name] = (
                     min(inputs[name], most) if isinstance(inputs.get(name), int) else inputs.get(name, most)
@@ -84,7 +92,7 @@ def apply_setting(prompt: Prompt, setting: str, info: dict[str, Any]) -> None:
     if not (name and field and equals):
         raise InputError(f"“{setting}” is no setting. Write NODE.INPUT=VALUE, for example 3.seed=7.")
     node_id = _named(prompt, name)
-    known = {key: (kind, options) for key, kind, options in widgets(info, prompt[node_id]["class_type"])}
+    known = {key: (kind, options) for key, kind, options in widgets(info, prompt[node_id].get("class_type"))}
     if field not in known:
         names = ", ".join(known) or "none"
         raise InputError(f"{title(prompt, node_id)} has no input “{field}” to set; it has: {names}.")
@@ -97,7 +105,7 @@ def _named(prompt: Prompt, name: str) -> str:
         return name
     metas = {node_id: node.get("_meta") for node_id, node in prompt.items()}
     titles = {i: meta.get("title") if isinstance(meta, dict) else None for i, meta in metas.items()}
-    matches = [i for i, node in prompt.items() if name in (node["class_type"], titles[i])]
+    matches = [i for i, node in prompt.items() if name in (node.get("class_type"), titles[i])]
     if len(matches) == 1:
         return matches[0]
     names = "; ".join(title(prompt, node_id) for node_id in prompt)

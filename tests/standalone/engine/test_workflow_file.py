@@ -70,6 +70,13 @@ def test_api_format_is_copied(info):
     assert prompt == chain(5)
 
 
+def test_half_an_emoji_is_replaced(tmp_path):
+    (tmp_path / "x.json").write_text(
+        r'{"1": {"class_type": "A", "inputs": {"text": "\ud83e\udd8a \uD83E!"}}}'
+    )
+    assert read_workflow(tmp_path / "x.json")["1"]["inputs"]["text"] == "🦊 ?!"
+
+
 @pytest.mark.parametrize("text", ["no json", "[1, 2]", '{"a": 1}', '"text"'])
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "x.json").write_text(text)
