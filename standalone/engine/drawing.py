@@ -67,8 +67,9 @@ class _Page:
                     continue
                 named = self._info.get(node["type"], {}).get("display_name")
                 meta = {"title": node.get("title") or named or node["type"]}
-                pack = node.get("properties") or {}
-                meta |= {key: pack[key] for key in PACKS if isinstance(pack.get(key), str)}
+                if node["type"] not in self._info:  # whoever refuses it can say whose it is
+                    pack = node.get("properties") or {}
+                    meta |= {key: pack[key] for key in PACKS if isinstance(pack.get(key), str)}
                 inputs = self._inputs(level, node_id, node)
                 name = ":".join((*level.path, node_id))
                 prompt[name] = {"class_type": node["type"], "inputs": inputs, "_meta": meta}
@@ -144,7 +145,7 @@ class _Page:
             sockets = (node.get("inputs") or [])[slot : slot + 1]
             return level, sockets[0].get("link") if sockets else None
         name, around = shared_name(node), level
-        while around is not None:  # a Set node is known in its own level, and in all inside it
+        while name and around is not None:  # a Set node is known in its own level, and in all inside it
             if name in self._setters(around):
                 return around, self._setters(around)[name]
             around = around.outer

@@ -72,7 +72,7 @@ def without_page_nodes(prompt: Prompt, drawing: dict[str, Any], known: Any) -> P
     if not page:
         return prompt
     names = {i: shared_name(drawn.get(i) or _as_drawn(prompt[i])) for i in page}
-    setters = {names[i]: i for i in page if SETTER.fullmatch(kinds[i])}
+    setters = {names[i]: i for i in page if names[i] and SETTER.fullmatch(kinds[i])}
 
     def source(value: Any) -> Any:
         seen: list[str] = []

@@ -132,7 +132,9 @@ def test_labels_vanish(strange, info):
     ],
 )
 def test_other_unknown_nodes_stay_to_be_named(other, info):
-    assert [*to_prompt(drawing(other), info)] == ["90"]
+    prompt = to_prompt(drawing(other), info)
+    assert [*prompt] == ["90"]
+    assert prompt["90"]["_meta"].get("cnr_id") == other["properties"].get("cnr_id")
 
 
 def set_get(setter, getter, name="state", between=()):

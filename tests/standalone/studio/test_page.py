@@ -78,6 +78,33 @@ def test_our_scripts_are_listed_and_served(ask):
     ask(check)
 
 
+def test_nodes_that_only_another_page_knows_stand_for_what_they_carry(ask):
+    async def check(asked):
+        drawn = [
+            {"id": 7, "type": "SetNode", "widgets_values": ["s"], "inputs": [{"link": 1}]},
+            {"id": 8, "type": "GetNode", "widgets_values": ["s"], "outputs": [{}]},
+            {"id": 9, "type": "Label (rgthree)"},
+        ]
+        prompt = {**chain(5), "7": {"inputs": {"a": ["1", 0]}}, "8": {"inputs": {}}, "9": {"inputs": {}}}
+        prompt["2"]["inputs"]["state"] = ["8", 0]
+        extra = {"extra_pnginfo": {"workflow": {"nodes": drawn}}}
+        for targets in ([], ["show"]):
+            body = {"prompt": prompt, "extra_data": extra, "partial_execution_targets": targets}
+            answer = await asked.post("/api/prompt", json=body)
+            assert answer.status == 200, await answer.text()
+            job = (await answer.json())["prompt_id"]
+            whole = await (await asked.get(f"/api/jobs/{job}")).json()
+            assert whole["workflow"]["prompt"] == chain(5)
+        drawn[1] |= {"type": "Far", "properties": {"cnr_id": "a-pack"}}
+        answer = await asked.post("/api/prompt", json={"prompt": prompt, "extra_data": extra})
+        assert "There is no node Far (a-pack) here" in await answer.text()
+        prompt["8"] = {"class_type": "Reroute", "inputs": {"a": ["8", 0]}}
+        answer = await asked.post("/api/prompt", json={"prompt": prompt})
+        assert "feeds itself in a circle" in await answer.text()
+
+    ask(check)
+
+
 def test_what_cannot_run_is_refused_in_sentences(ask):
     async def check(asked):
         for body, word in (
