@@ -113,11 +113,11 @@ class Executor:
         keys: dict[str, Any] = {}
         before, self._numbers = self._numbers, {}
         for node_id in self._ordered():
-            schema, inputs = self._schemas[node_id], self._inputs(node_id)
+            schema = self._schemas[node_id]
             by_id = schema.not_idempotent or io.Hidden.unique_id in schema.hidden
             values = {
-                name: (keys.get(v[0]), v[1]) if is_link(v) and name in inputs else [v]
-                for name, v in self._prompt[node_id]["inputs"].items()
+                name: (keys.get(v[0]), v[1]) if is_link(v) else [v]
+                for name, v in self._inputs(node_id).items()
             }
             long = _frozen((schema.node_id, self._fingerprint(node_id), node_id if by_id else None, values))
             number = self._numbers.get(long) or before.get(long) or next(self._count)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...sana_video_core.config import FAMILIES
 from ...sana_video_core.errors import FileError, InputError
+from ...sana_video_core.files.text_file import decode_text
 from .drawing import prompt_of, widgets
 from .dynamic_prompts import declared, resolve
 from .graph import Prompt, title
@@ -24,7 +25,7 @@ LOADERS |= {"SanaVideoVAELoader": "vae_name"}
 
 def read_workflow(path: Path) -> dict[str, Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
+        text = decode_text(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeError) else error
         raise FileError(

@@ -98,9 +98,10 @@ def test_a_drawing_runs(options, capsys):
     assert "[7, 5, 42, 7]" not in out  # node 8 shows a number, node 14 a state
 
 
-def test_a_byte_order_mark_is_passed_over(options, capsys):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])  # PowerShell writes UTF-16
+def test_a_byte_order_mark_is_passed_over(encoding, options, capsys):
     parsed = options({})
-    parsed.workflow.write_text("\ufeff" + json.dumps(chain(5)), encoding="utf-8")
+    parsed.workflow.write_text("\ufeff" + json.dumps(chain(5)), encoding=encoding)
     parsed.set = ["\ufeff2.seed=\ufeff8"]
     assert run(parsed) == 0
     assert "[1, 8]" in capsys.readouterr().out

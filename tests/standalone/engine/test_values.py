@@ -1,5 +1,6 @@
 """Values of a wrong kind: one sentence that names node and input, before anything runs."""
 
+import json
 import math
 from copy import deepcopy
 
@@ -114,6 +115,14 @@ def test_two_thousand_nodes_in_a_chain_run(toy_classes):
     executor.tell = lambda event, data: ran.append(data["node"]) if event == "executing" else None
     executor.run(deepcopy(prompt))
     assert ran == ["2001", "show"]
+
+
+def test_a_value_of_many_levels_that_no_node_takes(toy_classes):
+    deep = json.loads('{"a":' * 900 + "1" + "}" * 900)
+    prompt = {**chain(5), "1": start(nobody=deep, either=["1", 0])}
+    assert Executor(toy_classes).run(prompt)["show"]["text"] == ("[1, 5]",)
+    with pytest.raises(InputError, match=r"“text” is \{'a': \{'a'.*\}, which is no STRING"):
+        Validation({**chain(5), "1": start(text=deep)}, toy_classes)
 
 
 def test_a_long_circle_is_shown_in_part(toy_classes):
