@@ -55,7 +55,7 @@ async def _run(
         async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
             body = {"prompt": prompt, "client_id": client, "extra_data": {"extra_pnginfo": extra}}
             async with session.post(f"{url}/prompt", json=body) as answer:
-                reply = await answer.json()
+                reply = await _reply(answer)
             if answer.status != 200:
                 raise InputError(_problems(prompt, reply))
             with Console(prompt, left_out) as console:
@@ -77,6 +77,14 @@ async def _run(
         return files
 
 
+async def _reply(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    """What it answers to a prompt; a failure inside it is no JSON."""
+    if answer.content_type == "application/json":
+        return await answer.json()
+    words = f"It failed while checking it ({answer.status} {answer.reason}); look at its own messages."
+    return {"error": {"message": words, "details": ""}}
+
+
 def _place(output: Path, file: dict[str, Any]) -> Path:
     """Where a file of the server goes; its names must not lead out of the output folder."""
     place = (output / file["subfolder"] / file["filename"]).resolve()
@@ -91,7 +99,7 @@ def _place(output: Path, file: dict[str, Any]) -> Path:
 def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
     """Why a server refuses a prompt, a line for each problem."""
     lines = [
-        f"{title(prompt, node_id)}: {error['message']}: {error['details']}."
+        f"{title(prompt, node_id)}: {error['message']}: {str(error['details']).rstrip('.')}."
         for node_id, node in reply.get("node_errors", {}).items()
         for error in node["errors"]
     ]

@@ -171,6 +171,8 @@ class Server:
             self.got.append(await request.json())
             if self.refusal:
                 self._queue.put_nowait(False)  # so that the socket is closed at once
+                if self.refusal == "broken":
+                    return web.Response(status=500, text="500 Internal Server Error")
                 return web.json_response(self.refusal, status=400)
             self._queue.put_nowait(True)
             return web.json_response({"prompt_id": "p", "number": 1, "node_errors": self.node_errors})
@@ -291,6 +293,13 @@ def test_a_servers_refusal_is_quoted(options, serve):
     refusal = {"error": {"message": "Node 'X' not found.", "details": "ID 1"}, "node_errors": {}}
     with pytest.raises(InputError, match="refuses this workflow: Node 'X' not found"):
         run(options(chain(), "--server", serve(refusal=refusal).url))
+
+
+def test_a_server_that_fails_while_checking(options, serve):
+    with pytest.raises(
+        InputError, match=r"refuses this workflow: It failed while checking it \(500 Internal"
+    ):
+        run(options(chain(5), "--server", serve(refusal="broken").url))
 
 
 @pytest.mark.parametrize(
