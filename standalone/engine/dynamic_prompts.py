@@ -14,7 +14,7 @@ ESCAPED = re.compile(r"\\([{}|])")
 def resolve(text: str, choose: Callable[[list[str]], str] = random.choice) -> str:
     """The text without comments, with one choice of each {a|b}; \\{ \\} and \\| stay as { } and |.
 
-    A choice may hold comments and choices of its own. Not recursive: braces can be nested as deep as a text.
+    A choice may hold choices of its own. Not recursive: braces can be nested as deep as a text.
     """
     waiting: list[tuple[str, str]] = []  # the way to a choice: (what comes after it, what came before it)
     rest, done = COMMENT.sub("", text), ""
@@ -23,7 +23,7 @@ def resolve(text: str, choose: Callable[[list[str]], str] = random.choice) -> st
         if brace >= 0:
             choices, after = _choices(rest[brace + 1 :])
             waiting.append((after, done + rest[:brace]))
-            rest, done = COMMENT.sub("", choose(choices)), ""
+            rest, done = choose(choices), ""
             continue
         chosen = ESCAPED.sub(r"\1", done + rest)
         if not waiting:

@@ -380,6 +380,16 @@ def test_subgraphs_in_subgraphs(info):
     assert [*to_prompt(drawn, info)] == ["1", "9"]
 
 
+def test_a_widget_of_the_outermost_node_reaches_the_innermost(info):
+    around = subgraph("around", [box(4, "two", [55], inputs=[STATE_IN(None), SEED_IN(None)])], [])
+    outer = box(8, "around", [88], outputs=[])
+    outer["properties"] = {"proxyWidgets": [["4", "seed"]]}
+    drawn = drawing(outer, definitions={"subgraphs": [TWO, around]})
+    assert inputs_of(to_prompt(drawn, info))["8:4:1"]["seed"] == 88
+    outer["widgets_values"] = []
+    assert inputs_of(to_prompt(drawn, info))["8:4:1"]["seed"] == 55
+
+
 def test_two_uses_of_a_subgraph_are_two(info):
     drawn = with_two([11])
     drawn["nodes"].append(box(10, "two", [12], inputs=[STATE_IN(1), SEED_IN(None)], outputs=[STATE]))

@@ -8,7 +8,7 @@ import pytest
 from comfy_api.latest import io
 from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.standalone.engine.executor import Executor
-from comfyui_sana_video.standalone.engine.graph import Validation
+from comfyui_sana_video.standalone.engine.graph import RefusedError, Validation
 from comfyui_sana_video.standalone.engine.values import checked_value
 from support import toy
 from support.prompts import CHECKED, chain, node, shown, start
@@ -85,8 +85,10 @@ def test_a_node_with_its_own_check_keeps_kinds_but_not_limits():
 
 @pytest.mark.parametrize("change", [{"name": 5}, {"size": "x"}, {"size": math.inf}, {"size": None}])
 def test_a_nodes_own_check_is_not_asked_about_a_wrong_kind(change, toy_classes):
-    with pytest.raises(InputError, match=r"ToyChecked \(node n\): “(name|size)” is"):
+    with pytest.raises(RefusedError) as refused:
         Validation(shown(n=node("ToyChecked", **CHECKED | change)), toy_classes)
+    (problem,) = refused.value.problems["n"]
+    assert problem.startswith(tuple(f"“{name}” is " for name in change))
 
 
 def test_a_check_that_fails_is_a_sentence(toy_classes, monkeypatch):
@@ -123,6 +125,14 @@ def test_a_value_of_many_levels_that_no_node_takes(toy_classes):
     assert Executor(toy_classes).run(prompt)["show"]["text"] == ("[1, 5]",)
     with pytest.raises(InputError, match=r"“text” is \{'a': \{'a'.*\}, which is no STRING"):
         Validation({**chain(5), "1": start(text=deep)}, toy_classes)
+
+
+def test_a_node_of_two_circles_is_told_of_one(toy_classes):
+    own = {"n": node("ToyOwn", state=["a", 0], any=["b", 0])}
+    own |= {name: node("ToyBlock", state=["n", 0], seed=1) for name in "ab"}
+    with pytest.raises(RefusedError) as refused:
+        Validation(shown(**own), toy_classes)
+    assert {name: len(words) for name, words in refused.value.problems.items()} == {"n": 1, "a": 1, "b": 1}
 
 
 def test_a_long_circle_is_shown_in_part(toy_classes):
