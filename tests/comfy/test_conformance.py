@@ -12,6 +12,7 @@ import torch
 from comfyui_sana_video.sana_video_core.streaming.state_file import load_state
 from comfyui_sana_video.standalone.engine.executor import Executor
 from comfyui_sana_video.standalone.engine.graph import load_nodes
+from comfyui_sana_video.standalone.engine.strangers import core_names
 from comfyui_sana_video.standalone.engine.workflow_file import apply_demo
 from PIL import Image
 from support.comfyui import ROOT, needs_comfyui
@@ -76,6 +77,13 @@ def test_table_of_core_nodes_is_true(server):
                     assert [option["key"] for option in options["options"]] == inputs[key][1]["options"]
                 else:
                     assert (kind, options) == without_tooltip(inputs[key])
+
+
+def test_names_of_core_nodes_are_known(server):
+    """A workflow's missing node is said to be ComfyUI's own by this list."""
+    real = server.ask("/object_info")[1]
+    own = {name for name, node in real.items() if not node["python_module"].startswith("custom_nodes")}
+    assert own <= core_names()
 
 
 def _prompt(name: str):
