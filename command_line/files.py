@@ -7,22 +7,19 @@ from pathlib import Path
 
 import torch
 
-from ..sana_video_core.checkpoints.checkpoint import (
-    load_strictly,
-    load_vae,
-    read_checkpoint,
-    save_transformer,
-)
+from ..sana_video_core.checkpoints.checkpoint import load_vae, read_checkpoint, save_transformer
 from ..sana_video_core.config import DTYPES
 from ..sana_video_core.errors import FileError
 from ..sana_video_core.files.fingerprint import weights_fingerprint
+from ..sana_video_core.files.finite import check_finite
+from ..sana_video_core.files.places import is_file, is_folder
 from ..sana_video_core.files.tensor_file import read_metadata as read_tensor_metadata
 from ..sana_video_core.files.video_reader import read_metadata as read_video_metadata
+from ..sana_video_core.files.weight_names import SAFETENSORS_SUFFIXES
 from ..sana_video_core.streaming.report import report
 from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.text.system_prompt import find_system_prompt
-from ..sana_video_core.transformer.model import SanaVideo
 
 TORCH_DTYPES = dict(zip(DTYPES, (torch.bfloat16, torch.float16, torch.float32), strict=True))
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -32,7 +29,7 @@ def describe(path: Path) -> str:
     """What a checkpoint, state or video file is. Raises FileError when it is none of these."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return f"{path.name}: a video\n{json.dumps(read_video_metadata(path), indent=2, ensure_ascii=False)}"
-    if path.suffix == ".safetensors" and path.is_file() and STATE_FORMAT in read_tensor_metadata(path):
+    if _is_state(path):
         return f"{path.name}: the state of a stream\n{report(load_state(path))}"
     try:
         return _transformer(path)
@@ -48,11 +45,9 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
     if target.suffix != ".safetensors":
         raise FileError(f"“{target.name}” has to end with .safetensors: that is the format that is written.")
     checkpoint = read_checkpoint(source, family=family, config=config)
-    with torch.device("meta"):
-        model = SanaVideo(checkpoint.config, checkpoint.family)
-    load_strictly(model, checkpoint.tensors, source, "SANA-Video transformer")
     required = TORCH_DTYPES.get(dtype)
     tensors = {name: tensor.to(required or tensor.dtype) for name, tensor in checkpoint.tensors.items()}
+    check_finite(tensors, target)  # the largest values may be too large for a narrower type
     name, system_prompt = checkpoint.family.name, _system_prompt(checkpoint.system_prompt, source)
     save_transformer(target, tensors, checkpoint.config, name, system_prompt=system_prompt)
     size = target.stat().st_size / 2**20
@@ -62,8 +57,18 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
 def _system_prompt(stored: str | None, source: Path) -> str | None:
     """The source's system prompt, from its metadata or a yaml file beside it."""
     return find_system_prompt(
-        near=[source if source.is_dir() else source.parent], extra=[stored] if stored else []
+        near=[source if is_folder(source) else source.parent], extra=[stored] if stored else []
     )
+
+
+def _is_state(path: Path) -> bool:
+    """Whether a safetensors file says that it is a state; what can't be read says why elsewhere."""
+    if path.suffix.lower() not in SAFETENSORS_SUFFIXES or not is_file(path):
+        return False
+    try:
+        return STATE_FORMAT in read_tensor_metadata(path)
+    except FileError:
+        return False
 
 
 def _transformer(path: Path) -> str:

@@ -16,6 +16,7 @@ from ..sana_video_core.checkpoints.said_family import check_family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
 from ..sana_video_core.files.tensor_file import read_metadata
+from ..sana_video_core.files.weight_names import SAFETENSORS_SUFFIXES
 from ..sana_video_core.text.encoder import load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
@@ -84,7 +85,7 @@ def load_model(models: Models, options: Namespace) -> SanaVideo:
 
 
 def _stored_system_prompt(path: Path) -> str | None:
-    return read_metadata(path).get("instruction") if path.suffix == ".safetensors" else None
+    return read_metadata(path).get("instruction") if path.suffix.lower() in SAFETENSORS_SUFFIXES else None
 
 
 def encode_prompts(

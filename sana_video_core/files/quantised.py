@@ -93,7 +93,9 @@ def _exact(maker: str, sign: str, tensors: Mapping[str, Tensor]) -> str:
     weight = tensors.get(sign.replace("_scales", "").replace("_scale", "").replace("input", "weight"))
     if "e8m0" in str(tensors[sign].dtype) or "uint8" in str(tensors[sign].dtype):
         return "MXFP8"
-    return f"{str(weight.dtype).removeprefix('torch.')} and {maker}" if weight is not None else maker
+    if weight is None or weight.element_size() > 1:
+        return maker
+    return f"{str(weight.dtype).removeprefix('torch.')} and {maker}"
 
 
 def _comfy_format(described: Tensor) -> str:

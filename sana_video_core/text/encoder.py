@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, InputError
+from ..files.places import is_file
 from .advice import warn_of_unread
 from .gemma_file import load_gemma_file
 from .gemma_folder import load_gemma_folder
@@ -177,7 +178,7 @@ def load_text_encoder(
     looked for in the yaml files of these folders and in an installed diffusers.
     """
     path = Path(path).absolute()
-    if path.is_file():
+    if is_file(path):
         tokenizer, model = load_gemma_file(path, device=device, dtype=dtype)
         near = [path.parent]
     else:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
-from ..files.tensor_file import read_safetensors
+from ..files.finite import check_finite
+from ..files.quantised import quantised_sentence, refuse_quantised
+from ..files.tensor_file import read_tensors
+from ..files.training_names import unwrapped
 from .gemma_folder import NEEDED
 from .tokenizer import TOKENIZER, SentencePieceTokenizer, read_tokenizer
 
@@ -29,7 +32,7 @@ GEMMA_2_2B = {  # what no tensor shows
 }
 NOT_READ = (TOKENIZER, "lm_head.weight")
 GEMMA2 = "layers.0.pre_feedforward_layernorm.weight"  # not in the first Gemma or other language models
-QUANTIZED = re.compile(r"comfy_quant|weight_scale|input_scale|scale_weight|scale_input|scaled_fp8|absmax")
+LAYERS = {2304: 26, 3584: 42, 4608: 46}  # width -> layers of Gemma-2-2B, 9B and 27B
 # part of a tensor's name -> what has it; the first match counts
 RELATIVES = {".q_norm.": "a later Gemma", "pre_self_attn_layernorm": "a T5Gemma"}
 OTHERS = {
@@ -49,7 +52,8 @@ def load_gemma_file(
 ) -> tuple[SentencePieceTokenizer, Any]:
     """Tokenizer and Gemma2Model on `device`. dtype None keeps the file's, but float8 becomes bfloat16."""
     try:
-        tensors, metadata = read_safetensors(path)
+        tensors, metadata = read_tensors(path)
+        tensors = unwrapped(tensors)
     except FileError as error:
         raise FileError(f"{error} {NEEDED}") from error
     prefix = _find_prefix(path, tensors)
@@ -61,6 +65,7 @@ def load_gemma_file(
     tokenizer = read_tokenizer(path, tensors)
     model = _empty_model(path, _sizes(path, weights, metadata))
     _check_weights(path, weights, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    check_finite(weights, path)
     if len(tokenizer) > model.config.vocab_size:
         raise FileError(
             f"The tokenizer in “{path.name}” knows {len(tokenizer)} tokens, "
@@ -92,15 +97,14 @@ def _find_prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _refuse_quantized(path: Path, weights: Mapping[str, Tensor]) -> None:
-    odd = [
-        name for name, tensor in weights.items() if QUANTIZED.search(name) or not tensor.is_floating_point()
-    ]
+    instead = (
+        ", such as gemma_2_2b_it_elm_bf16.safetensors, or load this file with ComfyUI's own CLIPLoader "
+        "(type pixeldit): the text node of SANA-Video takes its CLIP too"
+    )
+    refuse_quantised(path.name, weights, instead=instead)
+    odd = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
     if odd:
-        raise FileError(
-            f"“{path.name}” is quantized (it has {min(odd)}), which is not read here. "
-            "Use gemma_2_2b_it_elm_bf16.safetensors, or load this file with ComfyUI's own CLIPLoader "
-            "(type pixeldit): the text node of SANA-Video takes its CLIP too."
-        )
+        raise FileError(quantised_sentence(path.name, "whole numbers", min(odd), instead))
 
 
 def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -137,11 +141,17 @@ def _sizes(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
             f"“{path.name}” has no heads of {head} values: {queries} values of queries, {keys} of keys, "
             f"width {hidden}. It is damaged or another model. {NEEDED}"
         )
+    layers = len({match[1] for name in weights if (match := re.match(r"layers\.(\d{1,6})\.", name))})
+    if layers != LAYERS.get(hidden, layers):
+        raise FileError(
+            f"“{path.name}” isn't whole: it has {layers} layers of {LAYERS[hidden]}. "
+            f"Download it again. {NEEDED}"
+        )
     return {
         "vocab_size": vocab,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
-        "num_hidden_layers": len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": key_heads,
         "head_dim": int(head),

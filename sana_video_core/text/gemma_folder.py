@@ -1,12 +1,17 @@
 """Gemma-2 from a folder in Hugging Face layout, loaded by transformers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import FileError
+from ..files.finite import check_finite
+from ..files.parts import index_of, names_in
+from ..files.places import is_file, is_folder
+from ..files.quantised import refuse_quantised
+from ..files.tensor_file import read_json, read_one_file
+from ..files.weight_names import parts_of, preferred
 
 NEEDED = (
     "Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm_bf16.safetensors (Comfy-Org/PixelDiT, "
@@ -35,16 +40,16 @@ def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, An
 
 def _find_folders(path: Path) -> tuple[Path, Path]:
     """The folder of the model and the folder of the tokenizer."""
-    if not path.is_dir():
+    if not is_folder(path):
         raise FileError(f"There is no file or folder {path}. {NEEDED}")
     inner = path / "text_encoder"
-    folder = inner if inner.is_dir() and not (path / "config.json").is_file() else path
-    if not (folder / "config.json").is_file():
+    folder = inner if is_folder(inner) and not is_file(path / "config.json") else path
+    if not is_file(folder / "config.json"):
         raise FileError(
             f"{folder} has no config.json, so it is not a text encoder in Hugging Face layout. {NEEDED}"
         )
     for candidate in (folder, folder.parent / "tokenizer"):
-        if any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        if any(is_file(candidate / name) for name in ("tokenizer.json", "tokenizer.model")):
             return folder, candidate
     raise FileError(
         f"There is no tokenizer for the text encoder in {folder}: neither tokenizer.json nor tokenizer.model "
@@ -54,18 +59,14 @@ def _find_folders(path: Path) -> tuple[Path, Path]:
 
 def _check_config(folder: Path) -> None:
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read ({error}). Download it again.") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = read_json(path) or {}
+    kind = config.get("model_type")
     if kind != "gemma2":
         raise FileError(
             "SANA-Video reads text with Gemma-2 (model_type gemma2), "
             f"but {path} says {kind or 'nothing about its kind'}. {NEEDED}"
         )
-    if not any(folder.glob("*.safetensors")):
-        raise FileError(f"There are no weights in {folder}: no file there ends with .safetensors. {NEEDED}")
+    refuse_quantised(folder.name, {}, config=config, instead=f". {NEEDED.removesuffix('.')}")
 
 
 def _load_tokenizer(folder: Path):
@@ -79,8 +80,25 @@ def _load_tokenizer(folder: Path):
         ) from error
 
 
+def _weights_in(folder: Path) -> dict[str, Any]:
+    """Which weights of a folder transformers should read: the variant, and whether from pickles."""
+    name, variant, _ = preferred(names_in(folder))
+    if not name:
+        raise FileError(f"There are no weights in {folder}: no file there ends with .safetensors. {NEEDED}")
+    if name.endswith(".json"):
+        parts = {folder / part for part in index_of(folder / name).values()}
+    else:
+        parts = set(parts_of(folder, name))
+    for part in sorted(parts):  # mapped; transformers would read NaN and scales without a word
+        tensors = read_one_file(part)[0]
+        refuse_quantised(part.name, tensors)
+        check_finite(tensors, part)
+    return {"use_safetensors": ".safetensors" in name, "variant": variant or None}
+
+
 def _load_model(folder: Path, dtype: torch.dtype | None):
     """Gemma2Model on the CPU. A checkpoint with the language head loads too; the head is left out."""
+    weights = _weights_in(folder)
     import transformers
 
     # "auto" is the dtype of the file. The argument's old name still works in transformers 5, with a warning.
@@ -91,7 +109,8 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
         model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder,
             local_files_only=True,
-            use_safetensors=True,  # never a pickle
+            weights_only=True,  # of a pickle nothing is run
+            **weights,
             attn_implementation="eager",  # the others may skip the soft-capping of the attention logits
             output_loading_info=True,
             **options,

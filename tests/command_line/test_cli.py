@@ -1,5 +1,6 @@
 """The command line as a person uses it: every command, continuing, interrupts, and refusals."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import save_file
 from support.calibration import limit, until
 from support.pack import Pack, same
 
@@ -253,6 +255,36 @@ def test_make_demo_writes_a_set_that_works(sana):
     words = dict(zip(("--model", "--vae", "--text-encoder"), paths, strict=True))
     assert sana("generate", "a", *[w for pair in words.items() for w in pair], *SMALL, "--steps", 1)[0] == 0
     assert "exists already" in sana("make-demo", "set")[2]
+
+
+def test_info_calls_no_incomplete_checkpoint_a_model(sana, demo):
+    weights, metadata = PACK.core("files.tensor_file").read_tensors(demo.transformer)
+    nan = torch.full_like(weights["t_block.1.bias"], float("nan"))
+    for words, changed in {
+        "it has 2 blocks of 3": {n: t for n, t in weights.items() if not n.startswith("blocks.2.")},
+        "1 missing (blocks.2.attn.proj.bias)": {
+            n: weights[n] for n in weights if n != "blocks.2.attn.proj.bias"
+        },
+        "no numbers": weights | {"t_block.1.bias": nan},
+        "ComfyUI (fp8_scaled)": weights | {"blocks.0.attn.qkv.scale_weight": torch.ones(())},
+    }.items():
+        save_file(changed, "m.safetensors", metadata)
+        for command in (["info", "m.safetensors"], ["convert", "m.safetensors", "n.safetensors"]):
+            status, out, err = sana(*command)
+            assert (status, out) == (1, "")
+            assert words in err
+    assert not Path("n.safetensors").exists()
+
+
+def test_what_a_narrower_type_cannot_hold_is_not_converted(sana, demo):
+    weights, metadata = PACK.core("files.tensor_file").read_tensors(demo.transformer)
+    assert json.loads(metadata["config"])["num_layers"] == 3
+    large = torch.full_like(weights["t_block.1.bias"], 1e30, dtype=torch.bfloat16)
+    save_file(weights | {"t_block.1.bias": large}, "large.safetensors", metadata)
+    status, _, err = sana("convert", "large.safetensors", "n.safetensors", "--dtype", "fp16")
+    assert status == 1
+    assert "t_block.1.bias" in err
+    assert not Path("n.safetensors").exists()
 
 
 @pytest.mark.parametrize("size", ["8192x8192", "16x4112", "4096x4096"])

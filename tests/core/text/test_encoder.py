@@ -364,7 +364,41 @@ class TestFolders:
         assert len(shards) > 1
         self.check(damaged, encoder)
         shards[-1].unlink()
-        with pytest.raises(FileError, match="cannot be read"):
+        with pytest.raises(FileError, match=rf"There is no file .*{shards[-1].name}"):
+            load_text_encoder(damaged)
+
+    @pytest.mark.parametrize(
+        "name", ["model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.bf16.bin"]
+    )
+    def test_variants_and_pickles(self, encoder, damaged, name):
+        weights = load_file(damaged / "model.safetensors")
+        (damaged / "model.safetensors").unlink()
+        torch.save(weights, damaged / name) if name.endswith("bin") else save_file(weights, damaged / name)
+        self.check(damaged, encoder)
+
+    def test_parts_of_a_variant(self, encoder, damaged):
+        (damaged / "model.safetensors").unlink()
+        encoder.model.save_pretrained(damaged, max_shard_size="50KB", variant="bf16")
+        assert len(list(damaged.glob("*bf16*.safetensors"))) > 1
+        self.check(damaged, encoder)
+
+    def test_an_index_stays_in_its_folder(self, damaged):
+        (damaged / "model.safetensors").rename(damaged.parent / "elsewhere.safetensors")
+        index = {"metadata": {}, "weight_map": {"norm.weight": "../elsewhere.safetensors"}}
+        (damaged / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(FileError, match="outside of its folder"):
+            load_text_encoder(damaged)
+
+    def test_nan_and_scales(self, damaged):
+        def broken(all):
+            return {**all, "norm.weight": torch.full_like(all["norm.weight"], float("nan"))}
+
+        before = load_file(damaged / "model.safetensors")
+        edit_weights(damaged, broken)
+        with pytest.raises(FileError, match=r"norm.weight holds values that are no numbers"):
+            load_text_encoder(damaged)
+        edit_weights(damaged, lambda all: {**before, "layers.0.mlp.up_proj.weight_scale": torch.ones(1)})
+        with pytest.raises(FileError, match="quantised with"):
             load_text_encoder(damaged)
 
 
@@ -392,8 +426,8 @@ def set_config(**changes):
     [
         (shutil.rmtree, "There is no file or folder .*copy.* Needed is Gemma-2-2B-it"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-        (lambda folder: (folder / "config.json").write_text('{"model'), "config.json cannot be read"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "says nothing about its kind"),
+        (lambda folder: (folder / "config.json").write_text('{"model'), "config.json” cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "holds no JSON object"),
         (set_config(model_type="llama"), "with Gemma-2 .* says llama"),
         (set_config(hidden_size="wide"), "cannot be read"),
         (set_config(intermediate_size=48), "weights in .* cannot be read"),
@@ -401,9 +435,12 @@ def set_config(**changes):
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer in .* cannot be read"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "There is no tokenizer for the text encoder"),
         (add_a_token, f"knows {WORDS + 1} tokens, .* only {WORDS}: they do not belong together"),
-        (truncate, "weights in .* cannot be read .* incomplete"),
+        (truncate, "“model.safetensors” cannot be read .* incomplete"),
         (lose_a_tensor, r"layers.1.mlp.up_proj.weight is missing \(1 in all\)"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "model.bin"), "There are no weights"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "weights.bin"),
+            "There are no weights",
+        ),
     ],
 )
 def test_a_broken_folder_is_refused_with_a_reason(damaged, damage, sentence):

@@ -12,6 +12,7 @@ import transformers
 from comfyui_sana_video.demo.text_encoder import SPACE, _random_gemma, _write_tokenizer
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
+from comfyui_sana_video.sana_video_core.text import gemma_file
 from comfyui_sana_video.sana_video_core.text.encoder import load_text_encoder
 from safetensors.torch import load_file, save_file
 from support.text_folders import forget_the_demo
@@ -278,13 +279,13 @@ def only(name):
         (with_tensor(K, torch.zeros(48, 32)), "no heads of 16 values: 32 values of queries, 48 of keys"),
         (
             with_tensor(f"{Q}_scale", torch.ones(1)),
-            r"is quantized .*weight_scale.* CLIPLoader \(type pixeldit\)",
+            r"is quantised .*weight_scale.* CLIPLoader \(type pixeldit\)",
         ),
-        (with_tensor(Q.replace("weight", "comfy_quant"), torch.ones(9).byte()), "is quantized .*comfy_quant"),
-        (with_tensor(Q.replace("weight", "scale_weight"), torch.ones(1)), "is quantized"),
+        (with_tensor(Q.replace("weight", "comfy_quant"), torch.ones(9).byte()), "is quantised .*comfy_quant"),
+        (with_tensor(Q.replace("weight", "scale_weight"), torch.ones(1)), "is quantised"),
         (
             with_tensor(Q, torch.ones(32, 32, dtype=torch.int8)),
-            "is quantized .*layers.1.self_attn.q_proj.weight",
+            "is quantised .*layers.1.self_attn.q_proj.weight",
         ),
     ],
 )
@@ -303,10 +304,27 @@ def test_a_truncated_file_and_one_of_another_format(content, load, tmp_path):
     path = tmp_path / "gemma.safetensors"
     for damaged in (path.read_bytes()[:-100], b"GGUF" + bytes(99), b""):
         path.write_bytes(damaged)
-        with pytest.raises(
-            FileError, match=r"cannot be read .* Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm"
-        ):
+        with pytest.raises(FileError, match=r"Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm") as caught:
             load_text_encoder(path)
+        assert ("quantised with GGUF" if b"GGUF" in damaged else "cannot be read") in str(caught.value)
+
+
+def test_names_that_training_leaves_and_other_suffixes(content, load, tmp_path):
+    load({name.replace("model.", "model.module."): tensor for name, tensor in content.items()})
+    (tmp_path / "gemma.safetensors").rename(tmp_path / "gemma.sft")
+    load_text_encoder(tmp_path / "gemma.sft")
+
+
+def test_a_file_without_its_last_layers_and_one_with_nan(content, load, monkeypatch):
+    """Nothing in a file says how many layers there are, but a Gemma-2 of this width has so many."""
+    monkeypatch.setattr(gemma_file, "LAYERS", {32: 2})
+    load(content)
+    with pytest.raises(FileError, match="isn't whole: it has 1 layers of 2"):
+        load({name: tensor for name, tensor in content.items() if ".layers.1." not in name})
+    broken = content["model.norm.weight"].clone()
+    broken[-1] = float("nan")
+    with pytest.raises(FileError, match=r"norm.weight holds values that are no numbers"):
+        load(content | {"model.norm.weight": broken})
 
 
 @pytest.mark.parametrize("value", ["0", "wide", "-16", "1.5", ""])
