@@ -47,11 +47,21 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
     checkpoint = read_checkpoint(source, family=family, config=config)
     required = TORCH_DTYPES.get(dtype)
     tensors = {name: tensor.to(required or tensor.dtype) for name, tensor in checkpoint.tensors.items()}
-    check_finite(tensors, target)  # the largest values may be too large for a narrower type
+    _check_range(tensors, source, dtype)
     name, system_prompt = checkpoint.family.name, _system_prompt(checkpoint.system_prompt, source)
     save_transformer(target, tensors, checkpoint.config, name, system_prompt=system_prompt)
     size = target.stat().st_size / 2**20
     return f"{source.name} ({checkpoint.source}) -> {target} ({name}, {dtype}, {size:.1f} MiB)"
+
+
+def _check_range(tensors: dict[str, torch.Tensor], source: Path, dtype: str) -> None:
+    """Raises FileError if a narrower type made infinities of large weights."""
+    try:
+        check_finite(tensors, source)
+    except FileError as error:
+        raise FileError(
+            f"“{source.name}” has weights that {dtype} can't hold. Convert it with --dtype bf16 or keep."
+        ) from error
 
 
 def _system_prompt(stored: str | None, source: Path) -> str | None:
