@@ -137,7 +137,7 @@ def _whole_number(entries: Mapping[str, Any], key: str, path: Path) -> int | Non
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise InputError(
-        f"The config for “{path.name}” says {key}: {value!r}, which isn't a whole number "
+        f"The config for “{path.name}” says {key}: {repr(value)[:100]}, which isn't a whole number "
         f"(the published models have {PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
     )
 
@@ -146,7 +146,9 @@ def family_of(name: str | None, entries: Mapping[str, Any], sizes: TransformerCo
     """The family by name, else by diffusers' class and the file's name, as diffusers' converter does."""
     stated = entries.get("family") if name is None else name
     if stated is not None:
-        family = family_named(stated if isinstance(stated, str) else repr(stated))
+        family = family_named(
+            stated if isinstance(stated, str) and stated.isprintable() else repr(stated)[:100]
+        )
     elif sizes.patch == 1:
         family = FAMILIES["sana_video_720p"]
     else:

@@ -9,7 +9,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,14 @@ from .refusals import damaged
 
 ZIP = b"PK\x03\x04"  # how files of torch.save begin since torch 1.6
 LARGEST_PROGRAM = 4 << 20  # bytes of instructions; those of 2,000 tensors are a few hundred kilobytes
-LARGEST_DIRECTORY = 16 << 20  # of a zip: about 100,000 records
+MOST_INSTRUCTIONS = 300_000  # some 35 for each tensor
+LARGEST_DIRECTORY = 4 << 20  # bytes of a zip
+MOST_RECORDS = 20_000  # a training's dump of three networks and their optimisers has some thousands
 OLD_PICKLES = 4  # before torch 1.6 a file began with this many: magic, version, system, content
 # torch's errors about an object that needs code to be run, and its name
 FOREIGN_OBJECT = re.compile(r"(?:Unsupported class |GLOBAL |but got <class ')([\w.]+)")
+# allowed by torch, but they can make gigabytes of a few bytes, and no checkpoint needs them
+INFLATING = (b"bytearray", b"_rebuild_device_tensor_from", b"_rebuild_wrapper_subclass")
 QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes", "quanto": "optimum-quanto", "hqq": "HQQ"}
 
 
@@ -73,15 +77,20 @@ def _zip_program(path: Path) -> bytes:
             raise _oversized(path, "more records than a checkpoint has")
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
+        if len(records) > MOST_RECORDS:
+            raise _oversized(path, f"it has {len(records):,} records")
         packed = [record.file_size for record in records if record.compress_type != zipfile.ZIP_STORED]
         if packed:
             raise _oversized(path, f"it is compressed, and would unpack to {sum(packed):,} bytes")
         if sum(record.file_size for record in records) > size:
             raise _oversized(path, "its records overlap")
         programs = [record for record in records if record.filename.endswith("data.pkl")]
-        if any(record.file_size > LARGEST_PROGRAM for record in programs):
+        if sum(record.file_size for record in programs) > LARGEST_PROGRAM:
             raise _oversized(path, "its list of tensors has more than 4 MB")
-        return b"".join(map(archive.read, programs))
+        contents = [archive.read(record) for record in programs]
+    for content in contents:
+        _check_program(path, content, pickles=1)
+    return b"".join(contents)
 
 
 def _directory_size(tail: bytes) -> int:
@@ -93,18 +102,27 @@ def _directory_size(tail: bytes) -> int:
 
 
 def _old_program(path: Path) -> bytes:
-    """The instructions at the start of a file in torch's old format. They are parsed, not followed."""
+    """The instructions at the start of a file in torch's old format, with what follows them."""
     with path.open("rb") as file:
         program = file.read(LARGEST_PROGRAM)
-    pickles = io.BytesIO(program)
-    try:
-        for _ in range(OLD_PICKLES):
-            for _ in pickletools.genops(pickles):
-                pass
-    except ValueError as error:  # cut off by our limit or by its own end
-        if len(program) == LARGEST_PROGRAM and program[:1] == b"\x80":
-            raise _oversized(path, "its list of tensors has more than 4 MB") from error
-    return program[: pickles.tell()]
+    _check_program(path, program, pickles=OLD_PICKLES)
+    return program
+
+
+def _check_program(path: Path, program: bytes, *, pickles: int) -> None:
+    """Refuse instructions that would take long or make much of nothing. They are parsed, not followed."""
+    stream, count = io.BytesIO(program), 0
+    with suppress(ValueError, UnicodeDecodeError):  # not instructions, or cut off: torch will say so
+        for _ in range(pickles):
+            for _ in pickletools.genops(stream):
+                count += 1
+                if count > MOST_INSTRUCTIONS:
+                    raise _oversized(
+                        path, f"its list of tensors has more than {MOST_INSTRUCTIONS:,} instructions"
+                    )
+    inflating = next((name for name in INFLATING if name in program[: stream.tell()]), None)
+    if inflating:
+        raise FileError(_foreign(path, inflating.decode()))
 
 
 def _oversized(path: Path, what: str) -> FileError:

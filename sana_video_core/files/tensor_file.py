@@ -6,7 +6,7 @@ What a file only claims to hold is never made: sizes are looked at before anythi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ LARGEST_HEADER = 16 << 20  # bytes; 500 tensors are 60 kilobytes, a state's prom
 MOST_WEIGHTS = 10_000  # a published model has 496
 MOST_TENSORS = 65_536  # a state with a long window has thousands
 LARGEST_JSON = 16 << 20
+LONGEST_NAME = 300
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -70,6 +71,7 @@ def read_safetensors(path: Path, *, most: int = MOST_TENSORS) -> tuple[dict[str,
         names = file.keys()  # the file isn't a dictionary
         if len(names) > most:
             raise _too_much(path, f"{len(names):,} tensors")
+        _check_names(names, path)
         return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
 
@@ -159,8 +161,20 @@ def _readable(path: Path) -> Iterator[None]:
         raise damaged(path, error) from error
 
 
+def _check_names(names: Iterable[str], path: Path) -> None:
+    """Names end in messages, and some have been made to write over a terminal."""
+    if any(len(name) > LONGEST_NAME or not name.isprintable() for name in names):
+        raise FileError(
+            f"“{path.name}” has tensors with names that can't be printed: it is damaged, or made to deceive. "
+            "Copy or download it again."
+        )
+
+
 def _plain(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Tensors whose values are all in the file, each once."""
+    if len(tensors) > MOST_WEIGHTS:
+        raise _too_much(path, f"{len(tensors):,} tensors")
+    _check_names(tensors, path)
     for name, tensor in tensors.items():
         special = tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized
         if special or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

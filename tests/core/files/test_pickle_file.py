@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError
-from comfyui_sana_video.sana_video_core.files import pickle_file
+from comfyui_sana_video.sana_video_core.files import pickle_file, tensor_file
 from comfyui_sana_video.sana_video_core.files.pickle_file import read_pickle
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
 from support.checkpoint_files import refusal
@@ -113,13 +113,33 @@ def test_a_directory_without_end(tmp_path):
 
 
 def test_a_program_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickle_file, "LARGEST_PROGRAM", 1 << 16)
     program = b"\x80\x02" + b"]" * (1 << 16)
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("x/data.pkl", program)
     (tmp_path / "y.pth").write_bytes(program)
+    monkeypatch.setattr(pickle_file, "MOST_INSTRUCTIONS", 1 << 10)
     for name in ("x.pth", "y.pth"):
-        assert "list of tensors" in _refused_at_once(tmp_path / name)
+        assert "instructions" in _refused_at_once(tmp_path / name)
+    monkeypatch.setattr(pickle_file, "LARGEST_PROGRAM", 1 << 10)
+    assert "4 MB" in _refused_at_once(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+def test_objects_that_torch_allows_and_that_inflate(tmp_path, new):
+    class Zeros:
+        def __reduce__(self):
+            return bytearray, (1 << 30,)
+
+    torch.save({"a.b": Zeros()}, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    assert "bytearray" in _refused_at_once(tmp_path / "x.pth")
+
+
+def test_more_tensors_or_records_than_a_checkpoint_has(tmp_path, monkeypatch):
+    torch.save({f"a.{i}": torch.zeros(1) for i in range(30)}, tmp_path / "x.pth")
+    monkeypatch.setattr(tensor_file, "MOST_WEIGHTS", 29)
+    assert "30 tensors" in _refused_at_once(tmp_path / "x.pth")
+    monkeypatch.setattr(pickle_file, "MOST_RECORDS", 29)
+    assert "records" in _refused_at_once(tmp_path / "x.pth")
 
 
 def test_values_that_are_not_in_the_file(tmp_path):

@@ -210,6 +210,14 @@ def test_bad_safetensors_headers(tmp_path, header):
     refusal(lambda: read_metadata(tmp_path / "x.safetensors"), FileError)
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a\0", "é" * 400])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_names_that_would_spoil_a_message(tmp_path, name, suffix):
+    path = tmp_path / f"x{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(TENSORS | {name: torch.ones(1)}, path)
+    assert "can't be printed" in refusal(lambda: read_tensors(path), FileError)
+
+
 @pytest.mark.parametrize("read", [read_tensors, read_safetensors, read_metadata])
 @pytest.mark.parametrize(
     "name", ["missing.safetensors", "folder.safetensors", "x" * 300 + ".safetensors", "a/b/c.safetensors"]
