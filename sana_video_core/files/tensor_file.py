@@ -67,10 +67,8 @@ def read_safetensors(path: Path, *, most: int = MOST_TENSORS) -> tuple[dict[str,
 
     The tensors are mapped from the file: copy those that have to outlive it.
     """
-    with _opened(path) as file:
+    with _opened(path, most) as file:
         names = file.keys()  # the file isn't a dictionary
-        if len(names) > most:
-            raise _too_much(path, f"{len(names):,} tensors")
         _check_names(names, path)
         return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
 
@@ -134,13 +132,16 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, after a look at the size of its header."""
+def _opened(path: Path, most: int = MOST_TENSORS) -> Iterator[Any]:
+    """A safetensors file, after a look at its header: a very large one would take long to take apart."""
     with _readable(path):
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if LARGEST_HEADER < header < path.stat().st_size:
-            raise _too_much(path, f"a header of {header / 2**20:,.0f} MB")
+            length = int.from_bytes(file.read(8), "little")
+            if LARGEST_HEADER < length < path.stat().st_size:
+                raise _too_much(path, f"a header of {length / 2**20:,.0f} MB")
+            count = file.read(min(length, LARGEST_HEADER)).count(b'"data_offsets"')
+        if count > most:
+            raise _too_much(path, f"{count:,} tensors")
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
 

@@ -279,7 +279,7 @@ print(*sorted(name.removeprefix("comfyui_sana_video.") for name in sys.modules i
 """
 
 
-LIGHT = ("config", "errors", "shapes", "files", "files.places")
+LIGHT = ("config", "errors", "shapes", "files", "files.places", "files.weight_names")
 
 
 def test_importing_the_nodes_imports_no_model():

@@ -1,6 +1,6 @@
 """Malformed checkpoints, LoRAs, encoders, states, folders and pickles: a sentence or a model, no traceback.
 
-`python -m pytest tests/torture/test_model_files.py --full` tries 1,000 files in some minutes; the suite, three.
+`python -m pytest tests/torture/test_model_files.py --full` tries 1,000 files in a minute; the suite, three.
 A case is its number: the same number makes the same file.
 """
 
