@@ -6,6 +6,7 @@ import argparse
 import logging
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 # none of these imports torch, so that `sana-video --help` answers at once
@@ -158,12 +159,24 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
         "--noise", type=Path, help="start from this tensor (.pt, .safetensors, .latent) instead of --seed's"
     )
     clip.add_argument("--sequential", action="store_true", help="guidance in two calls: less memory")
-    generate.add_argument("--fps", type=int, help="frames per second of the mp4; 16 by default")
+    generate.add_argument(
+        "--fps",
+        type=_rate,
+        help="frames per second of the mp4: 24, 29.97, 30000/1001 …; 16 by default",
+    )
 
 
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
+
+
+def _rate(text: str) -> Fraction:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([1-9]\d{0,5}))?", text)
+    if match is None:
+        words = f"“{text}” isn't a rate; write frames per second, for example 24, 29.97 or 30000/1001"
+        raise argparse.ArgumentTypeError(words)
+    return Fraction(match[1]) / int(match[2] or 1)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import torch
 from ..sana_video_core.checkpoints.checkpoint import load_vae, read_checkpoint, save_transformer
 from ..sana_video_core.config import DTYPES
 from ..sana_video_core.errors import FileError
+from ..sana_video_core.files.film import Film
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.files.finite import check_finite
 from ..sana_video_core.files.places import is_file, is_folder
@@ -22,13 +23,15 @@ from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.text.system_prompt import find_system_prompt
 
 TORCH_DTYPES = dict(zip(DTYPES, (torch.bfloat16, torch.float16, torch.float32), strict=True))
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mts", ".ts")
 
 
 def describe(path: Path) -> str:
     """What a checkpoint, state or video file is. Raises FileError when it is none of these."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return f"{path.name}: a video\n{json.dumps(read_video_metadata(path), indent=2, ensure_ascii=False)}"
+        made = read_video_metadata(path)
+        how = f"\n{json.dumps(made, indent=2, ensure_ascii=False)}" if made else ""
+        return f"{path.name}: a video, {Film(path).description}{how}"
     if _is_state(path):
         return f"{path.name}: the state of a stream\n{report(load_state(path))}"
     try:

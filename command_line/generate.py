@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoints.checkpoint import load_vae
-from ..sana_video_core.config import STREAM_RULES
+from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.image_file import read_image
+from ..sana_video_core.files.image_reader import opened_image
 from ..sana_video_core.files.noise_file import read_noise
+from ..sana_video_core.files.video_writer import checked_fps
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
-from ..sana_video_core.streaming.priming import encode_beginning, video_end
+from ..sana_video_core.streaming.priming import check_video_end, encode_beginning, video_end
 from ..sana_video_core.streaming.state import StreamState, check_fits
 from ..sana_video_core.streaming.state_file import load_state, save_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime, start
@@ -34,6 +36,7 @@ def generate(options: Namespace) -> int:
     """Run `sana-video generate`. Returns the exit status."""
     _check_texts(options)
     _check_targets(options)
+    _check_beginning(options)
     with ExitStack() as targets:
         hold_targets(options, targets)
         models = choose_models(options)
@@ -84,6 +87,15 @@ def _check_targets(options: Namespace) -> None:
         raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
 
 
+def _check_beginning(options: Namespace) -> None:
+    """Refuse a picture or a video that can't be read, before anything is loaded."""
+    if options.image is not None:
+        with opened_image(options.image, near=(1, 1)) as image:
+            image.load()
+    if options.video is not None:
+        check_video_end(options.video, LONGSANA_480P)
+
+
 def _check_options(options: Namespace, model: SanaVideo) -> None:
     """Refuse what the family cannot do, and fill in its defaults."""
     family = model.family
@@ -92,6 +104,7 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
     for name in ("steps", "sampler", "cfg", "fps", "motion_score"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(family, name))
+    options.fps = checked_fps(options.fps)
     grid = family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave out --cfg.")

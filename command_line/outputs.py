@@ -111,10 +111,10 @@ def _write_video(options: Namespace, frames: Iterable[Tensor], total: int, metad
     with _safely(options, lambda path: VideoWriter(path, fps=options.fps, metadata=metadata)) as writer:
         for pixels in frames:
             for offset in range(-writer.frames % stride, pixels.shape[2], stride):
-                seconds = (writer.frames + offset) / options.fps
+                seconds = float((writer.frames + offset) / options.fps)
                 sheet.append((f"{seconds:.1f} s", pixels[0, :, offset].cpu()))
             writer.write(pixels)
-    print(f"wrote {options.out}: {writer.frames} frames, {writer.frames / options.fps:.1f} s")
+    print(f"wrote {options.out}: {writer.frames} frames, {float(writer.frames / options.fps):.1f} s")
     if options.sheet is not None:
         contact_sheet(sheet, options.sheet)
         print(f"wrote {options.sheet}")

@@ -61,6 +61,10 @@ class Film:
             self.stated = Fraction(container.duration or 0, av.time_base)
             length = (stream.duration or 0) * self.tick or self.stated
             self.end = (stream.start_time or 0) * self.tick + length
+            self.description = (
+                f"{stream.width}x{stream.height} pixels, {float(1 / self.step):.6g} frames a second, "
+                f"{float(length):.1f} s, {stream.codec_context.name}"
+            )
 
     def moments(self, since: Fraction | None = None) -> Iterator[Moment]:
         """The frames from the beginning, or from one that is shown before `since`, found by seeking.

@@ -17,8 +17,8 @@ from .places import is_file
 
 logger = logging.getLogger("sana_video")
 
-LARGEST = 384 * 2**20  # bytes of a decoded picture: 134 million pixels in RGB
-BYTES = {"1": 1, "L": 1, "P": 1, "LA": 2, "PA": 2, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2, "RGB": 3}
+LARGEST = 256 * 2**20  # bytes of a picture in memory: 89 million pixels in RGB
+BYTES = {"RGBA": 4, "LA": 4, "PA": 4, "P": 4, "CMYK": 7, "I": 8, "F": 8}  # of a pixel on its way to RGB(A)
 ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)  # EXIF's tag, and its values that swap rows and columns
 NARROWEST, WIDEST = 0.2, 5  # of a pixel's width over its height; anything else is a mistake in the file
 HEADROOM = 4  # up to here, floats above 1 are highlights
@@ -37,38 +37,46 @@ def opened_image(
     if not isinstance(source, BytesIO) and not is_file(source):
         raise FileError(f"There is no image file {name}. Check the name and the folder.")
     try:
-        with warnings.catch_warnings():  # the limit is ours
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
-        with image:
-            if near:
-                image.draft(None, near)
-            _check_size(image, name)
-            yield image
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow's on damaged tags, and on sizes, of which the limit is ours
+            with Image.open(source) as image:
+                if near:
+                    image.draft(None, near)
+                _check_size(image, name)
+                yield image
     except SanaVideoError:
         raise
     except Image.DecompressionBombError as error:
         raise FileError(f"{name} is too large to be read ({error}). Save it smaller.") from error
     except Exception as error:  # Pillow has no common class for what a damaged file raises
-        raise FileError(f"{name} cannot be read as an image ({error}). {_advice(source)}") from error
+        raise FileError(f"{name} cannot be read as an image ({error}). {_advice(source, error)}") from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
-    if width * height * BYTES.get(image.mode, 4) > LARGEST:
+    if width * height * BYTES.get(image.mode, 3) > LARGEST:
         raise FileError(
             f"{name} is too large to be read: it has {width}x{height} pixels ({image.mode}). "
             "Save it smaller; a video needs no more than 4096 pixels a side."
         )
 
 
-def _advice(source: Path | str | BytesIO) -> str:
-    if not isinstance(source, BytesIO):
-        with Path(source).open("rb") as file:
-            start = file.read(12)
-        if start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi"):
-            return "It is a HEIC or AVIF picture, as phones make them; save it as JPEG or PNG."
-    return "It may be damaged or of another kind; open it in an image program and save it as PNG or JPEG."
+def _advice(source: Path | str | BytesIO, error: Exception) -> str:
+    if "truncated" in str(error).lower():
+        why = "It ends early: copy or download it again,"
+    elif not isinstance(source, BytesIO) and _is_of_a_phone(source):
+        why = "It is a HEIC or AVIF picture, as phones make them;"
+    else:
+        why = "It may be damaged or of another kind;"
+    return f"{why} or open it in an image program and save it as PNG or JPEG.".replace("; or", ";")
+
+
+def _is_of_a_phone(path: Path | str) -> bool:
+    with Path(path).open("rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf", b"avi")
 
 
 def upright(image: Image.Image, name: str) -> Image.Image:
@@ -86,12 +94,12 @@ def pixel_aspect(image: Image.Image) -> float:
     info = image.info
     # JFIF without a unit names the ratio itself; all others the pixels per unit of length
     if "jfif_density" in info and not info.get("jfif_unit"):
-        width, height = info["jfif_density"]
+        width, height = map(float, info["jfif_density"])
     else:
-        height, width = info.get("aspect") or info.get("dpi") or (1, 1)
+        height, width = map(float, info.get("aspect") or info.get("dpi") or (1, 1))
     if not height or not width:
         return 1
-    aspect = float(width / height)
+    aspect = width / height
     return 1 / aspect if image.getexif().get(ORIENTATION) in SIDEWAYS else aspect
 
 

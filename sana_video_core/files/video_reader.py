@@ -67,6 +67,11 @@ def read_frames(
     return pixels
 
 
+def check_end(source: Source, *, fps: float, last: int) -> None:
+    """Refuse at once what read_frames would refuse: the same frames are decoded, and dropped."""
+    _Part(Film(source), checked_fps(fps), 0, 0).read_last(last)
+
+
 def read_metadata(path: Path | str) -> dict[str, object]:
     """What VideoWriter wrote as metadata; empty if there is none."""
     with opened(path) as container:

@@ -12,7 +12,7 @@ from ..config import Family
 from ..errors import InputError
 from ..files.film import Source
 from ..files.image_file import fit_images
-from ..files.video_reader import nearest_frames, read_frames
+from ..files.video_reader import check_end, nearest_frames, read_frames
 from ..files.video_writer import checked_fps
 from ..vae.statistics import to_model_space
 
@@ -39,6 +39,11 @@ def video_end(
     """
     part = {"start": start, "duration": duration}
     return read_frames(source, fps=family.fps, last=_most(family), width=width, height=height, **part)
+
+
+def check_video_end(source: Source, family: Family) -> None:
+    """Refuse a video that can't be read, before anything is loaded."""
+    check_end(source, fps=family.fps, last=_most(family))
 
 
 def images_end(images: Tensor, rate: Fraction, family: Family, *, width: int, height: int) -> Tensor:

@@ -15,7 +15,10 @@ import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import Types, io, ui
-from PIL import Image, ImageOps
+
+from ...sana_video_core.errors import FileError
+from ...sana_video_core.files.image_reader import opened_image, upright
+from ...sana_video_core.files.places import is_file
 
 from ...sana_video_core.errors import SanaVideoError
 from ...sana_video_core.files.atomic import atomic_path, written
@@ -23,7 +26,7 @@ from ...sana_video_core.files.claims import first_free
 
 # Others that our workflows contain and only ComfyUI runs. The page shows them, so that those files open here.
 SHOWN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class LoadImage(io.ComfyNode):
@@ -39,7 +42,10 @@ class LoadImage(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, image):
-        known = folder_paths.exists_annotated_filepath(image)
+        try:
+            known = is_file(folder_paths.get_annotated_filepath(image))
+        except (FileError, ValueError) as error:  # it may not be looked at, or lies outside
+            return str(error)
         return known or f"there is no picture “{image}” in {folder_paths.get_input_directory()}"
 
     @classmethod
@@ -49,10 +55,11 @@ class LoadImage(io.ComfyNode):
     @classmethod
     def execute(cls, image):
         """IMAGE [1, H, W, 3] in 0..1, MASK [1, H, W], 1 where transparent; 64 x 64 zeros without alpha."""
-        with Image.open(folder_paths.get_annotated_filepath(image)) as file:
-            picture, clear = ImageOps.exif_transpose(file), file.has_transparency_data
-        pixels = torch.from_numpy(np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255)[None]
-        return io.NodeOutput(pixels[..., :3].clone(), 1 - pixels[..., 3] if clear else torch.zeros(1, 64, 64))
+        with opened_image(folder_paths.get_annotated_filepath(image)) as file:
+            picture = upright(file, f"“{image}”")
+        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+        mask = 1 - pixels[..., 3] if picture.mode == "RGBA" else torch.zeros(1, 64, 64)
+        return io.NodeOutput(pixels[..., :3].clone(), mask)
 
 
 class SaveVideo(io.ComfyNode):

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import folder_paths
 from aiohttp import web
-from PIL import Image
 
+from ...sana_video_core.errors import FileError
 from ...sana_video_core.files.atomic import atomic_path, make_folder
 from ...sana_video_core.files.claims import claim, first_free
+from ...sana_video_core.files.image_reader import opened_image
 from ...sana_video_core.files.places import is_file, is_folder, visible_files
 from ...sana_video_core.files.text_file import read_text
 from ..engine.core_nodes import PICTURES
@@ -112,9 +113,9 @@ def _checked(image: web.FileField, name: str) -> bytes:
     """The bytes of a picture that can be read to its end."""
     content = image.file.read()
     try:
-        with Image.open(BytesIO(content)) as picture:
+        with opened_image(BytesIO(content)) as picture:
             picture.load()
-    except Exception as error:  # Pillow has no common class for what a damaged file raises
+    except FileError as error:
         raise refuse(web.HTTPBadRequest, f"“{name}” isn't a picture that can be read.") from error
     return content
 

@@ -16,6 +16,12 @@ from comfyui_sana_video.sana_video_core.files.image_file import (
     to_bytes,
     to_images,
 )
+from comfyui_sana_video.sana_video_core.files.image_reader import (
+    opened_image,
+    pixel_aspect,
+    square_pixels,
+    upright,
+)
 from PIL import Image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -93,6 +99,43 @@ def test_image_becomes_one_frame(tmp_path):
     assert colour(pixels, 8, 44) == GREEN
 
 
+# the upright picture's corners (upper left, upper right, lower left, lower right), by EXIF's definition of
+# where row 0 and column 0 of the file are shown
+ORIENTATIONS = dict(enumerate(["1234", "2143", "4321", "3412", "1324", "3142", "4231", "2413"], 1))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_all_eight_ways_to_hold_a_camera_come_upright(tmp_path, orientation, suffix):
+    greys = np.array([[50, 100], [150, 200]], np.uint8).repeat(32, 0).repeat(48, 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(greys).convert("RGB").save(tmp_path / f"a.{suffix}", exif=exif)
+    size = {"width": 96, "height": 64} if orientation < 5 else {"width": 64, "height": 96}
+    pixels = read_image(tmp_path / f"a.{suffix}", **size)
+    corners = [colour(pixels, row, column)[0] for row in (8, -8) for column in (8, -8)]
+    assert "".join(str(round(grey / 50)) for grey in corners) == ORIENTATIONS[orientation]
+
+
+@pytest.mark.parametrize("orientation, square", [(1, (80, 40)), (6, (40, 80))])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_pixels_that_are_not_square_are_drawn_out(tmp_path, suffix, orientation, square):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = stripes(RED, GREEN, width=20, height=40)
+    # 100 dots an inch across and 200 down: each is twice as wide as high
+    picture.save(tmp_path / f"a.{suffix}", dpi=(100, 200), exif=exif, quality=95)
+    with opened_image(tmp_path / f"a.{suffix}") as image:
+        aspect = pixel_aspect(image)
+        assert square_pixels(upright(image, "a"), aspect).size == square
+
+
+@pytest.mark.parametrize("dpi", [(72, 0), (72, 1), (300, 299)])
+def test_mistaken_and_equal_densities_change_nothing(tmp_path, dpi):
+    stripes(RED, GREEN).save(tmp_path / "a.png", dpi=dpi)
+    assert colour(read_image(tmp_path / "a.png", width=60, height=20), 10, 28) == RED
+
+
 def test_orientation_of_a_camera_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise: the left side comes to the top
@@ -124,6 +167,93 @@ def test_palette_transparency_lies_on_black(tmp_path):
 def test_sixteen_bit_grey_is_not_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 0x80FF, np.uint16)).save(tmp_path / "a.png")
     assert colour(read_image(tmp_path / "a.png", width=8, height=8), 4, 4) == (0x80, 0x80, 0x80)
+
+
+RAMP = np.linspace(0, 255, 256)[None].repeat(8, 0)
+
+
+@pytest.mark.parametrize(
+    "values, suffix, warned",
+    [
+        ((RAMP * 257).astype(np.uint16), "png", False),
+        ((RAMP * 257).astype(np.uint16), "tif", False),
+        ((RAMP * 257).astype(">u2"), "tif", False),
+        ((RAMP * 257).astype(np.int32), "tif", True),
+        ((RAMP / 255).astype(np.float32), "tif", False),
+        (RAMP.astype(np.float32), "tif", True),
+        ((RAMP * 257).astype(np.float32), "tif", True),
+    ],
+)
+def test_greys_of_every_depth_keep_their_range(tmp_path, caplog, values, suffix, warned):
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    made = to_bytes(read_image(tmp_path / f"a.{suffix}", width=256, height=8)[0, :, 0])[4, :, 0]
+    assert abs(made.astype(int) - RAMP[0].astype(int)).max() <= 1
+    assert bool(caplog.records) == warned, "a guess is told"
+
+
+def test_floats_above_white_are_highlights_and_nan_is_refused(tmp_path):
+    values = (RAMP / 100).astype(np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert colour(read_image(tmp_path / "a.tif", width=256, height=8), 4, 50) == (127, 127, 127)
+    assert colour(read_image(tmp_path / "a.tif", width=256, height=8), 4, 200) == WHITE
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(FileError, match=r"a\.tif.*NaN"):
+        read_image(tmp_path / "a.tif", width=8, height=8)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "YCbCr", "RGBA"])
+def test_every_mode_is_read(tmp_path, mode):
+    Image.new("RGB", (8, 8), WHITE).convert(mode).save(tmp_path / "a.tif")
+    assert min(colour(read_image(tmp_path / "a.tif", width=8, height=8), 4, 4)) > 250
+
+
+def test_of_a_moving_picture_the_first_is_taken_with_a_word(tmp_path, caplog):
+    frames = [Image.new("RGB", (8, 8), c) for c in (RED, GREEN)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert colour(read_image(tmp_path / "a.gif", width=8, height=8), 4, 4) == RED
+    assert "its first picture is used" in caplog.text
+
+
+def test_pictures_that_are_too_large_are_refused_before_they_are_read(tmp_path):
+    for mode, side, words in (("1", 14000, "178956970"), ("L", 10000, "10000x10000 pixels")):
+        Image.new(mode, (side, side)).save(tmp_path / "a.png")
+        with pytest.raises(FileError, match=f"too large.*{words}.*Save it smaller"):
+            read_image(tmp_path / "a.png", width=8, height=8)
+
+
+def test_a_line_of_100_000_pixels_is_read(tmp_path):
+    Image.new("RGB", (100_000, 1), RED).save(tmp_path / "a.png")
+    assert colour(read_image(tmp_path / "a.png", width=832, height=480), 4, 4) == RED
+
+
+def test_a_phone_s_heic_is_named(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(FileError, match=r"a\.heic.*a HEIC or AVIF picture, as phones make them; open"):
+        read_image(tmp_path / "a.heic", width=8, height=8)
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (torch.full((1, 8, 8, 3), 200.0), "values up to 200 were given; white is 1"),
+        (torch.full((1, 8, 8, 3), torch.nan), "NaN"),
+        (torch.full((1, 8, 8, 3), torch.inf), "NaN"),
+        (torch.full((1, 8, 8, 3), 200, dtype=torch.uint8), "uint8"),
+    ],
+)
+def test_pictures_of_a_host_with_impossible_values_are_refused(images, words):
+    with pytest.raises(InputError, match=words):
+        fit_images(images, width=8, height=8)
+
+
+def test_pictures_of_a_host_are_clipped_with_a_word_if_it_is_much(caplog):
+    images = torch.linspace(-0.05, 1.05, 64).view(1, 8, 8, 1).expand(1, 8, 8, 3)
+    assert fit_images(images, width=8, height=8).abs().max() == 1
+    assert not caplog.records
+    images = torch.linspace(-1, 40, 64).pow(3).clamp(-2, 99).view(1, 8, 8, 1).expand(1, 8, 8, 3) / 70
+    fit_images(images, width=8, height=8)
+    assert "clipped" in caplog.text
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60, 200])

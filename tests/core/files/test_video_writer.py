@@ -10,7 +10,7 @@ import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.files import image_file, video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
-from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter, checked_fps
 from support.calibration import limit
 from support.video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
@@ -37,6 +37,27 @@ def test_rate_and_length_are_right(tmp_path, fps):
         assert float(stream.duration * stream.time_base) == pytest.approx(50 / fps, abs=1e-3)
         times = [frame.pts * frame.time_base for frame in container.decode(stream)]
     assert [round(moment * fps) for moment in times] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    "given, exact",
+    [
+        (29.97, Fraction(30000, 1001)),
+        (Fraction("29.97"), Fraction(30000, 1001)),
+        (23.976, Fraction(24000, 1001)),
+        (23.98, Fraction(24000, 1001)),  # as a widget of two digits rounds it
+        (59.94, Fraction(60000, 1001)),
+        (119.88, Fraction(120000, 1001)),
+        (Fraction(30000, 1001), Fraction(30000, 1001)),
+        (30, Fraction(30)),
+        (29.9, Fraction(299, 10)),
+        (12.5, Fraction(25, 2)),
+        (0.5, Fraction(1, 2)),
+        (1000, Fraction(1000)),
+    ],
+)
+def test_broadcasting_s_rates_are_exact(given, exact):
+    assert checked_fps(given) == exact
 
 
 def test_frames_may_come_in_any_portions_types_and_shapes(tmp_path):
