@@ -105,7 +105,10 @@ def _matrix(frame: av.VideoFrame) -> str:
 
 def _upright(picture: Image.Image, frame: av.VideoFrame) -> Image.Image:
     """Turned and mirrored as the file's display matrix says: phones film sideways, mirrors in front."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV stumbles over any side data that it has no name for, such as EXIF
+        return picture.rotate(frame.rotation, expand=True)
     if data is None:
         return picture
     # a point (x, y) of the picture is shown at (a·x + c·y, b·x + d·y), from the upper left corner

@@ -16,13 +16,11 @@ import numpy as np
 import torch
 from comfy_api.latest import Types, io, ui
 
-from ...sana_video_core.errors import FileError
-from ...sana_video_core.files.image_reader import opened_image, upright
-from ...sana_video_core.files.places import is_file
-
-from ...sana_video_core.errors import SanaVideoError
+from ...sana_video_core.errors import FileError, SanaVideoError
 from ...sana_video_core.files.atomic import atomic_path, written
 from ...sana_video_core.files.claims import first_free
+from ...sana_video_core.files.image_reader import opened_image, upright
+from ...sana_video_core.files.places import is_file
 
 # Others that our workflows contain and only ComfyUI runs. The page shows them, so that those files open here.
 SHOWN = json.loads((Path(__file__).parent / "core_nodes.json").read_text(encoding="utf-8"))["nodes"]

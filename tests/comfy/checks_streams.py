@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
+import tempfile
 import time
+from fractions import Fraction
+from pathlib import Path
 
 from calibration import limit
 from checks_inside import check, close, core_node, pack, run, same
@@ -21,6 +25,29 @@ def chained_samplers_are_one(demo):
         pack("sana_video_core.config").WAN_2_1,
     )
     assert same(latent["samples"], to_vae_space(two.state.history[-1].latents, wan))
+
+
+@check
+def videos_in_files_in_memory_trimmed_and_of_pictures_begin_a_stream(demo):
+    import torch
+    from comfy_api.latest import InputImpl, Types
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        with pack("sana_video_core.files.video_writer").VideoWriter(path) as writer:
+            writer.write(torch.linspace(-1, 1, 14).view(1, 1, 14, 1, 1).expand(1, 3, 14, 48, 64))
+
+        def latents(video):
+            primed = run("SanaVideoPrime", demo.causal, demo.vae, demo.positive, demo.start(), video=video)
+            return primed.state.history[0].latents
+
+        whole = latents(InputImpl.VideoFromFile(str(path)))
+        assert whole.shape[2] == 4
+        assert same(latents(InputImpl.VideoFromFile(io.BytesIO(path.read_bytes()))), whole)
+        part = InputImpl.VideoFromFile(str(path), start_time=0.25, duration=0.375)
+        assert latents(part).shape[2] == 2
+        pictures = Types.VideoComponents(images=part.get_components().images, frame_rate=Fraction(16))
+        close(latents(InputImpl.VideoFromComponents(pictures)), latents(part), 0.1)
 
 
 @check

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import av
 import pytest
 import torch
 from conftest import ROOT
@@ -141,6 +143,23 @@ def test_the_rule_reaches_the_stream(sana):
     words = ["generate", "a", *SMALL, "--steps", 1, "--rule", "original", "--state-out", "s.safetensors"]
     assert sana(*words)[0] == 0
     assert [chunk.rule for chunk in _state("s.safetensors").history] == ["original"]
+
+
+@pytest.mark.parametrize("option, name", [("--image", "i.png"), ("--video", "v.mkv")])
+def test_a_beginning_that_cannot_be_read_is_refused_before_models_are_loaded(sana, option, name):
+    Path(name).write_bytes(b"hello" * 99)
+    status, _, err = sana("generate", "a", option, name, "--model", "none.safetensors")
+    assert status == 1
+    assert f"{name}” cannot be read" in err
+
+
+def test_broadcasting_s_rates_are_written_exactly(sana):
+    assert sana("generate", "a", *SMALL, "--steps", 1, "--fps", "29.97", "--out", "v.mp4")[0] == 0
+    with av.open("v.mp4") as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+    assert "fps is 0" in sana("generate", "a", "--fps", "0")[2]
+    with pytest.raises(SystemExit):
+        sana("generate", "a", "--fps", "fast")
 
 
 @pytest.mark.parametrize("image", [False, True])

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from comfy_api.latest import InputImpl, io
@@ -149,6 +150,23 @@ def test_load_image(tmp_path, monkeypatch):
     first = core_nodes.LoadImage.fingerprint_inputs("solid.png")
     Image.new("RGB", (3, 2), (254, 0, 51)).save(tmp_path / "solid.png")
     assert core_nodes.LoadImage.fingerprint_inputs("solid.png") != first
+
+
+def test_load_image_keeps_the_range_of_16_bits_and_refuses_what_is_none(tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths._roots, "input", str(tmp_path))
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, 0)
+    Image.fromarray(ramp).save(tmp_path / "grey16.png")
+    image, _ = core_nodes.LoadImage.execute("grey16.png").args
+    assert image.shape == (1, 4, 256, 3)
+    assert np.abs(image[0, 2, :, 1].numpy() - np.linspace(0, 1, 256)).max() < 0.005
+    (tmp_path / "broken.png").write_bytes((tmp_path / "grey16.png").read_bytes()[:60])
+    with pytest.raises(FileError, match=r"broken\.png.*ends early"):
+        core_nodes.LoadImage.execute("broken.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("folder.png", "no.png", "../x.png", "x" * 300):
+        assert core_nodes.LoadImage.validate_inputs(name) is not True
 
 
 class Server:

@@ -19,7 +19,7 @@ from comfyui_sana_video.sana_video_core.text import encoder as encoder_module
 from comfyui_sana_video.sana_video_core.text.encoder import TextEncoder, load_text_encoder
 from comfyui_sana_video.sana_video_core.text.prompt import embedding_digest, encode_prompt, prompt_digest
 from comfyui_sana_video.sana_video_core.text.system_prompt import find_system_prompt
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.text_folders import build_encoder_with_system_prompt
 from tokenizers import Tokenizer
 
