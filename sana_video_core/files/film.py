@@ -14,9 +14,11 @@ from typing import BinaryIO, NamedTuple, TypeAlias, cast
 
 import av
 from av.container import InputContainer
+from av.error import InvalidDataError
 from av.video.stream import VideoStream
 
 from ..errors import FileError
+from .image_reader import LARGEST
 from .places import is_file
 
 Source: TypeAlias = Path | str | BytesIO
@@ -139,7 +141,9 @@ def opened(source: Source) -> Iterator[InputContainer]:
         with av.open(file, metadata_errors="replace") as container:
             yield container
     except av.FFmpegError as error:
-        if _lacks_its_index(source):
+        if isinstance(error, PermissionError):
+            raise FileError(f"{named(source)} may not be read. Ask its owner, or copy it.") from error
+        if isinstance(error, InvalidDataError) and _lacks_its_index(source):
             raise FileError(
                 f"{named(source)} ends early: the index that an MP4 gets at its end is missing, so nothing "
                 "can be read. The recording or the copy was cut off; copy or download it again."
@@ -161,6 +165,11 @@ def film_in(container: InputContainer, source: Source) -> VideoStream:
         raise FileError(
             f"{named(source)} is in a video format that the installed FFmpeg doesn't know. "
             "Export it again as MP4 (H.264)."
+        )
+    if stream.width * stream.height * 3 > LARGEST:
+        raise FileError(
+            f"{named(source)} is too large to be read: its pictures have {stream.width}x{stream.height} "
+            "pixels. Export it again, no larger than 4096 pixels a side."
         )
     return stream
 

@@ -52,6 +52,11 @@ def fill_and_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`picture` itself if it has that size (width, height), else filled and cropped."""
+    return picture if picture.size == size else fill_and_crop(picture, *size)
+
+
 def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None) -> Tensor:
     """Pixels [1, 3, n, H, W] float32 of n RGB pictures, each filled and cropped to `size` (width, height).
 
@@ -61,7 +66,7 @@ def stack_pictures(pictures: Iterable[Image.Image], size: tuple[int, int] | None
     arrays: list[np.ndarray] = []
     for picture in pictures:
         size = size or picture.size
-        arrays.append(np.asarray(fill_and_crop(picture, *size)))
+        arrays.append(np.asarray(fitted(picture, size)))
     pixels = torch.empty(1, 3, len(arrays), *arrays[0].shape[:2])
     for index, array in enumerate(arrays):
         pixels[0, :, index] = from_bytes(array)

@@ -50,6 +50,8 @@ def opened_image(
         raise
     except Image.DecompressionBombError as error:
         raise FileError(f"{name} is too large to be read ({error}). Save it smaller.") from error
+    except PermissionError as error:
+        raise FileError(f"{name} may not be read. Ask its owner, or copy it.") from error
     except Exception as error:  # Pillow has no common class for what a damaged file raises
         raise FileError(f"{name} cannot be read as an image ({error}). {_advice(source, error)}") from error
 

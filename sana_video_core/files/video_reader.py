@@ -9,20 +9,23 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import takewhile
 from pathlib import Path
+from typing import Generic, TypeVar
 
+from PIL import Image
 from torch import Tensor
 
 from ..errors import FileError, InputError
 from .film import Film, Missed, Moment, Source, film_in, named, opened
 from .film_picture import FilmPictures
-from .image_file import stack_pictures
+from .image_file import fitted, stack_pictures
 from .video_writer import METADATA_KEY, checked_fps
 
 logger = logging.getLogger("sana_video")
+T = TypeVar("T")
 
 MARGIN = 2  # seconds decoded before the last frames: they may be fewer than the rate says
 LONGEST_STILL = 600  # seconds; a frame that is shown for longer has a damaged time
@@ -53,9 +56,14 @@ def read_frames(
     rate = None if fps is None else checked_fps(fps)
     film, pictures = Film(source), FilmPictures(named(source))
     part = _Part(film, rate, start, duration)
-    moments = part.read() if last is None else part.read_last(last)
     size = None if width is None or height is None else (width, height)
-    pixels = stack_pictures((pictures.picture(moment.frame, film.tags) for moment in moments), size)
+
+    def picture(moment: Moment) -> Image.Image:
+        made = pictures.picture(moment.frame, film.tags)
+        return fitted(made, size) if size else made
+
+    shown = map(picture, part.read()) if last is None else part.read_last(last, picture)
+    pixels = stack_pictures(shown, size)
     if part.stop is None and film.ends_early:
         logger.warning(
             "%s ends early: its header says %.1f s, but only %.1f s are there. "
@@ -69,7 +77,7 @@ def read_frames(
 
 def check_end(source: Source, *, fps: float, last: int) -> None:
     """Refuse at once what read_frames would refuse: the same frames are decoded, and dropped."""
-    _Part(Film(source), checked_fps(fps), 0, 0).read_last(last)
+    _Part(Film(source), checked_fps(fps), 0, 0).read_last(last, lambda moment: None)
 
 
 def read_metadata(path: Path | str) -> dict[str, object]:
@@ -98,25 +106,26 @@ class _Part:
         zero = self._first()
         return self._at_rate(moment for moment in self._shown() if moment.start >= zero)
 
-    def read_last(self, count: int) -> Iterable[Moment]:
-        """The last `count` frames, the same that reading everything gives.
+    def read_last(self, count: int, picture: Callable[[Moment], T]) -> list[T]:
+        """Pictures of the last `count` frames, the same that reading everything gives.
 
         A longer end is decoded until it holds enough.
         """
         zero = self._first()
         end = min(self.film.end, self.stop or self.film.end)
-        back = count * (1 / self.fps if self.fps else self.film.step) + MARGIN
+        length = count * (1 / self.fps if self.fps else self.film.step)
+        last = _Last(count, end - length, picture)
+        back = length + MARGIN
         while end - back > zero:
             try:
                 near = _from(self._shown(end - back), end - back)
-                # before scaling: scaling all of a long film would take minutes
-                found = deque(self._at_rate(near, zero), maxlen=count)
+                made = last.of(self._at_rate(near, zero))
             except Missed:
-                found = ()
-            if len(found) == count:
-                return found
+                made = []
+            if len(made) == count:
+                return made
             back *= 4
-        return deque(self.read(), maxlen=count)
+        return last.of(self.read())
 
     def _first(self) -> Fraction:
         """When the first frame is shown; all others are counted from it."""
@@ -141,6 +150,23 @@ class _Part:
 
     def _at_rate(self, moments: Iterator[Moment], zero: Fraction | None = None) -> Iterator[Moment]:
         return moments if self.fps is None else _resampled(moments, self.fps, zero, named(self.film.source))
+
+
+class _Last(Generic[T]):
+    """Pictures of the last frames.
+
+    Scaling all of a long film would take minutes, and keeping decoded frames takes gigabytes. So only what is
+    shown from `since` on, where the last frames begin if the header is right, is scaled as it comes.
+    """
+
+    def __init__(self, count: int, since: Fraction, picture: Callable[[Moment], T]) -> None:
+        self.count, self.since, self.picture = count, since, picture
+
+    def of(self, moments: Iterator[Moment]) -> list[T]:
+        kept: deque[Moment | tuple[T]] = deque(maxlen=self.count)
+        for moment in moments:
+            kept.append((self.picture(moment),) if moment.end > self.since else moment)
+        return [self.picture(entry) if isinstance(entry, Moment) else entry[0] for entry in kept]
 
 
 def _from(moments: Iterator[Moment], since: Fraction) -> Iterator[Moment]:

@@ -266,6 +266,16 @@ def test_a_truncated_image_is_refused_with_a_reason(tmp_path, keep):
         read_image(tmp_path / "a.png", width=8, height=8)
 
 
+def test_a_picture_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr(Image, "open", refuse)  # as root, everything may be read
+    with pytest.raises(FileError, match=r"a\.png” may not be read"):
+        read_image(tmp_path / "a.png", width=8, height=8)
+
+
 def test_a_missing_image_and_a_folder_are_refused_with_a_reason(tmp_path):
     for path in (tmp_path / "no.png", tmp_path):
         with pytest.raises(FileError, match="no image file"):

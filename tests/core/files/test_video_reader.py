@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
+from comfyui_sana_video.sana_video_core.files import film as film_files
 from comfyui_sana_video.sana_video_core.files import film_picture
 from comfyui_sana_video.sana_video_core.files.film import Film
 from comfyui_sana_video.sana_video_core.files.video_reader import nearest_frames, read_frames, read_metadata
@@ -285,6 +286,24 @@ def test_missing_files_are_refused(tmp_path):
         for path in (tmp_path / "no.mp4", tmp_path, "http://localhost:9/a.mp4"):
             with pytest.raises(FileError, match="no video file"):
                 read(path)
+
+
+def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise av.error.PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.setattr(av, "open", refuse)  # as root, everything may be read
+    for read in (read_frames, read_metadata):
+        with pytest.raises(FileError, match=r"a\.mp4” may not be read"):
+            read(tmp_path / "a.mp4")
+
+
+def test_pictures_that_are_too_large_are_refused_before_one_is_decoded(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4", [np.zeros((64, 96, 3), np.uint8)])
+    monkeypatch.setattr(film_files, "LARGEST", 64 * 96 * 3 - 1)
+    with pytest.raises(FileError, match="too large.*96x64"):
+        read_frames(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world\n" * 100, bytes(range(256)) * 100])
