@@ -302,7 +302,7 @@ def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path, monkeypatch):
 def test_pictures_that_are_too_large_are_refused_before_one_is_decoded(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", [np.zeros((64, 96, 3), np.uint8)])
     monkeypatch.setattr(film_files, "LARGEST", 64 * 96 * 3 - 1)
-    with pytest.raises(FileError, match="too large.*96x64"):
+    with pytest.raises(FileError, match=r"too large.*96x64"):
         read_frames(path)
 
 
