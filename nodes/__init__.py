@@ -10,7 +10,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .decode import SanaVideoDecode, SanaVideoDecodeStream
 from .loading import SanaVideoLoraLoader, SanaVideoModelLoader, SanaVideoTextEncoderLoader, SanaVideoVAELoader
-from .one_shot import SanaVideoEmptyLatent, SanaVideoSigmas
+from .one_shot import SanaVideoEmptyLatent, SanaVideoNoise, SanaVideoSigmas
 from .states import SanaVideoLoadState, SanaVideoSaveState, SanaVideoStateInfo
 from .streams import SanaVideoBlockSampler, SanaVideoPrime, SanaVideoStart, SanaVideoTextEncode
 from .words import speaking
@@ -31,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     SanaVideoDecodeStream,
     SanaVideoSigmas,
     SanaVideoEmptyLatent,
+    SanaVideoNoise,
 ]
 for node in NODES:
     speaking(node)

@@ -1,10 +1,10 @@
-"""For the 50-step models under ComfyUI's own samplers: their sigmas, and an empty latent."""
+"""For the 50-step models under ComfyUI's own samplers: their sigmas and noise, and an empty latent."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sana_video_core.config import CLIP_SAMPLERS
+from ..sana_video_core.config import CLIP_SAMPLERS, NOISE_DEVICES
 from . import checks
 from .help import schema
 
@@ -63,3 +63,25 @@ class SanaVideoEmptyLatent(io.ComfyNode):
         from ..bridge.decoding import empty_latent
 
         return io.NodeOutput(empty_latent(model, width, height, length, batch_size, vae, image))
+
+
+class SanaVideoNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoNoise",
+            "sampling",
+            inputs=[
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                io.Combo.Input("device", options=[*NOISE_DEVICES], default=NOISE_DEVICES[0]),
+                io.Latent.Input("latent", optional=True),
+            ],
+            outputs=[io.Noise.Output(display_name="noise")],
+            search_aliases=["random noise", "seed", "noise from a file"],
+        )
+
+    @classmethod
+    def execute(cls, seed, device, latent=None) -> io.NodeOutput:
+        from ..bridge.noise import ClipNoise
+
+        return io.NodeOutput(ClipNoise(seed, device, latent))

@@ -42,10 +42,6 @@ STORY = (
     ("it turns yellow, in a circle", "a red ball turns yellow and moves in a circle over a blue floor"),
     ("it grows", "a yellow ball grows over a blue floor"),
 )
-SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {  # core's samplers that are the original's, for each grid
-    "dpm++": ("SamplerDPMPP_2M_SDE", {"solver_type": "midpoint", "eta": 0}),
-    "euler": ("KSamplerSelect", {"sampler_name": "euler"}),
-}
 BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
 
 
@@ -231,25 +227,27 @@ def from_an_image(sheet: Any) -> None:
     film(sheet, "Video", "from_an_image", use, state, bottom=use.bottom)
 
 
-def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, image: bool = False) -> None:
+def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large: bool = False) -> None:
     """81 frames as the original samples them: its noise levels and solver, under ComfyUI's custom sampler."""
-    picture, large, grid = {}, size != (832, 480), "euler" if image else "dpm++"
+    files = (LARGE, "sana_video_720p", LTX) if large else (SHORT, "sana_video_480p", WAN)
+    use = loaded(sheet, note, *files, start=False)
+    size, picture = {"width": 1280, "height": 704} if large else {}, {}
     with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE, bottom=use.bottom):
         if image:
             frame = sheet.add("LoadImage", "First frame", 330, image="example.png")
             picture = {"vae": use.vae, "image": frame}
-        positive = prompt(sheet, "Prompt", use, words, 160 if image else 280, motion_score=30)
+        positive = prompt(sheet, "Prompt", use, text, 160 if image else 280, motion_score=30)
         negative = prompt(sheet, "Negative prompt", use, BLUR, 140, motion_score=0, instruction=False)
     with sheet.group("Size, noise and its levels", PURPLE, MIDDLE, bottom=use.bottom):
-        sizes = {"width": size[0], "height": size[1], "length": 81}
-        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **sizes, **picture)
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **size, **picture)
         noise = sheet.add("RandomNoise", "Noise", noise_seed=7)
-        sigmas = sheet.add("SanaVideoSigmas", grid=grid)
+        sigmas = sheet.add("SanaVideoSigmas", grid="euler" if image else "dpm++")
     with sheet.group("50 steps", PURPLE, MIDDLE, bottom=use.bottom):
         guider = sheet.add("CFGGuider", model=use.model, positive=positive, negative=negative, cfg=6)
-        solver = SOLVERS[grid]
-        parts = {"noise": noise, "guider": guider, "sampler": sheet.add(solver[0], "Solver", **solver[1])}
-        sampled = sheet.add("SamplerCustomAdvanced", "Sampler", sigmas=sigmas, latent_image=latent, **parts)
+        kind = {"sampler_name": "euler"} if image else {"solver_type": "midpoint", "eta": 0}
+        solver = sheet.add("KSamplerSelect" if image else "SamplerDPMPP_2M_SDE", "Solver", **kind)
+        parts = {"noise": noise, "guider": guider, "sampler": solver, "sigmas": sigmas}
+        sampled = sheet.add("SamplerCustomAdvanced", "Sampler", latent_image=latent, **parts)
         decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
         images = sheet.add(decode, vae=use.vae, **{socket: sampled})
     with sheet.group("Video", GREEN, FILM, bottom=use.bottom):
@@ -258,42 +256,27 @@ def clip(sheet: Any, use: Loaded, name: str, size: tuple[int, int], words: str, 
 
 
 def text_to_video(sheet: Any) -> None:
-    use = loaded(
-        sheet,
-        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once. It samples as the original "
-        "does: DPM-Solver++ 2M on its own noise levels, motion score 30. The negative prompt has no "
-        "instruction and motion score 0. For any length use *01_first_long_video*.",
-        SHORT,
-        "sana_video_480p",
-        start=False,
+    note = (
+        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, and samples as its authors "
+        "do. The negative prompt has no instruction, motion score 0. For any length: *01_first_long_video*."
     )
-    clip(sheet, use, "text_to_video", (832, 480), f"{FOX} {CAMERA}")
+    clip(sheet, note, "text_to_video", f"{FOX} {CAMERA}")
 
 
 def image_to_video(sheet: Any) -> None:
-    use = loaded(
-        sheet,
-        "## A clip that begins with a picture\n\nEmpty Latent makes the picture the first frame, which "
-        "the sampler leaves as it is. The noise levels are the original's for pictures (*euler*). Say in the "
-        "prompt what the picture shows, and what happens.",
-        SHORT,
-        "sana_video_480p",
-        start=False,
+    note = (
+        "## A clip that begins with a picture\n\nEmpty Latent makes the picture the first frame, which stays "
+        "as it is. Say in the prompt what the picture shows, and what happens."
     )
-    clip(sheet, use, "image_to_video", (832, 480), f"{DRAWING} {WAVING}", image=True)
+    clip(sheet, note, "image_to_video", f"{DRAWING} {WAVING}", image=True)
 
 
 def large_clip(sheet: Any) -> None:
-    use = loaded(
-        sheet,
+    note = (
         "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which "
-        "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames.",
-        LARGE,
-        "sana_video_720p",
-        LTX,
-        start=False,
+        "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames."
     )
-    clip(sheet, use, "720p", (1280, 704), f"{FOX} {CAMERA}")
+    clip(sheet, note, "720p", f"{FOX} {CAMERA}", large=True)
 
 
 SCENES = {

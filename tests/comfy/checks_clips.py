@@ -106,37 +106,57 @@ def ksampler_and_custom_advanced_give_the_same(demo):
     assert one.shape == (2, 16, 3, 6, 8)
 
 
-@check
-def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
-    """SamplerDPMPP_2M_SDE (midpoint, eta 0) on our sigmas against our DPM-Solver++, with the same noise."""
-    import torch
-
+def _clips(demo, grid, solver, noise, latent):
+    """Six steps by ComfyUI and by us, in VAE space; ours also from noise times the first sigma."""
     custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
-    sigmas = run("SanaVideoSigmas", 6, 8.0, 1.0, "dpm++")
-    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1)
-    guider = custom.CFGGuider.execute(demo.clip_model, demo.positive, demo.negative, 4.0).args[0]
-    sampler = custom.SamplerDPMPP_2M_SDE.execute("midpoint", 0.0, 1.0, "cpu").args[0]
-    noise = custom.RandomNoise.execute(5).args[0]
-    theirs = custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
     one_shot, statistics = pack("sana_video_core.sampling.one_shot"), pack("sana_video_core.vae.statistics")
+    vae = pack("sana_video_core.config").WAN_2_1
+    sigmas = run("SanaVideoSigmas", 6, 8.0, 1.0, grid)
+    guider = custom.CFGGuider.execute(demo.clip_model, demo.positive, demo.negative, 4.0).args[0]
+    theirs = custom.SamplerCustomAdvanced.execute(noise, guider, solver, sigmas, latent).args[0]["samples"]
     model = pack("sana_video_core.checkpoints.checkpoint").load_transformer(
         pack("demo.model_set").demo_set().transformer, family="sana_video_480p"
     )
     texts = [model.prepare_text(c[0][0], c[0][1]["attention_mask"]) for c in (demo.positive, demo.negative)]
-    ours = one_shot.sample_clip(
-        model,
-        *texts,
-        pack("sana_video_core.shapes").LatentGrid(6, 8),
-        3,
-        one_shot.ClipSampling(steps=6, cfg=4.0),
-        noise=noise.generate_noise(latent),
-    )
-    close(
-        theirs,
-        statistics.to_vae_space(ours, pack("sana_video_core.config").WAN_2_1),
-        1e-3 * ours.std().item(),
-    )
-    assert torch.isfinite(theirs).all()
+    image = statistics.to_model_space(latent["samples"][:, :, :1], vae) if "noise_mask" in latent else None
+    size = pack("sana_video_core.shapes").LatentGrid(6, 8)
+    sampling = one_shot.ClipSampling(steps=6, cfg=4.0, sampler=grid)
+    drawn = noise.generate_noise(latent)
+    ours = [
+        one_shot.sample_clip(model, *texts, size, 3, sampling, noise=drawn * scale, image=image)
+        for scale in (1.0, sigmas[0])
+    ]
+    return theirs, *(statistics.to_vae_space(clip, vae) for clip in ours)
+
+
+@check
+def our_sigmas_under_core_sampling_are_the_originals_solver(demo):
+    """SamplerDPMPP_2M_SDE (midpoint, eta 0) is our DPM-Solver++ but for the noise, which ComfyUI multiplies
+    by the first sigma (0.99987). KSamplerSelect's dpmpp_2m takes log sigma for lambda, and isn't."""
+    custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
+    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1)
+    noise = custom.RandomNoise.execute(5).args[0]
+    solver = custom.SamplerDPMPP_2M_SDE.execute("midpoint", 0.0, 1.0, "cpu").args[0]
+    theirs, plain, scaled = _clips(demo, "dpm++", solver, noise, latent)
+    close(theirs, scaled, 1e-5 * plain.std().item())
+    close(theirs, plain, 1e-3 * plain.std().item())
+    other = custom.KSamplerSelect.execute("dpmpp_2m").args[0]
+    theirs = _clips(demo, "dpm++", other, noise, latent)[0]
+    assert (theirs - plain).abs().max() > 1e-2 * plain.std()
+
+
+@check
+def a_clip_from_a_picture_is_the_originals_euler(demo):
+    """Frame 0 clean at timestep 0, the others by Euler steps. Our noise on a CPU is RandomNoise's."""
+    custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
+    latent = run("SanaVideoEmptyLatent", demo.clip_model, 64, 48, 9, 1, demo.vae, image())
+    noise = run("SanaVideoNoise", 5, "cpu")
+    assert same(noise.generate_noise(latent), custom.RandomNoise.execute(5).args[0].generate_noise(latent))
+    solver = custom.KSamplerSelect.execute("euler").args[0]
+    theirs, plain, _ = _clips(demo, "euler", solver, noise, latent)
+    close(theirs, plain, 1e-5 * plain.std().item())
+    given = run("SanaVideoNoise", 6, "cpu", {"samples": noise.generate_noise(latent)})
+    assert same(_clips(demo, "euler", solver, given, latent)[0], theirs)
 
 
 @check

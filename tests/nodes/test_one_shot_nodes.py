@@ -55,6 +55,38 @@ def test_impossible_sigmas_are_refused():
         run("Sigmas", 550, 8.0, 0.5, "dpm++")
 
 
+# --- noise
+
+
+def test_noise_is_one_draw_for_the_clip():
+    """As inference_sana_video.py draws it: one call with a generator of its own, seeded once."""
+    latent = {"samples": torch.zeros(2, 16, 3, 4, 6)}
+    before = torch.get_rng_state()
+    for device in ("gpu", "cpu"):
+        noise = run("Noise", 5, device)
+        made = noise.generate_noise(latent)
+        where = "cuda" if device == "gpu" and torch.cuda.is_available() else "cpu"
+        generator = torch.Generator(where).manual_seed(5)
+        assert same(made, torch.randn(2, 16, 3, 4, 6, generator=generator, device=where).cpu())
+        assert same(made, noise.generate_noise(latent))
+        assert noise.seed == 5
+        assert not torch.equal(made, run("Noise", 6, device).generate_noise(latent))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_from_a_file_is_taken_as_it_is():
+    given = torch.randn(1, 16, 3, 4, 6)
+    kept = given.clone()
+    noise = run("Noise", 5, "gpu", {"samples": given})
+    made = noise.generate_noise({"samples": torch.zeros(2, 16, 3, 4, 6)})
+    assert same(made, given.expand(2, -1, -1, -1, -1))
+    made.zero_()
+    assert same(given, kept)
+    for wrong, word in ((given[:, :, :2], "has to be"), (given * torch.nan, "NaN")):
+        with refused(word):
+            run("Noise", 5, "gpu", {"samples": wrong}).generate_noise({"samples": kept})
+
+
 # --- empty latents
 
 

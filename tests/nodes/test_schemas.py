@@ -41,7 +41,7 @@ OUTPUT_KEYWORDS = {"id", "display_name", "tooltip", "is_output_list"}
 IO_NAMES = {
     *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType"),
     *("Combo", "Int", "Float", "String", "Boolean"),
-    *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Sigmas"),
+    *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Sigmas", "Noise"),
 }
 
 

@@ -17,7 +17,7 @@ FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of files on a disk
-LEFT_OUT = {"SanaVideoLoraLoader"}  # for people with a LoRA
+LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoNoise"}  # for people with a LoRA; to compare with the original
 
 
 def read(name):
