@@ -21,7 +21,7 @@ def truncate_timestep(timesteps: Tensor) -> Tensor:
     """The timestep truncated to an integer, as in training; float32.
 
     The original casts to int64. A float32 sigma times 1000 falls just below 251, 253, 502, 506 and 511, where
-    a plain cast would be one too low. The offset 0.0001 repairs these and leaves true fractions (948.99)
+    a plain cast would be one too low. The offset 0.0001 repairs these and leaves true fractions (866.9993)
     alone.
     """
     return torch.floor(timesteps.to(torch.float64) + 0.0001).to(torch.float32)

@@ -118,12 +118,22 @@ def _heads(x: Tensor, size: int) -> Tensor:
 
 
 def timesteps(pack: Pack) -> None:
-    """Truncation: every k / 1000 in float32, and true fractions, which go down."""
+    """Truncation: every k / 1000 in float32 and what is beside it; true fractions go down."""
     truncate = pack.core("transformer.positions").truncate_timestep
     k = torch.arange(1001)
-    assert truncate((k.float() / 1000) * 1000).tolist() == k.tolist()
-    fractions = torch.tensor([948.99, 948.9995, 409.99, 60.21, 0.5, 999.0])
-    assert truncate(fractions).tolist() == [948, 948, 409, 60, 0, 999]
+    for sigmas in (
+        k.float() / 1000,
+        (k.double() / 1000).float(),
+        torch.tensor([i / 1000 for i in range(1001)]),
+    ):
+        assert truncate(sigmas * 1000).tolist() == k.tolist()
+        assert truncate(sigmas.double() * 1000).tolist() == k.tolist()
+    for beside in (0.0002, 0.0005, 0.0007, 0.01, 0.4, 0.9):
+        assert truncate(k[1:].double() - beside).tolist() == (k[1:] - 1).tolist()
+        assert truncate((k[1:].double() - beside).float()).tolist() == (k[1:] - 1).tolist()
+        assert truncate((k.double() + beside).float()).tolist() == k.tolist()
+    fractions = torch.tensor([948.99, 948.9995, 866.9993, 409.99, 60.21, 0.5, 999.0])
+    assert truncate(fractions).tolist() == [948, 948, 866, 409, 60, 0, 999]
     assert truncate(torch.tensor([727], dtype=torch.int64)).tolist() == [727]
     model = pack.tiny_model()
     features = pack.core("transformer.positions").timestep_features(torch.tensor([888.9, 888.0]))
