@@ -156,10 +156,9 @@ def _hosted(ours: nn.Module, theirs: nn.Module) -> nn.Module:
     return kinds[type(ours)](theirs) if type(ours) in kinds else theirs
 
 
-def _shapes(network: nn.Module | None) -> dict[str, torch.Size]:
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     """Every tensor's shape by its name; without what torch.compile adds to names."""
-    tensors = {} if network is None else network.state_dict()  # None: a checkpoint without a VAE
-    return {name.replace("_orig_mod.", ""): tensor.shape for name, tensor in tensors.items()}
+    return {name.replace("_orig_mod.", ""): tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def _foreign(vae: comfy.sd.VAE) -> InputError:
@@ -173,8 +172,13 @@ def _foreign(vae: comfy.sd.VAE) -> InputError:
 
 def vae_of(value: Any) -> HostedVae:
     """What our nodes do with the value of a VAE socket."""
-    if isinstance(value, comfy.sd.VAE):
-        return HostedVae(value)
-    raise InputError(
-        f"A {type(value).__name__} was connected as VAE; connect Load SANA-Video VAE or Load VAE."
-    )
+    if not isinstance(value, comfy.sd.VAE):
+        raise InputError(
+            f"A {type(value).__name__} was connected as VAE; connect Load SANA-Video VAE or Load VAE."
+        )
+    if value.first_stage_model is None:
+        raise InputError(
+            "This VAE is empty: the checkpoint that it was loaded from has none. "
+            "Connect Load SANA-Video VAE or Load VAE (Wan 2.1)."
+        )
+    return HostedVae(value)

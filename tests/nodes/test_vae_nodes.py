@@ -89,13 +89,20 @@ def test_the_weights_of_a_socket_are_left_alone():
         assert torch.equal(now, values)
 
 
-@pytest.mark.parametrize("network", [torch.nn.Identity(), None, WanVAE(VAEConfig(8, blocks=1))])
+@pytest.mark.parametrize("network", [torch.nn.Identity(), WanVAE(VAEConfig(8, blocks=1))])
 def test_other_networks_are_refused(network):
     vae = load_vae(demo_set().vae)
     vae.first_stage_model = network
     if isinstance(network, WanVAE):
         del network.encoder.downsamples[0]
     with pytest.raises(InputError, match=rf"{type(network).__name__} .* need the Wan 2\.1 VAE"):
+        vae_of(vae)
+
+
+def test_the_vae_of_a_checkpoint_without_one_is_refused():
+    vae = load_vae(demo_set().vae)
+    vae.first_stage_model = None
+    with pytest.raises(InputError, match=r"This VAE is empty.*Load SANA-Video VAE"):
         vae_of(vae)
 
 
