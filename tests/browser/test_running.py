@@ -5,6 +5,7 @@ leaves.
 import json
 import re
 
+import pytest
 from playwright.sync_api import expect
 from support.calibration import until
 from support.sites import ROOT
@@ -88,18 +89,57 @@ def test_stop_and_go_on(window):
     assert left != {15}, "the finished chunk was made again"
 
 
-def test_an_error_is_shown_on_its_node(window):
-    workflow = drawing(Start={0: 120})  # no multiple of 16
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes 2.0"])
+def test_an_error_is_shown_on_its_node(window, vue):
+    """Its sentence stays there after the page has dropped its own texts, and until the node runs again."""
+    window.empty(vue)
+    workflow = drawing(ModelLoader={1: "sana_video_480p"}, Start=SMALL, BlockSampler={0: 1})
     window.load(workflow)
     window.fit()
     window.run()
-    error = window.wait_for("execution_error")
-    assert error["node_id"] == node_id(workflow, "Start")
-    assert "120" in error["exception_message"]
+    error, start = window.wait_for("execution_error"), node_id(workflow, "Start")
+    assert error["node_id"] == start
+    sentence = "a stream needs a block-causal one"
+    assert sentence in error["exception_message"]
     expect(window.page.get_by_test_id("error-overlay")).to_be_visible()
-    window.page.wait_for_timeout(500)
-    window.shot("error-on-node")
+    window.page.wait_for_timeout(2500)  # the page may drop texts when it hears of the run's end
+    assert sentence in window.words(start)
+    expect(window.page.get_by_text(sentence).first).to_be_visible()
+    window.shot(f"error-on-node-{'vue' if vue else 'canvas'}")
     assert window.errors == []
+    loader = node_id(workflow, "ModelLoader")
+    window.page.evaluate("id => { app.graph.getNodeById(id).widgets[1].value = 'auto' }", loader)
+    window.run()
+    window.wait_for("execution_success")
+    window.page.wait_for_timeout(2500)
+    assert window.words(start) == ""
+
+
+def test_warnings_and_progress_stay_on_their_nodes(window):
+    workflow = one_block(values={0: 2, 1: 102}, size=SMALL)
+    next(n for n in workflow["nodes"] if n["type"].endswith("TextEncode"))["widgets_values"][0] = (
+        "a (red:1.3) ball moves right over a blue floor"
+    )
+    window.load(workflow)
+    window.fit()
+    window.run()
+    window.wait_for("execution_success")
+    window.page.wait_for_timeout(2500)
+    assert "“(red:1.3)” in the prompt" in window.words(node_id(workflow, "TextEncode"))
+    assert re.match(r"2 chunks · 5\.1 s · took \d+ s$", window.words(node_id(workflow, "BlockSampler")))
+    assert "chunk 1 · 5.1 s: a (red:1.3) ball" in window.words(node_id(workflow, "StateInfo"))
+    window.shot("words")
+    assert window.errors == []
+
+
+def test_a_size_is_refused_before_anything_runs(window):
+    workflow = drawing(Start={0: 33})
+    window.load(workflow)
+    answer = window.run()
+    assert answer.status == 400
+    assert "The width is 33 pixels" in answer.text()
+    assert [*answer.json()["node_errors"]] == [node_id(workflow, "Start")]
+    window.shot("size-refused")
 
 
 def test_a_missing_link_is_told_before_anything_runs(site, window):

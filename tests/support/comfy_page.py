@@ -10,6 +10,7 @@ from typing import Any
 from playwright.sync_api import Page, Response, TimeoutError, expect
 
 from .calibration import limit, until
+from .comfyui import TEXT
 
 SHOTS = Path(__file__).parents[2] / "out" / "browser"
 READY = "() => window.app?.vueAppReady && window.app?.graph && !document.querySelector('#splash-loader')"
@@ -40,7 +41,7 @@ class ComfyPage:
 
     def _hear(self, frame: str | bytes) -> None:
         if isinstance(frame, bytes):
-            self.previews += 1
+            self.previews += frame[:4] != TEXT
         else:
             self.messages.append(json.loads(frame))
 
@@ -105,6 +106,13 @@ class ComfyPage:
     def refresh(self) -> None:
         """As an artist's R: ask the server for nodes and files again."""
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
+
+    def words(self, node: str) -> str:
+        """What a node says on the page."""
+        found = "w => w.name === '$$node-text-preview'"
+        return self.page.evaluate(
+            f"id => app.graph.getNodeById(id).widgets?.find({found})?.value ?? ''", node
+        )
 
     def serialized(self) -> dict[str, Any]:
         return self.page.evaluate("() => app.graph.serialize()")

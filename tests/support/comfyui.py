@@ -24,6 +24,7 @@ from .which_comfyui import COMFYUI, missing
 
 ROOT = Path(__file__).parents[2]
 PACK_FOLDER = "ComfyUI-SANA-Video"
+TEXT = (3).to_bytes(4, "big")  # how a binary message begins that brings a node's text
 # as the suite's own process: bits may differ between thread counts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -59,6 +60,7 @@ class Run(NamedTuple):
     progress: list[tuple[str, int, int]]  # node, value, max
     previews: int
     files: list[Path]
+    words: dict[str, str]  # the last text on each node
 
 
 class Server:
@@ -87,7 +89,7 @@ class Server:
         return json.dumps(answer, ensure_ascii=False)
 
     async def _run(self, prompt, on_event) -> Run:
-        cached, ran, shown, progress, previews = set(), [], {}, [], 0
+        cached, ran, shown, progress, previews, words = set(), [], {}, [], 0, {}
         error, interrupted = None, False
         async with (
             aiohttp.ClientSession(self.url) as session,
@@ -98,7 +100,11 @@ class Server:
                 prompt_id = (await answer.json())["prompt_id"]
             async for message in socket_:
                 if message.type is not aiohttp.WSMsgType.TEXT:
-                    previews += 1
+                    if message.data[:4] == TEXT:
+                        length = 8 + int.from_bytes(message.data[4:8], "big")
+                        words[message.data[8:length].decode()] = message.data[length:].decode()
+                    else:
+                        previews += 1
                     continue
                 event = message.json()
                 kind, data = event["type"], event["data"]
@@ -124,7 +130,7 @@ class Server:
             for output in shown.values()
             for image in output.get("images", ())
         ]
-        return Run(cached, ran, shown, error, interrupted, progress, previews, files)
+        return Run(cached, ran, shown, error, interrupted, progress, previews, files, words)
 
 
 @contextmanager
