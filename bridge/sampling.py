@@ -57,6 +57,7 @@ def extend_with(
     )
 
     model.family.chunks.check_count(chunks)
+    model.warn_of_step_caches()
 
     def run(state: StreamState, chunks: int) -> Iterator[StreamState]:
         extension = plan_extension(model, state, prompt, sampling, chunks=chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_management
@@ -15,6 +16,7 @@ from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
 from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
 
+logger = logging.getLogger("sana_video")
 # ComfyUI's step caches need its own sampling loop; a distilled stream of four steps has nothing to skip
 STEP_CACHES = ("easycache", "lazycache")
 LORAS = "sana_video_loras"  # attachment of a patcher: names for the history
@@ -47,6 +49,15 @@ class HostedModel:
         """Names of the LoRAs in use, as far as known."""
         named = tuple(self.patcher.get_attachment(LORAS) or ())
         return named or (("unnamed",) if self.patcher.patches else ())
+
+    def warn_of_step_caches(self) -> None:
+        """Say that a node's step cache does nothing here."""
+        options = self.patcher.model_options["transformer_options"]
+        if any(cache in options for cache in STEP_CACHES):
+            logger.warning(
+                "A step cache (EasyCache, LazyCache) on this MODEL does nothing in a stream: "
+                "there are too few steps to skip one."
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.patcher.model.diffusion_model.state_dict()

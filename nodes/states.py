@@ -57,6 +57,7 @@ class SanaVideoSaveState(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, filename_prefix) -> io.NodeOutput:
+        from ..bridge.words import say
         from ..sana_video_core.errors import InputError
         from ..sana_video_core.streaming.state_file import save_state
 
@@ -65,6 +66,7 @@ class SanaVideoSaveState(io.ComfyNode):
         with new_file(state_prefix(filename_prefix), ".safetensors") as path:
             save_state(state.state, path)
         saved = f"Saved {path.name}: {state.state.frames} frames, {path.stat().st_size / 2**20:.1f} MiB."
+        say(saved)
         return io.NodeOutput(state, ui=ui.PreviewText(saved))
 
 

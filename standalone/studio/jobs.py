@@ -265,13 +265,13 @@ def is_picture(message: Message) -> bool:
 
 def missed_messages(job: Job) -> list[Message]:
     """The messages for a page that was away while `job` ran: all but the progress in between."""
-    messages: list[Message] = [*job.messages, *job.words.values()]
+    messages: list[Message] = list(job.messages)
     if job.status == "in_progress":
         messages += [
             {"type": "progress_state", "data": {"nodes": job.nodes, "prompt_id": job.id}},
             {"type": "executing", "data": {"node": job.node, "display_node": job.node, "prompt_id": job.id}},
         ]
-    return messages
+    return [*messages, *job.words.values()]  # the page takes a node's words away when it begins to run
 
 
 def _names(node: str) -> dict[str, Any]:

@@ -12,16 +12,18 @@ import folder_paths
 import pytest
 from comfy import model_management, utils
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from comfyui_sana_video.standalone.engine.graph import by_id
 from comfyui_sana_video.standalone.studio.page import Page
 from PIL import Image
+from server import PromptServer
 from support.calibration import limit
 
 test_utils = pytest.importorskip("aiohttp.test_utils")
 
 
 class Slow(io.ComfyNode):
-    """Says that it has begun, and waits until it is let go or interrupted; shows a picture on the way."""
+    """Says that it has begun, and waits until it is let go or interrupted; shows a picture and a text."""
 
     BEGUN, GO = threading.Event(), threading.Event()
 
@@ -34,6 +36,7 @@ class Slow(io.ComfyNode):
     def execute(cls, seed):
         bar = utils.ProgressBar(4)
         bar.update_absolute(1, preview=("JPEG", Image.new("RGB", (8, 4), "red"), 64))
+        PromptServer.instance.send_progress_text(f"going on: {seed}", get_executing_context().node_id)
         Slow.BEGUN.set()
         while not Slow.GO.wait(0.01):
             model_management.throw_exception_if_processing_interrupted()
@@ -62,7 +65,7 @@ class Client(test_utils.TestClient):
 
 class Socket:
     def __init__(self, socket):
-        self.socket, self.heard, self.pictures = socket, [], []
+        self.socket, self.heard, self.pictures, self.words = socket, [], [], []
 
     async def until(self, *kinds):
         """The data of the first message of one of these kinds; all before it are in `heard`."""
@@ -70,7 +73,11 @@ class Socket:
             message = await asyncio.wait_for(self.socket.receive(), limit(10))
             if isinstance(message.data, bytes):
                 kind, length = struct.unpack(">II", message.data[:8])
-                self.pictures.append((kind, message.data[8 : 8 + length], message.data[8 + length :]))
+                about, content = message.data[8 : 8 + length], message.data[8 + length :]
+                if kind == 3:
+                    self.words.append((about.decode(), content.decode()))
+                else:
+                    self.pictures.append((kind, about, content))
                 continue
             assert isinstance(message.data, str), message
             self.heard.append(message.json())

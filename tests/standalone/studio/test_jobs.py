@@ -55,6 +55,7 @@ def test_a_live_picture_says_which_node_it_is_of(ask):
         await begun()
         Slow.GO.set()
         await socket.until("execution_success")
+        assert socket.words == [("s", "going on: 0")]
         ((kind, about, picture),) = socket.pictures
         about = json.loads(about)
         assert (kind, about["node_id"], about["image_type"]) == (4, "s", "image/jpeg")

@@ -53,6 +53,9 @@ def test_a_page_that_was_away_hears_what_it_missed(ask):
         await asked.until(first, "completed")
         later = await asked.socket("me")  # over by now
         await later.until("execution_success")
+        await asked.post("/api/queue", json={"clear": True})
+        await later.until("status")  # all that was sent before it is heard by now
+        assert later.words == [("s", "going on: 1")]
         assert {m["data"]["node"] for m in later.heard if m["type"] == "executed"} == {"s", "show"}
         await later.leave()
         again = await asked.socket("me")  # knows all: nothing is reported twice
