@@ -39,7 +39,7 @@ class Words:
     def _send(self) -> None:
         # asked of the running process: a host that is no server hasn't imported it
         page = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-        if page is not None:
+        if page is not None and page.client_id is not None:  # a prompt from a script has no page
             lines = [*self._sentences, *filter(None, [self._progress])]
             page.send_progress_text("\n".join(lines).translate(PLAIN), self._node_id, page.client_id)
 

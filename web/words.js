@@ -32,7 +32,7 @@ function hear({ detail: { nodeId, text } }) {
 // A node that the canvas draws gets room for its lines; in Nodes 2.0 it grows by itself.
 function grow(node) {
   const words = said.get(node), widget = widgetOf(node);
-  if (!words || !widget?.options) return;
+  if (!words || !widget?.options || LiteGraph.vueNodesMode) return;
   const width = (node.size[0] - 60) / LETTER;
   const lines = words.text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / width)), 0);
   const height = 26 + LINE * Math.min(lines, LINES);

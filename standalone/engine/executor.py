@@ -52,7 +52,7 @@ class Executor:
     Nothing here is recursive: a chain may have thousands of nodes.
     """
 
-    client_id = None  # words go to whoever listens
+    client_id = ""  # words go to whoever listens
 
     def __init__(
         self, classes: dict, tell: Callable = lambda event, data: None, cache: str = "classic"

@@ -1,6 +1,7 @@
 """What a node says on the page: warnings, errors, how far it is."""
 
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -102,7 +103,11 @@ def test_without_a_page_nothing_happens(monkeypatch):
     monkeypatch.setattr(server.PromptServer, "instance", None)
     with words.on_node():
         words.say("to nobody")
-    monkeypatch.delitem(__import__("sys").modules, "server")
+    # a prompt from a script: without a receiver, ComfyUI would send the words to every open page
+    monkeypatch.setattr(server.PromptServer, "instance", SimpleNamespace(client_id=None))
+    with CurrentNodeContext("a prompt", "7"), words.on_node():
+        words.say("to nobody")
+    monkeypatch.delitem(sys.modules, "server")
     with CurrentNodeContext("a prompt", "7"), words.on_node():
         words.say("to nobody")
 
@@ -139,6 +144,19 @@ def test_the_time_that_is_left(step, elapsed, line):
     assert progress_line(Progress(3, 6, step, 5, None), ends, elapsed) == line.replace(
         "15 s left", f"{10 / 11 * 19:.0f} s left"
     )
+
+
+def test_a_step_cache_that_does_nothing_is_told(page):
+    model, state = demo().model.clone(), one_chunk()[1]
+    model.model_options["transformer_options"]["easycache"] = object()
+    page.clear()
+    sample(state, model=model)
+    assert "A step cache (EasyCache, LazyCache) on this MODEL does nothing in a stream" in page[0][0]
+
+
+def test_a_saved_state_is_told(page, base):
+    run("SaveState", one_chunk()[1], "mine")
+    assert _ending(page).startswith("Saved mine_00001_.safetensors: 41 frames, ")
 
 
 def test_decoding_says_chunks_only(page):
