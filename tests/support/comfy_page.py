@@ -65,7 +65,7 @@ class ComfyPage:
         self.set("Comfy.RightSidePanel.IsOpen", False)
         self.set("Comfy.Minimap.Visible", False)
         self.set("Comfy.VueNodes.Enabled", vue)
-        self.page.evaluate("() => { app.canvas.ds.reset(); app.extensionManager.toast.removeAll() }")
+        self.page.evaluate("() => { app.canvas.ds.reset(); app.extensionManager.toast.removeAll?.() }")
         for heard in (self.messages, self.outside, self.errors):
             heard.clear()
         self.previews = 0
