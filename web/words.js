@@ -7,6 +7,7 @@ const PREVIEW = "$$node-text-preview"; // the page's name for the widget
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 const AFTER = [0, 500, 2000]; // milliseconds: the page may hear of a run only after its error
 const LETTER = 6.5, LINE = 16, LINES = 6; // pixels of the page's small type; more lines scroll
+const refused = new Set(); // ids of nodes whose values were refused
 const said = new Map(); // by node: { nodeId, text, before: its height without words, grown: with them }
 
 function nodeAt(executionId) {
@@ -56,9 +57,35 @@ function repeat() {
   }
 }
 
+// What ComfyUI refuses before it runs, in our words: “width - The width is 33 pixels; …”
+function tell(nodeErrors) {
+  for (const [nodeId, { errors }] of Object.entries(nodeErrors ?? {})) {
+    const ours = errors.filter(({ type }) => type === "custom_validation_failed");
+    const sentences = new Set(ours.map(({ details }) => details.replace(/^\w+ - /, "")));
+    if (sentences.size && nodeAt(nodeId)) {
+      refused.add(nodeId);
+      api.dispatchCustomEvent("progress_text", { nodeId, text: [...sentences].join("\n") });
+    }
+  }
+}
+
+async function queue(original, ...request) {
+  for (const nodeId of refused) forget({ detail: nodeId });
+  refused.clear();
+  try {
+    const answer = await original.apply(api, request);
+    tell(answer?.node_errors); // of outputs that are left out
+    return answer;
+  } catch (error) {
+    tell(error?.response?.node_errors);
+    throw error;
+  }
+}
+
 app.registerExtension({
   name: "SANA-Video.words",
   setup() {
+    api.queuePrompt = queue.bind(null, api.queuePrompt);
     api.addEventListener("progress_text", hear);
     api.addEventListener("executing", forget);
     for (const end of ENDS) api.addEventListener(end, () => AFTER.forEach((time) => setTimeout(repeat, time)));

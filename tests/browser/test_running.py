@@ -139,7 +139,10 @@ def test_a_size_is_refused_before_anything_runs(window):
     assert answer.status == 400
     assert "The width is 33 pixels" in answer.text()
     assert [*answer.json()["node_errors"]] == [node_id(workflow, "Start")]
+    window.page.wait_for_timeout(500)
+    assert window.words(node_id(workflow, "Start")).startswith("The width is 33 pixels; ")
     window.shot("size-refused")
+    assert window.errors == []
 
 
 def test_a_missing_link_is_told_before_anything_runs(site, window):
