@@ -57,6 +57,16 @@ function repeat() {
   }
 }
 
+function fail({ detail }) {
+  const words = said.get(nodeAt(detail.node_id));
+  if (words) words.failed = true;
+}
+
+// A node whose result is in the cache again doesn't run, but its error is over.
+function recover({ detail }) {
+  for (const nodeId of detail.nodes) if (said.get(nodeAt(nodeId))?.failed) forget({ detail: nodeId });
+}
+
 // What ComfyUI refuses before it runs, in our words: “width - The width is 33 pixels; …”
 function tell(nodeErrors) {
   for (const [nodeId, { errors }] of Object.entries(nodeErrors ?? {})) {
@@ -88,6 +98,8 @@ app.registerExtension({
     api.queuePrompt = queue.bind(null, api.queuePrompt);
     api.addEventListener("progress_text", hear);
     api.addEventListener("executing", forget);
+    api.addEventListener("execution_error", fail);
+    api.addEventListener("execution_cached", recover);
     for (const end of ENDS) api.addEventListener(end, () => AFTER.forEach((time) => setTimeout(repeat, time)));
   },
 });

@@ -92,7 +92,7 @@ def test_stop_and_go_on(window):
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes 2.0"])
 def test_an_error_is_shown_on_its_node(window, vue):
     """Its sentence stays there after the page has dropped its own texts, and until the node runs again."""
-    window.empty(vue)
+    window.empty(vue, width=1900, height=1100)
     workflow = drawing(ModelLoader={1: "sana_video_480p"}, Start=SMALL, BlockSampler={0: 1})
     window.load(workflow)
     window.fit()
