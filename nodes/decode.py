@@ -45,7 +45,7 @@ class SanaVideoDecodeStream(io.ComfyNode):
                 io.Int.Input("batch_row", default=0, min=0, max=15, advanced=True),
             ],
             outputs=[io.Video.Output(display_name="video")],
-            search_aliases=["vae decode", "create video", "long video", "stream to file"],
+            search_aliases=["vae decode", "create video", "save long video", "stream to file"],
         )
 
     @classmethod

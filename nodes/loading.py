@@ -28,7 +28,13 @@ class SanaVideoModelLoader(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
-            search_aliases=["sana", "longsana", "longlive", "load diffusion model", "unet loader"],
+            search_aliases=[
+                "load sana",
+                "load longsana",
+                "load longlive",
+                "load diffusion model",
+                "unet loader",
+            ],
         )
 
     @classmethod

@@ -49,7 +49,7 @@ class SanaVideoStart(io.ComfyNode):
                 ),
             ],
             outputs=[State.Output(display_name="state")],
-            search_aliases=["empty latent video", "begin", "new stream", "long video"],
+            search_aliases=["empty latent video", "begin", "new stream"],
         )
 
     @classmethod
@@ -118,10 +118,16 @@ class SanaVideoBlockSampler(io.ComfyNode):
                 io.Int.Output(display_name="frames"),
             ],
             search_aliases=[
+                "sana",
+                "longsana",
+                "longlive",
                 "long video",
                 "extend",
                 "continue",
-                "longlive",
+                "next shot",
+                "loop video",
+                "video continuation",
+                "stream",
                 "infinite video",
                 "autoregressive",
             ],

@@ -2,11 +2,14 @@
 
 import asyncio
 import importlib
+import os
 import pkgutil
+import subprocess
 import sys
 
 import pytest
-from conftest import load_checkout
+import yaml
+from conftest import ROOT, load_checkout
 from support.archive import archived, unpack
 
 OUT = ("benchmarks", "command_line", "docs", "standalone", "tests", "training")
@@ -19,8 +22,18 @@ def test_the_archive_holds_what_artists_use_and_no_server():
     assert {"bridge", "demo", "kernels", "nodes", "sana_video_core", "web", "workflows"} <= folders
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
     assert {"web/docs/SanaVideoStart.md", "web/state_colour.js"} <= set(names)
-    assert "workflows/00_without_downloads.json" in names
+    assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 20  # with their pictures
+    assert "workflows/00_without_downloads.json" not in names  # the page would list the demo twice
     assert not [name for name in names if name.startswith("workflows/") and name.endswith(".py")]
+
+
+def test_every_name_reaches_the_archive():
+    """comfy-cli takes the lines of `git ls-files`, and drops those that are no files: quoted names."""
+    publish = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
+    settings = {name: str(value) for name, value in publish["jobs"]["publish"]["env"].items()}
+    command = ["git", "-C", str(ROOT), "ls-files", "workflows"]
+    listed = subprocess.run(command, env=os.environ | settings, check=True, capture_output=True, text=True)
+    assert not [name for name in listed.stdout.splitlines() if not (ROOT / name).is_file()]
 
 
 @pytest.fixture

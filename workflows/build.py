@@ -18,6 +18,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 from ..standalone.engine.graph import fits, load_nodes
 from . import scenes
+from .arrange import Box, Frame, Node, arrange
+from .room import content
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,10 +34,24 @@ CORE = {"cnr_id": "comfy-core", "ver": TABLE["comfyui"]}
 PACK = {"cnr_id": PROJECT["name"], "ver": PROJECT["version"]}
 # only the page knows it
 NOTE = {"display_name": "Markdown Note", "output": [], "output_name": [], "input": {}}
+# The page lists the files by their names, as the disk has them, and its search puts short names first. So
+# each name has a word more than the one before: a search for “sana” finds them in order.
+TITLES = {
+    "0": ("demo", scenes.without_downloads),
+    "1": ("first long video", scenes.first_long_video),
+    "2": ("three shots, one film", scenes.three_shots),
+    "3": ("two endings from one beginning", scenes.two_endings),
+    "4a": ("save a stream and stop today", scenes.save_today),
+    "4b": ("go on tomorrow as if never stopped", scenes.continue_tomorrow),
+    "5": ("begin the stream with one of your pictures", scenes.from_an_image),
+    "6": ("text to video, 5 s clip in 50 steps", scenes.text_to_video),
+    "7": ("image to video, a 5 s clip in 50 steps", scenes.image_to_video),
+    "8": ("text to video, a 5 s clip in 50 steps, 720p", scenes.large_clip),
+}
+NAMES = {number: f"SANA-Video {number} – {title}" for number, (title, _) in TITLES.items()}  # noqa: RUF001
+# for a command line; not in the registry's archive, so that the page doesn't list the demo twice
+EASY_TO_TYPE = {"0": "00_without_downloads"}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-BAR, BORDER, BETWEEN, APART = 30, 15, 25, 30  # a title; inside of a group; between its nodes; between groups
-ROOMY = ("SaveVideo", "SanaVideoStateInfo", "SanaVideoTextEncode", "LoadImage")  # show more in a taller node
-Node = dict[str, Any]
 
 
 class Entry(NamedTuple):
@@ -88,43 +104,27 @@ class Sheet:
         self._info = info
         self.nodes: list[Node] = []
         self.links: list[list[Any]] = []
-        self.groups: list[dict[str, Any]] = []
         self.prompt: dict[str, Any] = {}
-        self._pen, self.between, self.right = (0, 0, 0), BETWEEN, -APART
-
-    def move(self, width: int, x: int | None = None, y: int = 0) -> None:
-        """Continue at (x, y), or in a new column, with nodes of this width."""
-        self._pen = (self.right + APART if x is None else x, y, width)
+        self._columns: list[list[Frame]] = []
 
     @contextmanager
-    def group(
-        self, title: str, color: str, width: int, x: int | None = None, y: int = 0, bottom: int = 0
-    ) -> Iterator[dict[str, int]]:
-        """A frame around the nodes that are added inside; the last one grows down to `bottom` if it can.
+    def group(self, title: str, color: str, width: int, below: bool = False) -> Iterator[None]:
+        """A frame around the nodes that are added inside: in a new column, or below the last frame."""
+        frame = Frame(title, color, width, [])
+        if below:
+            self._columns[-1].append(frame)
+        else:
+            self._columns.append([frame])
+        yield
 
-        Yields a dict that afterwards holds the frame's right and bottom.
-        """
-        end, first = {}, len(self.nodes)
-        self.move(width, x, y)
-        left = self._pen[0]
-        self._pen = (left + BORDER, y + 2 * BAR + BORDER, width)
-        yield end
-        last = self.nodes[-1]
-        if last["type"] in ROOMY:
-            last["size"][1] = max(last["size"][1], bottom - BORDER - last["pos"][1])
-        lowest = max(node["pos"][1] + node["size"][1] for node in self.nodes[first:])
-        end |= {"right": left + width + 2 * BORDER, "bottom": max(bottom, lowest + BORDER)}
-        bounding = [left, y, end["right"] - left, end["bottom"] - y]
-        frame = {"id": len(self.groups) + 1, "title": title, "bounding": bounding}
-        self.groups.append(frame | {"color": color, "font_size": 24, "flags": {}})
-        self.right = max(self.right, end["right"])
+    def note(self, text: str, width: int, height: int) -> None:
+        """A column that begins with a note."""
+        with self.group("", "", width):
+            node = self._place("MarkdownNote", "About this workflow", Box({}, height, True))
+        node |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
 
-    def note(self, text: str, height: int) -> None:
-        self._place("MarkdownNote", "About this workflow", height)
-        self.nodes[-1] |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
-
-    def add(self, kind: str, title: str = "", room: int = 0, **inputs: Any) -> Node:
-        """A node below the last one, `room` high, or as high as it needs to be.
+    def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
+        """A node below the last one.
 
         `inputs`: values for widgets, and for sockets a node, whose first fitting output is taken.
         """
@@ -132,7 +132,8 @@ class Sheet:
         if unknown := set(inputs) - {entry.name for entry in listed}:
             raise KeyError(f"{kind} has no input {', '.join(sorted(unknown))}.")
         values = {e.name: plain(inputs.get(e.name, e.default())) for e in listed if e.widget}
-        node = self._place(kind, title, room)
+        has = content(kind, listed, len(self._info[kind]["output"]))
+        node = self._place(kind, title, Box({}, has.full(), has.roomy()), has.closed())
         for slot, entry in enumerate(listed):
             if entry.widget:
                 control = ["fixed"] if entry.options.get("control_after_generate") else []
@@ -147,22 +148,20 @@ class Sheet:
         self.prompt[str(node["id"])] = {"inputs": values | sources, "class_type": kind, "_meta": meta}
         return node
 
-    def _place(self, kind: str, title: str, height: int) -> Node:
-        info, (x, y, width) = self._info[kind], self._pen
-        listed = entries(info)
-        rows = sum(entry.widget + ("control_after_generate" in entry.options) for entry in listed)
-        sockets = max(sum(not entry.widget for entry in listed), len(info["output"]))
-        height = height or 6 + 20 * sockets + (24 * rows + 8 if rows else 0)  # as the page counts
-        node = {"id": len(self.nodes) + 1, "type": kind, "pos": [x, y], "size": [width, height], "flags": {}}
+    def _place(self, kind: str, title: str, box: Box, closed: int = 0) -> Node:
+        info, frame = self._info[kind], self._columns[-1][-1]
+        size = [frame.width, box.full if box.roomy else closed]
+        node = {"id": len(self.nodes) + 1, "type": kind, "pos": [0, 0], "size": size, "flags": {}}
         node |= {"order": len(self.nodes), "mode": 0, "inputs": []}
         outputs = zip(info["output_name"], info["output"], strict=True)
         node["outputs"] = [{"name": name, "type": output, "links": None} for name, output in outputs]
         node |= {"title": title} if title else {}
         origin = PACK if kind.startswith("SanaVideo") else CORE
         node["properties"] = {} if kind == "MarkdownNote" else origin | {"Node name for S&R": kind}
-        self.nodes.append(node | {"widgets_values": []})
-        self._pen, self.right = (x, y + height + self.between + BAR, width), max(self.right, x + width)
-        return self.nodes[-1]
+        node["widgets_values"] = []
+        self.nodes.append(node)
+        frame.boxes.append(box._replace(node=node))
+        return node
 
     def _link(self, source: Node, target: Node, slot: int, entry: Entry) -> int:
         kinds = [output["type"] for output in source["outputs"]]
@@ -184,6 +183,7 @@ class Sheet:
         return {"models": models} if models else {}
 
     def drawing(self, name: str) -> dict[str, Any]:
+        groups = arrange(self._columns)
         return {
             "id": str(uuid5(NAMESPACE_URL, f"{PACK['cnr_id']}/{name}")),
             "revision": 0,
@@ -191,7 +191,7 @@ class Sheet:
             "last_link_id": len(self.links),
             "nodes": self.nodes,
             "links": self.links,
-            "groups": self.groups,
+            "groups": groups,
             "config": {},
             # without a view: the page fits it
             "extra": {"frontendVersion": "1.47.10", "workflowRendererVersion": "LG"},
@@ -202,11 +202,15 @@ class Sheet:
 def files() -> dict[Path, str]:
     """The text of every workflow file."""
     info, texts = known_nodes(), {}
-    for name, draw in scenes.SCENES.items():
-        sheet = Sheet(info)
+    for number, (_, draw) in TITLES.items():
+        sheet, name = Sheet(info), NAMES[number]
         draw(sheet)
-        for path, content in ((f"{name}.json", sheet.drawing(name)), (f"api/{name}.json", sheet.prompt)):
-            texts[HERE / path] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        drawn, prompt = (
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+            for value in (sheet.drawing(name), sheet.prompt)
+        )
+        for file in (name, EASY_TO_TYPE.get(number, name)):
+            texts |= {HERE / f"{file}.json": drawn, HERE / "api" / f"{file}.json": prompt}
     return texts
 
 

@@ -19,7 +19,7 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
 BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
 WIDE, MIDDLE, FILM = 360, 295, 430  # widths of nodes
 BUILT_IN = "demo (built in)"
-DEMO = "**Without downloads:** the demo, *00_without_downloads*, runs on a small built-in model."
+DEMO = "**Without downloads:** the demo, *SANA-Video 0*, runs on a small built-in model."
 FOX = (
     "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold "
     "air."
@@ -50,7 +50,6 @@ class Loaded(NamedTuple):
     encoder: Any
     vae: Any
     start: Any  # a stream of nothing yet, or None
-    bottom: int  # where the column ends
 
 
 def loaded(
@@ -61,23 +60,18 @@ def loaded(
     files = [f"- [{name}](https://huggingface.co/{MODELS[name][1]}) in {MODELS[name][0]}" for name in names]
     demo = DEMO if vae == WAN else "The built-in demo has no model of this kind."
     text = "\n\n".join((words, "**Download** into ComfyUI's models folder:", "\n".join(files), demo))
-    sheet.move(WIDE + 30, y=30)
-    sheet.note(text, 255)
-    title, bottom = ("Models and size", 990) if start else ("Models", 800)
-    with sheet.group(title, BLUE, WIDE, x=0, y=315, bottom=bottom) as frame:
-        sheet.between = 55  # loaders grow when the page draws nodes the new way
+    sheet.note(text, WIDE + 30, 255)
+    with sheet.group("Models and size" if start else "Models", BLUE, WIDE, below=True):
         loaders = (
             sheet.add("SanaVideoModelLoader", model_name=model, family=family),
             sheet.add("SanaVideoTextEncoderLoader", encoder_name=GEMMA),
             sheet.add("VAELoader" if vae == LTX else "SanaVideoVAELoader", vae_name=vae),
         )
         begun = sheet.add("SanaVideoStart", model=loaders[0]) if start else None
-    sheet.between = 25
-    return Loaded(*loaders, begun, frame["bottom"])
+    return Loaded(*loaders, begun)
 
 
 def without_downloads(sheet: Any) -> None:
-    sheet.move(WIDE + 30, y=30)
     sheet.note(
         "## Three prompts, one film, on a small model\n\nPress Run. This model comes with the pack and knows "
         "one kind of scene: *a red ball moves right over a blue floor*.\n\n- colours: red, orange, yellow, "
@@ -85,36 +79,37 @@ def without_downloads(sheet: Any) -> None:
         "right, up or down, moves in a circle, bounces off the walls, grows, shrinks, spins, stops; also "
         "*turns green and moves up*\n- floors: blue, green, grey, brown, purple, black\n\n**Download** "
         "nothing; the other workflows do the same with the models of SANA-Video. This is the demo.",
+        WIDE + 30,
         255,
     )
-    with sheet.group("Models and size", BLUE, WIDE, x=0, y=315, bottom=990) as frame:
-        sheet.between = 55
+    with sheet.group("Models and size", BLUE, WIDE, below=True):
         loaders = (
             sheet.add("SanaVideoModelLoader", model_name=BUILT_IN),
             sheet.add("SanaVideoTextEncoderLoader", encoder_name=BUILT_IN),
             sheet.add("SanaVideoVAELoader", vae_name=BUILT_IN),
         )
         begun = sheet.add("SanaVideoStart", model=loaders[0], width=128, height=128)
-    sheet.between = 25
-    use = Loaded(*loaders, begun, frame["bottom"])
+    use = Loaded(*loaders, begun)
     state = use.start
     for number, (title, text) in enumerate(STORY, 1):
-        with sheet.group(f"Shot {number}: {title}", PURPLE, MIDDLE, bottom=use.bottom):
+        with sheet.group(f"Shot {number}: {title}", PURPLE, MIDDLE):
             words = prompt(sheet, f"Prompt {number}", use, text)
             state = sampler(sheet, f"Shot {number}", use, words, state, seed=5)
             sheet.add("SanaVideoStateInfo", f"After shot {number}", state=state)
-    film(sheet, "Video", "without_downloads", use, state, bottom=use.bottom)
+    film(sheet, "Video", "without_downloads", use, state)
 
 
-def film(sheet: Any, title: str, file: str, use: Loaded, state: Any, chunk: int = 0, **place: int) -> None:
+def film(
+    sheet: Any, title: str, file: str, use: Loaded, state: Any, chunk: int = 0, below: bool = False
+) -> None:
     """Decodes a stream and saves it as a video file."""
-    with sheet.group(title, GREEN, FILM, **place):
+    with sheet.group(title, GREEN, FILM, below):
         video = sheet.add("SanaVideoDecodeStream", vae=use.vae, state=state, from_chunk=chunk)
         sheet.add("SaveVideo", video=video, filename_prefix=f"video/{file}")
 
 
-def prompt(sheet: Any, title: str, use: Loaded, words: str, height: int = 200, **options: Any) -> Any:
-    return sheet.add("SanaVideoTextEncode", title, height, text_encoder=use.encoder, text=words, **options)
+def prompt(sheet: Any, title: str, use: Loaded, words: str, **options: Any) -> Any:
+    return sheet.add("SanaVideoTextEncode", title, text_encoder=use.encoder, text=words, **options)
 
 
 def sampler(sheet: Any, title: str, use: Loaded, words: Any, state: Any, chunks: int = 2, **more: Any) -> Any:
@@ -128,11 +123,11 @@ def first_long_video(sheet: Any) -> None:
         "## One prompt, 15 seconds\n\nSix chunks of 2.5 s, one after the other. The past travels as a "
         "*state* of fixed size: 60 chunks need no more memory than 6.",
     )
-    with sheet.group("Prompt and six chunks", PURPLE, WIDE, bottom=use.bottom):
+    with sheet.group("Prompt and six chunks", PURPLE, WIDE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         stream = sampler(sheet, "", use, words, use.start, 6)
         sheet.add("SanaVideoStateInfo", state=stream)
-    film(sheet, "Video", "first_long_video", use, stream, bottom=use.bottom)
+    film(sheet, "Video", "first_long_video", use, stream)
 
 
 def three_shots(sheet: Any) -> None:
@@ -149,11 +144,11 @@ def three_shots(sheet: Any) -> None:
     )
     state = use.start
     for number, (title, text, change) in enumerate(shots, 1):
-        with sheet.group(title, PURPLE, MIDDLE, bottom=use.bottom):
+        with sheet.group(title, PURPLE, MIDDLE):
             words = prompt(sheet, f"Prompt {number}", use, text)
             state = sampler(sheet, f"Shot {number}", use, words, state, on_prompt_change=change)
             sheet.add("SanaVideoStateInfo", f"After shot {number}", state=state)
-    film(sheet, "Video", "three_shots", use, state, bottom=use.bottom)
+    film(sheet, "Video", "three_shots", use, state)
 
 
 def two_endings(sheet: Any) -> None:
@@ -162,51 +157,49 @@ def two_endings(sheet: Any) -> None:
         "## One beginning, two endings\n\nConnect a state to two samplers, and both continue from the same "
         "moment. The beginning is made once; change one ending, and only that one is made again.",
     )
-    half = 500
-    with sheet.group("Beginning", PURPLE, MIDDLE, bottom=2 * half + 30):
+    with sheet.group("Beginning", PURPLE, MIDDLE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         begun = sampler(sheet, "Beginning", use, words, use.start)
         sheet.add("SanaVideoStateInfo", "Where both continue", state=begun)
-    x = sheet.right + 30
-    for letter, text, y in (("A", RUN, 0), ("B", HOUSE, half + 30)):
-        with sheet.group(f"Ending {letter}", PURPLE, MIDDLE, x=x, y=y, bottom=y + half) as frame:
-            words = prompt(sheet, f"Prompt {letter}", use, f"{text} {CAMERA}", half - 358)
-            end = sampler(sheet, f"Ending {letter}", use, words, begun)
-        place = {"x": frame["right"] + 30, "y": y, "bottom": y + half}
-        film(sheet, f"Video {letter}", f"ending_{letter.lower()}", use, end, **place)
+    ends = []
+    for letter, text in (("A", RUN), ("B", HOUSE)):
+        with sheet.group(f"Ending {letter}", PURPLE, MIDDLE, below=letter == "B"):
+            words = prompt(sheet, f"Prompt {letter}", use, f"{text} {CAMERA}")
+            ends.append(sampler(sheet, f"Ending {letter}", use, words, begun))
+    for letter, end in zip("AB", ends, strict=True):
+        film(sheet, f"Video {letter}", f"ending_{letter.lower()}", use, end, below=letter == "B")
 
 
 def save_today(sheet: Any) -> None:
     use = loaded(
         sheet,
         "## Today: make a beginning and keep its state\n\nSave State writes "
-        "output/sana_states/today_00001_.safetensors. Tomorrow open *04_continue_tomorrow*: it continues as "
+        "output/sana_states/today_00001_.safetensors. Tomorrow open *SANA-Video 4b*: it continues as "
         "if the video had never stopped.",
     )
-    with sheet.group("Prompt and four chunks", PURPLE, WIDE, bottom=use.bottom):
+    with sheet.group("Prompt and four chunks", PURPLE, WIDE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         stream = sampler(sheet, "", use, words, use.start, 4)
         sheet.add("SanaVideoStateInfo", state=stream)
-    x = sheet.right + 30
-    with sheet.group("Keep the state", BLUE, FILM, x=x) as frame:
-        sheet.add("SanaVideoSaveState", room=90, state=stream, filename_prefix="sana_states/today")
-    film(sheet, "Video", "today", use, stream, x=x, y=frame["bottom"] + 30, bottom=use.bottom)
+    with sheet.group("Keep the state", BLUE, FILM):
+        sheet.add("SanaVideoSaveState", state=stream, filename_prefix="sana_states/today")
+    film(sheet, "Video", "today", use, stream, below=True)
 
 
 def continue_tomorrow(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## Tomorrow: continue from the saved state\n\nNeeds the file that *04_save_today* wrote (press R if "
+        "## Tomorrow: continue from the saved state\n\nNeeds the file that *SANA-Video 4a* wrote (press R if "
         "it isn't in the list) and the same model. The video shows only what is new: from chunk 4 on.",
         start=False,
     )
-    with sheet.group("Yesterday", BLUE, WIDE, bottom=use.bottom):
+    with sheet.group("Yesterday", BLUE, WIDE):
         state = sheet.add("SanaVideoLoadState", file="sana_states/today_00001_.safetensors [output]")
         sheet.add("SanaVideoStateInfo", state=state)
-    with sheet.group("Prompt and four chunks more", PURPLE, WIDE, bottom=use.bottom):
-        words = prompt(sheet, "Prompt", use, f"{RUN} {CAMERA}", use.bottom - 358)
+    with sheet.group("Prompt and four chunks more", PURPLE, WIDE):
+        words = prompt(sheet, "Prompt", use, f"{RUN} {CAMERA}")
         stream = sampler(sheet, "", use, words, state, 4)
-    film(sheet, "Video of the new part", "tomorrow", use, stream, 4, bottom=use.bottom)
+    film(sheet, "Video of the new part", "tomorrow", use, stream, 4)
 
 
 def from_an_image(sheet: Any) -> None:
@@ -215,16 +208,16 @@ def from_an_image(sheet: Any) -> None:
         "## Begin with a picture\n\nPrime makes the picture the first frame of the stream; the samplers "
         "continue from there. Say in prompt 1 what the picture shows. Prime also continues a video.",
     )
-    with sheet.group("Picture", BLUE, MIDDLE, bottom=use.bottom):
+    with sheet.group("Picture", BLUE, MIDDLE):
         words = prompt(sheet, "Prompt 1", use, DRAWING)
         ready = {"model": use.model, "vae": use.vae, "positive": words, "state": use.start}
-        image = sheet.add("LoadImage", room=330, image="example.png")
+        image = sheet.add("LoadImage", image="example.png")
         state = sheet.add("SanaVideoPrime", image=image, **ready)
-    with sheet.group("Shot 1 and 2", PURPLE, MIDDLE, bottom=use.bottom):
+    with sheet.group("Shot 1 and 2", PURPLE, MIDDLE):
         state = sampler(sheet, "Shot 1", use, words, state)
-        words = prompt(sheet, "Prompt 2", use, WAVING, use.bottom - 636)
+        words = prompt(sheet, "Prompt 2", use, WAVING)
         state = sampler(sheet, "Shot 2", use, words, state)
-    film(sheet, "Video", "from_an_image", use, state, bottom=use.bottom)
+    film(sheet, "Video", "from_an_image", use, state)
 
 
 def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large: bool = False) -> None:
@@ -232,17 +225,17 @@ def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large
     files = (LARGE, "sana_video_720p", LTX) if large else (SHORT, "sana_video_480p", WAN)
     use = loaded(sheet, note, *files, start=False)
     size, picture = {"width": 1280, "height": 704} if large else {}, {}
-    with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE, bottom=use.bottom):
+    with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE):
         if image:
-            frame = sheet.add("LoadImage", "First frame", 330, image="example.png")
+            frame = sheet.add("LoadImage", "First frame", image="example.png")
             picture = {"vae": use.vae, "image": frame}
-        positive = prompt(sheet, "Prompt", use, text, 160 if image else 280, motion_score=30)
-        negative = prompt(sheet, "Negative prompt", use, BLUR, 140, motion_score=0, instruction=False)
-    with sheet.group("Size, noise and its levels", PURPLE, MIDDLE, bottom=use.bottom):
+        positive = prompt(sheet, "Prompt", use, text, motion_score=30)
+        negative = prompt(sheet, "Negative prompt", use, BLUR, motion_score=0, instruction=False)
+    with sheet.group("Size, noise and its levels", PURPLE, MIDDLE):
         latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **size, **picture)
         noise = sheet.add("RandomNoise", "Noise", noise_seed=7)
         sigmas = sheet.add("SanaVideoSigmas", grid="euler" if image else "dpm++")
-    with sheet.group("50 steps", PURPLE, MIDDLE, bottom=use.bottom):
+    with sheet.group("50 steps", PURPLE, MIDDLE):
         guider = sheet.add("CFGGuider", model=use.model, positive=positive, negative=negative, cfg=6)
         kind = {"sampler_name": "euler"} if image else {"solver_type": "midpoint", "eta": 0}
         solver = sheet.add("KSamplerSelect" if image else "SamplerDPMPP_2M_SDE", "Solver", **kind)
@@ -250,7 +243,7 @@ def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large
         sampled = sheet.add("SamplerCustomAdvanced", "Sampler", latent_image=latent, **parts)
         decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
         images = sheet.add(decode, vae=use.vae, **{socket: sampled})
-    with sheet.group("Video", GREEN, FILM, bottom=use.bottom):
+    with sheet.group("Video", GREEN, FILM):
         video = sheet.add("CreateVideo", images=images, fps=16)
         sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
 
@@ -258,7 +251,7 @@ def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large
 def text_to_video(sheet: Any) -> None:
     note = (
         "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, and samples as its authors "
-        "do. The negative prompt has no instruction, motion score 0. For any length: *01_first_long_video*."
+        "do. The negative prompt has no instruction, motion score 0. For any length: *SANA-Video 1*."
     )
     clip(sheet, note, "text_to_video", f"{FOX} {CAMERA}")
 
@@ -277,17 +270,3 @@ def large_clip(sheet: Any) -> None:
         "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames."
     )
     clip(sheet, note, "720p", f"{FOX} {CAMERA}", large=True)
-
-
-SCENES = {
-    "00_without_downloads": without_downloads,
-    "01_first_long_video": first_long_video,
-    "02_three_shots": three_shots,
-    "03_two_endings": two_endings,
-    "04_save_today": save_today,
-    "04_continue_tomorrow": continue_tomorrow,
-    "05_from_an_image": from_an_image,
-    "06_text_to_video_50_steps": text_to_video,
-    "07_image_to_video_50_steps": image_to_video,
-    "08_720p": large_clip,
-}

@@ -1,9 +1,9 @@
 """Draws the pictures that ComfyUI's page shows beside the workflows.
 
-    python -m comfyui_sana_video.workflows.thumbnails [NAME …]
+    python -m comfyui_sana_video.workflows.thumbnails [NUMBER …]
 
-Each is a title over eight frames that the built-in demo makes as that workflow does. The demo doesn't know
-the size of 08, so its picture isn't made here. Takes minutes.
+Each is four frames that the built-in demo makes as that workflow does; for 8, too, whose size it doesn't
+know. Takes minutes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..sana_video_core.files.image_file import fill_and_crop, to_bytes
 from ..sana_video_core.streaming.decoding import decode_history
 from ..sana_video_core.streaming.stream import Sampling
 from ..training.sampling import Models, load, sample
+from .build import NAMES
 
 HERE = Path(__file__).resolve().parent
-SIZE, CELL, COLUMNS, BETWEEN = (512, 288), 98, 4, (26, 8)
-FRAMES = 8  # in two rows
+CELL, CAPTION = 230, 24  # the page shows a square
+PAPER, GREY = (34, 36, 42), (170, 172, 180)
+SOURCE = "made by the built-in demo model"
 SEED = 5
-PAPER, INK, GREY = (34, 36, 42), (255, 255, 255), (150, 152, 160)
-SOURCE = "frames of the built-in demo: a tiny model, trained on drawn scenes"
 
 
 class Shot(NamedTuple):
@@ -38,50 +38,34 @@ class Shot(NamedTuple):
 RED = Shot("a red ball moves right over a blue floor")
 CROSS = Shot("a green cross moves up over a black floor")
 TODAY = Shot("a white star moves left over a purple floor", 4)
-# title and stories; each story gets an equal share of the picture's frames
-PICTURES: dict[str, tuple[str, list[list[Shot]]]] = {
-    "00_without_downloads": (
-        "Without downloads",
+ORANGE = Shot("an orange triangle shrinks over a blue floor")
+# by number of the workflow; each story gets an equal share of the picture's frames
+STORIES: dict[str, list[list[Shot]]] = {
+    "0": [
         [
-            [
-                RED,
-                Shot("a red ball turns yellow and moves in a circle over a blue floor"),
-                Shot("a yellow ball grows over a blue floor"),
-            ]
-        ],
-    ),
-    "01_first_long_video": (
-        "One prompt, 15 seconds",
-        [[Shot("a white star moves down over a purple floor", 6)]],
-    ),
-    "02_three_shots": (
-        "Three prompts, one film",
+            RED,
+            Shot("a red ball turns yellow and moves in a circle over a blue floor"),
+            Shot("a yellow ball grows over a blue floor"),
+        ]
+    ],
+    "1": [[Shot("a white star moves down over a purple floor", 6)]],
+    "2": [
         [
-            [
-                CROSS,
-                Shot("a green cross turns orange and spins over a black floor"),
-                Shot("a purple ring bounces off the walls over a green floor", 2, "cut"),
-            ]
-        ],
-    ),
-    "03_two_endings": (
-        "Two endings from one state",
-        [
-            [RED, Shot("a red ball turns white and moves up over a blue floor")],
-            [RED, Shot("a red ball turns green and grows over a blue floor")],
-        ],
-    ),
-    "04_save_today": ("Save a stream today", [[TODAY]]),
-    "04_continue_tomorrow": ("Continue it tomorrow", [[TODAY, TODAY]]),
-    "05_from_an_image": ("Begin with a picture", [[Shot("an orange triangle shrinks over a blue floor")]]),
-    "06_text_to_video_50_steps": (
-        "Text to video, 50 steps",
-        [[Shot("a yellow star spins over a brown floor")]],
-    ),
-    "07_image_to_video_50_steps": (
-        "Image to video, 50 steps",
-        [[Shot("a purple ball moves in a circle over a grey floor")]],
-    ),
+            CROSS,
+            Shot("a green cross turns orange and spins over a black floor"),
+            Shot("a purple ring bounces off the walls over a green floor", 2, "cut"),
+        ]
+    ],
+    "3": [
+        [RED, Shot("a red ball turns white and moves up over a blue floor")],
+        [RED, Shot("a red ball turns green and grows over a blue floor")],
+    ],
+    "4a": [[TODAY]],
+    "4b": [[TODAY, Shot("a white star turns orange and grows over a purple floor", 4)]],
+    "5": [[ORANGE]],
+    "6": [[Shot("a yellow star spins over a brown floor")]],
+    "7": [[Shot("a purple ball moves in a circle over a grey floor")]],
+    "8": [[Shot("a blue ring grows over a green floor")]],
 }
 
 
@@ -97,15 +81,14 @@ def frames_of(models: Models, story: list[Shot], count: int) -> list[Image.Image
     return [Image.fromarray(to_bytes(frames[:, place])) for place in places]
 
 
-def picture(title: str, frames: list[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", SIZE, PAPER)
-    pen = ImageDraw.Draw(sheet)
-    pen.text((20, 14), title, font=ImageFont.load_default(24), fill=INK)
+def picture(frames: list[Image.Image]) -> Image.Image:
+    """Two by two."""
+    sheet = Image.new("RGB", (2 * CELL + 2, 2 * CELL + 2 + CAPTION), PAPER)
     for number, frame in enumerate(frames):
-        row, column = divmod(number, COLUMNS)
-        place = (20 + column * (CELL + BETWEEN[0]), 52 + row * (CELL + BETWEEN[1]))
-        sheet.paste(fill_and_crop(frame, CELL, CELL), place)
-    pen.text((20, 263), SOURCE, font=ImageFont.load_default(12), fill=GREY)
+        row, column = divmod(number, 2)
+        sheet.paste(fill_and_crop(frame, CELL, CELL), (column * (CELL + 2), row * (CELL + 2)))
+    pen = ImageDraw.Draw(sheet)
+    pen.text((8, 2 * CELL + 6), SOURCE, font=ImageFont.load_default(15), fill=GREY)
     return sheet
 
 
@@ -113,18 +96,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PICTURES)} (all of them)")
-    names = parser.parse_args().names or list(PICTURES)
-    if unknown := set(names) - set(PICTURES):
-        parser.error(
-            f"The demo has no picture for {', '.join(sorted(unknown))}; it has one for {', '.join(PICTURES)}."
-        )
+    parser.add_argument("numbers", nargs="*", metavar="NUMBER", help=f"of {', '.join(STORIES)} (all of them)")
+    numbers = parser.parse_args().numbers or list(STORIES)
+    if unknown := set(numbers) - set(STORIES):
+        parser.error(f"There is no workflow {', '.join(sorted(unknown))}; there are {', '.join(STORIES)}.")
     models = load(demo_set(), "cpu")
-    for name in names:
-        title, stories = PICTURES[name]
-        frames = [frame for story in stories for frame in frames_of(models, story, FRAMES // len(stories))]
-        picture(title, frames).save(HERE / f"{name}.jpg", quality=85)
-        print(name, flush=True)
+    for number in numbers:
+        stories = STORIES[number]
+        frames = [frame for story in stories for frame in frames_of(models, story, 4 // len(stories))]
+        picture(frames).save(HERE / f"{NAMES[number]}.jpg", quality=88)
+        print(number, flush=True)
 
 
 if __name__ == "__main__":

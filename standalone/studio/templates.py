@@ -14,19 +14,17 @@ routes = web.RouteTableDef()
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """A card, with the beginning of the workflow's note as its text."""
+    """A card, named as its file, with the beginning of the workflow's note as its text."""
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     note = next(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
-    title, words = (re.sub(r"[#*_]+", " ", part).strip() for part in note.split("\n\n")[:2])
-    card = {"name": path.stem, "title": title, "description": re.sub(r" +", " ", words)}
+    about = ". ".join(re.sub(r"[#*_]+", " ", part).strip() for part in note.split("\n\n")[:2])
+    card = {"name": path.stem, "title": path.stem, "description": re.sub(r" +", " ", about)}
     return card | {"mediaType": "image", "mediaSubtype": "jpg", "tags": ["SANA-Video"], "openSource": True}
 
 
 @routes.get("/templates/index.json")
 async def index(request: web.Request) -> web.Response:
-    # “save today” before “continue tomorrow”
-    files = sorted(WORKFLOWS.glob("*.json"), key=lambda path: path.stem.replace("save_today", "a"))
-    cards = [_about(path) for path in files]
+    cards = [_about(path) for path in sorted(WORKFLOWS.glob("SANA-Video *.json"))]
     # the page opens with this group for somebody who comes for the first time
     group = {"moduleName": "default", "title": "Getting Started", "isEssential": True, "type": "video"}
     return web.json_response([group | {"icon": "icon-[lucide--film]", "templates": cards}])

@@ -4,11 +4,14 @@ import json
 import re
 
 import pytest
+from comfyui_sana_video.workflows.build import NAMES
 from PIL import Image
 from playwright.sync_api import expect
 from support.calibration import until
 from support.comfy_page import ComfyPage
 from support.sites import ROOT
+
+DEMO = NAMES["0"]
 
 
 def drawing(name):
@@ -25,22 +28,22 @@ def test_templates_open_with_our_workflows(browser, site):
     dialog = window.page.get_by_role("dialog")
     if site.kind == "comfyui":
         dialog.get_by_text("ComfyUI-SANA-Video").click()
-        dialog.get_by_text("00_without_downloads").first.click()
+        dialog.get_by_text(DEMO).first.click()
     else:
         window.page.wait_for_timeout(1000)
-        assert dialog.get_by_text("SANA-Video", exact=True).count() >= 8  # what fits without scrolling
+        assert dialog.get_by_text("SANA-Video", exact=True).count() >= 6  # what fits without scrolling
         window.shot("templates")
-        dialog.get_by_text("Three prompts, one film, on a small model").click()
+        dialog.get_by_text(DEMO).first.click()
     dialog.wait_for(state="hidden")
     window.page.wait_for_timeout(500)
     kinds = [node["type"] for node in window.widgets()]
-    assert sorted(kinds) == sorted(node["type"] for node in drawing("00_without_downloads")["nodes"])
+    assert sorted(kinds) == sorted(node["type"] for node in drawing(DEMO)["nodes"])
     assert window.errors == []
     context.close()
 
 
 def test_help_of_a_node(window):
-    window.load(drawing("00_without_downloads"))
+    window.load(drawing(DEMO))
     window.fit()
     window.page.mouse.click(*window.title_of("2"))
     window.page.get_by_test_id("info-button").click()
@@ -64,7 +67,7 @@ def test_every_node_has_its_help_page(window):
 
 
 def test_a_workflow_is_saved_and_opened_again(site, window, new_window):
-    window.load(drawing("00_without_downloads"), "draft")
+    window.load(drawing(DEMO), "draft")
     kept = window.prompt()
     window.page.keyboard.press("Control+s")
     window.page.get_by_role("dialog").get_by_role("textbox").fill("my film")
@@ -94,7 +97,7 @@ def test_a_picture_is_uploaded_and_begins_a_stream(site, window, tmp_path):
 def test_nodes_that_only_comfyui_runs(site, window):
     if site.kind == "comfyui":
         pytest.skip("there they run")
-    workflow = drawing("06_text_to_video_50_steps")
+    workflow = drawing(NAMES["6"])
     window.load(workflow)
     answer = window.run()
     assert answer.status == 400

@@ -14,20 +14,13 @@ from comfyui_sana_video.standalone.engine.executor import Executor
 from comfyui_sana_video.standalone.engine.graph import load_nodes
 from comfyui_sana_video.standalone.engine.strangers import core_names
 from comfyui_sana_video.standalone.engine.workflow_file import apply_demo
+from comfyui_sana_video.workflows.build import NAMES
 from PIL import Image
 from support.comfyui import ROOT, needs_comfyui
 
 pytestmark = needs_comfyui
 
-WORKFLOWS = (
-    "00_without_downloads",
-    "01_first_long_video",
-    "02_three_shots",
-    "03_two_endings",
-    "04_save_today",
-    "04_continue_tomorrow",
-    "05_from_an_image",
-)
+WORKFLOWS = [NAMES[number] for number in ("0", "1", "2", "3", "4a", "4b", "5")]
 
 
 @pytest.fixture(scope="module")
@@ -128,16 +121,16 @@ def test_a_workflow_is_bit_identical_in_both(server, classes, picture, name):
     assert run.error is None, run.error["exception_message"]
     ours, theirs = _content(picture, mine), _content(server.base, run.shown)
     assert len(ours) == len(theirs)
-    assert len(ours) >= 41 or name == "04_save_today"
+    assert len(ours) >= 41 or name == NAMES["4a"]
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    if name == "04_save_today":
+    if name == NAMES["4a"]:
         file = "output/sana_states/today_00001_.safetensors"
         mine, theirs = load_state(picture / file), load_state(server.base / file)
         assert all(torch.equal(a, b) for a, b in zip(mine.tensors(), theirs.tensors(), strict=True))
         assert mine.identity == theirs.identity
 
 
-@pytest.mark.parametrize("name", ["06_text_to_video_50_steps", "07_image_to_video_50_steps"])
+@pytest.mark.parametrize("name", [NAMES["6"], NAMES["7"]])
 def test_fifty_step_workflows_run(server, picture, name):
     """With the demo's weights, nine frames and four steps."""
     prompt = _prompt(name)
@@ -153,7 +146,7 @@ def test_fifty_step_workflows_run(server, picture, name):
 
 def test_every_workflow_is_refused_only_for_its_missing_files(server, picture):
     """As artists open them: only missing downloads are red. (The first needs none, and runs above.)"""
-    paths = sorted((ROOT / "workflows" / "api").glob("*.json"))
+    paths = sorted((ROOT / "workflows" / "api").glob("SANA-Video*.json"))
     assert paths.pop(0).stem == WORKFLOWS[0]
     for path in paths:
         reply = server.refused(json.loads(path.read_text(encoding="utf-8")))

@@ -10,11 +10,13 @@ import pytest
 from comfyui_sana_video.standalone.engine.graph import fits
 from comfyui_sana_video.standalone.engine.workflow_file import to_prompt
 from comfyui_sana_video.workflows import build
+from comfyui_sana_video.workflows.room import TITLE, content
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+NAMES = sorted(path.stem for path in FOLDER.glob("SANA-Video*.json"))
+SHOTS = build.NAMES["2"]
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of files on a disk
 LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoNoise"}  # for people with a LoRA; to compare with the original
@@ -122,12 +124,14 @@ def properties(workflow, info):
 
 
 def places(workflow, info):
-    """No node covers another or leaves its frame, and a note says how to run the workflow."""
-    boxes = {
-        node["id"]: (x, y - 30, x + w, y + h)
-        for node in workflow["nodes"]
-        for (x, y), (w, h) in [(node["pos"], node["size"])]
-    }
+    """No node covers another or leaves its frame, as high as it may become, and a note says how to run the
+    workflow.
+    """
+    boxes = {}
+    for node in workflow["nodes"]:
+        known, ((x, y), (w, h)) = info[node["type"]], (node["pos"], node["size"])
+        full = content(node["type"], build.entries(known), len(known["output"])).full()
+        boxes[node["id"]] = (x, y - TITLE, x + w, y + max(h, full))
     frames = [(x, y, x + w, y + h) for x, y, w, h in (group["bounding"] for group in workflow["groups"])]
     for a, b in [*combinations(boxes.values(), 2), *combinations(frames, 2)]:
         if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]:
@@ -170,7 +174,7 @@ def values(kind, position, value):
     return lambda workflow: of(workflow, kind)["widgets_values"].__setitem__(position, value)
 
 
-MISTAKES = {  # what is wrong: (the check that has to notice, what to do to 02_three_shots)
+MISTAKES = {  # what is wrong: (the check that has to notice, what to do to three shots)
     "unknown node": (sockets, lambda w: of(w, "SanaVideoStart").update(type="SanaVideoBegin")),
     "renamed input": (sockets, lambda w: of(w, "SanaVideoBlockSampler")["inputs"][3].update(name="blocks")),
     "retyped output": (sockets, lambda w: of(w, "SanaVideoStart")["outputs"][0].update(type="LATENT")),
@@ -200,7 +204,7 @@ MISTAKES = {  # what is wrong: (the check that has to notice, what to do to 02_t
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_noticed(name, info):
     check, spoil = MISTAKES[name]
-    workflow = read("02_three_shots")
+    workflow = read(SHOTS)
     spoil(workflow)
     assert list(check(workflow, info))
 
@@ -219,9 +223,21 @@ def test_files_are_what_the_script_writes():
     assert on_disk == drawn, "run python -m comfyui_sana_video.workflows.build"
     assert len(NAMES) == 10
     other = build.Sheet(build.known_nodes())
-    other.move(300)
-    with pytest.raises(KeyError, match="blocks"):
+    with other.group("", "", 300), pytest.raises(KeyError, match="blocks"):
         other.add("SanaVideoBlockSampler", blocks=1)
+
+
+def test_names_are_in_order_however_the_page_sorts():
+    """By name; or, as its search does, short names first: 1.47 counts words, 1.58 their different parts."""
+    names = list(build.NAMES.values())
+    assert names == sorted(names) == NAMES
+    words = [name.lower().split() for name in names]
+    lengths = [len(listed) for listed in words]
+    parts = [len({part for word in listed for part in (word, *re.split("[-_]", word))}) for listed in words]
+    assert lengths == sorted(set(lengths))
+    assert parts == sorted(set(parts))
+    assert not re.search(r'[<>:"/\\|?*]', "".join(names))  # Windows
+    assert max(map(len, names)) < 60  # as much as a card shows
 
 
 def kinds(workflows):
@@ -232,21 +248,21 @@ def test_every_node_is_shown_or_left_out_on_purpose(info):
     ours = {name for name in info if name.startswith("SanaVideo")}
     assert kinds(map(read, NAMES)) & ours == ours - LEFT_OUT
     # only one file shows Prime, so the line above can fail
-    without = [read(name) for name in NAMES if name != "05_from_an_image"]
+    without = [read(name) for name in NAMES if name != build.NAMES["5"]]
     assert "SanaVideoPrime" in ours - LEFT_OUT - kinds(without)
 
 
 def test_sizes_and_lengths():
     """What a file's name promises; a default in place of it would still be valid."""
     expected = {
-        "06_text_to_video_50_steps": [832, 480, 81, 1],
-        "07_image_to_video_50_steps": [832, 480, 81, 1],
-        "08_720p": [1280, 704, 81, 1],
+        build.NAMES["6"]: [832, 480, 81, 1],
+        build.NAMES["7"]: [832, 480, 81, 1],
+        build.NAMES["8"]: [1280, 704, 81, 1],
     }
     assert {name: of(read(name), "SanaVideoEmptyLatent")["widgets_values"] for name in expected} == expected
     assert (
-        of(read("04_continue_tomorrow"), "SanaVideoDecodeStream")["widgets_values"][0]
-        == of(read("04_save_today"), "SanaVideoBlockSampler")["widgets_values"][0]
+        of(read(build.NAMES["4b"]), "SanaVideoDecodeStream")["widgets_values"][0]
+        == of(read(build.NAMES["4a"]), "SanaVideoBlockSampler")["widgets_values"][0]
     )
 
 
@@ -274,3 +290,5 @@ def test_thumbnail(name):
     assert path.stat().st_size < 60_000
     with Image.open(path) as picture:
         assert picture.width <= 512
+        colours = picture.convert("RGB").resize((32, 32)).getcolors(32 * 32)
+        assert len(colours) > 200, "a picture, and not a title"
