@@ -28,7 +28,7 @@ def test_the_archive_holds_what_artists_use_and_no_server():
 
 
 def test_every_name_reaches_the_archive():
-    """comfy-cli takes the lines of `git ls-files`, and drops those that are no files: quoted names."""
+    """comfy-cli takes the lines of `git ls-files`, and drops what is no file: names that git quotes."""
     publish = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
     settings = {name: str(value) for name, value in publish["jobs"]["publish"]["env"].items()}
     command = ["git", "-C", str(ROOT), "ls-files", "workflows"]

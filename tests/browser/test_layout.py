@@ -30,9 +30,3 @@ def test_nothing_is_covered(site, window, subtests, vue):
                 assert covered(rectangles(window)) == []
             window.page.evaluate(SHOW, shown)
             assert covered(rectangles(window)) == []
-            import os
-
-            if os.environ.get("H8"):
-                window.page.wait_for_timeout(500)
-                window.fit()
-                window.shot(f"{path.stem[:14].strip()}-{vue}-{os.environ['H8']}")
