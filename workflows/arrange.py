@@ -44,10 +44,11 @@ class Frame(NamedTuple):
         """Place the nodes below (x, y), `spare` higher than they need; the frame's bounds."""
         down = y + self.head()
         for box in self.boxes:
-            more = spare if box is self.growing() else 0
             box.node["pos"] = [x + self.border(), down + TITLE]
-            box.node["size"][1] += more
-            down += TITLE + box.full + more + BETWEEN
+            down += TITLE + box.full + BETWEEN
+            if box is self.growing():
+                box.node["size"][1] = box.full + spare
+                down += spare
         return [x, y, self.width + 2 * self.border(), self.height() + spare]
 
 

@@ -120,7 +120,7 @@ class Sheet:
     def note(self, text: str, width: int, height: int) -> None:
         """A column that begins with a note."""
         with self.group("", "", width):
-            node = self._place("MarkdownNote", "About this workflow", Box({}, height, True))
+            node = self._place("MarkdownNote", "About this workflow", height)
         node |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
 
     def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
@@ -133,7 +133,7 @@ class Sheet:
             raise KeyError(f"{kind} has no input {', '.join(sorted(unknown))}.")
         values = {e.name: plain(inputs.get(e.name, e.default())) for e in listed if e.widget}
         has = content(kind, listed, len(self._info[kind]["output"]))
-        node = self._place(kind, title, Box({}, has.full(), has.roomy()), has.closed())
+        node = self._place(kind, title, has.full(), has.roomy(), has.closed())
         for slot, entry in enumerate(listed):
             if entry.widget:
                 control = ["fixed"] if entry.options.get("control_after_generate") else []
@@ -148,9 +148,9 @@ class Sheet:
         self.prompt[str(node["id"])] = {"inputs": values | sources, "class_type": kind, "_meta": meta}
         return node
 
-    def _place(self, kind: str, title: str, box: Box, closed: int = 0) -> Node:
+    def _place(self, kind: str, title: str, full: int, roomy: bool = True, closed: int = 0) -> Node:
         info, frame = self._info[kind], self._columns[-1][-1]
-        size = [frame.width, box.full if box.roomy else closed]
+        size = [frame.width, full if roomy else closed]
         node = {"id": len(self.nodes) + 1, "type": kind, "pos": [0, 0], "size": size, "flags": {}}
         node |= {"order": len(self.nodes), "mode": 0, "inputs": []}
         outputs = zip(info["output_name"], info["output"], strict=True)
@@ -160,7 +160,7 @@ class Sheet:
         node["properties"] = {} if kind == "MarkdownNote" else origin | {"Node name for S&R": kind}
         node["widgets_values"] = []
         self.nodes.append(node)
-        frame.boxes.append(box._replace(node=node))
+        frame.boxes.append(Box(node, full, roomy))
         return node
 
     def _link(self, source: Node, target: Node, slot: int, entry: Entry) -> int:

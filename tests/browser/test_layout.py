@@ -9,7 +9,9 @@ from support.layout import RECTANGLES, SHOW, covered, results
 from support.sites import ROOT
 
 FILES = sorted((ROOT / "workflows").glob("SANA-Video*.json"))
+BOTH = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 SETTLED = "() => new Promise(done => setTimeout(() => requestAnimationFrame(done), 250))"
+SMALL = {"SanaVideoStart": {0: 64, 1: 64}, "SanaVideoBlockSampler": {0: 1}}  # width, height; chunks
 
 
 def rectangles(window):
@@ -17,7 +19,7 @@ def rectangles(window):
     return window.page.evaluate(RECTANGLES)
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+@BOTH
 def test_nothing_is_covered(site, window, subtests, vue):
     window.empty(vue)
     shown = results(site.base / "output")
@@ -30,3 +32,23 @@ def test_nothing_is_covered(site, window, subtests, vue):
                 assert covered(rectangles(window)) == []
             window.page.evaluate(SHOW, shown)
             assert covered(rectangles(window)) == []
+            window.shot(f"{path.stem}-{'vue' if vue else 'canvas'}")
+
+
+@BOTH
+def test_nothing_is_covered_after_a_run(window, vue):
+    """What `SHOW` sends above, as the server really sends it."""
+    window.empty(vue)
+    workflow = json.loads(FILES[0].read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:
+        for place, value in SMALL.get(node["type"], {}).items():
+            node["widgets_values"][place] = value
+        if node["type"] == "SanaVideoBlockSampler":
+            node["widgets_values"][1] += 400 + vue  # a seed of its own, or nothing runs
+    window.load(workflow)
+    assert window.run().status == 200
+    window.wait_for("execution_success")
+    assert window.previews >= 12
+    assert covered(rectangles(window)) == []
+    window.fit()
+    window.shot(f"layout-{'vue' if vue else 'canvas'}")

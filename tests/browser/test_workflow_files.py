@@ -75,8 +75,6 @@ def test_files(info, window, subtests, vue):
         with subtests.test(name=name):
             workflow, twin = json.loads(read(name)), json.loads(read(f"api/{name}"))
             assert problems(window, deepcopy(workflow), twin, info) == []
-            window.fit()
-            window.shot(f"{name}-{'vue' if vue else 'canvas'}")
             assert window.outside == []
             assert window.errors == []
 
