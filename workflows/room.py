@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 TITLE = 30
 BOX = 120  # a text of some lines
 PICTURE = 250  # a live preview or an image: 220 on the canvas, 248 by Vue
+STRIP = 400  # State Info's, of eight chunks
 FILM = 320  # a video with its controls
-TEXT = 70  # progress, a warning or an error: 50 on the canvas, up to 68 by Vue
+TEXT = 115  # progress, warnings, errors: six lines, and more that scroll
 FOOTER = 24  # Vue's bar below a node: its errors, its advanced inputs
 BADGE = 24  # the pack's name: Vue's last row; the canvas draws it above the title
 
@@ -23,7 +24,7 @@ SHOWN = {
     "LoadImage": PICTURE,
     "SamplerCustomAdvanced": PICTURE,
     "SanaVideoBlockSampler": PICTURE,
-    "SanaVideoStateInfo": PICTURE,
+    "SanaVideoStateInfo": STRIP,
     "SaveVideo": FILM,
 }
 

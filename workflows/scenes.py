@@ -117,6 +117,11 @@ def sampler(sheet: Any, title: str, use: Loaded, words: Any, state: Any, chunks:
     return sheet.add("SanaVideoBlockSampler", title, **inputs | more)
 
 
+def look(sheet: Any, state: Any, title: str = "") -> None:
+    with sheet.group("What the state holds", BLUE, MIDDLE):
+        sheet.add("SanaVideoStateInfo", title, state=state)
+
+
 def first_long_video(sheet: Any) -> None:
     use = loaded(
         sheet,
@@ -126,7 +131,7 @@ def first_long_video(sheet: Any) -> None:
     with sheet.group("Prompt and six chunks", PURPLE, WIDE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         stream = sampler(sheet, "", use, words, use.start, 6)
-        sheet.add("SanaVideoStateInfo", state=stream)
+    look(sheet, stream)
     film(sheet, "Video", "first_long_video", use, stream)
 
 
@@ -160,10 +165,10 @@ def two_endings(sheet: Any) -> None:
     with sheet.group("Beginning", PURPLE, MIDDLE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         begun = sampler(sheet, "Beginning", use, words, use.start)
-        sheet.add("SanaVideoStateInfo", "Where both continue", state=begun)
+    look(sheet, begun, "Where both continue")
     ends = []
     for letter, text in (("A", RUN), ("B", HOUSE)):
-        with sheet.group(f"Ending {letter}", PURPLE, MIDDLE, below=letter == "B"):
+        with sheet.group(f"Ending {letter}", PURPLE, MIDDLE):
             words = prompt(sheet, f"Prompt {letter}", use, f"{text} {CAMERA}")
             ends.append(sampler(sheet, f"Ending {letter}", use, words, begun))
     for letter, end in zip("AB", ends, strict=True):
@@ -180,7 +185,7 @@ def save_today(sheet: Any) -> None:
     with sheet.group("Prompt and four chunks", PURPLE, WIDE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         stream = sampler(sheet, "", use, words, use.start, 4)
-        sheet.add("SanaVideoStateInfo", state=stream)
+    look(sheet, stream)
     with sheet.group("Keep the state", BLUE, FILM):
         sheet.add("SanaVideoSaveState", state=stream, filename_prefix="sana_states/today")
     film(sheet, "Video", "today", use, stream, below=True)
@@ -213,8 +218,9 @@ def from_an_image(sheet: Any) -> None:
         ready = {"model": use.model, "vae": use.vae, "positive": words, "state": use.start}
         image = sheet.add("LoadImage", image="example.png")
         state = sheet.add("SanaVideoPrime", image=image, **ready)
-    with sheet.group("Shot 1 and 2", PURPLE, MIDDLE):
+    with sheet.group("Shot 1", PURPLE, MIDDLE):
         state = sampler(sheet, "Shot 1", use, words, state)
+    with sheet.group("Shot 2", PURPLE, MIDDLE):
         words = prompt(sheet, "Prompt 2", use, WAVING)
         state = sampler(sheet, "Shot 2", use, words, state)
     film(sheet, "Video", "from_an_image", use, state)

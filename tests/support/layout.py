@@ -52,7 +52,7 @@ LIVE = sorted(set(SHOWN) - {"LoadImage", "SanaVideoStateInfo", "SaveVideo"})
 def results(folder: Path) -> dict[str, Any]:
     """Results in an output folder, and the arguments of SHOW: a portrait, which is as high as it can be."""
     folder.mkdir(exist_ok=True)
-    Image.new("RGB", (480, 830), "navy").save(folder / "strip.png")
+    Image.new("RGB", (480, 640), "navy").save(folder / "strip.png")
     write_numbers(folder / "film.mp4", 5)
     jpeg = io.BytesIO()
     Image.new("RGB", (480, 832), "teal").save(jpeg, "JPEG")
