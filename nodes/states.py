@@ -78,7 +78,7 @@ class SanaVideoLoadState(io.ComfyNode):
             "state",
             inputs=[io.Combo.Input("file", options=saved_states())],
             outputs=[State.Output(display_name="state")],
-            search_aliases=["resume", "continue tomorrow", "load stream"],
+            search_aliases=["resume", "pick up again", "load stream"],
         )
 
     @classmethod

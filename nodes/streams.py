@@ -81,7 +81,7 @@ class SanaVideoPrime(io.ComfyNode):
                 io.Video.Input("video", optional=True),
             ],
             outputs=[State.Output(display_name="state")],
-            search_aliases=["image to video", "i2v", "extend video", "continue video", "start image"],
+            search_aliases=["image to video", "i2v", "video to video", "v2v", "start image"],
         )
 
     @classmethod

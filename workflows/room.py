@@ -11,20 +11,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 TITLE = 30
-BOX = 120  # a text of some lines
-PICTURE = 250  # a live preview or an image: 220 on the canvas, 248 by Vue
-STRIP = 400  # State Info's, of eight chunks
-FILM = 320  # a video with its controls
-TEXT = 115  # progress, warnings, errors: six lines, and more that scroll
 FOOTER = 24  # Vue's bar below a node: its errors, its advanced inputs
 BADGE = 24  # the pack's name: Vue's last row; the canvas draws it above the title
+PICTURE = 250  # a live preview or an image, with its size: 220 and more on the canvas, 248 by Vue
+FILM = 320  # a video with its controls
+# progress, warnings, errors: six lines on the canvas, four by Vue; what has more scrolls
+TEXT_ON_CANVAS, TEXT_BY_VUE = 122, 70
 
 SHOWN = {
     "KSampler": PICTURE,
     "LoadImage": PICTURE,
     "SamplerCustomAdvanced": PICTURE,
     "SanaVideoBlockSampler": PICTURE,
-    "SanaVideoStateInfo": STRIP,
+    "SanaVideoStateInfo": PICTURE,
     "SaveVideo": FILM,
 }
 
@@ -41,18 +40,21 @@ class Content(NamedTuple):
 
     def closed(self) -> int:
         """On the canvas, with nothing to show."""
-        rows = self.rows + self.controls
-        return 6 + 20 * self.slots + 24 * rows + BOX * self.boxes + (8 if rows + self.boxes else 0)
+        widgets = 24 * (self.rows + self.controls) + 54 * self.boxes
+        return 6 + 20 * self.slots + widgets + (8 if widgets else 0)
 
     def full(self) -> int:
         """In either renderer, with all that it may ever show."""
         ours = self.kind.startswith("SanaVideo")
-        vue = 14 + 20 * self.slots + 28 * (self.rows - self.hidden) + BOX * self.boxes + FOOTER + BADGE * ours
-        return max(self.closed(), vue) + SHOWN.get(self.kind, 0) + TEXT * ours
+        vue = 14 + 20 * self.slots + 28 * (self.rows - self.hidden) + 68 * self.boxes + FOOTER + BADGE * ours
+        return SHOWN.get(self.kind, 0) + max(self.closed() + TEXT_ON_CANVAS * ours, vue + TEXT_BY_VUE * ours)
 
     def roomy(self) -> bool:
-        """Whether the node is worth looking at, so that it has its full room from the beginning."""
-        return bool(self.boxes or self.kind in SHOWN)
+        """Whether the node is worth looking at, so that it has its full room from the beginning.
+
+        Not State Info: Vue of 1.58 draws a picture as high as its node was, and adds the text.
+        """
+        return bool(self.boxes or self.kind in SHOWN) and self.kind != "SanaVideoStateInfo"
 
 
 def content(kind: str, inputs: list[Any], outputs: int) -> Content:

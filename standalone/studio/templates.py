@@ -18,7 +18,10 @@ def _about(path: Path) -> dict[str, Any]:
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     note = next(node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
     about = ". ".join(re.sub(r"[#*_]+", " ", part).strip() for part in note.split("\n\n")[:2])
-    card = {"name": path.stem, "title": path.stem, "description": re.sub(r" +", " ", about)}
+    about = re.sub(
+        r"(SANA-Video)? +", " ", about
+    )  # a word of all names: more of it would come first in a search
+    card = {"name": path.stem, "title": path.stem, "description": about}
     return card | {"mediaType": "image", "mediaSubtype": "jpg", "tags": ["SANA-Video"], "openSource": True}
 
 

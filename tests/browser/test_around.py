@@ -19,27 +19,43 @@ def drawing(name):
 
 
 def test_templates_open_with_our_workflows(browser, site):
-    """In the studio they are what a newcomer sees first; in ComfyUI they are the pack's own page of
-    Templates.
-    """
+    """In the studio they are what a newcomer sees first; in ComfyUI a search finds them, in order."""
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     window = ComfyPage(context.new_page(), site.url)
     window.first_visit()
     dialog = window.page.get_by_role("dialog")
     if site.kind == "comfyui":
         dialog.get_by_text("ComfyUI-SANA-Video").click()
-        dialog.get_by_text(DEMO).first.click()
-    else:
-        window.page.wait_for_timeout(1000)
-        assert dialog.get_by_text("SANA-Video", exact=True).count() >= 6  # what fits without scrolling
-        window.shot("templates")
-        dialog.get_by_text(DEMO).first.click()
+    dialog.get_by_role("textbox").first.fill("sana")
+    window.page.wait_for_timeout(1000)
+    window.shot("templates")
+    cards = dialog.locator("[data-testid^='template-workflow-']")
+    found = [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()]
+    assert [name for name in found if name in NAMES.values()] == list(NAMES.values())
+    assert dialog.get_by_text(NAMES["1"]).first.is_visible()
+    dialog.get_by_text(DEMO).first.click()
     dialog.wait_for(state="hidden")
     window.page.wait_for_timeout(500)
     kinds = [node["type"] for node in window.widgets()]
     assert sorted(kinds) == sorted(node["type"] for node in drawing(DEMO)["nodes"])
     assert window.errors == []
     context.close()
+
+
+# “stream” finds the three nodes that are called so, and “sana” the one with the shortest id, before any other
+WORDS = ("longsana", "next shot", "loop video", "video continuation", "long video", "extend", "continue")
+
+
+def test_words_of_artists_lead_to_the_block_sampler(window):
+    window.page.mouse.dblclick(800, 500)
+    box = window.page.get_by_role("dialog").locator("input[role=combobox]")
+    for word in WORDS:
+        box.fill(word)
+        window.page.wait_for_timeout(400)
+        results = window.page.locator("[role=option], [data-testid=result-item]").all_inner_texts()
+        ours = [text for text in results if "SANA-Video" in text]  # ComfyUI has an Extend… of its own
+        assert "Block Sampler" in ours[0], (word, results)
+    window.page.keyboard.press("Escape")
 
 
 def test_help_of_a_node(window):

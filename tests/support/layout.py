@@ -69,7 +69,8 @@ def covered(rectangles: list[Any]) -> list[str]:
         around = [group for group in groups if _meet(node, group)]
         if len(around) != (not node[0].endswith("About this workflow")):
             problems.append(f"{node[0]} touches {len(around)} groups")
-        problems += [f"{node[0]} sticks out of {group[0]}" for group in around if not _inside(node, group)]
+        out = [group for group in around if not _inside(node, group)]
+        problems += [f"{node[0]} ends {node[4] - group[4]:.0f} below {group[0]}" for group in out]
     return problems
 
 
