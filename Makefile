@@ -38,7 +38,7 @@ floor: $(READY)
 newest: $(READY) $(VENV)/.browser
 	rm -rf $(VENV)/newest
 	$(RUN) -m pip install --quiet --no-deps --target $(VENV)/newest comfyui-frontend-package
-	SANA_VIDEO_FRONTEND=$(VENV)/newest/comfyui_frontend_package/static \
+	EVERY_WORKFLOW=1 SANA_VIDEO_FRONTEND=$(VENV)/newest/comfyui_frontend_package/static \
 		$(RUN) -m pytest -m "not comfy" tests/browser
 
 lint: $(READY)
