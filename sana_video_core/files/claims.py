@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..errors import FileError
 from .atomic import check_place, make_folder, move, written
-from .hidden import reserved
+from .hidden import hidden_folder, reserved
 
 TRIES = 5  # somebody who removes what a dead writer left holds a name for a moment
 PAUSE = 0.05  # seconds between them
@@ -58,8 +58,8 @@ def first_free(paths: Iterable[Path]) -> Iterator[Path]:
 def try_folder(folder: Path) -> None:
     """Make a folder if there is none, and try a file in it. Raises FileError."""
     make_folder(folder)
-    with _held(folder / "trial"):
-        pass
+    with written(folder), hidden_folder(folder / "trial") as hidden:
+        (hidden / "trial").write_bytes(b"\0")
 
 
 def numbered(path: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import folder_paths
 import pytest
@@ -83,3 +84,15 @@ def test_a_folder_that_is_a_file(sana):
     assert "is a file" in sana("run", WORKFLOW, "--base", "file")[1]
     assert "no folder “file”" in sana("run", WORKFLOW, "--input", "file")[1]
     assert "could not be written (File exists)" in sana("run", WORKFLOW, "--output", "file")[1]
+
+
+def test_an_output_folder_that_may_not_be_written(sana, tmp_path, monkeypatch):
+    def refuse(self, *arguments, **options):
+        if self.name.startswith("."):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return mkdir(self, *arguments, **options)
+
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    said = sana("run", WORKFLOW, "--output", "out")[1]
+    assert "“out” could not be written (Permission denied)" in said
