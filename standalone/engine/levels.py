@@ -103,6 +103,15 @@ def open_levels(drawing: dict[str, Any]) -> Level:
     return root
 
 
+def drawn_nodes(drawing: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All nodes by the ids that they have in a prompt; none of a drawing that is damaged."""
+    try:
+        levels = [*open_levels(drawing).all()]
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {":".join((*level.path, i)): node for level in levels for i, node in level.nodes.items()}
+
+
 def _definitions(drawing: dict[str, Any]) -> dict[Any, dict[str, Any]]:
     held = drawing.get("definitions")
     listed = held.get("subgraphs") if isinstance(held, dict) else None

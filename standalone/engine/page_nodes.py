@@ -59,12 +59,11 @@ def warn_of_no_setter(name: str | None, node_id: str) -> None:
     )
 
 
-def without_page_nodes(prompt: Prompt, drawing: dict[str, Any], known: Any) -> Prompt:
+def without_page_nodes(prompt: Prompt, drawn: dict[str, dict[str, Any]], known: Any) -> Prompt:
     """A prompt as the page posts it where it doesn't know these nodes: what they stand for, in their place.
 
-    `drawing` is what came with the prompt: it has the types that the page left out, and the names.
+    `drawn`: the nodes of the drawing that came with it, which have the types that the page left out.
     """
-    drawn = {str(n.get("id")): n for n in drawing.get("nodes") or [] if isinstance(n, dict)}
     kinds = {i: str(node.get("class_type") or drawn.get(i, {}).get("type")) for i, node in prompt.items()}
     linked = {v[0] for node in prompt.values() for v in node["inputs"].values() if is_link(v)}
     page = {i for i, kind in kinds.items() if only_of_page(kind, known)}
@@ -72,7 +71,7 @@ def without_page_nodes(prompt: Prompt, drawing: dict[str, Any], known: Any) -> P
     if not page:
         return prompt
     names = {i: shared_name(drawn.get(i) or _as_drawn(prompt[i])) for i in page}
-    setters = {names[i]: i for i in page if names[i] and SETTER.fullmatch(kinds[i])}
+    setters = {(_around(i), names[i]): i for i in page if names[i] and SETTER.fullmatch(kinds[i])}
 
     def source(value: Any) -> Any:
         seen: list[str] = []
@@ -82,10 +81,14 @@ def without_page_nodes(prompt: Prompt, drawing: dict[str, Any], known: Any) -> P
                 raise InputError(f"{title(prompt, node_id)} feeds itself in a circle; cut a link.")
             seen.append(node_id)
             if GETTER.fullmatch(kinds[node_id]):
-                node_id = setters.get(names[node_id], "")
-                if not node_id:
-                    warn_of_no_setter(names[value[0]], value[0])
+                scopes = [_around(node_id)]
+                while scopes[-1]:  # a Set node is known in its own subgraph, and in all inside it
+                    scopes.append(_around(scopes[-1]))
+                found = [setters[key] for scope in scopes if (key := (scope, names[node_id])) in setters]
+                if not found:
+                    warn_of_no_setter(names[node_id], node_id)
                     return None
+                node_id = found[0]
             inputs = prompt[node_id]["inputs"].values()
             values = [v for v in inputs if is_link(v) is not (kinds[node_id] == PRIMITIVE)]
             value = values[0] if values else None
@@ -93,6 +96,11 @@ def without_page_nodes(prompt: Prompt, drawing: dict[str, Any], known: Any) -> P
 
     left = {i: node for i, node in prompt.items() if i not in page}
     return {i: {**node, "inputs": _without_none(node["inputs"], source)} for i, node in left.items()}
+
+
+def _around(node_id: str) -> str:
+    """The id of the subgraph around a node; "" at the top."""
+    return node_id.rpartition(":")[0]
 
 
 def _as_drawn(node: dict[str, Any]) -> dict[str, Any]:

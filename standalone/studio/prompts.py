@@ -11,6 +11,7 @@ from aiohttp import web
 from ...sana_video_core.errors import InputError
 from ..engine.core_nodes import SHOWN
 from ..engine.graph import Prompt, RefusedError, Validation
+from ..engine.levels import drawn_nodes
 from ..engine.page_nodes import PACKS, without_page_nodes
 from ..engine.strangers import STUDIO, strangers
 from .jobs import needed
@@ -25,16 +26,16 @@ class Asked(NamedTuple):
 def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
     """Raises web.HTTPBadRequest, with ComfyUI's description of what is wrong as its text."""
     prompt, extra = _nodes(body.get("prompt")), _extra(body.get("extra_data"))
-    drawing = extra.get("workflow") or {}
+    drawn = drawn_nodes(extra.get("workflow") or {})
     try:
-        prompt = without_page_nodes(prompt, drawing, classes)
+        prompt = without_page_nodes(prompt, drawn, classes)
     except InputError as error:
         raise _refusal("invalid_prompt", str(error)) from error
     if targets := body.get("partial_execution_targets"):
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             raise _refusal("no_prompt", "The nodes to run have to be a list of ids.")
         prompt = needed(prompt, targets)
-    _refuse_unknown(prompt, drawing, classes)
+    _refuse_unknown(prompt, drawn, classes)
     try:
         return Asked(prompt, extra, _node_errors(prompt, Validation(prompt, classes).problems))
     except RefusedError as error:
@@ -69,12 +70,11 @@ def _extra(data: Any) -> dict[str, Any]:
     raise _refusal("no_prompt", "What comes with this prompt (extra_data) is no workflow.")
 
 
-def _refuse_unknown(prompt: Prompt, drawing: dict[str, Any], classes: dict[str, Any]) -> None:
+def _refuse_unknown(prompt: Prompt, drawn: dict[str, dict[str, Any]], classes: dict[str, Any]) -> None:
     """Raises web.HTTPBadRequest, and marks ComfyUI's own nodes; the page itself marks those of other packs.
 
     The page leaves out a class that it doesn't know; then the drawing has it, and its pack.
     """
-    drawn = {str(node.get("id")): node for node in drawing.get("nodes") or []}
     described = {i: _described(node, drawn.get(i, {})) for i, node in prompt.items()}
     if unknown := strangers(described, classes, STUDIO):
         words_of = {i: [words] for words, ids in unknown.items() for i in ids}

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 from comfyui_sana_video.sana_video_core.errors import InputError
+from comfyui_sana_video.standalone.engine.levels import drawn_nodes
 from comfyui_sana_video.standalone.engine.page_nodes import without_page_nodes
 from comfyui_sana_video.standalone.engine.workflow_file import to_prompt
 from support.prompts import chain, node, start
@@ -57,9 +58,27 @@ def test_the_drawing_knows_classes_and_names_that_the_page_left_out():
         {"id": 3, "type": "GetNode", "widgets_values": ["s"], "outputs": [{}]},
         {"id": 4, "type": "MyLabel"},
     ]
-    assert without_page_nodes(prompt, {"nodes": [None, *nodes]}, KNOWN) == shown(["1", 0])
+    assert without_page_nodes(prompt, drawn_nodes({"nodes": [None, *nodes]}), KNOWN) == shown(["1", 0])
     nodes[2]["type"] = "FarAway"
-    assert "4" in without_page_nodes(prompt, {"nodes": nodes}, KNOWN)
+    assert "4" in without_page_nodes(prompt, drawn_nodes({"nodes": nodes}), KNOWN)
+
+
+def test_a_get_node_in_a_subgraph_finds_the_nearest_set_node():
+    inner = [{"id": 2, "type": "GetNode", "widgets_values": ["s"], "outputs": [{}]}]
+    drawn = [
+        {"id": 4, "type": "SetNode", "widgets_values": ["s"], "inputs": [{}]},
+        {"id": 5, "type": "sub"},
+    ]
+    subgraph = {"id": "sub", "nodes": inner, "links": []}
+    drawing = {"nodes": drawn, "definitions": {"subgraphs": [subgraph]}}
+    prompt = {"1": start(), "4": {"inputs": {"a": ["1", 0]}}, "5:2": {"inputs": {}}}
+    prompt["5:3"] = node("ToyShow", value=["5:2", 0])
+    found = lambda: without_page_nodes(prompt, drawn_nodes(drawing), KNOWN)["5:3"]["inputs"]  # noqa: E731
+    assert found() == {"value": ["1", 0]}
+    inner.append({"id": 6, "type": "SetNode", "widgets_values": ["s"], "inputs": [{}]})
+    prompt |= {"5:6": {"inputs": {"a": ["5:7", 0]}}, "5:7": start()}
+    assert found() == {"value": ["5:7", 0]}
+    assert drawn_nodes({"nodes": [{"id": 1}]}) == {}
 
 
 def test_a_get_node_without_its_set_node_gives_nothing_and_says_so(caplog):
