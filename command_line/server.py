@@ -99,7 +99,7 @@ def _place(output: Path, file: dict[str, Any]) -> Path:
 def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
     """Why a server refuses a prompt, a line for each problem."""
     lines = [
-        f"{title(prompt, node_id)}: {error['message']}: {str(error['details']).rstrip('.')}."
+        f"{title(prompt, node_id)}: {_words(error['message'], error['details'])}."
         for node_id, node in reply.get("node_errors", {}).items()
         for error in node["errors"]
     ]
@@ -108,6 +108,10 @@ def _problems(prompt: Prompt, reply: dict[str, Any]) -> str:
         "\n".join(lines)
         or f"The server refuses this workflow: {error.get('message')} {error.get('details')}".strip()
     )
+
+
+def _words(message: str, details: str) -> str:
+    return (message if message == details else f"{message}: {details}").rstrip(".")
 
 
 async def _follow(

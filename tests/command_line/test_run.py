@@ -308,6 +308,9 @@ def test_a_servers_refusal_is_quoted(options, serve):
     refusal = {"error": {"message": "failed", "details": ""}, "node_errors": {"2": {"errors": [error]}}}
     with pytest.raises(InputError, match=r"ToyBlock \(node 2\): Value 500 bigger than max of 100: seed"):
         run(options(chain(500), "--server", serve(refusal=refusal).url))
+    refusal["node_errors"]["2"]["errors"] = [{"message": "Our words.", "details": "Our words."}]
+    with pytest.raises(InputError, match=r"ToyBlock \(node 2\): Our words\.$"):
+        run(options(chain(500), "--server", serve(refusal=refusal).url))
     refusal = {"error": {"message": "Node 'X' not found.", "details": "ID 1"}, "node_errors": {}}
     with pytest.raises(InputError, match="refuses this workflow: Node 'X' not found"):
         run(options(chain(), "--server", serve(refusal=refusal).url))
