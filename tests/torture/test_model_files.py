@@ -11,6 +11,7 @@ import math
 import random
 import shutil
 import struct
+import tempfile
 import time
 import warnings
 import zipfile
@@ -33,6 +34,7 @@ from support.lora_files import NAMINGS, SHAPES, STYLES, lora_file
 
 CASES, IN_SUITE = 1000, 3
 LONGEST = 30.0  # seconds
+HELD = []  # folders that are removed at the end
 STEM = "diffusion_pytorch_model"
 VALUES = (0, -1, 1, "", "x", None, True, [], {}, 10**30, 1.5, float("nan"), "../x", "\0", "é" * 300, [[]])
 DTYPES = (
@@ -211,15 +213,14 @@ def _lora(rng, folder):
 @cache
 def _made(kind):
     """A good state or text encoder, made once."""
-    import tempfile
-
     from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder
     from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
     from comfyui_sana_video.sana_video_core.streaming import state_file, stream
     from comfyui_sana_video.sana_video_core.text.prompt import Prompt
     from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
 
-    folder = Path(tempfile.mkdtemp())
+    HELD.append(tempfile.TemporaryDirectory())
+    folder = Path(HELD[-1].name)
     if kind == "encoder":
         build_demo_text_encoder(folder)
         return folder
