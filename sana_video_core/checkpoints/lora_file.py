@@ -86,7 +86,8 @@ def _config_beside(path: Path) -> Mapping[str, Any]:
     config = read_json(path.with_name(CONFIG))
     if config is None:
         return {}
-    others = [name for name in names_in(path.parent) if name.lower().endswith(SUFFIXES) and name != path.name]
+    # of its own kind: an optimizer.bin beside it is no LoRA
+    others = [name for name in names_in(path.parent) if name.endswith(path.suffix) and name != path.name]
     if others and path.stem != ADAPTER:
         logger.warning(
             "“%s” lies beside “%s” and %d other files, so it was not read. If it is this LoRA's, put both "

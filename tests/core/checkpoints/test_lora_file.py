@@ -81,6 +81,8 @@ def test_what_the_file_says_counts_first(tmp_path):
 
 def test_a_config_among_several_loras_is_nobodys(tmp_path, caplog):
     first = _write(tmp_path, name="one.safetensors")
+    (tmp_path / "optimizer.bin").touch()
+    assert _scale(first) == 2
     _write(tmp_path, name="two.safetensors")
     with caplog.at_level(logging.WARNING, "sana_video"):
         assert _scale(first) == 1
