@@ -25,6 +25,7 @@ from ..files.parts import read_parts
 from ..files.places import is_folder
 from ..files.quantised import refuse_quantised
 from ..files.tensor_file import read_json, read_tensors, write_tensors
+from ..files.training_names import unwrapped
 from ..transformer.model import SanaVideo
 from ..vae.wan_vae import VAEConfig, WanVAE
 from .description import FORMAT, VERSION, described, family_of, sizes_of
@@ -76,7 +77,7 @@ def read_checkpoint(
     refuse_quantised(path.name, tensors, metadata, beside)
     entries = described(config, metadata, beside, path)
     source = _source(tensors, metadata)
-    tensors = canonical_transformer(weights_by_prefix(tensors, path))
+    tensors = canonical_transformer(weights_by_prefix(unwrapped(tensors), path))
     if "blocks.0.attn.qkv.weight" not in tensors or "x_embedder.proj.weight" not in tensors:
         raise FileError(_not_ours(path, tensors))
     sizes = sizes_of(tensors, entries, path)
@@ -186,7 +187,8 @@ def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict
     tensors, metadata = read_tensors(path)
     beside = read_json(path.parent / "config.json") or {}
     # in a folder of many models, the config.json may be another one's
-    return tensors, metadata, beside if OUR_CLASSES in str(beside.get("_class_name", OUR_CLASSES)) else {}
+    ours = OUR_CLASSES in str(beside.get("_class_name", OUR_CLASSES)) and "model_type" not in beside
+    return tensors, metadata, beside if ours else {}
 
 
 def _source(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

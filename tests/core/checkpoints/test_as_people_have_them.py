@@ -48,6 +48,7 @@ def test_names_that_training_leaves(tmp_path, wrapper, spelled):
         lambda n: f"{wrapper}.{n}",
         lambda n: f"module.{wrapper}.{n}",
         lambda n: f"model.{wrapper}.{n}",
+        lambda n: f"{wrapper}.generator_ema.model.{n}",
         lambda n: _inside(n, wrapper),
     ):
         save_file({rename(name): tensor for name, tensor in spelled(WEIGHTS).items()}, path)

@@ -227,7 +227,7 @@ def test_another_models_config_beside_a_file_is_ignored(tmp_path):
     path = _file_of(tmp_path)
     for foreign in (
         {"_class_name": "WanTransformer3DModel", "attention_head_dim": 32},
-        {"model_type": "gemma2"},
+        {"model_type": "gemma2", "num_layers": 26, "quantization_config": {"quant_method": "gptq"}},
     ):
         (tmp_path / "config.json").write_text(json.dumps(foreign))
         assert read_checkpoint(path).config.head_dim == 112
