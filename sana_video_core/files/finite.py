@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ..errors import FileError
 
+# dtype -> the smallest byte, without its sign, that is no number
+FIRST_NOT_FINITE = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7C}
+
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raises FileError if a tensor of a float type holds NaN or infinity.
@@ -25,6 +28,10 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if tensor.element_size() == 1:  # float8 has no aminmax
+    if tensor.dtype in FIRST_NOT_FINITE:  # float8 has no aminmax, and casting it takes 20 times as long
+        limit = FIRST_NOT_FINITE[tensor.dtype]
+        positive, negative = tensor.view(torch.int8).amax(), tensor.view(torch.uint8).amax()
+        return int(positive) < limit and int(negative) < limit + 0x80
+    if tensor.element_size() == 1:
         tensor = tensor.to(torch.bfloat16)
     return all(end.isfinite() for end in torch.aminmax(tensor))

@@ -66,6 +66,22 @@ def loras_of_every_spelling_reach_the_stream_and_go_again(demo):
 
 
 @check
+def pefts_alpha_is_the_strength_that_core_applies(demo):
+    """Alpha 8 of rank 4 at strength 0.4 is alpha 4, the rank, at 0.8."""
+    with_lora = pack("bridge.lora").with_lora
+    with tempfile.TemporaryDirectory() as folder:
+        peft, alone = Path(folder) / "snow", Path(folder) / "alone"
+        peft.mkdir(), alone.mkdir()
+        (peft / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+        one, state, _ = demo.sample(
+            with_lora(demo.causal, _file(peft, "adapter_model", *SPELLINGS["peft"]), 0.4)
+        )
+        other, _, _ = demo.sample(with_lora(demo.causal, _file(alone, "a", *SPELLINGS["peft"]), 0.8))
+    assert state.state.history[-1].loras == ("snow 0.4",)
+    close(one["samples"], other["samples"], 1e-5 * other["samples"].abs().max().item())
+
+
+@check
 def cores_own_loader_reaches_the_stream(demo):
     import comfy.sd
     from safetensors.torch import load_file

@@ -200,6 +200,17 @@ def test_values_that_are_no_numbers(dtype, value, place, tmp_path):
     assert "“m.pth”" in message
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz])
+def test_every_byte_of_float8(dtype):
+    """Against torch's own values of the 256 bytes."""
+    for byte in range(256):
+        value = torch.tensor([0, byte], dtype=torch.uint8).view(dtype)
+        if value.float().isfinite().all():
+            check_finite({"a": value}, CONFIG)
+        else:
+            refusal(lambda value=value: check_finite({"a": value}, CONFIG), FileError)
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
 def test_a_model_with_nan(tmp_path, kind):
     weights = {name: tensor.clone() for name, tensor in WEIGHTS.items()}
