@@ -61,11 +61,12 @@ class Film:
             self.step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.tick = Fraction(stream.time_base or Fraction(1, av.time_base))
             self.stated = Fraction(container.duration or 0, av.time_base)
-            length = (stream.duration or 0) * self.tick or self.stated
-            self.end = (stream.start_time or 0) * self.tick + length
+            length = (stream.duration or 0) * self.tick
+            # without a length of its own, a stream's end is Matroska's: counted from 0
+            self.end = (stream.start_time or 0) * self.tick + length if length else self.stated
             self.description = (
                 f"{stream.width}x{stream.height} pixels, {float(1 / self.step):.6g} frames a second, "
-                f"{float(length):.1f} s, {stream.codec_context.name}"
+                f"{float(length or self.stated):.1f} s, {stream.codec_context.name}"
             )
 
     def moments(self, since: Fraction | None = None) -> Iterator[Moment]:
