@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import tempfile
 from pathlib import Path
 
-from checks_inside import check, close, image, pack, refused, run, same
+from checks_inside import ROOT, check, close, image, pack, refused, run, same
 
 SENTENCES = (
     "a small red circle moves slowly to the right across a dark background",
@@ -109,7 +110,6 @@ def a_clip_of_another_type_is_refused(demo):
 def our_loader_gives_cores_vae(demo):
     """The same object as Load VAE's, of a file that Load VAE can't read, too."""
     import comfy.sd
-    import comfy.utils
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -120,9 +120,11 @@ def our_loader_gives_cores_vae(demo):
     for name in ("latent_channels", "device", "vae_dtype", "output_device"):
         assert getattr(demo.vae, name) == getattr(core, name), name
     with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "other.safetensors"
-        save_file({f"model.{name}": tensor for name, tensor in tensors.items()}, other)
-        loaded = [demo.vae, pack("bridge.vaes").load_vae(other)]
+        prefixed, renamed = Path(folder) / "prefixed.safetensors", Path(folder) / "diffusers.safetensors"
+        save_file({f"model.{name}": tensor for name, tensor in tensors.items()}, prefixed)
+        names = json.loads((ROOT / "tests" / "data" / "wan_vae_keymap.json").read_text(encoding="utf-8"))
+        save_file({diffusers: tensors[original] for diffusers, original in names.items()}, renamed)
+        loaded = [demo.vae, *map(pack("bridge.vaes").load_vae, (prefixed, renamed))]
     for vae in loaded:
         weights = vae.get_sd()
         assert all(torch.equal(weights[name], tensor) for name, tensor in core.get_sd().items())
