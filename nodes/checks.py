@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..sana_video_core.config import FAMILIES, LONGSANA_480P, check_choice
 from ..sana_video_core.shapes import ChunkRule
-from .files import TRANSFORMER, check, path_of, sentence
+from .files import TRANSFORMER, check, path_of, saved_state, sentence
 
 LEAST, MOST = 16, 4096  # pixels of a side
 MOST_CHUNKS = ChunkRule().most
@@ -42,6 +42,17 @@ def model(name: str | None, family: str | None) -> bool | str:
     if there is not True or name is None or family in (None, "auto"):
         return there
     return sentence(_family_fits, name, family)
+
+
+def state_file(name: str | None) -> bool | str:
+    """Whether the file is there, and holds a state."""
+    return name is None or sentence(_is_state, name)
+
+
+def _is_state(name: str) -> None:
+    from ..sana_video_core.streaming.state_file import check_state_file
+
+    check_state_file(saved_state(name))
 
 
 def _family_fits(name: str, family: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from . import checks
 from .files import STATES, check_prefix, new_file, saved_state, saved_states, sentence, state_prefix
 from .help import schema
 from .sockets import SocketState, State
@@ -83,7 +84,7 @@ class SanaVideoLoadState(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file) -> bool | str:
-        return file is None or sentence(saved_state, file)  # None: linked, so not known yet
+        return checks.state_file(file)
 
     @classmethod
     def fingerprint_inputs(cls, file) -> str:

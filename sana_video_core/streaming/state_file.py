@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import FAMILIES, STREAM_RULES, check_choice
 from ..errors import FileError
 from ..files.finite import check_finite
-from ..files.tensor_file import parse_json, read_safetensors, write_tensors
+from ..files.tensor_file import parse_json, read_metadata, read_safetensors, write_tensors
 from ..transformer.memory import Memory, MemorySize, block_memory
 from .state import Chunk, Identity, StreamState
 
@@ -66,16 +66,7 @@ def load_state(path: Path | str) -> StreamState:
     """
     path = Path(path)
     tensors, metadata = read_safetensors(path)
-    version = metadata.get(FORMAT)
-    if version is None:
-        raise FileError(
-            f"“{path.name}” isn't a saved state. States are written by Save State (or --state-out)."
-        )
-    if version != str(VERSION):
-        raise FileError(
-            f"“{path.name}” is a state of format {version}; "
-            f"this version of the pack reads format {VERSION}. Update the pack."
-        )
+    _check_format(path, metadata)
     described = parse_json(metadata.get("state", ""), path, "description")
     # copies: mapped tensors would change with the file
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -91,6 +82,24 @@ def load_state(path: Path | str) -> StreamState:
             f"“{path.name}” is an incomplete or damaged state ({reason}). Save it again, or use an older one."
         ) from error
     return state
+
+
+def check_state_file(path: Path) -> None:
+    """Raises FileError unless this is a state that `load_state` could read. Reads no tensors."""
+    _check_format(path, read_metadata(path))
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    version = metadata.get(FORMAT)
+    if version is None:
+        raise FileError(
+            f"“{path.name}” isn't a saved state. States are written by Save State (or --state-out)."
+        )
+    if version != str(VERSION):
+        raise FileError(
+            f"“{path.name}” is a state of format {version}; "
+            f"this version of the pack reads format {VERSION}. Update the pack."
+        )
 
 
 def _state_from(described: Any, tensors: Mapping[str, Tensor]) -> StreamState:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfyui_sana_video.nodes.files import saved_state, saved_states
 from PIL import Image
+from safetensors.torch import save_file
 from support.artist import (
     demo,
     folders,
@@ -152,6 +153,15 @@ def test_a_damaged_state_is_refused():
     path.write_bytes(b"no")
     with refused("bad.safetensors"):
         run("LoadState", _name(path.absolute()))
+    assert "bad.safetensors" in node("LoadState").validate_inputs(_name(path.absolute()))
+
+
+def test_another_kind_of_file_is_refused_before_the_run(base):
+    path = base / "output" / "sana_states" / "other.safetensors"
+    path.parent.mkdir(parents=True)
+    for metadata, said in ((None, "isn't a saved state"), ({"sana_video_state": "2"}, "Update the pack")):
+        save_file({"x": torch.zeros(1)}, path, metadata)
+        assert said in node("LoadState").validate_inputs(_name(path))
 
 
 # --- names that lead elsewhere
