@@ -39,9 +39,7 @@ def clip_length(frames: int | None) -> bool | str:
 def model(name: str | None, family: str | None) -> bool | str:
     """Whether the file is there, and may be loaded as this family."""
     there = check(TRANSFORMER, name)
-    if there is not True or name is None or family in (None, "auto"):
-        return there
-    return sentence(_family_fits, name, family)
+    return sentence(_family_fits, name, family) if there is True and family is not None else there
 
 
 def state_file(name: str | None) -> bool | str:
@@ -55,8 +53,9 @@ def _is_state(name: str) -> None:
     check_state_file(saved_state(name))
 
 
-def _family_fits(name: str, family: str) -> None:
+def _family_fits(name: str | None, family: str) -> None:
     from ..sana_video_core.checkpoints.said_family import check_family
 
     check_choice("family", family, CHOICES)
-    check_family(path_of(TRANSFORMER, name), family)
+    if name is not None and family != CHOICES[0]:
+        check_family(path_of(TRANSFORMER, name), family)

@@ -193,6 +193,7 @@ def test_a_states_text_is_on_its_node(page):
         ("BlockSampler", {"chunks": 103}, ("103 chunks", "1 to 102")),
         ("SaveState", {"filename_prefix": "../x"}, ("“../x”", "output folder")),
         ("ModelLoader", {"model_name": "demo (built in)", "family": "toaster"}, ("toaster", "longsana_480p")),
+        ("ModelLoader", {"model_name": None, "family": "toaster"}, ("toaster", "auto")),
         (
             "ModelLoader",
             {"model_name": "demo (built in)", "family": "longsana_480p"},
