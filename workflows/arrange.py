@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 from .room import TITLE
 
 HEAD, INSIDE = 60, 15  # a group's title, with a node's badge below it; its border
-BETWEEN, APART = 25, 30  # between nodes: the canvas draws a badge of 20 there; between groups
+BETWEEN, APART = (
+    35,
+    30,
+)  # between nodes: the canvas draws a badge of 20 there, errors as rings; between groups
 Node = dict[str, Any]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from .video_files import write_numbers
 
 # nodes [title, left, top, right, bottom] and groups, in units of the graph. Vue's elements hold the bar below
-# a node, too; the canvas draws the pack's badge above the title.
+# a node, too; the canvas draws the pack's badge above the title, and a ring around errors.
 RECTANGLES = """() => {
     const {scale, offset} = app.canvas.ds, page = app.canvas.canvas.getBoundingClientRect();
     const nodes = app.graph.nodes.map(node => {
@@ -23,8 +23,10 @@ RECTANGLES = """() => {
                                      (drawn.top - page.top) / scale - offset[1]] : node.boundingRect;
         const [width, height] = drawn ? [drawn.width / scale, drawn.height / scale]
                                       : [node.boundingRect[2], node.boundingRect[3]];
-        const badge = drawn || !node.type.startsWith('Sana') ? 0 : 22;
-        return [`${node.id} ${node.title}`, left, top - badge, left + width, top + height] });
+        const ring = node.has_errors ? (drawn ? 3 : 12) : 0;
+        const above = Math.max(ring, drawn || !node.type.startsWith('Sana') ? 0 : 22);
+        const [right, bottom] = [left + width + ring, top + height + ring];
+        return [`${node.id} ${node.title}`, left - ring, top - above, right, bottom] });
     const groups = app.graph.groups.map(group => [group.title, group.pos[0], group.pos[1],
         group.pos[0] + group.size[0], group.pos[1] + group.size[1]]);
     return [nodes, groups] }"""
