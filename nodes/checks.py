@@ -6,7 +6,7 @@ ComfyUI leaves a widget's limits to a node that names it in `validate_inputs`.
 from __future__ import annotations
 
 from ..sana_video_core.config import FAMILIES, LONGSANA_480P, check_choice
-from ..sana_video_core.shapes import ChunkRule
+from ..sana_video_core.shapes import ChunkRule, check_picture
 from .files import TRANSFORMER, check, path_of, saved_state, sentence
 
 LEAST, MOST = 16, 4096  # pixels of a side
@@ -20,8 +20,9 @@ def size(width: int | None, height: int | None) -> bool | str:
     for name, value in (("width", width), ("height", height)):
         if value is not None and value > MOST:
             return f"The {name} is {value} pixels; choose a multiple of {LEAST} up to {MOST}."
-    sides = (LEAST if side is None else side for side in (height, width))
-    return sentence(LONGSANA_480P.compression.grid, *sides)
+    sides = [LEAST if side is None else side for side in (height, width)]
+    fits = sentence(LONGSANA_480P.compression.grid, *sides)
+    return fits if fits is not True else sentence(check_picture, *sides)
 
 
 def chunks(count: int | None) -> bool | str:

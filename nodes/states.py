@@ -62,9 +62,9 @@ class SanaVideoSaveState(io.ComfyNode):
         from ..sana_video_core.errors import InputError
         from ..sana_video_core.streaming.state_file import save_state
 
-        if not state.state.history:
-            raise InputError("This stream is empty: there is nothing to save. Sample or prime it first.")
         with new_file(state_prefix(filename_prefix), ".safetensors") as path:
+            if not state.state.history:
+                raise InputError("This stream is empty: there is nothing to save. Sample or prime it first.")
             save_state(state.state, path)
         saved = f"Saved {path.name}: {state.state.frames} frames, {path.stat().st_size / 2**20:.1f} MiB."
         say(saved)

@@ -213,7 +213,7 @@ def test_the_motion_score_is_the_familys(family):
         ([], {"longsana_480p": 10, "demo": 0}.get(family, 30)),
         (["--motion-score", "3"], 3),
     ):
-        options = _parser().parse_args(["generate", "a", *words])
+        options = _parser().parse_args(["generate", "a", "--out", "v.mp4", *words])
         options.frames = 9
         _check_options(options, SimpleNamespace(family=rules))
         assert options.motion_score == score

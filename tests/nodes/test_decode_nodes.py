@@ -52,6 +52,7 @@ def watched(monkeypatch):
                 asked.add(name)
             return super().__getattribute__(name)
 
+    demo()  # kept for other tests, so it is loaded before
     monkeypatch.setattr(comfy.sd, "VAE", Watched)
     return asked
 

@@ -97,7 +97,7 @@ def test_of_a_trimmed_video_its_part_is_used(film):
     (chunk,) = prime(video=Elsewhere(film, str(film), trim=(0.125, 0.3125))).state.history
     pixels = read_frames(film)[:, :, 2:7]
     pixels = fit_images(((pixels[0].movedim(0, -1) + 1) / 2), width=48, height=32)
-    assert torch.allclose(latents(chunk), demo().vae.encode(pixels), atol=1e-5)
+    assert torch.allclose(latents(chunk), vae_of(demo().vae).encode(pixels), atol=1e-5)
 
 
 def test_pictures_with_a_rate_are_a_video_without_a_file():
@@ -105,7 +105,7 @@ def test_pictures_with_a_rate_are_a_video_without_a_file():
     components = Types.VideoComponents(images=images, frame_rate=Fraction(32), audio=None)
     (chunk,) = prime(video=InputImpl.VideoFromComponents(components)).state.history
     expected = fit_images(images[[2, 4, 6, 8, 10, 12, 14, 16, 18]], width=48, height=32)
-    assert torch.allclose(latents(chunk), demo().vae.encode(expected), atol=1e-5)
+    assert torch.allclose(latents(chunk), vae_of(demo().vae).encode(expected), atol=1e-5)
 
 
 def test_one_picture_for_a_batch_or_one_for_each():

@@ -43,7 +43,7 @@ def test_other_dtypes_become_float32_and_the_file_may_change(tmp_path):
         ("n.pt", lambda path: torch.save([NOISE], path), r"holds 0 of that kind \(nothing\)"),
         ("n.pt", lambda path: path.write_bytes(b"x" * 100), "cannot be read"),
         ("n.latent", lambda path: path.write_bytes(b"x" * 100), "cannot be read"),
-        ("n.npy", lambda path: path.touch(), "use one of .safetensors, .latent, .pth"),
+        ("n.npy", lambda path: path.touch(), "use one of .safetensors, .sft, .latent, .pth"),
         ("n.pt", lambda path: None, "There is no file"),
         ("n.latent", lambda path: path.mkdir(), "There is no file"),
     ],

@@ -54,7 +54,7 @@ def sana(tmp_path, monkeypatch, capsys):
     real = os.stat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "stat", stat)
-    monkeypatch.setattr(Executor, "_result", began)
+    monkeypatch.setattr(Executor, "_work", began)
     (tmp_path / "file").touch()
 
     def run(*words):
