@@ -40,6 +40,7 @@ function grow(node) {
   widget.options.getMinHeight = () => height;
   node.setSize([node.size[0], Math.max(words.before, node.computeSize()[1])]);
   words.grown = node.size[1];
+  node.setDirtyCanvas?.(true, true); // a canvas at rest draws nothing
 }
 
 function forget({ detail }) {
@@ -48,6 +49,7 @@ function forget({ detail }) {
   said.delete(node);
   if (widget) node.removeWidget(widget);
   if (words && words.grown === node.size[1]) node.setSize([node.size[0], words.before]);
+  if (words) node.setDirtyCanvas?.(true, true);
 }
 
 function repeat() {
