@@ -12,12 +12,11 @@ function colour(table) {
 }
 
 app.registerExtension({
-  name: "SANA-Video.state_colour",
+  name: "sanavideo.state_colour",
   setup() {
     colour(app.canvas.default_connection_color_byType); // dots that the canvas draws
     colour(app.canvas.constructor.link_type_colors); // links, in both renderers
-    const style = document.createElement("style"); // dots of Nodes 2.0; a palette's own is set inline, and wins
-    style.textContent = `:root { --color-datatype-${TYPE}: ${COLOUR} }`;
-    document.head.append(style);
+    // dots of Nodes 2.0; a palette's own is set later, and wins
+    document.documentElement.style.setProperty(`--color-datatype-${TYPE}`, COLOUR);
   },
 });

@@ -81,23 +81,16 @@ function tell(nodeErrors) {
   }
 }
 
-async function queue(original, ...request) {
+function answered() {
   for (const nodeId of refused) forget({ detail: nodeId });
   refused.clear();
-  try {
-    const answer = await original.apply(api, request);
-    tell(answer?.node_errors); // of outputs that are left out
-    return answer;
-  } catch (error) {
-    tell(error?.response?.node_errors);
-    throw error;
-  }
+  tell(app.lastNodeErrors);
 }
 
 app.registerExtension({
-  name: "SANA-Video.words",
+  name: "sanavideo.words",
   setup() {
-    api.queuePrompt = queue.bind(null, api.queuePrompt);
+    api.addEventListener("promptQueued", answered); // also when it was refused
     api.addEventListener("progress_text", hear);
     api.addEventListener("executing", forget);
     api.addEventListener("execution_error", fail);

@@ -93,8 +93,9 @@ def cores_clip_and_our_encoder_agree(demo):
         mine = run("SanaVideoTextEncode", core, "a red circle", 0, True)[0]
         assert same(mine[0], whole[0])
         assert same(mine[1]["attention_mask"], whole[1]["attention_mask"].long())
+        bare = run("SanaVideoTextEncode", core, "", 0, False)[0]  # core leaves out the instruction, too
+        assert same(bare[0], core_nodes.CLIPTextEncode().encode(core, "")[0][0][0])
         empty = run("SanaVideoTextEncode", core, "", 0, True)[0]
-        assert same(empty[0], core_nodes.CLIPTextEncode().encode(core, "")[0][0][0])
         _, extra = run("SanaVideoTextEncode", ours, "", 0, True)[0]
         assert same(extra["attention_mask"], empty[1]["attention_mask"])
 
@@ -267,7 +268,7 @@ def a_text_that_another_node_changed_is_another_prompt(demo):
         for c in (demo.positive, joined, averaged, nothing)
     ]
     assert len(set(digests)) == 4, digests
-    assert demo.sample(positive=joined)[1].state.history[-1].prompt == ""
+    assert demo.sample(positive=joined)[1].state.history[-1].prompt == "combined text"
 
 
 @check

@@ -32,7 +32,7 @@ def test_object_info(server, classes):
     folder_paths.set_base_directory(str(server.base))
     real = server.ask("/object_info")[1]
     ours = [name for name in classes if name.startswith("SanaVideo")]
-    assert len(ours) == 15
+    assert len(ours) == 16
     for name in ours:
         mine, theirs = json.loads(json.dumps(classes[name].GET_NODE_INFO_V1())), real[name]
         # the one difference: ComfyUI knows the pack by the folder that it lies in
@@ -151,6 +151,12 @@ def test_every_workflow_is_refused_only_for_its_missing_files(server, picture):
     for path in paths:
         reply = server.refused(json.loads(path.read_text(encoding="utf-8")))
         errors = [error for node in json.loads(reply)["node_errors"].values() for error in node["errors"]]
-        missing = {"model_name", "encoder_name", "vae_name", "file"}
+        missing = {
+            "model_name",
+            "family",
+            "encoder_name",
+            "vae_name",
+            "file",
+        }  # family: checked with its model
         assert errors, path
         assert {error["extra_info"]["input_name"] for error in errors} <= missing, (path, errors)
