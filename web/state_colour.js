@@ -1,6 +1,7 @@
 // A colour of its own for SANA_STATE, so that a stream's path can be seen. ComfyUI knows none for types of packs.
 import { app } from "../../scripts/app.js";
 
+const ROOT = document.documentElement;
 const TYPE = "SANA_STATE";
 const COLOUR = "#00BFA5"; // no other type's; seen on dark and on light palettes
 
@@ -11,12 +12,18 @@ function colour(table) {
   Object.defineProperty(table, TYPE, entry);
 }
 
+/** The dots of Nodes 2.0 take theirs from the page's root. */
+function dots() {
+  const name = `--color-datatype-${TYPE}`;
+  if (!ROOT.style.getPropertyValue(name)) ROOT.style.setProperty(name, COLOUR);
+}
+
 app.registerExtension({
   name: "sanavideo.state_colour",
   setup() {
     colour(app.canvas.default_connection_color_byType); // dots that the canvas draws
     colour(app.canvas.constructor.link_type_colors); // links, in both renderers
-    // dots of Nodes 2.0; a palette's own is set later, and wins
-    document.documentElement.style.setProperty(`--color-datatype-${TYPE}`, COLOUR);
+    new MutationObserver(dots).observe(ROOT, { attributeFilter: ["style"] }); // a palette was chosen
+    dots();
   },
 });

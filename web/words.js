@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 
 const PREVIEW = "$$node-text-preview"; // the page's name for the widget
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
+const ANSWER = 10000; // milliseconds until which the answer to a prompt is waited for
 const AFTER = [0, 500, 2000]; // milliseconds: the page may hear of a run only after its error
 const LETTER = 6.5, LINE = 16, LINES = 6; // pixels of the page's small type; more lines scroll
 const refused = new Set(); // ids of nodes whose values were refused
@@ -81,16 +82,21 @@ function tell(nodeErrors) {
   }
 }
 
-function answered() {
+// The page tells nobody that a prompt was refused, so its errors, empty while it asks, are looked at for a while.
+function asked() {
   for (const nodeId of refused) forget({ detail: nodeId });
   refused.clear();
-  tell(app.lastNodeErrors);
+  const until = Date.now() + ANSWER;
+  const timer = setInterval(() => {
+    if (app.lastNodeErrors || Date.now() > until) clearInterval(timer);
+    tell(app.lastNodeErrors);
+  }, 200);
 }
 
 app.registerExtension({
   name: "sanavideo.words",
   setup() {
-    api.addEventListener("promptQueued", answered); // also when it was refused
+    api.addEventListener("promptQueueing", asked);
     api.addEventListener("progress_text", hear);
     api.addEventListener("executing", forget);
     api.addEventListener("execution_error", fail);

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from comfyui_sana_video.workflows.build import NAMES
 from PIL import Image
 from support.sites import ROOT
 
@@ -15,7 +16,7 @@ PALETTE = "Comfy.ColorPalette"
 def test_the_streams_path_is_seen(window, vue):
     """Also after the palette was changed, for which the page empties what the new one does not name."""
     window.empty(vue=vue)
-    window.load(json.loads((ROOT / "workflows" / "01_first_long_video.json").read_text(encoding="utf-8")))
+    window.load(json.loads((ROOT / "workflows" / f"{NAMES['1']}.json").read_text(encoding="utf-8")))
     window.fit()
     for palette in ("light", "dark"):
         window.set(PALETTE, palette)
@@ -26,7 +27,7 @@ def test_the_streams_path_is_seen(window, vue):
     slots = [("inputs", "state"), ("outputs", "state"), ("inputs", "model"), ("outputs", "latent")]
     dots = [[round(place) for place in window._slot(sampler, *slot)] for slot in slots]
     assert [bool(ours[y, x]) for x, y in dots] == [True, True, False, False]
-    assert ours.sum() > 500  # the links
+    assert ours.sum() > 200  # the links
 
 
 def test_a_palette_that_names_the_type_counts(window):
