@@ -44,6 +44,12 @@ class Words:
             page.send_progress_text("\n".join(lines).translate(PLAIN), self._node_id, page.client_id)
 
 
+def _drawn(node_id: str) -> str:
+    """The node on the page: one that another node made, as loops do, runs under an id that no page knows."""
+    progress = sys.modules.get("comfy_execution.progress")  # only a host whose nodes expand has it
+    return progress.get_progress_state().dynprompt.get_display_node_id(node_id) if progress else node_id
+
+
 def _shown(record: logging.LogRecord) -> bool:
     if record.levelno >= logging.WARNING:
         say(record.getMessage())
@@ -62,7 +68,7 @@ def on_node() -> Iterator[None]:
     An interrupt isn't an Exception, and passes in silence.
     """
     context = get_executing_context()
-    token = _running.set(context and Words(context.node_id))
+    token = _running.set(context and Words(_drawn(context.node_id)))
     try:
         yield
     except SanaVideoError as error:

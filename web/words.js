@@ -5,7 +5,6 @@ import { api } from "../../scripts/api.js";
 
 const PREVIEW = "$$node-text-preview"; // the page's name for the widget
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
-const ANSWER = 10000; // milliseconds until which the answer to a prompt is waited for
 const AFTER = [0, 500, 2000]; // milliseconds: the page may hear of a run only after its error
 const LETTER = 6.5, LINE = 16, LINES = 6; // pixels of the page's small type; more lines scroll
 const refused = new Set(); // ids of nodes whose values were refused
@@ -82,21 +81,22 @@ function tell(nodeErrors) {
   }
 }
 
-// The page tells nobody that a prompt was refused, so its errors, empty while it asks, are looked at for a while.
-function asked() {
+// What was refused is asked anew. Newer pages announce no answer that refuses, so it is waited for.
+function queueing() {
   for (const nodeId of refused) forget({ detail: nodeId });
   refused.clear();
-  const until = Date.now() + ANSWER;
-  const timer = setInterval(() => {
-    if (app.lastNodeErrors || Date.now() > until) clearInterval(timer);
-    tell(app.lastNodeErrors);
-  }, 200);
+  setTimeout(answered);
+}
+
+function answered() {
+  if (app.processingQueue) setTimeout(answered, 50);
+  else tell(app.lastNodeErrors);
 }
 
 app.registerExtension({
   name: "sanavideo.words",
   setup() {
-    api.addEventListener("promptQueueing", asked);
+    api.addEventListener("promptQueueing", queueing);
     api.addEventListener("progress_text", hear);
     api.addEventListener("executing", forget);
     api.addEventListener("execution_error", fail);

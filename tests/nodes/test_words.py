@@ -87,6 +87,16 @@ def test_words_are_those_of_the_node_that_runs(page):
     assert [message[:2] for message in page] == [("first", "7"), ("second", "8")]
 
 
+def test_words_of_a_loops_node_are_shown_where_the_page_has_it(page, monkeypatch):
+    """As ComfyUI's progress bars: the loop's copy 7.0.2 of node 5 has no drawing of its own."""
+    nodes = SimpleNamespace(get_display_node_id={"7.0.2": "5"}.get)
+    progress = SimpleNamespace(get_progress_state=lambda: SimpleNamespace(dynprompt=nodes))
+    monkeypatch.setitem(sys.modules, "comfy_execution.progress", progress)
+    with CurrentNodeContext("a prompt", "7.0.2"), words.on_node():
+        words.say("again")
+    assert page == [("again", "5", "me")]
+
+
 def test_progress_takes_the_place_of_progress_and_sentences_stay(page):
     with words.on_node():
         words.say_progress("1 of 2")
