@@ -89,12 +89,25 @@ def test_the_weights_of_a_socket_are_left_alone():
         assert torch.equal(now, values)
 
 
-@pytest.mark.parametrize("network", [torch.nn.Identity(), WanVAE(VAEConfig(8, blocks=1))])
+def _with_alpha():
+    """Qwen-Image-Layered's kind: all as Wan 2.1, but a fourth colour."""
+    network = WanVAE(VAE_CONFIG)
+    head = network.decoder.head[2]
+    head.weight = torch.nn.Parameter(torch.cat((head.weight, head.weight[:1])), requires_grad=False)
+    head.bias = torch.nn.Parameter(torch.cat((head.bias, head.bias[:1])), requires_grad=False)
+    return network
+
+
+def _one_layer_less():
+    network = WanVAE(VAEConfig(8, blocks=1))
+    del network.encoder.downsamples[0]
+    return network
+
+
+@pytest.mark.parametrize("network", [torch.nn.Identity(), _one_layer_less(), _with_alpha()])
 def test_other_networks_are_refused(network):
     vae = load_vae(demo_set().vae)
     vae.first_stage_model = network
-    if isinstance(network, WanVAE):
-        del network.encoder.downsamples[0]
     with pytest.raises(InputError, match=rf"{type(network).__name__} .* need the Wan 2\.1 VAE"):
         vae_of(vae)
 
