@@ -28,30 +28,37 @@ def callbacks(chunks: int, steps: int, patcher: Any = None, ends: Sequence[float
     """
     bar = comfy.utils.ProgressBar(chunks * steps)
     previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
-    begun = time.monotonic()
+    begun, skipped = time.monotonic(), None
 
     def progress(news: Progress) -> None:
+        nonlocal skipped
         if news.chunk == 0:  # recache, before the first chunk
             return
+        if skipped is None:  # a decoder may begin in a later scene
+            skipped = (news.chunk - 1) * news.steps
         preview = None
         if previewer and news.latents is not None:
             preview = previewer.decode_latent_to_preview_image("JPEG", news.latents[:, :, -1:])
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
         bar.update_absolute(done, chunks * steps, preview)
-        say_progress(progress_line(news, ends, time.monotonic() - begun))
+        say_progress(progress_line(news, ends, time.monotonic() - begun, skipped))
 
     return Callbacks(cancelled=interrupted, progress=progress)
 
 
-def progress_line(news: Progress, ends: Sequence[float], elapsed: float) -> str:
-    """“chunk 3 of 6 · 7.5 of 15 s · about 40 s left”, and when all is done, how long it took."""
+def progress_line(news: Progress, ends: Sequence[float], elapsed: float, skipped: int = 0) -> str:
+    """“chunk 3 of 6 · 7.5 of 15 s · about 40 s left”, and when all is done, how long it took.
+
+    `skipped` are the calls before the first one: they took no time.
+    """
     length = [f"{_tenths(ends[news.chunk - 1])} of {_tenths(ends[-1])} s"] if ends else []
     done = (news.chunk - 1) * news.steps + news.step
     left = news.chunks * news.steps - done
     if not left:
         whole = [f"{news.chunks} chunk{'s' * (news.chunks > 1)}", *(f"{_tenths(end)} s" for end in ends[-1:])]
         return " · ".join([*whole, f"took {_duration(elapsed)}"])
-    rest = [f"about {_duration(elapsed / done * left)} left"] if done > 1 else []  # the first call warms up
+    made = done - skipped
+    rest = [f"about {_duration(elapsed / made * left)} left"] if made > 1 else []  # the first call warms up
     return " · ".join([f"chunk {news.chunk} of {news.chunks}", *length, *rest])
 
 

@@ -9,7 +9,7 @@ import server
 from comfy import model_management as management
 from comfy_execution.utils import CurrentNodeContext
 from comfyui_sana_video.bridge import words
-from comfyui_sana_video.bridge.progress import progress_line
+from comfyui_sana_video.bridge.progress import callbacks, progress_line
 from comfyui_sana_video.nodes import NODES
 from comfyui_sana_video.nodes.words import speaking
 from comfyui_sana_video.sana_video_core.callbacks import Progress
@@ -154,6 +154,17 @@ def test_the_time_that_is_left(step, elapsed, line):
     assert progress_line(Progress(3, 6, step, 5, None), ends, elapsed) == line.replace(
         "15 s left", f"{10 / 11 * 19:.0f} s left"
     )
+
+
+def test_what_was_skipped_took_no_time(page, monkeypatch):
+    """A decoder that begins in a later scene: chunk 4 of 5, of which one step of ten took a second."""
+    times = iter((100.0, 100.5, 101.0))
+    monkeypatch.setattr("comfyui_sana_video.bridge.progress.time.monotonic", lambda: next(times))
+    with words.on_node():
+        work = callbacks(5, 10)
+        work.progress(Progress(4, 5, 1, 10, None))
+        work.progress(Progress(4, 5, 2, 10, None))
+    assert [message[0] for message in page] == ["chunk 4 of 5", "chunk 4 of 5 · about 9 s left"]
 
 
 def test_a_step_cache_that_does_nothing_is_told(page):
