@@ -49,7 +49,7 @@ class SanaVideoStart(io.ComfyNode):
                 ),
             ],
             outputs=[State.Output(display_name="state")],
-            search_aliases=["empty latent video", "begin", "new stream"],
+            search_aliases=["sana", "empty latent video", "begin", "new stream"],
         )
 
     @classmethod

@@ -101,6 +101,8 @@ app.registerExtension({
     api.addEventListener("executing", forget);
     api.addEventListener("execution_error", fail);
     api.addEventListener("execution_cached", recover);
+    // of a node in a subgraph, the page shows words only there
+    app.canvas.canvas.addEventListener("litegraph:set-graph", () => setTimeout(repeat));
     for (const end of ENDS) api.addEventListener(end, () => AFTER.forEach((time) => setTimeout(repeat, time)));
   },
 });

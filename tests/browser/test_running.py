@@ -115,6 +115,24 @@ def test_an_error_is_shown_on_its_node(window, vue):
     assert window.words(start) == ""
 
 
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "nodes 2.0"])
+def test_an_error_in_a_subgraph_is_shown_where_its_node_is(window, vue):
+    window.empty(vue)
+    workflow = drawing(ModelLoader={1: "sana_video_480p"}, Start=SMALL, BlockSampler={0: 1})
+    window.load(workflow)
+    window.page.evaluate(
+        "id => { app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])) }",
+        node_id(workflow, "Start"),
+    )
+    window.run()
+    window.wait_for("execution_error")
+    window.page.wait_for_timeout(2500)
+    window.page.evaluate("""() => { const node = app.graph.nodes.find(node => node.isSubgraphNode());
+        app.canvas.openSubgraph(node.subgraph, node) }""")
+    expect(window.page.get_by_text("a stream needs a block-causal one").first).to_be_visible()
+    assert window.errors == []
+
+
 def test_warnings_and_progress_stay_on_their_nodes(window):
     workflow = one_block(values={0: 2, 1: 102}, size=SMALL)
     next(n for n in workflow["nodes"] if n["type"].endswith("TextEncode"))["widgets_values"][0] = (
