@@ -15,8 +15,9 @@ FOOTER = 24  # Vue's bar below a node: its errors, its advanced inputs
 BADGE = 24  # the pack's name: Vue's last row; the canvas draws it above the title
 PICTURE = 250  # a live preview or an image, with its size: 220 and more on the canvas, 248 by Vue
 FILM = 320  # a video with its controls
-# progress, warnings, errors: six lines on the canvas, four by Vue; what has more scrolls
-TEXT_ON_CANVAS, TEXT_BY_VUE = 122, 70
+# progress, warnings, errors: six lines on the canvas, where more scroll, and four by Vue
+TEXT_ON_CANVAS, TEXT_BY_VUE = 126, 70
+REPORT_BY_VUE = 270  # State Info: 20 chunks with short prompts; Vue never scrolls it
 
 SHOWN = {
     "KSampler": PICTURE,
@@ -47,7 +48,8 @@ class Content(NamedTuple):
         """In either renderer, with all that it may ever show."""
         ours = self.kind.startswith("SanaVideo")
         vue = 14 + 20 * self.slots + 28 * (self.rows - self.hidden) + 68 * self.boxes + FOOTER + BADGE * ours
-        return SHOWN.get(self.kind, 0) + max(self.closed() + TEXT_ON_CANVAS * ours, vue + TEXT_BY_VUE * ours)
+        text = REPORT_BY_VUE if self.kind == "SanaVideoStateInfo" else TEXT_BY_VUE
+        return SHOWN.get(self.kind, 0) + max(self.closed() + TEXT_ON_CANVAS * ours, vue + text * ours)
 
     def roomy(self) -> bool:
         """Whether the node is worth looking at, so that it has its full room from the beginning.

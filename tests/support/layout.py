@@ -31,12 +31,13 @@ RECTANGLES = """() => {
         group.pos[0] + group.size[0], group.pos[1] + group.size[1]]);
     return [nodes, groups] }"""
 # what the server sends during a run
-SHOW = """async ({text, picture, film, live}) => {
+SHOW = """async ({text, report, picture, film, live}) => {
     const {api} = await import('/scripts/api.js'), jpeg = await (await fetch(picture)).blob();
     for (const {id, type} of app.graph.nodes) {
         const node = String(id), send = (kind, data) => api.dispatchCustomEvent(kind, data);
         const executed = output => send('executed', {node, display_node: node, output, prompt_id: 'x'});
-        if (type.startsWith('Sana')) send('progress_text', {nodeId: node, text, prompt_id: 'x'});
+        const words = type === 'SanaVideoStateInfo' ? report : text;
+        if (type.startsWith('Sana')) send('progress_text', {nodeId: node, text: words, prompt_id: 'x'});
         const ids = {nodeId: node, displayNodeId: node, parentNodeId: node, realNodeId: node};
         const preview = {blob: jpeg, ...ids, promptId: 'x', jobId: 'x'};
         if (live.includes(type)) send('b_preview_with_metadata', preview);
@@ -47,6 +48,9 @@ SHOW = """async ({text, picture, film, live}) => {
 WARNING = (
     "The prompt has 412 tokens, and the model reads 300: “and soft golden light falls between the trunks” "
     "was left out, and with it the motion score. Shorten the prompt, or make two shots of it."
+)
+REPORT = "\n".join(
+    f"chunk {number} · 2.5 s: a red ball moves right over a blue floor" for number in range(20)
 )
 LIVE = sorted(set(SHOWN) - {"LoadImage", "SanaVideoStateInfo", "SaveVideo"})
 
@@ -59,7 +63,7 @@ def results(folder: Path) -> dict[str, Any]:
     jpeg = io.BytesIO()
     Image.new("RGB", (480, 832), "teal").save(jpeg, "JPEG")
     picture = "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
-    return {"text": WARNING, "picture": picture, "film": "film.mp4", "live": LIVE}
+    return {"text": WARNING, "report": REPORT, "picture": picture, "film": "film.mp4", "live": LIVE}
 
 
 def covered(rectangles: list[Any]) -> list[str]:
