@@ -16,6 +16,7 @@ from comfy_execution.utils import get_executing_context
 from ..sana_video_core.errors import SanaVideoError
 
 LONGEST_ERROR = 300  # characters of an error that isn't ours
+BREAK = "  \n"  # a new line also where a page reads the text as Markdown
 PLAIN = str.maketrans("<>", "\u2039\u203a")  # ‹ and ›: some pages read the text as HTML
 
 
@@ -41,7 +42,8 @@ class Words:
         page = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
         if page is not None and page.client_id is not None:  # a prompt from a script has no page
             lines = [*self._sentences, *filter(None, [self._progress])]
-            page.send_progress_text("\n".join(lines).translate(PLAIN), self._node_id, page.client_id)
+            text = BREAK.join("\n".join(lines).splitlines()).translate(PLAIN)
+            page.send_progress_text(text, self._node_id, page.client_id)
 
 
 def _drawn(node_id: str) -> str:

@@ -76,7 +76,7 @@ function tell(nodeErrors) {
     const sentences = new Set(ours.map(({ details }) => details.replace(/^\w+ - /, "")));
     if (sentences.size && nodeAt(nodeId)) {
       refused.add(nodeId);
-      api.dispatchCustomEvent("progress_text", { nodeId, text: [...sentences].join("\n") });
+      api.dispatchCustomEvent("progress_text", { nodeId, text: [...sentences].join("  \n") });
     }
   }
 }

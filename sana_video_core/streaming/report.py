@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
+from textwrap import shorten
 
 from PIL import Image
 from torch import Tensor
@@ -12,7 +14,8 @@ from ..files.filmstrip import filmstrip_of
 from .state import StreamState
 
 MOST = 6  # thumbnails of a filmstrip, so that they can be read on a node
-ENDS = 10  # chunks at the beginning and the end of a long stream that a short text names
+ENDS = 10  # prompts at the beginning and the end of a long stream that a short text names
+LETTERS = 100  # of each of these prompts
 
 
 def report(state: StreamState) -> str:
@@ -39,12 +42,16 @@ def report(state: StreamState) -> str:
 
 
 def brief(state: StreamState) -> list[str]:
-    """What a state holds, in short: a line for all of it, and a line for each chunk with its prompt."""
+    """What a state holds, in short: a line for all of it, and one for every prompt with its chunks."""
     lines = [
         f"{_length(state)} · memory {state.bytes / 2**20:.1f} MiB · model {state.identity.fingerprint[:12]}"
     ]
     told = zip(_labels(state), state.history, strict=True)
-    chunks = [f"{label}: {chunk.prompt}" for label, chunk in told]
+    chunks = []
+    for prompt, same in groupby(told, key=lambda entry: entry[1].prompt):
+        labels = [label for label, _ in same]
+        first = labels[0].split(" · ")[0] + " to " if len(labels) > 1 else ""
+        chunks.append(f"{first}{labels[-1]}: {shorten(prompt, LETTERS, placeholder=' …')}")
     if len(chunks) > 2 * ENDS:
         chunks = [*chunks[:ENDS], f"… {len(chunks) - 2 * ENDS} more …", *chunks[-ENDS:]]
     return lines + chunks

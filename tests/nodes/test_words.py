@@ -54,7 +54,7 @@ def test_every_node_says_its_warnings_and_its_error(each, page, caplog):
     speaking(clone)
     with pytest.raises(ValueError, match="broken"):
         clone.execute()
-    assert _ending(page) == "The picture is odd.\nValueError: broken"
+    assert _ending(page) == "The picture is odd.  \nValueError: broken"
     assert caplog.messages.count("The picture is odd.") == 2
 
 
@@ -104,8 +104,8 @@ def test_progress_takes_the_place_of_progress_and_sentences_stay(page):
         words.say_progress("2 of 2")
     assert [message[0] for message in page] == [
         "1 of 2",
-        "Odd ‹lora:a:1›.\n1 of 2",  # a page may read the text as HTML
-        "Odd ‹lora:a:1›.\n2 of 2",
+        "Odd ‹lora:a:1›.  \n1 of 2",  # a page may read the text as HTML
+        "Odd ‹lora:a:1›.  \n2 of 2",
     ]
 
 

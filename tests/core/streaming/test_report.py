@@ -53,15 +53,17 @@ def test_report_counts_bytes_of_what_is_held():
     assert f"history {megabytes:.1f} MiB" in report(big)
 
 
-def test_the_short_text_has_a_line_for_each_chunk():
+def test_the_short_text_has_a_line_for_each_prompt():
     state = _stream()
     first, *chunks = brief(state)
     assert first.startswith("3 chunks · 18 frames · 1.1 s · 48 x 32 · memory ")
-    assert chunks == ["chunk 0 · 0.1 s: a cat", "chunk 1 · 0.6 s: a cat", "chunk 2 · 1.1 s: a dog"]
+    assert chunks == ["chunk 0 to chunk 1 · 0.6 s: a cat", "chunk 2 · 1.1 s: a dog"]
     long = brief(replace(state, history=state.history * 20))
     assert len(long) == 1 + 10 + 1 + 10
-    assert long[11] == "… 40 more …"
+    assert long[11] == "… 20 more …"
     assert long[-1].startswith("chunk 59 · ")
+    wordy = replace(state.history[0], prompt="a cat " * 40)
+    assert len(brief(replace(state, history=(wordy,)))[1]) < 125
 
 
 def test_filmstrip_shows_the_middle_of_every_chunk():
