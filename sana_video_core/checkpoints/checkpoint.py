@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..config import Family, TransformerConfig
 from ..errors import FileError
-from ..files.dump import weights_by_prefix
+from ..files.dump import part_with, weights_by_prefix
 from ..files.fingerprint import weights_fingerprint
 from ..files.finite import check_finite
 from ..files.parts import read_parts
@@ -32,6 +32,7 @@ from .description import FORMAT, VERSION, described, family_of, sizes_of
 from .keys import canonical_transformer, canonical_vae, without_prefix
 
 TRANSFORMER = "SANA-Video transformer"
+FIRST = ("x_embedder.proj.weight", "patch_embedding.weight")  # by the original, by diffusers
 OUR_CLASSES = "SanaVideo"  # part of the class name in every config.json that is meant for us
 
 
@@ -77,7 +78,8 @@ def read_checkpoint(
     refuse_quantised(path.name, tensors, metadata, beside)
     entries = described(config, metadata, beside, path)
     source = _source(tensors, metadata)
-    tensors = canonical_transformer(weights_by_prefix(unwrapped(tensors), path))
+    tensors = part_with(FIRST, weights_by_prefix(unwrapped(tensors), path), path)
+    tensors = canonical_transformer(tensors)
     if "blocks.0.attn.qkv.weight" not in tensors or "x_embedder.proj.weight" not in tensors:
         raise FileError(_not_ours(path, tensors))
     sizes = sizes_of(tensors, entries, path)

@@ -19,11 +19,12 @@ logger = logging.getLogger("sana_video")
 MEANT = (
     "state_dict", "generator", "generator_ema", "state_dict_ema", "model_state_dict", "ema_state_dict",
     "model", "model_ema", "ema_model", "ema", "module", "net", "network", "transformer", "student",
-    "diffusion_model", "dit", "unet", "online_model", "params_ema", "params", "weights",
+    "diffusion_model", "dit", "unet", "online_model", "params_ema", "params", "weights", "generator_lora",
 )
 # of the same shapes, but not the one that makes videos
 OTHERS = (
-    "critic", "critic_ema", "discriminator", "fake_score", "real_score", "teacher", "guidance_model",
+    "critic", "critic_ema", "critic_lora", "discriminator", "fake_score", "real_score", "teacher",
+    "guidance_model",
 )
 # fmt: on
 USUAL = MEANT[:2]  # taken without a word where they are alone
@@ -45,28 +46,71 @@ def weights_of(content: object, path: Path) -> dict[str, Tensor]:
             f"“{path.name}” holds a {type(content).__name__} and no named tensors, "
             "so it isn't a checkpoint. Use the published file."
         )
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if content and not tensors:
+        names = _listed([str(key)[:40] for key in content])
+        raise FileError(
+            f"“{path.name}” holds {names}, and no named tensors in any of these, so it isn't a checkpoint. "
+            "Use the published file, or save the network's state dict."
+        )
+    return tensors
 
 
 def weights_by_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The same for a file without dictionaries, where each tensor's name begins with the network's."""
-    key = _meant(sorted({name.partition(".")[0] for name in tensors} & PREFIXES), path)
+    starts = {name.partition(".")[0] for name in tensors}
+    several = not starts.isdisjoint(OTHERS)  # then a usual prefix is the name of one of them
+    key = _meant(sorted(starts & (PREFIXES.union(MEANT) if several else PREFIXES)), path)
     start = f"{key}."
     return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)} if key else tensors
+
+
+def part_with(marks: tuple[str, ...], tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Of a file with more than one network, the tensors under the prefix of the one that has a `mark`.
+
+    Raises FileError where several have one.
+    """
+    starts = {n.removesuffix(mark) for mark in marks for n in tensors if f".{n}".endswith(f".{mark}")}
+    if len(starts) != 1 or "" in starts:
+        if len(starts) > 1:
+            raise FileError(
+                f"“{path.name}” holds several networks of this kind, under "
+                f"{_listed(sorted(start.rstrip('.') or 'no prefix' for start in starts))}. "
+                "Save the one that makes videos to its own file."
+            )
+        return tensors
+    start = starts.pop()
+    part = {name: tensor for name, tensor in tensors.items() if name.startswith(start)}
+    if len(part) < len(tensors):
+        logger.warning(
+            "“%s” holds more than one network: the tensors under “%s” were taken.",
+            path.name,
+            start.rstrip("."),
+        )
+    return {name.removeprefix(start): tensor for name, tensor in part.items()}
 
 
 def _networks(content: Mapping[Any, Any]) -> list[str]:
     """The keys that hold weights, or dictionaries with weights."""
     named = [key for key in (*MEANT, *OTHERS) if isinstance(content.get(key), Mapping) and content[key]]
-    others = [
-        key
+    others = {
+        key: value
         for key, value in content.items()
-        if isinstance(key, str)
-        and key not in named
-        and isinstance(value, Mapping)
-        and _looks_like_weights(value)
-    ]
-    return named + others
+        if isinstance(key, str) and key not in named and isinstance(value, Mapping)
+    }
+    direct = [key for key, value in others.items() if _looks_like_weights(value)]
+    if named or direct:
+        return named + direct
+    return [key for key, value in others.items() if _holds_weights(value, {id(content)})]
+
+
+def _holds_weights(content: Mapping[Any, Any], seen: set[int], deep: int = DEEPEST - 1) -> bool:
+    """Whether a dictionary in this one looks like weights. `seen` are those that were looked at."""
+    if id(content) in seen or not deep:
+        return False
+    seen.add(id(content))
+    inner = [value for key, value in content.items() if isinstance(key, str) and isinstance(value, Mapping)]
+    return any(_looks_like_weights(value) or _holds_weights(value, seen, deep - 1) for value in inner)
 
 
 def _looks_like_weights(content: Mapping[Any, Any]) -> bool:
@@ -81,7 +125,7 @@ def _meant(keys: list[str], path: Path) -> str:
     known = [key for key in MEANT if key in keys]
     unknown = [key for key in keys if key not in MEANT and key not in OTHERS]
     choice = known[:1] or (unknown if len(unknown) == 1 else [])
-    names = ", ".join(f"“{key}”" for key in keys[:6]) + (", …" if len(keys) > 6 else "")
+    names = _listed(keys)
     if keys and not choice:
         raise FileError(
             f"“{path.name}” is a training's dump of {names}, and none of these is known as the network "
@@ -92,3 +136,7 @@ def _meant(keys: list[str], path: Path) -> str:
     elif choice and choice[0] not in USUAL:
         logger.warning("“%s” is a training's dump: its “%s” was taken.", path.name, choice[0])
     return choice[0] if choice else ""
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(f"“{key}”" for key in keys[:6]) + (", …" if len(keys) > 6 else "")

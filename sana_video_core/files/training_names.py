@@ -10,7 +10,7 @@ from ..errors import FileError
 
 T = TypeVar("T")
 # wrappers' modules: DistributedDataParallel and DeepSpeed, FSDP (and FairScale's), torch.compile, activation
-# checkpointing, Lightning Fabric
+# checkpointing, Lightning Fabric, Opacus
 WRAPPERS = frozenset(
     (
         "module",
@@ -19,12 +19,15 @@ WRAPPERS = frozenset(
         "_orig_mod",
         "_checkpoint_wrapped_module",
         "_forward_module",
+        "_original_module",
+        "_module",
     )
 )
 # the same in names with underscores for dots, as kohya's trainers write them
 FLAT_WRAPPER = re.compile(
     r"(?<![a-z])(?:_?(?:fsdp_wrapped|fpw|checkpoint_wrapped|forward)_module|_?orig_mod|module)_"
 )
+AVERAGES = "n_averaged"  # torch's AveragedModel counts in it
 FLAT_PARAMETER = "flat_param"  # FSDP's own form: all of a module's weights in one row
 
 
@@ -38,6 +41,8 @@ def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     out: dict[str, T] = {}
     for name, tensor in tensors.items():
         bare = unwrapped_name(name)
+        if bare == AVERAGES:
+            continue
         if bare in out:
             raise FileError(
                 f"The file holds {bare} twice, with and without the names that training adds. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
 from safetensors.torch import save_file
 from support.checkpoint_files import CONFIG, WEIGHTS, diffusers_named, refusal
 
-WRAPPERS = ("module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module", "_forward_module")
+WRAPPERS = (
+    "module",
+    "_fsdp_wrapped_module",
+    "_orig_mod",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_module",
+)
 
 
 def _loads(path):
@@ -65,6 +73,14 @@ def test_flattened_weights_are_named(tmp_path):
     assert "full state dict" in refusal(lambda: _loads(tmp_path / "m.safetensors"), FileError)
 
 
+def test_an_average_of_torch(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()
+    count = {name: tensor for name, tensor in averaged.items() if "." not in name}
+    assert len(count) == 1
+    torch.save(count | {f"module.{n}": t for n, t in WEIGHTS.items()}, tmp_path / "m.pth")
+    assert _is_the_model(tmp_path / "m.pth")
+
+
 # --- dumps
 
 
@@ -82,8 +98,53 @@ def test_weights_under_any_key(tmp_path, key, caplog):
 
 
 def test_a_dictionary_in_a_dictionary(tmp_path):
-    torch.save({"model": {"state_dict": WEIGHTS, "name": "x"}, "epoch": 1}, tmp_path / "m.pt")
-    assert _is_the_model(tmp_path / "m.pt")
+    optimiser = {"state": {0: {"exp_avg": torch.ones(3)}}}
+    for content in (
+        {"model": {"state_dict": WEIGHTS, "name": "x"}, "epoch": 1},
+        {"checkpoint": {"state_dict": WEIGHTS}, "optimizer": optimiser},
+        {"app": {"model": WEIGHTS, "optim": optimiser}},
+    ):
+        torch.save(content, tmp_path / "m.pt")
+        assert _is_the_model(tmp_path / "m.pt")
+
+
+def test_the_student_beside_its_teacher(tmp_path, caplog):
+    networks = {"student": WEIGHTS, "teacher": {n: t + 1 for n, t in WEIGHTS.items()}}
+    flat = {f"{key}.{n}": t.clone() for key, network in networks.items() for n, t in network.items()}
+    save_file(flat, tmp_path / "m.safetensors")
+    with caplog.at_level(logging.WARNING, "sana_video"):
+        assert _is_the_model(tmp_path / "m.safetensors")
+    assert "“student” was taken" in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.diffusion_model.", "wrapped.model."])
+@pytest.mark.parametrize("spelled", [dict, diffusers_named], ids=["original", "diffusers"])
+def test_a_network_beside_other_parts(tmp_path, caplog, prefix, spelled):
+    tensors = {f"{prefix}{n}": t for n, t in spelled(WEIGHTS).items()}
+    save_file(tensors | {"vae.conv1.weight": torch.zeros(2)}, tmp_path / "m.safetensors")
+    with caplog.at_level(logging.WARNING, "sana_video"):
+        assert _is_the_model(tmp_path / "m.safetensors")
+    assert f"“{prefix[:-1]}” were taken" in caplog.text
+
+
+def test_several_networks_under_unknown_prefixes(tmp_path):
+    tensors = {f"{prefix}.{n}": t.clone() for prefix in ("a", "b") for n, t in WEIGHTS.items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    assert "“a”, “b”" in refusal(lambda: _loads(tmp_path / "m.safetensors"), FileError)
+
+
+def test_a_dump_without_named_weights_says_what_it_holds(tmp_path):
+    torch.save({"shadow_params": list(WEIGHTS.values()), "decay": 0.9}, tmp_path / "m.pt")
+    assert "“shadow_params”, “decay”" in refusal(lambda: _loads(tmp_path / "m.pt"), FileError)
+
+
+def test_a_wide_dump_of_itself_is_refused_at_once(tmp_path):
+    content: dict = {}
+    content |= {f"part {i}": content for i in range(300)}
+    torch.save(content, tmp_path / "m.pt")
+    started = time.monotonic()
+    assert "“part 0”" in refusal(lambda: _loads(tmp_path / "m.pt"), FileError)
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -122,7 +183,7 @@ def test_a_dump_that_holds_itself(tmp_path):
     content: dict = {"step": 1}
     content["state_dict"] = content
     torch.save(content, tmp_path / "m.pt")
-    assert "0 tensors" in refusal(lambda: _loads(tmp_path / "m.pt"), FileError)
+    assert "“step”, “state_dict”" in refusal(lambda: _loads(tmp_path / "m.pt"), FileError)
 
 
 # --- whole files
