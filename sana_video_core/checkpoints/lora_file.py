@@ -27,6 +27,7 @@ logger = logging.getLogger("sana_video")
 
 CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model"  # PEFT's name for the weights
+OF_PEFT = "base_model.model."  # how the names begin that it writes
 METHODS = ("LORA", "LOHA", "LOKR")
 CHANGES_THE_MODEL = (
     "pissa",
@@ -58,8 +59,13 @@ def read_lora(path: Path, shapes: Mapping[str, Sequence[int]]) -> CanonicalLora:
     tensors, metadata = read_tensors(path)
     check_finite(tensors, path)
     config = _config_beside(path)
-    _check_method(path, tensors, config)
-    lora = canonical_lora(tensors, shapes, metadata=metadata, config=config)
+    _check_method(path, tensors, config or {})
+    lora = canonical_lora(tensors, shapes, metadata=metadata, config=config or {})
+    if config is None and any(name.startswith(OF_PEFT) for name in tensors) and not _has_alpha(lora):
+        logger.warning(
+            "“%s” doesn't say how strong it is: its alpha was taken to be its rank. PEFT keeps it in “%s”; "
+            "put that file beside it, or set the strength by eye.", path.name, CONFIG,
+        )  # fmt: skip
     if lora.unused:
         words = _left_out(lora.unused, shapes)
         logger.warning(
@@ -74,6 +80,11 @@ def lora_name(path: Path) -> str:
     return path.parent.name if path.stem == ADAPTER and path.parent.name else path.stem
 
 
+def _has_alpha(lora: CanonicalLora) -> bool:
+    """Whether alphas were found, or have no say."""
+    return any(name.endswith((".alpha", ".diff", ".set_weight", ".lokr_w1")) for name in lora.tensors)
+
+
 def _adapter_in(folder: Path) -> Path:
     for suffix in SUFFIXES:
         if is_file(folder / f"{ADAPTER}{suffix}"):
@@ -81,11 +92,11 @@ def _adapter_in(folder: Path) -> Path:
     raise FileError(f"The folder “{folder}” holds no {ADAPTER}.safetensors. Choose a LoRA's file.")
 
 
-def _config_beside(path: Path) -> Mapping[str, Any]:
+def _config_beside(path: Path) -> Mapping[str, Any] | None:
     """PEFT's adapter_config.json, if it is this file's: among several LoRAs nobody knows whose it is."""
     config = read_json(path.with_name(CONFIG))
     if config is None:
-        return {}
+        return None
     # of its own kind: an optimizer.bin beside it is no LoRA
     others = [name for name in names_in(path.parent) if name.endswith(path.suffix) and name != path.name]
     if others and path.stem != ADAPTER:

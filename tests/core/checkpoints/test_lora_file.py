@@ -90,6 +90,27 @@ def test_a_config_among_several_loras_is_nobodys(tmp_path, caplog):
     assert "how strong" in caplog.text
 
 
+def test_a_lora_of_peft_that_says_nothing_of_its_strength(tmp_path, caplog):
+    own = {f"base_model.model.{MODULE}.alpha": torch.tensor(4.0)}
+    with caplog.at_level(logging.WARNING, "sana_video"):
+        read_lora(_write(tmp_path / "a"), SHAPES)
+        read_lora(_write(tmp_path / "b", config=None, tensors=PAIR | own), SHAPES)
+        plain = {name.removeprefix("base_model.model."): t for name, t in PAIR.items()}
+        read_lora(_write(tmp_path / "c", config=None, tensors=plain), SHAPES)  # diffusers: it is the rank
+        assert not caplog.text
+        assert _scale(_write(tmp_path / "d", config=None)) == 1
+    assert "how strong it is" in caplog.text
+
+
+def test_the_loras_of_a_distillation(tmp_path, caplog):
+    """As LongLive's trainer saves them."""
+    critic = {name: t + 1 for name, t in PAIR.items()}
+    torch.save({"generator_lora": PAIR, "critic_lora": critic, "step": 3}, tmp_path / "lora.pt")
+    with caplog.at_level(logging.WARNING, "sana_video"):
+        assert _scale(tmp_path / "lora.pt") == 1
+    assert "“generator_lora” was taken" in caplog.text
+
+
 def test_loha_and_lokr_of_peft(tmp_path):
     """The host divides an alpha by the rank, but scales two whole matrices of a LoKr by nothing."""
     loha = {f"hada_w{i}_{end}": (60, 4) if end == "a" else (4, 60) for i in "12" for end in "ab"}
