@@ -55,7 +55,7 @@ class Film:
         """Looks at the header. Raises FileError where there is no film to read."""
         self.source = source
         self.tags = Tags(2, 2, Fraction(0))
-        self.reached = Fraction(0)  # the latest end of a packet, of pictures or of sound
+        self.reached = Fraction(0)  # the latest end of a packet, of pictures, sound or subtitles
         with opened(source) as container:
             stream = film_in(container, source)
             self.step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
@@ -89,20 +89,23 @@ class Film:
         with opened(self.source) as container:
             stream = film_in(container, self.source)
             stream.thread_type = "AUTO"
+            # AVI keeps no times, and FFmpeg's are in the order of the file: wrong for H.264's B-frames
+            timed = container.format.name != "avi" or not stream.codec_context.has_b_frames
             if since is not None:
                 try:
                     container.seek(int((since - LEAD) / self.tick), stream=stream)
                 except av.FFmpegError as error:  # a format that can't
                     raise Missed from error
             end = None
-            for packet in container.demux(stream, *container.streams.audio):
+            beside = (*container.streams.audio, *container.streams.subtitles)
+            for packet in container.demux(stream, *beside):
                 self._hear(packet)
                 if packet.stream_index != stream.index:
                     continue
                 if packet.is_corrupt:  # a decoder with several threads may not report it
                     raise FileError(f"{named(self.source)} is cut off or damaged. Copy or download it again.")
                 for frame in cast(list[av.VideoFrame], packet.decode()):
-                    if frame.pts is not None and frame.time_base is not None:
+                    if timed and frame.pts is not None and frame.time_base is not None:
                         start = frame.pts * frame.time_base
                     elif since is not None:
                         raise Missed

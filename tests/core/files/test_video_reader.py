@@ -357,6 +357,32 @@ def test_sound_that_lasts_longer_is_no_early_end(tmp_path, caplog):
     assert not caplog.records
 
 
+@pytest.mark.skipif(
+    not hasattr(av.container.OutputContainer, "add_mux_stream"), reason="an older PyAV can't write them"
+)
+def test_subtitles_that_last_longer_are_no_early_end(tmp_path, caplog):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        video, text = container.add_stream("libx264", rate=16), container.add_mux_stream("subrip", rate=0)
+        video.width, video.height = 96, 64
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8))))
+        container.mux(video.encode(None))
+        packet = av.Packet(b"The end")
+        packet.stream, packet.time_base = text, Fraction(1, 1000)
+        packet.pts, packet.dts, packet.duration = 1000, 1000, 5000
+        container.mux(packet)
+    assert Film(tmp_path / "a.mkv").stated == 6
+    assert read_frames(tmp_path / "a.mkv").shape[2] == 1
+    assert not caplog.records
+
+
+def test_an_avi_with_reordered_frames_is_read_in_order(tmp_path):
+    pictures = [np.full((64, 96, 3), 4 * number + 10, np.uint8) for number in range(40)]
+    film(tmp_path / "a.avi", pictures, max_b_frames=2)
+    for options in ({}, {"fps": None}):
+        assert numbers_in(read_frames(tmp_path / "a.avi", **options)) == list(range(40))
+        assert numbers_in(read_frames(tmp_path / "a.avi", last=5, **options)) == list(range(35, 40))
+
+
 def test_a_recording_that_never_got_its_index_says_so(tmp_path):
     data = film(tmp_path / "a.mp4", [np.zeros((64, 96, 3), np.uint8)] * 8).read_bytes()
     (tmp_path / "a.mp4").write_bytes(data[: data.index(b"moov") - 4])
