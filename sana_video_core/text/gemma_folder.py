@@ -1,9 +1,11 @@
 """Gemma-2 from a folder in Hugging Face layout, loaded by transformers."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import FileError
 from ..files.finite import check_finite
@@ -11,7 +13,9 @@ from ..files.parts import index_of, names_in
 from ..files.places import is_file, is_folder
 from ..files.quantised import refuse_quantised
 from ..files.tensor_file import read_json, read_one_file
-from ..files.weight_names import parts_of, preferred
+from ..files.weight_names import SUFFIXES, parts_of, preferred
+
+logger = logging.getLogger("sana_video")
 
 NEEDED = (
     "Needed is Gemma-2-2B-it: the file gemma_2_2b_it_elm_bf16.safetensors (Comfy-Org/PixelDiT, "
@@ -80,20 +84,35 @@ def _load_tokenizer(folder: Path):
         ) from error
 
 
-def _weights_in(folder: Path) -> dict[str, Any]:
-    """Which weights of a folder transformers should read: the variant, and whether from pickles."""
-    name, variant, _ = preferred(names_in(folder))
+def _weights_in(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder, mapped.
+
+    Transformers would read NaN and scales without a word, and finds neither every variant nor parts without
+    an index.
+    """
+    names = names_in(folder)
+    name, variant, others = preferred(names)
     if not name:
-        raise FileError(f"There are no weights in {folder}: no file there ends with .safetensors. {NEEDED}")
+        found = [name for name in names if name.lower().endswith(SUFFIXES)]
+        hint = f", but {', '.join(found[:3])}" if found else ""
+        raise FileError(
+            f"There are no weights in {folder}: no model.safetensors or its parts{hint}. {NEEDED}"
+        )
+    if others:
+        logger.warning(
+            "“%s” holds several variants: %s was read.", folder.name, variant or "the one without a name"
+        )
     if name.endswith(".json"):
         parts = {folder / part for part in index_of(folder / name).values()}
     else:
         parts = set(parts_of(folder, name))
-    for part in sorted(parts):  # mapped; transformers would read NaN and scales without a word
+    weights: dict[str, Tensor] = {}
+    for part in sorted(parts):
         tensors = read_one_file(part)[0]
         refuse_quantised(part.name, tensors)
         check_finite(tensors, part)
-    return {"use_safetensors": ".safetensors" in name, "variant": variant or None}
+        weights |= tensors
+    return weights
 
 
 def _load_model(folder: Path, dtype: torch.dtype | None):
@@ -107,10 +126,9 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
     try:
         # a pair, because of output_loading_info
         model, info = transformers.Gemma2Model.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder,
-            local_files_only=True,
-            weights_only=True,  # of a pickle nothing is run
-            **weights,
+            None,
+            config=transformers.Gemma2Config.from_pretrained(folder, local_files_only=True),
+            state_dict=weights,
             attn_implementation="eager",  # the others may skip the soft-capping of the attention logits
             output_loading_info=True,
             **options,
@@ -123,6 +141,10 @@ def _load_model(folder: Path, dtype: torch.dtype | None):
             "A file is probably incomplete or missing; download it again."
         ) from error
     _check_loading_info(folder, info)
+    mapped = {tensor.data_ptr() for tensor in weights.values()}
+    for parameter in model.parameters():
+        if parameter.data_ptr() in mapped:  # it would change with the file
+            parameter.data = parameter.data.clone()
     return model
 
 

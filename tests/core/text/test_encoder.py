@@ -363,6 +363,10 @@ class TestFolders:
         shards = sorted(damaged.glob("*.safetensors"))
         assert len(shards) > 1
         self.check(damaged, encoder)
+        index = damaged / "model.safetensors.index.json"
+        index.rename(damaged / "lost")
+        self.check(damaged, encoder)
+        (damaged / "lost").rename(index)
         shards[-1].unlink()
         with pytest.raises(FileError, match=rf"There is no file .*{shards[-1].name}"):
             load_text_encoder(damaged)
@@ -381,6 +385,24 @@ class TestFolders:
         encoder.model.save_pretrained(damaged, max_shard_size="50KB", variant="bf16")
         assert len(list(damaged.glob("*bf16*.safetensors"))) > 1
         self.check(damaged, encoder)
+
+    def test_parts_with_the_variant_at_their_end(self, encoder, damaged):
+        """As diffusers names them."""
+        self.test_parts_of_a_variant(encoder, damaged)
+        for path in damaged.glob("model.bf16-*"):
+            path.rename(
+                damaged / f"{path.name.replace('.bf16', '').removesuffix('.safetensors')}.bf16.safetensors"
+            )
+        (damaged / "model.safetensors.index.bf16.json").unlink()
+        self.check(damaged, encoder)
+
+    def test_a_loaded_encoder_does_not_change_with_its_file(self, damaged):
+        loaded = load_text_encoder(damaged)
+        before = [parameter.clone() for parameter in loaded.model.parameters()]
+        with (damaged / "model.safetensors").open("r+b") as file:
+            file.seek(-4096, 2)
+            file.write(bytes(4096))
+        assert all(map(torch.equal, before, loaded.model.parameters()))
 
     def test_an_index_stays_in_its_folder(self, damaged):
         (damaged / "model.safetensors").rename(damaged.parent / "elsewhere.safetensors")
