@@ -18,6 +18,7 @@ if not Path("/dev/nvidiactl").exists():  # Triton looks at it once, when somebod
 # a second conftest would hide this one from `import conftest`; the tests of a GPU also run where there is no
 # browser
 pytest_plugins = [
+    "support.floor",
     "support.queue",
     "support.which_comfyui",
     *(["support.windows"] if importlib.util.find_spec("playwright") else []),

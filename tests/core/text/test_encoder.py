@@ -11,6 +11,7 @@ from string import ascii_letters
 
 import pytest
 import torch
+import transformers
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.demo.text_encoder import build_demo_text_encoder, demo_vocabulary
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
@@ -329,6 +330,8 @@ class TestModel:
         encoder.encode("a cat")
         encoder.model.to(torch.float64)
         assert (encoder.dtype, encoder.encode("a cat")[0].dtype) == (torch.float64, torch.float64)
+        if int(transformers.__version__.split(".")[0]) < 5:  # its rotary positions know no meta device
+            return
         encoder.model.to("meta")
         embeddings, mask = encoder.encode("a cat")
         assert {encoder.device.type, embeddings.device.type, mask.device.type} == {"meta"}
