@@ -22,6 +22,7 @@ from .refusals import damaged
 ZIP = b"PK\x03\x04"  # how files of torch.save begin since torch 1.6
 LARGEST_PROGRAM = 4 << 20  # bytes of instructions; those of 2,000 tensors are a few hundred kilobytes
 MOST_INSTRUCTIONS = 300_000  # some 35 for each tensor
+MOST_IN_TUPLE = 300_000  # objects, also in tuples inside: a key's hash visits each, as often as it is there
 LARGEST_DIRECTORY = 4 << 20  # bytes of a zip
 MOST_RECORDS = 20_000  # a training's dump of three networks and their optimisers has some thousands
 OLD_PICKLES = 4  # before torch 1.6 a file began with this many: magic, version, system, content
@@ -112,10 +113,16 @@ def _old_program(path: Path) -> bytes:
 def _check_program(path: Path, program: bytes, *, pickles: int) -> None:
     """Refuse instructions that would take long or make much of nothing. They are parsed, not followed."""
     stream, count = io.BytesIO(program), 0
-    with suppress(ValueError, UnicodeDecodeError):  # not instructions, or cut off: torch will say so
+    # not instructions, cut off, or nothing to take: torch will say so
+    with suppress(ValueError, UnicodeDecodeError, IndexError):
         for _ in range(pickles):
-            for _ in pickletools.genops(stream):
+            stack: list[int] = []
+            memo: dict[object, int] = {}
+            for opcode, argument, _ in pickletools.genops(stream):
                 count += 1
+                _weigh(opcode, argument, stack, memo)
+                if stack and stack[-1] > MOST_IN_TUPLE:
+                    raise _oversized(path, "its tuples hold each other again and again")
                 if count > MOST_INSTRUCTIONS:
                     raise _oversized(
                         path, f"its list of tensors has more than {MOST_INSTRUCTIONS:,} instructions"
@@ -123,6 +130,31 @@ def _check_program(path: Path, program: bytes, *, pickles: int) -> None:
     inflating = next((name for name in INFLATING if name in program[: stream.tell()]), None)
     if inflating:
         raise FileError(_foreign(path, inflating.decode()))
+
+
+def _weigh(
+    opcode: pickletools.OpcodeInfo, argument: object, stack: list[int], memo: dict[object, int]
+) -> None:
+    """Do to a stack of weights what an instruction does to objects. A tuple weighs as much as all in it, any
+    other object 1 and a mark 0.
+    """
+    taken, made = opcode.stack_before, opcode.stack_after
+    if "PUT" in opcode.name or opcode.name == "MEMOIZE":
+        memo[len(memo) if argument is None else argument] = stack[-1]
+    elif "GET" in opcode.name:
+        stack.append(memo.get(argument, 1))
+    elif opcode.name == "DUP":
+        stack.append(stack[-1])
+    else:
+        weight, count = 1, len(taken)
+        if pickletools.markobject in taken:
+            count = taken.index(pickletools.markobject)
+            while top := stack.pop():
+                weight += top
+        for _ in range(count):
+            weight += stack.pop()
+        weight = weight if "TUPLE" in opcode.name else 1
+        stack.extend(0 if kind is pickletools.markobject else weight for kind in made)
 
 
 def _oversized(path: Path, what: str) -> FileError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import time
 import zipfile
@@ -122,6 +123,30 @@ def test_a_program_without_end(tmp_path, monkeypatch):
         assert "instructions" in _refused_at_once(tmp_path / name)
     monkeypatch.setattr(pickle_file, "LARGEST_PROGRAM", 1 << 10)
     assert "4 MB" in _refused_at_once(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+def test_tuples_that_hold_each_other(tmp_path, new):
+    """Each holds the one before twice, so the hash of the last one, as a key, would take 2^25 steps."""
+    key = b"}(" + b")" + b"q\0h\0\x86" * 25 + b"K\1u."
+    if new:
+        with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+            archive.writestr("x/data.pkl", b"\x80\2" + key)
+            archive.writestr("x/version", b"3\n")
+    else:
+        torch.save({}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+        empty = pickle.dumps({}, 2)
+        start = (tmp_path / "x.pth").read_bytes()
+        place = start.rindex(empty)
+        (tmp_path / "x.pth").write_bytes(start[:place] + b"\x80\2" + key + start[place + len(empty) :])
+    assert "again and again" in _refused_at_once(tmp_path / "x.pth")
+
+
+def test_keys_that_share_tuples(tmp_path):
+    shared = (1, (2, 3))
+    content = {"state_dict": WEIGHTS, "x": {(shared, shared): 1, ((shared,) * 9,) * 9: [shared] * 9}}
+    torch.save(content, tmp_path / "x.pth")
+    assert _same(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
