@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +74,22 @@ def check_place(path: Path) -> None:
         raise FileError(f"“{path}” cannot be written: there is no folder “{path.parent}”. Create it first.")
     if is_folder(path):
         raise FileError(f"“{path}” cannot be written: it is a folder. Give the name of a file.")
+    if _is_kept_by_another(path):
+        raise FileError(
+            f"“{path}” cannot be written: the file there is another user's, and in this folder nobody else "
+            "may replace it. Give another name."
+        )
+
+
+def _is_kept_by_another(path: Path) -> bool:
+    """Whether a folder like /tmp lets only another user replace the file of this name."""
+    if sys.platform == "win32":
+        return False
+    try:
+        file, folder = path.lstat(), path.parent.stat()
+    except OSError:
+        return False
+    return bool(folder.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, file.st_uid, folder.st_uid)
 
 
 def make_folder(folder: Path) -> None:

@@ -184,6 +184,36 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     assert names(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder of POSIX")
+def test_another_users_file_in_a_folder_like_tmp_is_refused_before_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    path.touch()
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    with claim(path):
+        pass  # an ordinary folder: who may write to it may replace what is there
+    tmp_path.chmod(0o1777)
+    with pytest.raises(FileError, match=r"the file there is another user's.*Give another name"):
+        claim(path).__enter__()
+    with first_free(numbered(path)) as free:
+        assert free.name == "a-2.mp4"
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_a_name_that_somebody_took_while_we_reserved_it_is_left(tmp_path, monkeypatch):
+    held = claims._held
+
+    @contextmanager
+    def taken(path):
+        with held(path) as ours:
+            if path.name == "a.mp4":
+                path.touch()
+            yield ours
+
+    monkeypatch.setattr(claims, "_held", taken)
+    with first_free(numbered(tmp_path / "a.mp4")) as path:
+        assert path.name == "a-2.mp4"
+
+
 def test_an_error_of_the_work_stays_what_it_is(tmp_path):
     with pytest.raises(PermissionError), claim(tmp_path / "a.mp4"):
         raise PermissionError
