@@ -46,8 +46,7 @@ async def _run(
     left_out: Callable[[str], object] = lambda words: None,
 ) -> list[Path]:
     async with aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/object_info", raise_for_status=True) as answer:
-            info = await answer.json()
+        info = await _object_info(session, url)
         prompt, extra = prepare(info)
         if unknown := strangers(prompt, info, SERVER):
             raise InputError("\n".join(unknown))
@@ -75,6 +74,18 @@ async def _run(
                 files.append(place)
         console.say_saved(files)
         return files
+
+
+async def _object_info(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """What a server says of its nodes. Raises ValueError if that isn't as ComfyUI says it."""
+    async with session.get(f"{url}/object_info", raise_for_status=True) as answer:
+        try:
+            info = await answer.json()
+        except RecursionError:
+            info = None
+    if not isinstance(info, dict) or not all(isinstance(node, dict) for node in info.values()):
+        raise ValueError("what answers there is another program")
+    return info
 
 
 async def _reply(answer: aiohttp.ClientResponse) -> dict[str, Any]:

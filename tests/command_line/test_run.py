@@ -281,6 +281,15 @@ def test_nodes_that_a_server_has_not(options, serve):
     assert server.got == []
 
 
+@pytest.mark.parametrize("info", [None, [], {"KSampler": 5}])
+def test_another_program_is_no_comfyui(info, options, serve):
+    server = serve()
+    server.info = info
+    with pytest.raises(InputError, match=r"No ComfyUI answers at .* is another program"):
+        run(options(chain(5), "--server", server.url))
+    assert server.got == []
+
+
 def test_nodes_of_the_page_do_not_reach_a_server(options, serve):
     prompt = {**chain(5), "n": node("Note", text="x"), "s": node("SetNode", a="m", b=["1", 0])}
     prompt |= {"g": node("GetNode", a="m")}
