@@ -96,6 +96,7 @@ def test_of_several_variants_one_is_taken_with_a_word(tmp_path, caplog):
         "/etc/passwd",
         "..\\one.safetensors",
         "C:\\one.safetensors",
+        "C:one.safetensors",
         "..",
         "",
         "a/../../b",

@@ -210,6 +210,30 @@ def test_bad_safetensors_headers(tmp_path, header):
     refusal(lambda: read_metadata(tmp_path / "x.safetensors"), FileError)
 
 
+def _of_many(path, count, metadata):
+    """A file of so many tensors without values."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = {"__metadata__": metadata} | {str(number): empty for number in range(count)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return path
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_safetensors, read_metadata])
+def test_a_header_larger_than_any_models_is_not_taken_apart(tmp_path, read, monkeypatch):
+    monkeypatch.setattr(tensor_file, "safe_open", lambda *_, **__: pytest.fail("it was opened"))
+    path = _of_many(tmp_path / "x.safetensors", 1, {"a": "a" * (17 << 20)})
+    assert "has a header of 17 MB, more than any model" in refusal(lambda: read(path), FileError)
+    path = _of_many(tmp_path / "x.safetensors", 65_537, {})
+    assert "has 65,537 tensors, more than any model" in refusal(lambda: read(path), FileError)
+
+
+def test_a_state_may_have_more_tensors_than_a_model(tmp_path):
+    path = _of_many(tmp_path / "x.safetensors", 10_001, {})
+    assert len(read_safetensors(path)[0]) == 10_001
+    assert "has 10,001 tensors" in refusal(lambda: read_tensors(path), FileError)
+
+
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a\0", "é" * 400])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_names_that_would_spoil_a_message(tmp_path, name, suffix):
