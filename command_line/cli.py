@@ -18,7 +18,7 @@ from ..sana_video_core.config import (
     STREAM_RULES,
     STREAM_SAMPLERS,
 )
-from ..sana_video_core.errors import Cancelled, SanaVideoError
+from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
 from ..sana_video_core.shapes import check_picture
 from ..standalone.studio import serve as studio
 from . import run as workflow
@@ -205,8 +205,11 @@ def _info(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from ..sana_video_core.files.claims import claim
+    from ..sana_video_core.files.places import same_file
     from .files import convert
 
+    if same_file(options.source, options.target):
+        raise InputError(f"“{options.target}” is the source, and would be lost. Give another name.")
     with claim(options.target):
         print(convert(options.source, options.target, options.family, options.config, options.dtype))
 

@@ -18,6 +18,7 @@ from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.image_file import read_image
 from ..sana_video_core.files.image_reader import opened_image
 from ..sana_video_core.files.noise_file import read_noise
+from ..sana_video_core.files.places import same_file
 from ..sana_video_core.files.video_writer import checked_fps
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
 from ..sana_video_core.streaming.priming import check_video_end, encode_beginning, video_end
@@ -30,6 +31,9 @@ from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
 from .outputs import hold_latents, hold_targets, tiling_of, write_clip, write_latents, write_stream
+
+# files that are only read; a state may be continued in its own file
+SOURCES = ("image", "video", "noise", "model", "text_encoder", "vae", "config")
 
 
 def generate(options: Namespace) -> int:
@@ -83,6 +87,11 @@ def _check_targets(options: Namespace) -> None:
         check_place(path)
         if path.suffix.lower() not in suffixes:
             raise InputError(f"“{path}” has to end with {' or '.join(suffixes)}.")
+        for name in SOURCES:
+            source = getattr(options, name)
+            if source is not None and same_file(path, source):
+                option = name.replace("_", "-")
+                raise InputError(f"“{path}” is what --{option} reads, and would be lost. Give another name.")
     if sum(value is not None for value in (options.image, options.video, options.state_in)) > 1:
         raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
 

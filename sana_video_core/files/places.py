@@ -22,6 +22,14 @@ def is_folder(path: Path | str) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
+def same_file(path: Path | str, other: Path | str) -> bool:
+    """Whether two paths lead to one file that is there."""
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
 def visible_files(folder: Path | str) -> Iterator[Path]:
     """The files under a folder, without those that are hidden or that the system doesn't let us see."""
     for place, folders, names in os.walk(folder):

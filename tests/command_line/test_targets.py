@@ -117,6 +117,37 @@ def test_latents_of_720p_are_a_new_file_too(tmp_path, monkeypatch):
                 claim(written).__enter__()
 
 
+@pytest.mark.parametrize(
+    "target, source, name",
+    [
+        ("--out", "--video", "a.mp4"),
+        ("--sheet", "--image", "a.png"),
+        ("--state-out", "--model", "a.safetensors"),
+    ],
+)
+def test_what_is_read_is_not_overwritten(target, source, name, sana, tmp_path):
+    (tmp_path / name).write_text("older")
+    (tmp_path / f"link-{name}").symlink_to(name)
+    for other in (name, f"link-{name}"):
+        began, said = sana(target, name, source, other)
+        assert began is None
+        assert f"“{name}” is what {source} reads, and would be lost. Give another name." in said
+    assert (tmp_path / name).read_text() == "older"
+
+
+def test_a_state_is_continued_in_its_own_file(sana, tmp_path):
+    (tmp_path / "a.safetensors").touch()
+    assert sana("--state-in", "a.safetensors", "--state-out", "a.safetensors")[1] == "Stopped.\n"
+
+
+def test_a_conversion_keeps_its_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.safetensors").write_text("older")
+    assert main(["convert", "a.safetensors", "./a.safetensors"]) == 1
+    assert "is the source, and would be lost" in capsys.readouterr().err
+    assert Path("a.safetensors").read_text() == "older"
+
+
 def test_a_prompt_that_is_not_unicode_is_refused(sana):
     began, said = sana("b\udcff")
     assert began is None
