@@ -208,8 +208,8 @@ def _convert(options: argparse.Namespace) -> None:
     from ..sana_video_core.files.places import same_file
     from .files import convert
 
-    if same_file(options.source, options.target):
-        raise InputError(f"“{options.target}” is the source, and would be lost. Give another name.")
+    if same_file(options.source, options.target) or same_file(options.source, options.target.parent):
+        raise InputError(f"“{options.target}” is the source, or in it, and would be lost. Give another name.")
     with claim(options.target):
         print(convert(options.source, options.target, options.family, options.config, options.dtype))
 

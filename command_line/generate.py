@@ -23,14 +23,22 @@ from ..sana_video_core.files.video_writer import checked_fps
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
 from ..sana_video_core.streaming.priming import check_video_end, encode_beginning, video_end
 from ..sana_video_core.streaming.state import StreamState, check_fits
-from ..sana_video_core.streaming.state_file import load_state, save_state
+from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime, start
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .console import Bar
 from .models import Models, choose_models, encode_prompts, load_model
-from .outputs import hold_latents, hold_targets, tiling_of, write_clip, write_latents, write_stream
+from .outputs import (
+    hold_latents,
+    hold_targets,
+    keep_state,
+    tiling_of,
+    write_clip,
+    write_latents,
+    write_stream,
+)
 
 # files that are only read; a state may be continued in its own file
 SOURCES = ("image", "video", "noise", "model", "text_encoder", "vae", "config")
@@ -40,7 +48,7 @@ def generate(options: Namespace) -> int:
     """Run `sana-video generate`. Returns the exit status."""
     _check_texts(options)
     _check_targets(options)
-    _check_beginning(options)
+    _read_beginning(options)
     with ExitStack() as targets:
         hold_targets(options, targets)
         models = choose_models(options)
@@ -96,8 +104,15 @@ def _check_targets(options: Namespace) -> None:
         raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
 
 
-def _check_beginning(options: Namespace) -> None:
-    """Refuse a picture or a video that can't be read, before anything is loaded."""
+def _read_beginning(options: Namespace) -> None:
+    """Refuse what a video begins from, if it can't be read, before anything is loaded.
+
+    In place of their paths, --state-in and --noise become what these files hold.
+    """
+    if options.state_in is not None:
+        options.state_in = load_state(options.state_in)
+    if options.noise is not None:
+        options.noise = read_noise(options.noise)
     if options.image is not None:
         with opened_image(options.image, near=(1, 1)) as image:
             image.load()
@@ -117,7 +132,7 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
     grid = family.compression.grid(*_size(options, model))
     if family.causal and options.cfg != 1:
         raise InputError(f"{family.title} has no guidance: leave out --cfg.")
-    if family.causal and options.noise:
+    if family.causal and options.noise is not None:
         raise InputError(
             f"{family.title} draws fresh noise at every step, all of it from --seed: leave out --noise."
         )
@@ -180,7 +195,7 @@ def _saved_or_empty_state(options: Namespace, model: SanaVideo) -> StreamState:
     if options.state_in is None:
         height, width = _size(options, model)
         return start(model, height=height, width=width, window=options.window or None)
-    state = load_state(options.state_in)
+    state = options.state_in
     check_fits(state, model)
     if options.size:
         check_fits(state, model, height=options.size[1], width=options.size[0])
@@ -213,7 +228,7 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
         for newer in _shots(options, model, state, prompts, sampling):
             state = newer
             if options.state_out is not None:
-                save_state(state, options.state_out)  # after every chunk: a crash costs one chunk
+                keep_state(options, state)  # after every chunk: a crash costs one chunk
     except (KeyboardInterrupt, SanaVideoError, torch.OutOfMemoryError) as error:
         if len(state.history) == made:
             raise
@@ -248,8 +263,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Wa
     )
     compression = model.family.compression
     grid, frames = compression.grid(*_size(options, model)), compression.latent_frames(options.frames)
-    noise = read_noise(options.noise) if options.noise else None
-    check_latents("The noise", noise, (1, model.config.channels, frames, *grid))
+    check_latents("The noise", options.noise, (1, model.config.channels, frames, *grid))
     positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
     image = _beginning(options, models, model, vae)
     model.to(models.device)
@@ -262,7 +276,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Wa
             frames,
             sampling,
             image=image,
-            noise=noise,
+            noise=options.noise,
             callbacks=bar.callbacks(),
         )
     model.to("meta")  # the VAE has the device to itself

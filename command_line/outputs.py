@@ -20,6 +20,7 @@ from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_history
 from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.state_file import save_state
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
@@ -92,6 +93,15 @@ def write_latents(options: Namespace, latents: Tensor) -> None:
         f"wrote {options.out}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. "
         "Load them there with Load Latent and decode them with the LTX-2 VAE."
     )
+
+
+def keep_state(options: Namespace, state: StreamState) -> None:
+    """Save the state under --state-out, or from now on elsewhere, if that can't be written any more."""
+    try:
+        save_state(state, options.state_out)
+    except FileError as error:
+        options.state_out, _ = written_elsewhere(options.state_out, lambda path: save_state(state, path))
+        logger.warning("%s The state goes to “%s” instead.", error, options.state_out)
 
 
 def _safely(options: Namespace, write: Callable[[Path], Result]) -> Result:

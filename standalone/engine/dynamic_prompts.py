@@ -7,7 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ...sana_video_core.errors import InputError
+
 COMMENT = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
+MOST = 1000  # choices in a text: each is looked for in all that follows it
 ESCAPED = re.compile(r"\\([{}|])")
 
 
@@ -17,6 +20,12 @@ def resolve(text: str, choose: Callable[[list[str]], str] = random.choice) -> st
     A choice may hold choices of its own. Not recursive: braces can be nested as deep as a text.
     """
     waiting: list[tuple[str, str]] = []  # the way to a choice: (what comes after it, what came before it)
+    braces = text.count("{")
+    if braces > MOST:
+        raise InputError(
+            f"A prompt has {braces:,} “{{”, each of which opens a choice; at most {MOST:,} are possible. "
+            "Write \\{ for a brace that is meant as one."
+        )
     rest, done = COMMENT.sub("", text), ""
     while True:
         brace = _unescaped(rest, "{")

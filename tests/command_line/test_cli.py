@@ -422,6 +422,22 @@ def test_a_folder_that_is_gone_after_the_work_costs_nothing(sana, monkeypatch, c
     assert _frames("v.mp4").shape[2] == 41
 
 
+def test_a_state_whose_folder_is_gone_is_kept_elsewhere(sana, monkeypatch, caplog):
+    def gone(*arguments):
+        Path("disk").exists() and Path("disk").rename("unplugged")
+        return real(*arguments)
+
+    from comfyui_sana_video.command_line import generate
+
+    real = generate.keep_state
+    monkeypatch.setattr(generate, "keep_state", gone)
+    Path("disk").mkdir()
+    words = [*SMALL, "--steps", 1, "--chunks", 2, "--state-out", "disk/s.safetensors"]
+    assert sana("generate", "a", *words)[0] == 0
+    assert "s.safetensors” instead" in caplog.text
+    assert len(_state("s.safetensors").history) == 2
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_in_a_real_process(tmp_path):
     """A long run, interrupted once its first chunk is saved: status 130, a playable file, no traceback."""

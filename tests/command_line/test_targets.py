@@ -135,16 +135,21 @@ def test_what_is_read_is_not_overwritten(target, source, name, sana, tmp_path):
     assert (tmp_path / name).read_text() == "older"
 
 
-def test_a_state_is_continued_in_its_own_file(sana, tmp_path):
+def test_a_state_is_continued_in_its_own_file(sana, tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").touch()
+    began, said = sana("--state-in", "a.safetensors")
+    assert began is None
+    assert "cannot be read" in said
+    monkeypatch.setattr(generate, "load_state", lambda path: path)
     assert sana("--state-in", "a.safetensors", "--state-out", "a.safetensors")[1] == "Stopped.\n"
 
 
 def test_a_conversion_keeps_its_source(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("a.safetensors").write_text("older")
-    assert main(["convert", "a.safetensors", "./a.safetensors"]) == 1
-    assert "is the source, and would be lost" in capsys.readouterr().err
+    for source in ("a.safetensors", "."):
+        assert main(["convert", source, "./a.safetensors"]) == 1
+        assert "is the source, or in it, and would be lost" in capsys.readouterr().err
     assert Path("a.safetensors").read_text() == "older"
 
 

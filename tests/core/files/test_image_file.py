@@ -1,6 +1,7 @@
 """Image files: geometry, transparency, orientation, exact bytes, and complete files or none."""
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
@@ -202,7 +203,10 @@ def test_floats_above_white_are_highlights_and_nan_is_refused(tmp_path):
         read_image(tmp_path / "a.tif", width=8, height=8)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "YCbCr", "RGBA"])
+OLD = pytest.mark.skipif(PIL.__version__ < "11", reason="an older Pillow can't read what it writes")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", pytest.param("YCbCr", marks=OLD), "RGBA"])
 def test_every_mode_is_read(tmp_path, mode):
     Image.new("RGB", (8, 8), WHITE).convert(mode).save(tmp_path / "a.tif")
     assert min(colour(read_image(tmp_path / "a.tif", width=8, height=8), 4, 4)) > 250

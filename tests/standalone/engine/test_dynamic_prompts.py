@@ -1,6 +1,7 @@
 """{a|b} in prompts. What is expected was compared with the page's own function (frontend 1.47.10)."""
 
 import pytest
+from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.standalone.engine.dynamic_prompts import resolve
 
 
@@ -46,6 +47,11 @@ def test_choices(text, choose, becomes):
 
 def test_a_choice_is_one_of_them():
     assert {resolve("{a|b|c}") for _ in range(200)} == {"a", "b", "c"}
+
+
+def test_too_many_braces_are_refused_at_once():
+    with pytest.raises(InputError, match=r"has 100,000 “{”.*at most 1,000"):
+        resolve("{" * 100_000)
 
 
 def test_braces_as_deep_as_a_text():
