@@ -403,8 +403,8 @@ MUTATIONS = {
     "norm without its root of the width": (
         VAE,
         f"{CORE}/vae/layers.py",
-        "self.scale = channels**0.5",
-        "self.scale = channels**0.4",
+        "x.shape[1] ** 0.5 * gamma",
+        "x.shape[1] ** 0.4 * gamma",
     ),
     "queries and keys swapped with values": (
         VAE,

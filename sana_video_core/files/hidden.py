@@ -99,7 +99,7 @@ def _taken(folder: Path) -> int | None:
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:  # somebody took the new folder for a dead one
         return None
-    except OSError:
+    except BaseException:  # also Ctrl-C
         with suppress(OSError):
             folder.rmdir()
         raise
@@ -125,7 +125,15 @@ def _lock(handle: int) -> bool | None:
 
 def _remove(folder: Path, handle: int) -> None:
     """Remove a folder that is ours, in an order in which no other writer can lose its own."""
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(handle)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:  # Ctrl-C in the middle of it
+        if os.fstat(handle).st_nlink:  # the lock is still there, so the folder is still ours
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # or somebody else's by now
+            folder.rmdir()
+        raise
+    finally:
+        os.close(handle)
     if sys.platform == "win32":  # there, an open file stays
         shutil.rmtree(folder, ignore_errors=True)

@@ -251,3 +251,22 @@ def test_a_name_that_is_only_looked_at_by_others_is_tried_again(tmp_path, monkey
     monkeypatch.setattr(claims.time, "sleep", leave)
     with claim(path):
         assert waits == [claims.PAUSE]
+
+
+@pytest.mark.parametrize("moment", ["before", "in the middle", "after the lock"])
+def test_ctrl_c_while_a_writer_cleans_up_leaves_nothing(moment, tmp_path, monkeypatch):
+    real = hidden.shutil.rmtree
+
+    def stopped(folder, **options):
+        monkeypatch.setattr(hidden.shutil, "rmtree", real)
+        if moment == "in the middle":
+            (folder / "new").unlink()
+        if moment == "after the lock":
+            (folder / "new").unlink()
+            (folder / hidden.LOCK).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hidden.shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt), hidden.hidden_folder(tmp_path / "a.mp4") as folder:
+        (folder / "new").touch()
+    assert names(tmp_path) == []

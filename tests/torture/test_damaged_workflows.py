@@ -1,7 +1,7 @@
 """Workflows that hands, tools and other versions have damaged: a sentence, or they run.
 
-`python -m pytest tests/torture/test_workflows.py --full` tries 1,000; the suite tries two. Nodes are checked
-and ordered as always, but don't work.
+`python -m pytest tests/torture/test_damaged_workflows.py --full` tries 1,000; the suite tries two. Nodes are
+checked and ordered as always, but don't work.
 """
 
 import json
