@@ -50,8 +50,11 @@ def brief(state: StreamState) -> list[str]:
     chunks = []
     for prompt, same in groupby(told, key=lambda entry: entry[1].prompt):
         labels = [label for label, _ in same]
-        first = labels[0].split(" · ")[0] + " to " if len(labels) > 1 else ""
-        chunks.append(f"{first}{labels[-1]}: {shorten(prompt, LETTERS, placeholder=' …')}")
+        name = labels[-1]
+        if len(labels) > 1:
+            first = labels[0].removeprefix("chunk ").split(" · ")[0]
+            name = f"chunks {first} to {name.removeprefix('chunk ')}"
+        chunks.append(f"{name}: {shorten(prompt, LETTERS, placeholder=' …')}")
     if len(chunks) > 2 * ENDS:
         chunks = [*chunks[:ENDS], f"… {len(chunks) - 2 * ENDS} more …", *chunks[-ENDS:]]
     return lines + chunks

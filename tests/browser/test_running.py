@@ -145,7 +145,7 @@ def test_warnings_and_progress_stay_on_their_nodes(window):
     window.page.wait_for_timeout(2500)
     assert "“(red:1.3)” in the prompt" in window.words(node_id(workflow, "TextEncode"))
     assert re.match(r"2 chunks · 5\.1 s · took \d+ s$", window.words(node_id(workflow, "BlockSampler")))
-    assert "chunk 1 · 5.1 s: a (red:1.3) ball" in window.words(node_id(workflow, "StateInfo"))
+    assert "chunks 0 to 1 · 5.1 s: a (red:1.3) ball" in window.words(node_id(workflow, "StateInfo"))
     window.shot("words")
     assert window.errors == []
 

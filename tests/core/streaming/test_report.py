@@ -57,7 +57,7 @@ def test_the_short_text_has_a_line_for_each_prompt():
     state = _stream()
     first, *chunks = brief(state)
     assert first.startswith("3 chunks · 18 frames · 1.1 s · 48 x 32 · memory ")
-    assert chunks == ["chunk 0 to chunk 1 · 0.6 s: a cat", "chunk 2 · 1.1 s: a dog"]
+    assert chunks == ["chunks 0 to 1 · 0.6 s: a cat", "chunk 2 · 1.1 s: a dog"]
     long = brief(replace(state, history=state.history * 20))
     assert len(long) == 1 + 10 + 1 + 10
     assert long[11] == "… 20 more …"
