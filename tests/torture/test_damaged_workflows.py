@@ -75,8 +75,8 @@ def change(workflow, chance):
 
 def rewire(workflow, chance):
     """One thing that may go wrong with a drawing: links that lead elsewhere, nodes muted, folded, retyped."""
-    nodes = [node for node in workflow.get("nodes") or [] if isinstance(node, dict)]
-    links = [link for link in workflow.get("links") or [] if isinstance(link, list) and len(link) > 4]
+    nodes = [node for node in _listed(workflow, "nodes") if isinstance(node, dict)]
+    links = [link for link in _listed(workflow, "links") if isinstance(link, list) and len(link) > 4]
     if not nodes or not links:
         return change(workflow, chance)
     node, link = chance.choice(nodes), chance.choice(links)
@@ -97,9 +97,15 @@ def rewire(workflow, chance):
         inside |= {"inputs": [{"name": "state"}, {"name": "model"}], "outputs": [{"name": "state"}]}
         workflow["definitions"] = {"subgraphs": [inside]}
         node["type"] = "sub"
-        chance.choice(inside["links"])[1] = chance.choice([-10, -20])
-        chance.choice(inside["links"])[3] = chance.choice([-10, -20])
+        inner = [link for link in inside["links"] if isinstance(link, list) and len(link) > 4]
+        chance.choice(inner)[1] = chance.choice([-10, -20])
+        chance.choice(inner)[3] = chance.choice([-10, -20])
     return None
+
+
+def _listed(workflow, key):
+    """What a drawing lists, unless an earlier damage made it something else."""
+    return workflow[key] if isinstance(workflow.get(key), list) else []
 
 
 def damaged(seed):
