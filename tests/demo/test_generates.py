@@ -1,7 +1,7 @@
 """The demo model on sentences that it never saw, with margin below what docs/demo_model.md measured.
 
-A few videos that the shipped model gets right, so whatever goes wrong here is a change in it. All are
-sampled once. `benchmarks/quality.py` measures the same on many.
+A few videos that the shipped model gets right, so whatever goes wrong here is a change in it. They were
+picked: how often it gets them right, `benchmarks/quality.py` measures on many. All are sampled once.
 """
 
 import json
