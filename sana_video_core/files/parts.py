@@ -16,8 +16,15 @@ from .weight_names import SUFFIXES, parts_of, preferred
 logger = logging.getLogger("sana_video")
 
 
-def read_parts(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder. Raises FileError if there are none, or parts are missing."""
+def read_parts(
+    folder: Path,
+    wanted: str = "diffusion_pytorch_model.safetensors (nor an index of parts)",
+    advice: str = "Choose the folder that diffusers calls transformer or vae, or one file.",
+) -> dict[str, Tensor]:
+    """The tensors of a folder, mapped.
+
+    Raises FileError if parts are missing, or if there are none: then it says what was wanted, and `advice`.
+    """
     if not is_folder(folder):
         raise FileError(f"There is no file or folder “{folder}”. Check the name.")
     names = names_in(folder)
@@ -25,10 +32,7 @@ def read_parts(folder: Path) -> dict[str, Tensor]:
     if not chosen:
         own = [name for name in names if name.lower().endswith(SUFFIXES)]
         hint = f", but {', '.join(own[:3])}" if own else ""
-        raise FileError(
-            f"The folder “{folder}” holds no diffusion_pytorch_model.safetensors (nor an index of parts)"
-            f"{hint}. Choose the folder that diffusers calls transformer or vae, or one file."
-        )
+        raise FileError(f"The folder “{folder}” holds no {wanted}{hint}. {advice}")
     if others:
         logger.warning(
             "“%s” holds several variants: %s was read.", folder.name, variant or "the one without a name"

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..files.finite import check_finite
-from ..files.parts import index_of, names_in
+from ..files.parts import read_parts
 from ..files.places import is_file, is_folder
 from ..files.quantised import refuse_quantised
-from ..files.tensor_file import read_json, read_one_file
-from ..files.weight_names import SUFFIXES, parts_of, preferred
+from ..files.tensor_file import read_json
 
 logger = logging.getLogger("sana_video")
 
@@ -90,28 +89,9 @@ def _weights_in(folder: Path) -> dict[str, Tensor]:
     Transformers would read NaN and scales without a word, and finds neither every variant nor parts without
     an index.
     """
-    names = names_in(folder)
-    name, variant, others = preferred(names)
-    if not name:
-        found = [name for name in names if name.lower().endswith(SUFFIXES)]
-        hint = f", but {', '.join(found[:3])}" if found else ""
-        raise FileError(
-            f"There are no weights in {folder}: no model.safetensors or its parts{hint}. {NEEDED}"
-        )
-    if others:
-        logger.warning(
-            "“%s” holds several variants: %s was read.", folder.name, variant or "the one without a name"
-        )
-    if name.endswith(".json"):
-        parts = {folder / part for part in index_of(folder / name).values()}
-    else:
-        parts = set(parts_of(folder, name))
-    weights: dict[str, Tensor] = {}
-    for part in sorted(parts):
-        tensors = read_one_file(part)[0]
-        refuse_quantised(part.name, tensors)
-        check_finite(tensors, part)
-        weights |= tensors
+    weights = read_parts(folder, "model.safetensors (nor its parts)", NEEDED)
+    refuse_quantised(folder.name, weights)
+    check_finite(weights, folder)
     return weights
 
 

@@ -464,7 +464,7 @@ def set_config(**changes):
         (lose_a_tensor, r"layers.1.mlp.up_proj.weight is missing \(1 in all\)"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "weights.bin"),
-            "There are no weights",
+            "holds no model.safetensors",
         ),
     ],
 )
