@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.ops
@@ -21,11 +22,12 @@ from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.vae.layers import RMSNorm, rms_norm
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
+from .model import hosted_weights
 from .progress import interrupted
 
-# bytes for decoding per latent pixel and byte of the dtype: the causal cache and one step's activations,
-# measured on full-size weights (docs/log.md)
-DECODE_BYTES = 480_000
+# bytes for decoding and encoding per latent pixel and byte of the dtype: the causal cache and one step's
+# activations, measured on full-size weights (docs/log.md)
+DECODE_BYTES, FUSED_BYTES = 480_000, 360_000
 IN_TILES = "The GPU's memory is too small for whole pictures: %s in tiles, a little less exact."
 
 logger = logging.getLogger("sana_video")
@@ -60,7 +62,8 @@ class HostedVae:
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
         """Load the weights, with room for one step of this size."""
-        needed = batch * grid.area * self.network.dtype.itemsize * DECODE_BYTES
+        fused = self.network.kernel_choice(self.device).triton
+        needed = batch * grid.area * self.network.dtype.itemsize * (FUSED_BYTES if fused else DECODE_BYTES)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:
@@ -117,7 +120,7 @@ class HostedNetwork(WanVAE):
             raise _foreign(vae) from error
         if shapes != _shapes(self) or vae.latent_channels != self.spec.channels:
             raise _foreign(vae)
-        self._dtype = vae.vae_dtype
+        self._dtype, self.weights_of = vae.vae_dtype, _lent
         for name, layer in list(self.named_modules()):
             if layer._parameters:
                 parent, _, leaf = name.rpartition(".")
@@ -149,6 +152,16 @@ class HostedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.layer.gamma.to(x))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+@contextmanager
+def _lent(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """What a layer of `HostedNetwork` computes with."""
+    if isinstance(layer, HostedNorm):
+        yield cast(Tensor, layer.layer.gamma).to(like), None
+        return
+    with hosted_weights(layer.layer if isinstance(layer, HostedConv3d) else layer, like) as weights:
+        yield weights
 
 
 def _hosted(ours: nn.Module, theirs: nn.Module) -> nn.Module:

@@ -28,6 +28,7 @@ CAPABILITY = (8, 0)  # bf16 GEMMs in hardware; older GPUs are untried
 FP8_CAPABILITY = (8, 9)
 INTERPRETED = False  # tests set it: then Triton's interpreter runs the kernels on the CPU, slowly
 DTYPES = (torch.bfloat16, torch.float32)  # sums over a long clip do not fit into float16
+FRAME_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class Choice(NamedTuple):
@@ -44,39 +45,81 @@ def choose(
 
     `widths` are those of the GEMMs.
     """
-    set_to = os.environ.get(VARIABLE, "").strip().lower() if wanted == "auto" else ""
-    variable = f"the environment variable {VARIABLE}" if set_to else ""
-    named = set_to or wanted
-    source = f" ({variable})" if variable else ""
-    for what, name, names in ((f"kernels{source}", named, BACKENDS), ("precision", precision, PRECISIONS)):
-        if name not in names:
-            raise ValueError(f"“{name}” is no choice of {what}; choose one of: {', '.join(names)}.")
-    asked = f"the plain version was asked for by kernels{source}" if named == "reference" else ""
-    reason = asked or _refusal(device, dtype, head_dim)
-    if reason and named == "triton":
-        way = f"Change or remove {variable}" if variable else "Choose auto or reference"
-        raise ValueError(f"The Triton kernels cannot run here: {reason}. {way}.")
+    name, source = _named(wanted)
+    if precision not in PRECISIONS:
+        raise _no_choice("precision", precision, PRECISIONS)
+    reason = _reason(name, source, lambda: _refusal(device, dtype, head_dim))
     if precision == "fp8":
         missing = reason and f"they are part of the Triton kernels, which do not run: {reason}"
         missing = missing or _fp8_refusal(device, dtype, widths)
         if missing:
-            way = f"Change or remove {variable}, or choose" if asked and variable else "Choose"
+            way = f"Change or remove {source}, or choose" if name == "reference" and source else "Choose"
             raise ValueError(f"GEMMs in fp8 cannot run here: {missing}. {way} full precision.")
     return Choice(not reason, reason, precision == "fp8")
 
 
+def choose_for_frames(wanted: str, device: torch.device, dtype: torch.dtype) -> Choice:
+    """The same for the kernels of a causal VAE."""
+    name, source = _named(wanted)
+    reason = _reason(name, source, lambda: _frames_refusal(device, dtype))
+    return Choice(not reason, reason)
+
+
+def _named(wanted: str) -> tuple[str, str]:
+    """The name that counts, and the environment variable if that is where it comes from."""
+    set_to = os.environ.get(VARIABLE, "").strip().lower() if wanted == "auto" else ""
+    source = f"the environment variable {VARIABLE}" if set_to else ""
+    name = set_to or wanted
+    if name not in BACKENDS:
+        raise _no_choice(f"kernels{_in_brackets(source)}", name, BACKENDS)
+    return name, source
+
+
+def _no_choice(what: str, name: str, names: Sequence[str]) -> ValueError:
+    return ValueError(f"“{name}” is no choice of {what}; choose one of: {', '.join(names)}.")
+
+
+def _in_brackets(source: str) -> str:
+    return f" ({source})" if source else ""
+
+
+def _reason(name: str, source: str, refusal: Callable[[], str]) -> str:
+    """Why not Triton; raises ValueError if it was asked for by name."""
+    if name == "reference":
+        return f"the plain version was asked for by kernels{_in_brackets(source)}"
+    reason = refusal()
+    if reason and name == "triton":
+        way = f"Change or remove {source}" if source else "Choose auto or reference"
+        raise ValueError(f"The Triton kernels cannot run here: {reason}. {way}.")
+    return reason
+
+
 def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    if reason := _device_refusal(device):
+        return reason
+    if dtype not in DTYPES:
+        return f"the model computes in {dtype}"
+    if head_dim % 2 or not 2 <= head_dim <= 128:
+        return f"heads have {head_dim} dimensions, and they take even sizes up to 128"
+    return _trial().kernel_trial(device, dtype, head_dim) if device.type == "cuda" else ""
+
+
+def _frames_refusal(device: torch.device, dtype: torch.dtype) -> str:
+    if reason := _device_refusal(device):
+        return reason
+    if dtype not in FRAME_DTYPES:
+        return f"the VAE computes in {dtype}"
+    return _trial().frames_trial(device, dtype) if device.type == "cuda" else ""
+
+
+def _device_refusal(device: torch.device) -> str:
     if not find_spec("triton"):
         return "Triton is not installed"
     if device.type != "cuda" and not INTERPRETED:
         return f"the model computes on {device.type}, and they need a CUDA or ROCm GPU"
     if device.type == "cuda" and torch.version.cuda and _capability(device) < CAPABILITY:
         return f"{_of_capability(device)}, and they need 8.0"
-    if dtype not in DTYPES:
-        return f"the model computes in {dtype}"
-    if head_dim % 2 or not 2 <= head_dim <= 128:
-        return f"heads have {head_dim} dimensions, and they take even sizes up to 128"
-    return _trial().kernel_trial(device, dtype, head_dim) if device.type == "cuda" else ""
+    return ""
 
 
 def _fp8_refusal(device: torch.device, dtype: torch.dtype, widths: Sequence[int]) -> str:
@@ -108,8 +151,10 @@ def by_device(plain: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(plain)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = cast("Tensor | tuple[Tensor, ...]", args[0])
-        x = first[0] if isinstance(first, tuple) else first
+        first: object = args[0]
+        while isinstance(first, tuple):
+            first = cast("tuple[object, ...]", first)[0]
+        x = cast(Tensor, first)
         if not x.is_cuda and not INTERPRETED:
             return plain(*args, **kwargs)
         triton = import_module(f"{plain.__module__.removesuffix('.reference')}.triton_kernel")

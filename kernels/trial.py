@@ -13,11 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import fp8_gemm, gated_depthwise, linear_attention, residual_norm, temporal_taps
+from . import (
+    causal_frames,
+    fp8_gemm,
+    gated_depthwise,
+    linear_attention,
+    residual_norm,
+    tap_sum,
+    temporal_taps,
+)
+from .causal_frames import reference as plain_frames
 from .fp8_gemm import reference as plain_fp8
 from .gated_depthwise import reference as plain_depthwise
 from .linear_attention import reference as plain_attention
 from .residual_norm import reference as plain_norm
+from .tap_sum import reference as plain_tap_sum
 from .temporal_taps import reference as plain_taps
 
 TOKENS, HEADS = 16, 20  # the published models' number of heads: kernels are compiled for it
@@ -34,6 +44,12 @@ def kernel_trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> str
 def fp8_trial(device: torch.device) -> str:
     """The same for GEMMs in 8 bits: no document says which PyTorch has them for which GPU."""
     return _tried(_fp8_operations(device))
+
+
+@functools.cache
+def frames_trial(device: torch.device, dtype: torch.dtype) -> str:
+    """The same for the kernels of a causal VAE."""
+    return _tried(_frame_operations(device, dtype))
 
 
 def _tried(operations: Iterator[tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]) -> str:
@@ -54,11 +70,7 @@ def _tried(operations: Iterator[tuple[Callable[..., Any], Callable[..., Any], tu
 def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
     width = HEADS * head_dim
 
-    def wave(*shape: int, shift: float) -> Tensor:
-        """Varied numbers, without touching a random generator."""
-        count = torch.Size(shape).numel()
-        return torch.arange(count, device=device).mul(0.7).add(shift).sin().view(shape).to(dtype)
-
+    wave = functools.partial(_wave, device, dtype)
     x, branch = wave(1, TOKENS, width, shift=0), wave(1, TOKENS, width, shift=1)
     table = wave(1, 2, width, shift=2)
     yield residual_norm.residual_norm, plain_norm.residual_norm, (x, branch, table, table, table, 1e-6)
@@ -79,6 +91,42 @@ def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
     total = plain.key_value_sum(qkv, norm, rotary, HEADS, 1e-5)
     yield fast.query_rows, plain.query_rows, (qkv, norm, rotary, total.ksum, HEADS, 1e-5, 1e-8)
     yield fast.folded_weight, plain.folded_weight, (wave(TOKENS, width, shift=9), total)
+
+
+def _frame_operations(device: torch.device, dtype: torch.dtype):
+    wave = functools.partial(_wave, device, dtype)
+    rows, columns, channels = 6, 10, 96
+    past, gamma, bias = (
+        wave(1, 2, rows, columns, channels, shift=0),
+        wave(channels, shift=1),
+        wave(channels, shift=2),
+    )
+    small = wave(1, 2, rows // 2 + 1, columns // 2 + 1, 4 * channels, shift=3)
+    yield causal_frames.summed, plain_frames.summed, (plain_frames.Parts(small, bias, None, True),)
+    x, residual = (wave(1, 2, rows, columns, channels, shift=shift) for shift in (4, 5))
+    parts = plain_frames.Parts(x, bias, residual)
+    for name, options in (
+        ("causal_frames", {"stacked": False}),
+        ("causal_frames", {"stacked": True}),
+        ("paired_frames", {}),
+    ):
+        fast, plain = (_with(getattr(module, name), **options) for module in (causal_frames, plain_frames))
+        yield fast, plain, (parts, past, gamma)
+    first, middle, crossed, last = (wave(1, 1, rows, columns, channels, shift=shift) for shift in range(4))
+    four = first, middle, crossed, last
+    yield causal_frames.summed, plain_frames.summed, (plain_frames.Parts(four, bias),)
+    planes = wave(3, 3, 3, 3, 1, 3, rows, columns, shift=6)
+    yield tap_sum.sum_of_taps, plain_tap_sum.sum_of_taps, (planes, wave(3, shift=7))
+
+
+def _with(version: Callable[..., Any], **options: bool) -> Callable[..., Any]:
+    return functools.wraps(version)(functools.partial(version, want_total=True, **options))
+
+
+def _wave(device: torch.device, dtype: torch.dtype, *shape: int, shift: float) -> Tensor:
+    """Varied numbers, without touching a random generator."""
+    count = torch.Size(shape).numel()
+    return torch.arange(count, device=device).mul(0.7).add(shift).sin().view(shape).to(dtype)
 
 
 def _fp8_operations(device: torch.device):

@@ -13,7 +13,7 @@ original.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -41,10 +41,10 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.gamma)
 
 
-def rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
-    """x [B, C, ...] -> the same shape. Half types are squared and summed in float32."""
+def rms_norm(x: Tensor, gamma: Tensor, axis: int = 1) -> Tensor:
+    """x with its channels on `axis` -> the same shape. Half types are squared and summed in float32."""
     wide = x.float() if x.dtype in HALF_TYPES else x
-    return F.normalize(wide, dim=1).to(x.dtype) * x.shape[1] ** 0.5 * gamma
+    return F.normalize(wide, dim=axis).to(x.dtype) * x.shape[axis] ** 0.5 * gamma
 
 
 def video_conv(channels: int, out: int, ops: Any, **place: Any) -> nn.Module:
@@ -241,7 +241,7 @@ class CausalNetwork(nn.Module):
     def forward(self, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         """x [B, C, T, H, W] -> output and the next cache: all kept tensors, in the order of the layers."""
         if cache is not None:
-            self._check_fits(cache, x)
+            self.check_fits(cache, x)
         x, first = causal(self.conv1, x, None if cache is None else cache[0])
         kept = [first]
         for layer in self.body():
@@ -252,7 +252,7 @@ class CausalNetwork(nn.Module):
         x, last = causal(conv, activate(norm(x)), None if cache is None else cache[-1])
         return x, (*kept, last)
 
-    def _check_fits(self, cache: Cache, x: Tensor) -> None:
+    def check_fits(self, cache: Sequence[Tensor], x: Tensor) -> None:
         """Raises StateError for another clip's cache, by the size and dtype of its first tensor."""
         batch, channels, _, rows, columns = x.shape
         required = (

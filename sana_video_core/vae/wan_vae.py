@@ -13,8 +13,8 @@ Source: Wan 2.1 VAE, wan/modules/vae.py of the original, whose parameter names a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
@@ -22,68 +22,19 @@ from torch import Tensor, nn
 
 from ..config import WAN_2_1, VAESpec
 from ..errors import InputError
+from .fused_network import FusedNetwork
+from .fused_weights import WeightsOf, layer_weights, runs_as_written
 from .layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
+from .ops import Choice, choose_for_frames
 from .tiling import StreamCache, Tiling, tile_plan
+from .vae_config import VAEConfig
 
 PIXEL_CHANNELS = 3
 STRIDE_TIME, STRIDE_SPACE = WAN_2_1.time_stride, WAN_2_1.space_stride
 
 Pieces: TypeAlias = Iterable[Tensor] | Tensor  # of latents, or all of them as one
 OnStep: TypeAlias = Callable[[int, int], object]
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Sizes of the network. Its four levels are `base_width` times the `multipliers` wide, finest first."""
-
-    base_width: int = 96
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    latent_channels: int = WAN_2_1.channels
-    blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more
-
-    def __post_init__(self) -> None:
-        if min(self.base_width, self.latent_channels, self.blocks, *self.multipliers) < 1:
-            raise InputError(f"Every size of a VAE has to be at least 1, but these were given: {self}.")
-        levels = len(DOWN) + 1
-        if len(self.multipliers) != levels or any(width % 2 for width in self.widths[1:]):
-            raise InputError(
-                f"The levels of a VAE are {self.widths} channels wide; it has {levels} of them, "
-                f"all but the first of an even width. Give {levels} multipliers and an even base width."
-            )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level."""
-        return tuple(self.base_width * multiplier for multiplier in self.multipliers)
-
-    @classmethod
-    def from_state_dict(cls, weights: Mapping[str, Tensor | Sequence[int]]) -> VAEConfig:
-        """The sizes of a checkpoint, from its original names and their tensors or shapes."""
-        layers = {key.split(".")[2] for key in weights if key.startswith("encoder.downsamples.")}
-        blocks, rest = divmod(len(layers) - len(DOWN), len(DOWN) + 1)
-        if blocks < 1 or rest:
-            raise _foreign(f"have {len(layers)} layers named “encoder.downsamples” instead of 11")
-        base = _out_channels(weights, "encoder.conv1.weight")
-        firsts = range(0, len(layers), blocks + 1)
-        widths = [_out_channels(weights, f"encoder.downsamples.{i}.residual.2.weight") for i in firsts]
-        if any(width % base for width in widths):
-            raise _foreign(f"have levels of {widths} channels, not multiples of the first layer's {base}")
-        multipliers = tuple(width // base for width in widths)
-        return cls(base, multipliers, _out_channels(weights, "conv2.weight"), blocks)
-
-
-def _out_channels(weights: Mapping[str, Tensor | Sequence[int]], key: str) -> int:
-    if key not in weights:
-        raise _foreign(f"have no “{key}”")
-    entry = weights[key]
-    return (entry.shape if isinstance(entry, Tensor) else entry)[0]
-
-
-def _foreign(finding: str) -> InputError:
-    return InputError(
-        f"These weights {finding}. Choose a Wan 2.1 VAE with the original's names; "
-        "a Wan 2.2 VAE (48 channels) is another network."
-    )
+Run: TypeAlias = Callable[[Tensor, Any], tuple[Tensor, Cache]]  # an encoder or decoder
 
 
 class Encoder(CausalNetwork):
@@ -139,6 +90,9 @@ class WanVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.kernels = "auto"  # a name in config.BACKENDS; the plain layers are the reference
+        # a host whose layers cast or move their weights sets its own function
+        self.weights_of: WeightsOf = layer_weights
         channels = config.latent_channels
         self.encoder = Encoder(config, operations, device=device, dtype=dtype)
         self.conv1 = operations.Conv3d(2 * channels, 2 * channels, 1, device=device, dtype=dtype)
@@ -149,6 +103,16 @@ class WanVAE(nn.Module):
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         return self.conv2.weight.dtype
+
+    def kernel_choice(self, device: torch.device) -> Choice:
+        """Whether the fused kernels run on `device`, and why not.
+
+        Raises InputError if they were asked for but cannot run.
+        """
+        try:
+            return choose_for_frames(self.kernels, device, self.dtype)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     def encode(
         self, pixels: Tensor, *, tiling: Tiling | None = None, on_step: OnStep | None = None
@@ -168,7 +132,10 @@ class WanVAE(nn.Module):
         length = 1 + (pixels.shape[2] - 1) // STRIDE_TIME
         plan = tile_plan(rows // STRIDE_SPACE, columns // STRIDE_SPACE, tiling)
         tick = _ticker(on_step, length * len(plan.windows))
-        tiles = (self._encode_clip(window.of(pixels, STRIDE_SPACE), length, tick) for window in plan.windows)
+        run = self._runner(self.encoder, pixels)
+        tiles = (
+            self._encode_clip(window.of(pixels, STRIDE_SPACE), length, tick, run) for window in plan.windows
+        )
         return plan.blend(tiles, scale=1)
 
     def decode(
@@ -183,7 +150,8 @@ class WanVAE(nn.Module):
         length, rows, columns = latents.shape[2:]
         plan = tile_plan(rows, columns, tiling)
         tick = _ticker(on_step, length * len(plan.windows))
-        tiles = (self._decode_clip(window.of(latents), tick) for window in plan.windows)
+        run = self._runner(self.decoder, latents)
+        tiles = (self._decode_clip(window.of(latents), tick, run) for window in plan.windows)
         # after the blend, which would otherwise mix clamped values; in place, because the tensor is large
         return plan.blend(tiles, STRIDE_SPACE).clamp_(-1.0, 1.0)
 
@@ -195,44 +163,69 @@ class WanVAE(nn.Module):
         They are bit-identical to one `decode`. A stream continues from a `cache`; at its end the generator
         returns the next one (the value of `yield from`).
         """
+        run: Run | None = None
         for piece in (pieces,) if isinstance(pieces, Tensor) else pieces:
             _check_video(piece, "latents", self.config.latent_channels)
             plan = tile_plan(piece.shape[-2], piece.shape[-1], tiling)
+            run = run or self._runner(self.decoder, piece)
             for latent in piece.split(1, dim=2):
-                pixels, cache = plan.step(self.decode_frame, latent, cache, STRIDE_SPACE)
+                past = _let_go(cache)
+                cache = None
+                pixels, cache = plan.step(partial(self.decode_frame, run=run), latent, past, STRIDE_SPACE)
                 yield pixels.clamp(-1.0, 1.0)
         return cache
 
-    def decode_frame(self, latent: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+    def decode_frame(
+        self, latent: Tensor, cache: Cache | list[Tensor] | None, run: Run | None = None
+    ) -> tuple[Tensor, Cache]:
         """One step of decoding: a latent frame [B, C, 1, H, W] and the cache of those before it.
 
-        Returns unclamped pixels [B, 3, 4, 8 H, 8 W] (1 frame if the cache is None) and the next cache.
+        Returns unclamped pixels [B, 3, 4, 8 H, 8 W] (1 frame if the cache is None) and the next cache. A
+        cache that is a list is emptied on the way, so that there are never two in memory. `run` is the
+        decoder as it was chosen for many steps.
         """
         _check_video(latent, "latents", self.config.latent_channels, frames=1)
-        return self.decoder(self.conv2(self._plain(latent)), cache)
+        run = run or self._runner(self.decoder, latent)
+        return run(self.conv2(self._plain(latent)), cache)
 
-    def encode_frames(self, pixels: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+    def encode_frames(
+        self, pixels: Tensor, cache: Cache | list[Tensor] | None, run: Run | None = None
+    ) -> tuple[Tensor, Cache]:
         """One step of encoding: 4 frames [B, 3, 4, 8 H, 8 W], or 1 if the cache is None.
 
         Returns the moments of a latent frame [B, 2 C, 1, H, W], means before log variances, and the next
-        cache.
+        cache. `cache` and `run` are as in `decode_frame`.
         """
         _check_video(pixels, "pixels", PIXEL_CHANNELS, frames=1 if cache is None else STRIDE_TIME)
-        moments, kept = self.encoder(self._plain(pixels), cache)
+        run = run or self._runner(self.encoder, pixels)
+        moments, kept = run(self._plain(pixels), cache)
         return self.conv1(moments), kept
 
-    def _encode_clip(self, pixels: Tensor, length: int, tick: Callable[[], None]) -> Tensor:
+    def _runner(self, network: CausalNetwork, x: Tensor) -> Run:
+        """An encoder or decoder on the fused kernels where they run, else as its layers are written.
+
+        It holds copies of the weights: choose again when they may have changed. Raises InputError if kernels
+        were asked for that cannot run.
+        """
+        choice = self.kernel_choice(x.device)
+        learning = torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters())
+        if not choice.triton or learning or torch.compiler.is_compiling() or not runs_as_written(network):
+            return network
+        return FusedNetwork(network, self.weights_of, x.device, self.dtype)
+
+    def _encode_clip(self, pixels: Tensor, length: int, tick: Callable[[], None], run: Run) -> Tensor:
         """pixels of one tile [B, 3, T, 8 H, 8 W] -> means of `length` latent frames [B, C, F, H, W]."""
         means: list[Tensor] = []
         cache = None
         for step in range(length):
-            last = STRIDE_TIME * step
-            moments, cache = self.encode_frames(pixels[:, :, max(0, last - 3) : last + 1], cache)
+            last, past = STRIDE_TIME * step, _let_go(cache)
+            cache = None
+            moments, cache = self.encode_frames(pixels[:, :, max(0, last - 3) : last + 1], past, run)
             means.append(moments[:, : self.config.latent_channels])
             tick()
         return torch.cat(means, dim=2)
 
-    def _decode_clip(self, latents: Tensor, tick: Callable[[], None]) -> Tensor:
+    def _decode_clip(self, latents: Tensor, tick: Callable[[], None], run: Run) -> Tensor:
         """latents of one tile [B, C, F, H, W] -> pixels [B, 3, 4 F - 3, 8 H, 8 W], not yet clamped."""
         batch, _, length, rows, columns = latents.shape
         size = (STRIDE_TIME * length - 3, STRIDE_SPACE * rows, STRIDE_SPACE * columns)
@@ -240,7 +233,9 @@ class WanVAE(nn.Module):
         video = latents.new_empty(batch, PIXEL_CHANNELS, *size, dtype=self.dtype)
         cache, start = None, 0
         for latent in latents.split(1, dim=2):
-            pixels, cache = self.decode_frame(latent, cache)
+            past = _let_go(cache)
+            cache = None
+            pixels, cache = self.decode_frame(latent, past, run)
             video[:, :, start : start + pixels.shape[2]] = pixels
             start += pixels.shape[2]
             tick()
@@ -259,6 +254,11 @@ def _check_video(video: Tensor, name: str, channels: int, frames: int | None = N
             f"The {name} have the shape {size}; they have to be [batch, {channels}, {frames or 'frames'}, "
             "rows, columns], none of them 0. Reorder or cut them."
         )
+
+
+def _let_go(cache: Any) -> Any:
+    """A cache that nobody else holds as a list, for a step to empty."""
+    return list(cache) if type(cache) is tuple else cache
 
 
 def _ticker(on_step: OnStep | None, total: int) -> Callable[[], None]:

@@ -28,11 +28,11 @@ def test_short_memory_continues_in_tiles(vae, pictures, monkeypatch, caplog, at)
     latents, whole, tiled = pictures
     step, calls = type(vae.network).decode_frame, []
 
-    def short(self, latent, cache):
+    def short(self, latent, cache, run=None):
         calls.append(latent.shape)
         if latent.shape[-2] == 40 and len(calls) > at:
             raise torch.OutOfMemoryError("no room")
-        return step(self, latent, cache)
+        return step(self, latent, cache, run)
 
     monkeypatch.setattr(type(vae.network), "decode_frame", short)
     with caplog.at_level(logging.WARNING):

@@ -124,10 +124,10 @@ def test_short_memory_encodes_in_tiles(monkeypatch, caplog):
     pixels = torch.rand(1, 3, 5, 320, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     tiled, step = vae.network.encode(pixels, tiling=Tiling()), WanVAE.encode_frames
 
-    def short(self, frames, cache):
+    def short(self, frames, cache, run=None):
         if frames.shape[-2] == 320:
             raise torch.OutOfMemoryError("no room")
-        return step(self, frames, cache)
+        return step(self, frames, cache, run)
 
     monkeypatch.setattr(WanVAE, "encode_frames", short)
     with caplog.at_level(logging.WARNING):

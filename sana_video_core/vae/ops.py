@@ -1,0 +1,26 @@
+"""The kernels' operations. The VAE imports them only from here."""
+
+from ...kernels.causal_frames import (
+    HISTORY,
+    Four,
+    Parts,
+    causal_frames,
+    paired_frames,
+    paired_taps,
+    summed,
+)
+from ...kernels.dispatch import Choice, choose_for_frames
+from ...kernels.tap_sum import sum_of_taps
+
+__all__ = [
+    "HISTORY",
+    "Choice",
+    "Four",
+    "Parts",
+    "causal_frames",
+    "choose_for_frames",
+    "paired_frames",
+    "paired_taps",
+    "sum_of_taps",
+    "summed",
+]
