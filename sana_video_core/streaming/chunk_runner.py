@@ -1,13 +1,18 @@
-"""The model calls of a stream: cancellable, checked for NaN and Inf, and reported."""
+"""The model calls of a stream: cancellable, checked for NaN and Inf, and reported.
+
+A GPU isn't waited for: while it computes a call, the next one is prepared, and then the call before is
+checked and reported. So a GPU has always work, and a bad call is known one call later.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..arriving import Arriving, sent
 from ..callbacks import Callbacks, Progress
 from ..errors import ChunkError
 from ..sampling.noise import draw_noise
@@ -36,6 +41,7 @@ class ChunkRunner:
         self.model, self.text, self.callbacks = model, text, callbacks
         self.chunks, self.calls_per_chunk, self.device = chunks, calls_per_chunk, device
         self.chunk = self.step = 0
+        self._unsettled: _Call | None = None
 
     @property
     def _where(self) -> str:
@@ -63,7 +69,7 @@ class ChunkRunner:
 
         def draw(number: int) -> Tensor:
             size = {"batch": identity.batch, "channels": identity.channels, "grid": identity.grid}
-            return draw_noise(seed, first, length, number, **size).to(self.model.device)
+            return sent(draw_noise(seed, first, length, number, **size), self.model.device)
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
             self.callbacks.check(self._where)
@@ -95,14 +101,34 @@ class ChunkRunner:
         device = self.model.device
         last, before = state.history[-1], replace(state, history=state.history[:-1])
         memory = self.absorb(before, memory_to(state.memory_before, device), last.latents.to(device))
+        self.settle()
         return replace(state, memory=memory_to(memory, self.device))
 
     def _finish(self, results: list[Tensor], latents: Tensor) -> None:
-        """Raises ChunkError for NaN or Inf, else reports the call."""
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in results):
+        """Settles the call before, and this one at once unless it is still in a GPU's queue."""
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in results]).all()
+        progress = Progress(self.chunk, self.chunks, self.step + 1, self.calls_per_chunk, latents)
+        call = _Call(Arriving(finite), self._where, progress)
+        self.step += 1
+        self.settle()
+        self._unsettled = call
+        if not finite.is_cuda:
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits for the last call. Raises ChunkError if it made NaN or Inf, else reports it."""
+        call, self._unsettled = self._unsettled, None
+        if call is None:
+            return
+        if not bool(call.finite.wait()):
             raise ChunkError(
-                f"The model returned NaN or Inf {self._where}, so this chunk was dropped; everything before "
+                f"The model returned NaN or Inf {call.where}, so this chunk was dropped; everything before "
                 f"it is kept. It ran in {self.model.dtype}: try bfloat16 or float32, or without LoRAs."
             )
-        self.step += 1
-        self.callbacks.progress(Progress(self.chunk, self.chunks, self.step, self.calls_per_chunk, latents))
+        self.callbacks.progress(call.progress)
+
+
+class _Call(NamedTuple):
+    finite: Arriving
+    where: str
+    progress: Progress

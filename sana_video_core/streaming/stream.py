@@ -175,6 +175,7 @@ def _chunks(runner: ChunkRunner, extension: Extension) -> Iterator[StreamState]:
             rule=sampling.rule,
         )
         memory = runner.absorb(state, memory, latents)
+        runner.settle()
         chunk = Chunk(
             latents=latents.to(runner.device),
             prompt=prompt.text,
@@ -225,6 +226,7 @@ def prime(
     for piece in latents.split(plan, dim=2):
         runner.begin_chunk()
         memory = runner.absorb(state, memory, piece)
+        runner.settle()
         kept = piece.clone().to(device)  # shares no memory with the caller's tensor
         chunk = Chunk(latents=kept, prompt=prompt.text, digest=prompt.digest, scene=state.scene, primed=True)
         state = state.with_chunk(chunk, memory_to(memory, device))

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arriving import sent
 from ..shapes import LatentGrid
 
 THETA = 10000.0
@@ -42,14 +43,6 @@ def _axis_angles(first: int, count: int, dimensions: int) -> Tensor:
     return torch.arange(first, first + count, **place)[:, None] * frequencies
 
 
-def _sent(table: Tensor, device: torch.device) -> Tensor:
-    """The float32 table on a device. A GPU gets pinned memory, so the copy doesn't wait for its queue."""
-    table = table.to(torch.float32)
-    if device.type != "cuda" or torch.compiler.is_compiling():  # compilers don't know pinned memory
-        return table.to(device)
-    return table.pin_memory().to(device, non_blocking=True)
-
-
 def rotary_table(
     frames: int, grid: LatentGrid, split: tuple[int, int, int], first_frame: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -66,7 +59,7 @@ def rotary_table(
         shape = [1, 1, 1, dimensions // 2]
         shape[axis] = lengths[axis]
         for part, table in zip(parts, (angles.cos(), angles.sin()), strict=True):
-            small = _sent(table, device).view(shape)
+            small = sent(table.to(torch.float32), device).view(shape)
             part.append(small.expand(*lengths, dimensions // 2))
     cosines, sines = (torch.cat(part, dim=-1).flatten(0, 2) for part in parts)
     return cosines, sines
