@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -23,6 +22,7 @@ from .inputs import check_memory, check_text, check_text_fits, check_timesteps, 
 from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
 from .memory import BlockMemory, Memory, check_window
 from .ops import Choice, choose
+from .pass_graphs import Pass, PassGraphs, PassInputs
 from .positions import rotary_table
 from .runner import Runner, choose_runner
 
@@ -60,6 +60,7 @@ class SanaVideo(nn.Module):
         self.fingerprint: str | None = None
         self.kernels = "auto"  # a name in config.BACKENDS
         self.precision = "full"  # of the large GEMMs: a name in config.PRECISIONS
+        self.graphs: PassGraphs | None = None  # whoever knows that the weights stay may give it some
         self._prepared_runner: Runner | None = None  # chosen by the last prepare_text
         self._held_runner: Runner | None = None  # while `runner_chosen` holds it
         # a host whose layers cast or patch their weights sets its own function
@@ -119,11 +120,18 @@ class SanaVideo(nn.Module):
         prepared = self._prepared(text, text_mask, latents)
         context = self._context(latents, memory, first_frame)
         runner = self._runner_for(text, latents)
-        x, time, modulation = self._embed(latents, timesteps, runner)
-        for run, keys, past in zip(runner.blocks, prepared.blocks, memory or repeat(None), strict=False):
-            x = run(x, modulation, keys, prepared.bias, context, past)[0]
-        x = runner.final(x, time, context.frames)
-        return self._unpatchify(x, context).to(latents.dtype)
+        timesteps = torch.as_tensor(timesteps, device=self.compute_device)
+
+        def velocity(inputs: PassInputs) -> Tensor:
+            x, time, modulation = self._embed(inputs.latents, inputs.timesteps, runner)
+            here = context._replace(rotary=inputs.rotary)
+            for run, keys, past in zip(runner.blocks, prepared.blocks, inputs.pasts, strict=False):
+                x = run(x, modulation, keys, prepared.bias, here, past)[0]
+            x = runner.final(x, time, context.frames)
+            return self._unpatchify(x, context).to(latents.dtype)
+
+        inputs = PassInputs(latents, timesteps, context.rotary, memory)
+        return self._run("velocity", velocity, inputs, prepared, runner)
 
     def absorb(
         self,
@@ -146,12 +154,25 @@ class SanaVideo(nn.Module):
         context = self._context(latents, memory, first_frame)
         runner = self._runner_for(text, latents)
         times = torch.zeros(latents.shape[0], device=latents.device)
-        x, _, modulation = self._embed(latents, times, runner)
-        after: list[BlockMemory] = []
-        for run, keys, past in zip(runner.blocks, prepared.blocks, memory or repeat(None), strict=False):
-            x, contribution = run(x, modulation, keys, prepared.bias, context, past)
-            after.append(contribution.begin(window) if past is None else past.advance(contribution))
-        return tuple(after)
+
+        def advanced(inputs: PassInputs) -> Memory:
+            x, _, modulation = self._embed(inputs.latents, inputs.timesteps, runner)
+            here = context._replace(rotary=inputs.rotary)
+            after: list[BlockMemory] = []
+            for run, keys, past in zip(runner.blocks, prepared.blocks, inputs.pasts, strict=False):
+                x, contribution = run(x, modulation, keys, prepared.bias, here, past)
+                after.append(contribution.begin(window) if past is None else past.advance(contribution))
+            return tuple(after)
+
+        inputs = PassInputs(latents, times, context.rotary, memory)
+        return self._run(f"absorb, window {window}", advanced, inputs, prepared, runner)
+
+    def _run(
+        self, name: str, function: Pass, inputs: PassInputs, prepared: PreparedText, runner: Runner
+    ) -> Any:
+        if self.graphs is None or torch.compiler.is_compiling() or not inputs.latents.is_cuda:
+            return function(inputs)
+        return self.graphs.run(name, function, inputs, made_for=(prepared, runner))
 
     def kernel_choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
         """Whether the fused kernels run on `device` in `dtype`, why not, and whether in FP8.
@@ -196,10 +217,7 @@ class SanaVideo(nn.Module):
     def _parts(self) -> tuple[nn.Module, ...]:
         return self.x_embedder, *self.blocks, self.final_layer
 
-    def _plain_runner(self) -> Runner:
-        return self._runner_with(None)
-
-    def _runner_with(self, gemm: Gemm[Any] | None) -> Runner:
+    def _plain_runner(self, gemm: Gemm[Any] | None = None) -> Runner:
         blocks = tuple(self._blocks())
         return choose_runner(self._settings, self.x_embedder, blocks, self.final_layer, gemm)
 
@@ -211,7 +229,7 @@ class SanaVideo(nn.Module):
         gemm: Gemm[Any] | None = None
         if choice.triton:
             gemm = (Fp8Gemm if choice.fp8 else FullGemm)(self.weights_of)
-        return self._runner_with(gemm)
+        return self._plain_runner(gemm)
 
     def _blocks(self) -> Iterable[Block]:
         return cast(Iterable[Block], self.blocks)
@@ -233,7 +251,6 @@ class SanaVideo(nn.Module):
     def _embed(self, latents: Tensor, timesteps: Tensor, runner: Runner) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, N, D], time embedding [B, 1 or F, D] and modulation [B, 1 or F, 6, D]."""
         batch, frames = latents.shape[0], latents.shape[2]
-        timesteps = torch.as_tensor(timesteps, device=self.compute_device)
         check_timesteps(timesteps, batch, frames)
         x = runner.patchify(latents.to(self.compute_device, self.compute_dtype))
         time = self.t_embedder(timesteps.view(batch, -1), self.compute_dtype)
