@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
-COUNTS = {"tokens", "group", "groups"}  # they differ from chunk to chunk
+COUNTS = {"tokens", "group", "groups", "steps"}  # they differ from chunk to chunk, and from step to step
 FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr"}
 FP8_POINTERS = {"values_ptr"}
 
@@ -28,8 +28,11 @@ def kernels(folder: Path):
     """
     sys.modules["kernels"] = package = types.ModuleType("kernels")
     package.__path__ = [str(folder / "kernels")]
-    names = "linear_attention", "residual_norm", "gated_depthwise", "fp8_gemm", "temporal_taps"
-    attention, norm, depthwise, fp8, taps = (
+    names = (
+        *("linear_attention", "residual_norm", "gated_depthwise", "fp8_gemm", "temporal_taps"),
+        *("causal_frames", "tap_sum"),
+    )
+    attention, norm, depthwise, fp8, taps, frames, tap_sum = (
         importlib.import_module(f"kernels.{name}.triton_kernel") for name in names
     )
     size = {"HEAD": HEAD, "D": D}
@@ -55,8 +58,25 @@ def kernels(folder: Path):
     tile = {"CHANNELS": depthwise.CHANNELS, "ROWS": depthwise.ROWS, "FAST": True, "UNROLL": depthwise.UNROLL}
     yield "_gated_depthwise", depthwise._gated_depthwise, tile, depthwise.WARPS, 3
     yield "_temporal_taps", taps._temporal_taps, {"TAPS": 3, "BLOCK": 4096}, taps.WARPS, 3
+    for name, constants in _frames(frames):
+        yield name, getattr(frames, name.split()[0]), constants, frames.WARPS, 3
+    yield "_sum_of_taps", tap_sum._sum_of_taps, {"CHANNELS": 3, "PIXELS": tap_sum.PIXELS}, tap_sum.WARPS, 3
     three = {"TAPS": 3, "PADDED": 4, "BLOCK": 4096}
     yield "_fp8_rows", fp8._fp8_rows, three | scales, fp8.WARPS, 3
+
+
+def _frames(frames):
+    """(name, constants) of the VAE's kernels, at the widest level and at the finest."""
+    flags = dict.fromkeys(("HAS_BIAS", "HAS_RESIDUAL", "PAIRS", "TOTAL"), True) | {"SUBPIXELS": False}
+    for channels, block in ((384, 512), (96, 128)):
+        width = {"C": channels, "BLOCK": block, "LEAST": frames.LEAST_NORM}
+        single = dict.fromkeys(("HAS_PAST", "NORM", "SEEN", "STACKED"), True)
+        pixels = {"PIXELS": frames.VALUES // block}
+        yield f"_causal_frames {channels}", flags | width | single | pixels
+        yield (
+            f"_paired_frames {channels}",
+            flags | width | {"PIXELS": frames.PAIR_VALUES // block, "COUNT": 2},
+        )
 
 
 def needed(function, constants, warps: int, stages: int, target: GPUTarget, exact: bool) -> int:
@@ -66,7 +86,7 @@ def needed(function, constants, warps: int, stages: int, target: GPUTarget, exac
         if name.endswith("_ptr"):
             element = "fp32" if exact or name in FLOAT32 else "fp8e4nv" if name in FP8_POINTERS else "bf16"
             return f"*{element}"
-        return "fp32" if name.endswith("eps") else "i32"
+        return "fp32" if name.split("_")[-1] == "eps" else "i32"
 
     names = function.arg_names
     even = {
