@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from comfyui_sana_video.benchmarks import plot, report, stream
+from comfyui_sana_video.benchmarks import decode, plot, report, stream
 from support.pack import ROOT
 
 PAGE = ROOT / "docs" / "speed.md"
@@ -122,3 +122,16 @@ def test_cases_of_the_same_code_are_joined(monkeypatch, tmp_path):
 def test_every_result_has_its_origin():
     for path in RESULTS.glob("*.json"):
         assert {"gpu", "torch", "triton", "code"} <= set(json.loads(path.read_text(encoding="utf-8"))), path
+
+
+def test_the_vae_s_benchmark_runs(tmp_path, capsys):
+    """Small, on the CPU: correct, and with every version's time. Compiling takes minutes here."""
+    decode.main(["--tiny", "--no-compile", "--passes", "1", "--out", str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert set(cases) == {"decode", "encode"}
+    for case in cases.values():
+        assert set(case["times"]) == set(case["from_ours"]) == {"ours", "ours, plain", "diffusers"}
+        assert max(case["from_ours"].values()) < 0.02
+        assert all(measured["ms"] > 0 for measured in case["times"].values())
+    assert "decode diffusers: " in capsys.readouterr().out
