@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import InputError
 from .atomic import atomic_path
 from .image_reader import HEADROOM, opened_image, pixel_aspect, square_pixels, upright
+from .transfer import arriving
 
 logger = logging.getLogger("sana_video")
 
@@ -32,10 +33,19 @@ def to_bytes(pixels: Tensor) -> np.ndarray:
             f"A frame of shape {tuple(pixels.shape)} and type {pixels.dtype} was given; "
             "it has to be [3, height, width] in a floating-point type, with values in [-1, 1]."
         )
+    return _eight_bits(pixels.movedim(0, -1)).cpu().numpy()
+
+
+def frame_bytes(pixels: Tensor) -> Tensor:
+    """Bytes [n, H, W, 3] of a video's frames [1, 3, n, H, W] in [-1, 1], on the same device."""
+    return _eight_bits(pixels[0].movedim(0, -1))
+
+
+def _eight_bits(pixels: Tensor) -> Tensor:
     # float32 first: bfloat16 has too few digits for 127.5·x + 127.5. The cast truncates, as the original's
     # does; the values that from_bytes makes of 0 … 255 still come back exactly.
     scaled = (127.5 * pixels.detach().to(torch.float32) + 127.5).clamp(0, 255)
-    return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    return scaled.to(torch.uint8).contiguous()
 
 
 def from_bytes(array: np.ndarray) -> Tensor:
@@ -108,11 +118,11 @@ def to_images(pieces: Iterable[Tensor], frames: int) -> Tensor:
     The pieces [B, 3, n, H, W] in [-1, 1] are copied one at a time, so that a long video is in memory once.
     """
     images, made = None, 0
-    for piece in pieces:
-        batch, _, count, height, width = piece.shape
+    for piece in arriving(((piece + 1) / 2).clamp(0, 1).movedim(1, -1) for piece in pieces):
+        batch, count, height, width, _ = piece.shape
         if images is None:
             images = torch.empty(batch, frames, height, width, 3)
-        images[:, made : made + count] = ((piece + 1) / 2).clamp(0, 1).movedim(1, -1)
+        images[:, made : made + count] = piece
         made += count
     if images is None:
         raise InputError(
@@ -148,8 +158,14 @@ def save_frame(pixels: Tensor, path: Path | str) -> None:
 def contact_sheet(
     frames: Iterable[tuple[str, Tensor]], path: Path | str, *, columns: int = 6, cell_width: int = 160
 ) -> None:
-    """Write labelled thumbnails of `frames` (label, [3, H, W] in [-1, 1]) row by row into one PNG file."""
-    pictures = ((label, Image.fromarray(to_bytes(pixels))) for label, pixels in frames)
+    """Write labelled thumbnails of `frames` row by row into one PNG file.
+
+    A frame is (label, pixels [3, H, W] in [-1, 1]) or (label, bytes [H, W, 3]).
+    """
+    pictures = (
+        (label, Image.fromarray(frame.numpy() if frame.dtype == torch.uint8 else to_bytes(frame)))
+        for label, frame in frames
+    )
     _save_png(sheet_of(pictures, columns=columns, cell_width=cell_width), path)
 
 

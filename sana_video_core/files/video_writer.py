@@ -1,6 +1,6 @@
 """Writes video files so that finished frames are kept.
 
-Pixels are tensors [1, 3, n, H, W] in [-1, 1]; n counts frames.
+Frames are pixels [1, 3, n, H, W] in [-1, 1], or bytes [n, H, W, 3]; n counts frames.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import cast
 
 import av
+import numpy as np
+import torch
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
@@ -30,6 +33,7 @@ from .image_file import to_bytes
 logger = logging.getLogger("sana_video")
 
 ENCODERS = dict(zip(CODECS, ("libx264",), strict=True))  # what FFmpeg calls them
+PRESET = "medium"  # of libx264: its own default
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
 SLOWEST_BROADCAST = 12  # frames a second of which there is a kind with 1000/1001 of it
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
@@ -79,7 +83,7 @@ class VideoWriter(AbstractContextManager):
         self._metadata = json.dumps(dict(metadata or {}), skipkeys=True, default=str)
         self._container: OutputContainer | None = None
         self._written: list[None] = []  # one entry for every frame
-        self._closed = False
+        self._closed, self._lock = False, Lock()
         check_place(self.path)
         with self._explained("Choose a folder that you may write to."), ExitStack() as hidden:
             folder = hidden.enter_context(hidden_folder(self.path))
@@ -92,21 +96,20 @@ class VideoWriter(AbstractContextManager):
         """Frames written so far."""
         return len(self._written)
 
-    def write(self, pixels: Tensor) -> None:
+    def write(self, frames: Tensor) -> None:
         """Append frames [3, n, H, W] or [1, 3, n, H, W] in [-1, 1], of any float dtype, on any device.
 
-        The first call sets the size; both sides have to be even.
+        Or bytes [n, H, W, 3], uint8 on the CPU. The first call sets the size; both sides have to be even.
         """
+        pictures, height, width = _pictures(frames)
+        for picture in pictures:
+            with self._lock:
+                self._write(picture, width, height)
+
+    def _write(self, picture: np.ndarray, width: int, height: int) -> None:
+        """Append one frame [H, W, 3]."""
         if self._closed:
             raise InputError(f"“{self.path}” is already closed; open a new writer to write more frames.")
-        if pixels.dim() == 5 and pixels.shape[0] == 1:
-            pixels = pixels[0]
-        if pixels.dim() != 4 or pixels.shape[0] != 3:
-            raise InputError(
-                f"Frames of shape {tuple(pixels.shape)} were given; a video takes [3, frames, height, "
-                "width]. Write one file per batch row."
-            )
-        height, width = pixels.shape[2:]
         if self._container is None:
             self._container = self._open(width, height)
         stream = self._container.streams.video[0]
@@ -115,19 +118,19 @@ class VideoWriter(AbstractContextManager):
                 f"Frames of {width}x{height} pixels were given after frames of "
                 f"{stream.width}x{stream.height}; all frames of a video have one size. Start another file."
             )
-        for bare in pixels.unbind(1):  # one at a time, without a second copy of a long chunk
-            frame = av.VideoFrame.from_ndarray(to_bytes(bare), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            frame.pts, frame.time_base = self.frames, 1 / self._fps
-            with self._explained("What was finished is kept if it can be; free some space."):
-                # one C call encodes, writes and counts: between several, Ctrl-C would lose packets
-                self._written.extend(_encoding(self._container, frame))
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.time_base = self.frames, 1 / self._fps
+        with self._explained("What was finished is kept if it can be; free some space."):
+            # one C call encodes, writes and counts: between several, Ctrl-C would lose packets
+            self._written.extend(_encoding(self._container, frame))
 
     def close(self) -> None:
         """Finish the file under its final name, or leave nothing if it has no frames. Can be called twice."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._lock:  # not while a thread is within a frame
+            if self._closed:
+                return
+            self._closed = True
         with self._explained("Close every program that has it open, and try again."):
             try:
                 if self._container is not None and self.frames:
@@ -218,6 +221,20 @@ def checked_fps(fps: float | Fraction) -> Fraction:
     if fps % 1 and whole >= SLOWEST_BROADCAST and abs(fps / broadcast - 1) < 2e-4:  # 23.98 is 24000/1001, too
         return broadcast
     return Fraction(fps).limit_denominator(1001)
+
+
+def _pictures(frames: Tensor) -> tuple[Iterator[np.ndarray], int, int]:
+    """Bytes [H, W, 3] of one frame after the other, without a second copy of a long chunk; height, width."""
+    if frames.dtype == torch.uint8 and frames.dim() == 4 and frames.shape[3] == 3:
+        return map(Tensor.numpy, frames.unbind(0)), frames.shape[1], frames.shape[2]
+    if frames.dim() == 5 and frames.shape[0] == 1:
+        frames = frames[0]
+    if frames.dim() != 4 or frames.shape[0] != 3:
+        raise InputError(
+            f"Frames of shape {tuple(frames.shape)} were given; a video takes [3, frames, height, "
+            "width]. Write one file per batch row."
+        )
+    return map(to_bytes, frames.unbind(1)), frames.shape[2], frames.shape[3]
 
 
 def _encoding(container: OutputContainer, frame: av.VideoFrame | None) -> Iterator[None]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..callbacks import Callbacks, Progress
-from ..config import VAESpec
+from ..config import Family, VAESpec
 from ..errors import ChunkError, InputError
+from ..files.transfer import Transfer, one_behind
 from ..shapes import Compression
 from ..vae.statistics import to_vae_space
 from ..vae.tiling import Tiling
 from .state import Chunk, StreamState
+
+# what becomes of frames [B, 3, n, H, W] on the device, before they are copied to the CPU
+Form: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Decoder(Protocol):
@@ -37,34 +41,105 @@ def check_first_chunk(state: StreamState, from_chunk: int) -> None:
         )
 
 
-@torch.no_grad()
+def first_needed(history: Sequence[Chunk], from_chunk: int) -> int:
+    """The number of the chunk at which decoding has to begin, to show those from `from_chunk` on.
+
+    It is the first one of its scene: the decoder's causal cache reaches back to the scene's first frame.
+    """
+    scene = history[from_chunk].scene
+    return next(number for number, chunk in enumerate(history) if chunk.scene == scene)
+
+
 def decode_history(
     vae: Decoder,
     state: StreamState,
     *,
     from_chunk: int = 0,
+    form: Form | None = None,
     tiling: Tiling | None = None,
     callbacks: Callbacks | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
     """Frames [B, 3, n, H, W] in [-1, 1] of the chunks from number `from_chunk` (counted from 0) on.
 
-    Earlier chunks of the same scene are decoded too, and their frames dropped: the decoder's causal cache
-    reaches back to the scene's first frame. So the frames are those of one decode of the whole. `device` is
-    where the VAE computes, if its parameters are elsewhere.
+    Earlier chunks of the same scene are decoded too, and their frames dropped. So the frames are those of one
+    decode of the whole. With a `form`, what it makes of them comes instead, on the CPU. `device` is where the
+    VAE computes, if its parameters are elsewhere. Raises ChunkError for NaN; the frames before it came.
     """
     check_first_chunk(state, from_chunk)
-    device, rules = _device_of(vae) if device is None else device, state.identity.rules
-    numbered = list(enumerate(state.history))
-    for _, group in groupby(numbered, key=lambda item: item[1].scene):
-        chunks = list(group)
-        if chunks[-1][0] < from_chunk:
-            continue
-        scene = _Scene(chunks, from_chunk, len(numbered), rules.compression)
-        pieces = _Pieces(
-            lambda chunks=chunks: (to_vae_space(chunk.latents.to(device), rules.vae) for _, chunk in chunks)
-        )
-        yield from scene.frames(vae.decode_stream(pieces, tiling=tiling), callbacks or Callbacks())
+    first = first_needed(state.history, from_chunk)
+    yield from decode_chunks(
+        vae,
+        state.history[first:],
+        state.identity.rules,
+        first=first,
+        from_chunk=from_chunk,
+        total=len(state.history),
+        form=form,
+        tiling=tiling,
+        callbacks=callbacks,
+        device=device,
+    )
+
+
+@torch.no_grad()
+def decode_chunks(
+    vae: Decoder,
+    chunks: Iterable[Chunk],
+    rules: Family,
+    *,
+    first: int,
+    from_chunk: int,
+    total: int,
+    form: Form | None = None,
+    tiling: Tiling | None = None,
+    callbacks: Callbacks | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Tensor]:
+    """As decode_history, for chunks that may still be coming: they are taken as they are needed.
+
+    The first one has the number `first`; `total` is how many the stream will have. Both are for words, and
+    for what is dropped before `from_chunk`.
+    """
+    device, callbacks = _device_of(vae) if device is None else device, callbacks or Callbacks()
+
+    def pieces() -> Iterator[_Piece]:
+        for _, group in groupby(enumerate(chunks, first), key=lambda item: item[1].scene):
+            scene = _Scene(group, from_chunk, total, rules.compression)
+            latents = _Pieces(
+                lambda scene=scene: (to_vae_space(part.to(device), rules.vae) for part in scene.latents())
+            )
+            yield from scene.decoded(vae.decode_stream(latents, tiling=tiling), callbacks)
+
+    yield from _checked(pieces(), form)
+
+
+class _Piece(NamedTuple):
+    """Frames as they leave a decoder; the device may still be working on them."""
+
+    pixels: Tensor
+    place: str  # for words
+
+
+def _checked(pieces: Iterable[_Piece], form: Form | None) -> Iterator[Tensor]:
+    """The pieces, or what `form` makes of them, on the CPU. Raises ChunkError for NaN or Inf.
+
+    While one is checked and copied, the next is decoded: nothing waits for the device.
+    """
+    sent = (
+        (piece.pixels, piece.place, Transfer(
+            form(piece.pixels) if form else piece.pixels.new_empty(0), piece.pixels.isfinite().all()
+        ))
+        for piece in pieces
+    )  # fmt: skip
+    for pixels, place, transfer in one_behind(sent):
+        values, finite = transfer.arrived()
+        if not finite:
+            raise ChunkError(
+                f"The VAE returned NaN or Inf in {place}; the frames before it are kept. "
+                "Try it in float32 or bfloat16, or copy its file again."
+            )
+        yield values if form else pixels
 
 
 class _Pieces:
@@ -83,35 +158,48 @@ def _device_of(vae: Decoder) -> torch.device:
 
 
 class _Scene:
-    """Where a decoder is in the chunks of one scene, in frames."""
+    """Where a decoder is in the chunks of one scene, in frames. The next chunks may still be coming."""
 
     def __init__(
-        self, chunks: list[tuple[int, Chunk]], from_chunk: int, total: int, compression: Compression
+        self, coming: Iterator[tuple[int, Chunk]], from_chunk: int, total: int, compression: Compression
     ) -> None:
+        self.coming, self.known = coming, list[Chunk]()
         # for each latent frame: its chunk's number, its place in the chunk, the chunk's length
-        self.places = [(number, step + 1, c.length) for number, c in chunks for step in range(c.length)]
-        # in frames
-        self.dropped = compression.frames(sum(c.length for number, c in chunks if number < from_chunk))
-        self.total, self.compression, self.made = total, compression, 0
+        self.places: list[tuple[int, int, int]] = []
+        self.from_chunk, self.total, self.compression, self.made = from_chunk, total, compression, 0
 
-    def frames(self, decoded: Iterator[Tensor], callbacks: Callbacks) -> Iterator[Tensor]:
+    def latents(self) -> Iterator[Tensor]:
+        """Of each chunk, from the first one on."""
+        place = 0
+        while place < len(self.known) or self._take():
+            yield self.known[place].latents
+            place += 1
+
+    def _take(self) -> bool:
+        """Wait for the next chunk; False if the scene is over."""
+        for number, chunk in self.coming:
+            self.known.append(chunk)
+            self.places += [(number, step + 1, chunk.length) for step in range(chunk.length)]
+            return True
+        return False
+
+    @property
+    def _dropped(self) -> int:
+        """How many frames, of those known by now, come before what is shown."""
+        return self.compression.frames(sum(number < self.from_chunk for number, _, _ in self.places))
+
+    def decoded(self, frames: Iterator[Tensor], callbacks: Callbacks) -> Iterator[_Piece]:
         """The decoded frames that are wanted. Each piece can be cancelled before, and is reported after."""
-        while (done := self.compression.latent_frames_of(self.made)) < len(self.places):
-            number, _, _ = self.places[done]
-            where = f"chunk {number + 1} of {self.total}"
-            callbacks.check(f"while {where} was decoded")
-            pixels = next(decoded)
-            if not bool(torch.isfinite(pixels).all()):
-                raise ChunkError(
-                    f"The VAE returned NaN or Inf in {where}; the frames before it are kept. "
-                    "Try it in float32 or bfloat16, or copy its file again."
-                )
-            skip = max(0, self.dropped - self.made)
+        while (done := self.compression.latent_frames_of(self.made)) < len(self.places) or self._take():
+            place = f"chunk {self.places[done][0] + 1} of {self.total}"
+            callbacks.check(f"while {place} was decoded")
+            pixels = next(frames)
+            skip = max(0, self._dropped - self.made)
             self.made += pixels.shape[2]
             number, step, length = self.places[self.compression.latent_frames_of(self.made) - 1]
             callbacks.progress(Progress(number + 1, self.total, step, length, None))
             if skip < pixels.shape[2]:
-                yield pixels[:, :, skip:]
+                yield _Piece(pixels[:, :, skip:], place)
 
 
 @torch.no_grad()
@@ -120,20 +208,30 @@ def decode_clip(
     latents: Tensor,
     spec: VAESpec,
     *,
+    form: Form | None = None,
+    tiling: Tiling | None = None,
     callbacks: Callbacks | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Frames [B, 3, n, H, W] in [-1, 1] of a clip's VAE-space latents [B, C, F, H, W], as they are ready."""
-    callbacks, made = callbacks or Callbacks(), 0
-    pieces = _Pieces(lambda: (piece.to(device or latents.device) for piece in latents.split(1, dim=2)))
-    decoded = vae.decode_stream(pieces)
+    """Frames [B, 3, n, H, W] in [-1, 1] of a clip's VAE-space latents [B, C, F, H, W], as they are ready.
+
+    With a `form`, what it makes of them. Raises ChunkError for NaN; the frames before it came.
+    """
+    callbacks = callbacks or Callbacks()
+    source = _Pieces(lambda: (piece.to(device or latents.device) for piece in latents.split(1, dim=2)))
+    decoded = vae.decode_stream(source, tiling=tiling)
     compression = Compression(spec.time_stride, spec.space_stride, patch=1)
-    while made < compression.frames(latents.shape[2]):
-        callbacks.check(f"after {made} frames were decoded")
-        pixels = next(decoded)
-        made += pixels.shape[2]
-        callbacks.progress(Progress(1, 1, compression.latent_frames_of(made), latents.shape[2], None))
-        yield pixels
+
+    def pieces() -> Iterator[_Piece]:
+        made = 0
+        while made < compression.frames(latents.shape[2]):
+            callbacks.check(f"after {made} frames were decoded")
+            pixels, place = next(decoded), f"what follows frame {made}"
+            made += pixels.shape[2]
+            callbacks.progress(Progress(1, 1, compression.latent_frames_of(made), latents.shape[2], None))
+            yield _Piece(pixels, place)
+
+    yield from _checked(pieces(), form)
 
 
 def first_chunk_of(state: StreamState, latents: Tensor) -> int:

@@ -1,0 +1,204 @@
+"""A stream's film while it is sampled: chunk n is decoded while chunk n + 1 is made.
+
+The caller samples in its own thread and hands over each state. Where there is room, a second thread decodes,
+on CUDA streams of its own; else everything is decoded at the end, when the transformer has left the device.
+Frames and their order are the same either way, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..callbacks import Callbacks
+from ..config import check_choice
+from ..files.background import Worker
+from ..files.image_file import frame_bytes
+from ..vae.tiling import Tiling
+from ..vae.wan_vae import WanVAE
+from .decoding import decode_chunks, decode_history, first_needed
+from .state import Chunk, Identity, StreamState
+
+OVERLAPS: tuple[str, ...] = ("auto", "on", "off")
+ROOM = 1  # chunks that wait for the decoder: more would only be sampled earlier, and shown no sooner
+# bytes for decoding per latent pixel and byte of the dtype: the causal cache and one step's activations,
+# measured on full-size weights (docs/log.md)
+DECODE_BYTES = 480_000
+SPARE = 2**29  # bytes that stay free: another program's, and what fragments of memory cost
+
+Item: TypeAlias = tuple[Chunk, list[torch.cuda.Event]]
+
+
+class Pipeline(AbstractContextManager):
+    """Decodes a stream's chunks from number `from_chunk` (counted from 0) on, as they are sampled.
+
+    Use it in a `with` block: `add` every state, then `finish`. Frames go to `write` as bytes [n, H, W, 3], on
+    the CPU, in the order of the film, from whichever thread decodes. An error of decoding or writing ends it,
+    and is raised where the next state is added; then `error` is that error. If the block raises, what was
+    added is still decoded.
+    """
+
+    def __init__(
+        self,
+        vae: WanVAE,
+        write: Callable[[Tensor], object],
+        *,
+        device: torch.device,
+        from_chunk: int,
+        total: int,
+        overlap: str = "auto",
+        tiling: Tiling | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        """`device` is where the VAE will decode; it comes there when it is needed.
+
+        `total` is how many chunks the stream will have. `overlap` is one of OVERLAPS; auto asks, at the first
+        state, whether both models have room.
+        """
+        check_choice("overlap", overlap, OVERLAPS)
+        self._vae, self._write, self._overlap = vae, write, overlap
+        self._device = torch.empty(0, device=device).device  # “cuda” is cuda:0
+        self._from_chunk, self._total, self._tiling = from_chunk, total, tiling
+        self._callbacks = callbacks or Callbacks()
+        self._worker: Worker[Item] | None = None
+        self._added, self._stopped = 0, threading.Event()
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether chunks are decoded while others are sampled, as far as it is known."""
+        return self._overlap == "on"
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the decoding thread, if it failed."""
+        return self._worker and self._worker.error
+
+    def add(self, state: StreamState) -> None:
+        """Hand over a state with new chunks. They are decoded meanwhile, or at the end."""
+        latents = state.history[-1].latents
+        if self._overlap == "auto":
+            room = has_room(self._vae, state.identity, latents.device, self._device, self._tiling)
+            self._overlap = "on" if room else "off"
+        if self._overlap == "off":
+            return
+        if self._worker is None:
+            self._begin(state)
+        assert self._worker is not None
+        for chunk in state.history[self._added :]:
+            self._worker.add((chunk, _moments(latents.device, self._device)))
+            self._added += 1
+
+    def finish(self, state: StreamState) -> None:
+        """Decode what is left of the newest state. Raises what decoding and writing raise."""
+        if self._worker is not None:
+            return self._finish_thread(state)
+        self._vae.to(self._device)
+        for frames in decode_history(
+            self._vae,
+            state,
+            from_chunk=self._from_chunk,
+            form=frame_bytes,
+            tiling=self._tiling,
+            callbacks=self._callbacks,
+        ):
+            self._write(frames)
+        return None
+
+    def _finish_thread(self, state: StreamState) -> None:
+        assert self._worker is not None
+        try:
+            self.add(state)
+            self._worker.finish()
+        except BaseException:  # a second Ctrl-C: the frames at hand are the last
+            self._stopped.set()
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if self._worker is not None:
+                self._worker.__exit__(kind, error, trace)
+        finally:
+            self._stopped.set()
+
+    def _begin(self, state: StreamState) -> None:
+        self._vae.to(self._device)
+        self._added = first = first_needed(state.history, self._from_chunk)
+        devices = _cuda(state.history[-1].latents.device, self._device)
+
+        def decode(items: Iterator[Item]) -> None:
+            with _own_streams(devices) as streams:
+                for frames in decode_chunks(
+                    self._vae,
+                    _handed_over(items, streams),
+                    state.identity.rules,
+                    first=first,
+                    from_chunk=self._from_chunk,
+                    total=self._total,
+                    form=frame_bytes,
+                    tiling=self._tiling,
+                    callbacks=Callbacks(self._cancelled, self._callbacks.progress),
+                ):
+                    self._write(frames)
+
+        self._worker = Worker(decode, room=ROOM, name="decoding")
+
+    def _cancelled(self) -> bool:
+        return self._stopped.is_set() or self._callbacks.cancelled()
+
+
+def has_room(
+    vae: WanVAE, identity: Identity, sampling: torch.device, decoding: torch.device, tiling: Tiling | None
+) -> bool:
+    """Whether decoding fits beside sampling, after a chunk has been sampled: on another device, it does.
+
+    What sampling took is still PyTorch's, so free memory is what is left beside it. A CPU's cores are busy.
+    """
+    if decoding != sampling:
+        return True
+    if decoding.type != "cuda":
+        return False
+    area = identity.grid.area if tiling is None else min(identity.grid.area, tiling.tile**2)
+    needed = identity.batch * area * vae.dtype.itemsize * DECODE_BYTES
+    needed += sum(tensor.nbytes for tensor in vae.state_dict().values() if tensor.device != decoding)
+    free, _ = torch.cuda.mem_get_info(decoding)
+    return free > needed + SPARE
+
+
+def _cuda(*devices: torch.device) -> list[torch.device]:
+    """The CUDA devices among them, each once; the last one stays the last."""
+    return list(dict.fromkeys(device for device in devices if device.type == "cuda"))
+
+
+def _moments(*devices: torch.device) -> list[torch.cuda.Event]:
+    """Now, on each device: what a thread has asked for so far is done by then."""
+    moments = []
+    for device in _cuda(*devices):
+        moments.append(torch.cuda.Event())
+        moments[-1].record(torch.cuda.current_stream(device))
+    return moments
+
+
+@contextmanager
+def _own_streams(devices: list[torch.device]) -> Iterator[list[torch.cuda.Stream]]:
+    """In the block, this thread works on streams of its own; the last device is the current one."""
+    streams = [torch.cuda.Stream(device) for device in devices]
+    with ExitStack() as stack:
+        for stream in streams:
+            stack.enter_context(torch.cuda.stream(stream))
+        yield streams
+
+
+def _handed_over(items: Iterator[Item], streams: list[torch.cuda.Stream]) -> Iterator[Chunk]:
+    """The chunks, once this thread's streams wait for what made them."""
+    for chunk, moments in items:
+        for stream in streams:
+            for moment in moments:
+                stream.wait_event(moment)
+            if chunk.latents.device == stream.device:
+                chunk.latents.record_stream(stream)  # or its memory might be another's while it is read
+        yield chunk
