@@ -163,21 +163,21 @@ def check(name: str, size: Size, device: torch.device) -> dict[str, float]:
     return errors
 
 
-def _compiled(name: str, size: Size, networks: Versions, device: torch.device) -> Callable[[], Tensor]:
+def compiled(name: str, size: Size, networks: Versions, device: torch.device) -> Callable[[], Tensor]:
     """diffusers' version with its network compiled. The first call compiles, and raises what that raises."""
     torch._dynamo.reset()
     part = networks.theirs.decoder if name == "decode" else networks.theirs.encoder
     plain, fast = part.forward, torch.compile(part.forward)
     call = calls_of(name, size, networks, device)["diffusers"]
 
-    def compiled() -> Tensor:
+    def with_it() -> Tensor:
         part.forward = fast
         try:
             return call()
         finally:
             part.forward = plain
 
-    return compiled
+    return with_it
 
 
 @torch.no_grad()
@@ -189,16 +189,14 @@ def run_case(name: str, size: Size, device: torch.device, options: argparse.Name
     calls = calls_of(name, size, networks, device)
     mine, results["from_ours"] = calls["ours"](), {}
     if not options.no_compile:
-        calls["diffusers compiled"] = _compiled(name, size, networks, device)
-    for version in list(calls):
-        try:
-            results["from_ours"][version] = relative(calls[version](), mine)
-        except RuntimeError as error:  # out of memory, or what a compiler can't do
-            results["from_ours"][version] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            del calls[version]
+        calls["diffusers compiled"] = compiled(name, size, networks, device)
     results["times"] = in_turns(calls, device, passes=options.passes)
+    calls = {version: call for version, call in calls.items() if "ms" in results["times"][version]}
+    for version, call in calls.items():
+        results["from_ours"][version] = relative(call(), mine)
     results |= {"passes": options.passes, "weights_gib": _bytes(networks.ours) / GIB, "size": size._asdict()}
-    for version, measured in results["times"].items():
+    for version in calls:
+        measured = results["times"][version]
         if name == "decode" and size.flop:
             measured["share"] = size.flop / RATE / measured["ms"] * 1e3
         print(

@@ -46,26 +46,31 @@ def timed(call: Callable[[], Any], *devices: torch.device) -> tuple[Any, float, 
 
 def in_turns(
     calls: Mapping[str, Callable[[], Any]], *devices: torch.device, passes: int, warm: int = 1
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Median, spread and peak of each call: one pass of every version, then the next pass.
 
     The peak is that above what was allocated before the call: other versions' weights don't count, nor do
-    its own.
+    its own. A version that can't run is left out; its entry is the error.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    peaks: dict[str, float] = {}
+    peaks, failed = dict.fromkeys(calls, 0.0), {}
     for number in range(warm + passes):
-        for name, call in calls.items():
+        for name in [name for name in calls if name not in failed]:
             held = sum(torch.cuda.memory_allocated(device) for device in devices_of(*devices)) / GIB
-            _, seconds, peak = timed(call, *devices)
+            try:
+                _, seconds, peak = timed(calls[name], *devices)
+            except RuntimeError as error:  # out of memory, or what a compiler can't do
+                failed[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+                continue
             if number >= warm:
                 times[name].append(seconds)
                 peaks[name] = sum(peak) - held if peak else 0.0
-    return {
+    return failed | {
         name: {
             "ms": 1000 * statistics.median(taken),
             "spread": (max(taken) - min(taken)) / statistics.median(taken),
             "peak_gib": peaks[name],
         }
         for name, taken in times.items()
+        if name not in failed
     }

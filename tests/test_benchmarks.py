@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from comfyui_sana_video.benchmarks import decode, plot, report, stream
+from comfyui_sana_video.benchmarks import decode, end_to_end, plot, report, stream, timing
 from support.pack import ROOT
 
 PAGE = ROOT / "docs" / "speed.md"
@@ -124,14 +124,41 @@ def test_every_result_has_its_origin():
         assert {"gpu", "torch", "triton", "code"} <= set(json.loads(path.read_text(encoding="utf-8"))), path
 
 
+def cases_in(folder):
+    (path,) = folder.iterdir()
+    return json.loads(path.read_text(encoding="utf-8"))["cases"]
+
+
 def test_the_vae_s_benchmark_runs(tmp_path, capsys):
     """Small, on the CPU: correct, and with every version's time. Compiling takes minutes here."""
     decode.main(["--tiny", "--no-compile", "--passes", "1", "--out", str(tmp_path)])
-    (path,) = tmp_path.iterdir()
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    cases = cases_in(tmp_path)
     assert set(cases) == {"decode", "encode"}
     for case in cases.values():
         assert set(case["times"]) == set(case["from_ours"]) == {"ours", "ours, plain", "diffusers"}
         assert max(case["from_ours"].values()) < 0.02
         assert all(measured["ms"] > 0 for measured in case["times"].values())
     assert "decode diffusers: " in capsys.readouterr().out
+
+
+def test_the_benchmark_from_prompt_to_mp4_runs(tmp_path):
+    """Small, on the CPU. It raises by itself if the films with and without overlap differ."""
+    end_to_end.main(["1", "--tiny", "--out", str(tmp_path)])
+    (case,) = cases_in(tmp_path).values()
+    assert {"preset", "cpu_cores", "sampling_s", "decoding_s", "encoding_s", "text_encoder"} <= set(case)
+    assert case["frames"] == 41
+    for overlap in ("on", "off"):
+        measured = case[f"overlap {overlap}"]
+        assert measured["frames_per_s"] == pytest.approx(41 / measured["total_s"], rel=1e-3)
+
+
+def test_a_version_that_cannot_run_is_told_and_left_out():
+    def broken():
+        raise RuntimeError("no such kernel\nand a stack")
+
+    order = []
+    calls = {"a": lambda: order.append("a"), "broken": broken, "b": lambda: order.append("b")}
+    results = timing.in_turns(calls, passes=2, warm=1)
+    assert order == ["a", "b"] * 3
+    assert results["broken"] == {"error": "RuntimeError: no such kernel"}
+    assert all(results[name]["ms"] >= 0 for name in "ab")
