@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..demo.model_set import TINY, seeded
 from ..sana_video_core.config import DEMO
-from ..sana_video_core.files.background import Worker
+from ..sana_video_core.files.background import encoding
 from ..sana_video_core.files.image_file import frame_bytes
 from ..sana_video_core.files.video_writer import PRESET, VideoWriter
 from ..sana_video_core.streaming.decoding import decode_history
@@ -35,7 +35,6 @@ from . import decode, report, stream, transformer
 from .timing import cores, devices_of, in_turns, timed
 
 STEPS = 4
-ENCODER_ROOM = 16  # pieces of 4 frames that wait for the encoder
 
 
 class Setup(NamedTuple):
@@ -83,9 +82,9 @@ def film(setup: Setup, path: Path, chunks: int, overlap: str) -> int:
     """Prompt to mp4, as `generate` makes it; returns the number of frames."""
     with (
         VideoWriter(path) as writer,
-        Worker(lambda pieces: [writer.write(piece) for piece in pieces], room=ENCODER_ROOM, name="e") as end,
+        encoding(writer) as encoder,
         Pipeline(
-            setup.vae, end.add, device=setup.vae_device, from_chunk=0, total=chunks, overlap=overlap
+            setup.vae, encoder.add, device=setup.vae_device, from_chunk=0, total=chunks, overlap=overlap
         ) as pipeline,
     ):
         state = None
@@ -112,13 +111,13 @@ def stages(setup: Setup, folder: Path, chunks: int) -> tuple[dict[str, Any], Str
     pieces, decoding, decoding_peak = timed(
         lambda: list(decode_history(setup.vae, state, form=frame_bytes)), *setup.devices
     )
-    _, encoding, _ = timed(lambda: encode(pieces))
+    _, encoded, _ = timed(lambda: encode(pieces))
     results = {
         "sampling_s": sampling,
         "sampling_peak_gib": sampling_peak,
         "decoding_s": decoding,
         "decoding_peak_gib": decoding_peak,
-        "encoding_s": encoding,
+        "encoding_s": encoded,
         "mp4_megabytes": (folder / "alone.mp4").stat().st_size / 1e6,
         "frames": sum(len(piece) for piece in pieces),
     }

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.atomic import move
-from ..sana_video_core.files.image_file import to_images
+from ..sana_video_core.files.background import encoding
+from ..sana_video_core.files.image_file import frame_bytes, to_images
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.shapes import Compression, LatentGrid
 from ..sana_video_core.streaming.decoding import (
+    Form,
     check_first_chunk,
     decode_clip,
     decode_history,
@@ -55,9 +57,13 @@ def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tenso
         return to_images(pieces, frames).to(intermediate_device())
 
 
-def _history(decoder: HostedVae, state: StreamState, from_chunk: int) -> Iterator[Tensor]:
+def _history(
+    decoder: HostedVae, state: StreamState, from_chunk: int, form: Form | None = None
+) -> Iterator[Tensor]:
     work = callbacks(len(state.history), STEPS)
-    return decode_history(decoder, state, from_chunk=from_chunk, callbacks=work, device=decoder.device)
+    return decode_history(
+        decoder, state, from_chunk=from_chunk, form=form, callbacks=work, device=decoder.device
+    )
 
 
 def decode_to_file(
@@ -87,10 +93,11 @@ def decode_to_file(
         with (
             device_of(decoder.patcher),
             VideoWriter(path, metadata=metadata, fps=fps, codec=codec) as writer,
+            encoding(writer) as encoder,
         ):
             decoder.load_for(1, identity.grid)
-            for pixels in _history(decoder, state.only_row(row), from_chunk):
-                writer.write(pixels)
+            for frames in _history(decoder, state.only_row(row), from_chunk, frame_bytes):
+                encoder.add(frames)
     except BaseException:  # ComfyUI's interrupt isn't an Exception
         if path.is_file():  # in the temp folder, which ComfyUI empties
             _keep(path, rescue)

@@ -25,9 +25,6 @@ from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from .model import hosted_weights
 from .progress import interrupted
 
-# bytes for decoding and encoding per latent pixel and byte of the dtype: the causal cache and one step's
-# activations, measured on full-size weights (docs/log.md)
-DECODE_BYTES, FUSED_BYTES = 480_000, 360_000
 IN_TILES = "The GPU's memory is too small for whole pictures: %s in tiles, a little less exact."
 
 logger = logging.getLogger("sana_video")
@@ -62,8 +59,7 @@ class HostedVae:
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
         """Load the weights, with room for one step of this size."""
-        fused = self.network.kernel_choice(self.device).triton
-        needed = batch * grid.area * self.network.dtype.itemsize * (FUSED_BYTES if fused else DECODE_BYTES)
+        needed = self.network.memory_for(batch, grid, self.device)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
 
     def decode_stream(self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None) -> Iterator[Tensor]:

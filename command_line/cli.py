@@ -14,6 +14,7 @@ from ..sana_video_core.config import (
     CLIP_SAMPLERS,
     DTYPES,
     FAMILIES,
+    OVERLAPS,
     PROMPT_CHANGES,
     STREAM_RULES,
     STREAM_SAMPLERS,
@@ -127,6 +128,7 @@ def _add_generate(commands) -> None:
     models.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
     models.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the model")
     models.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    models.add_argument("--vae-device", metavar="DEVICE", help="where the VAE computes; --device by default")
     models.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the transformer")
     models.add_argument("--tile", type=int, help="decode in tiles of this many latents (32 suits small GPUs)")
 
@@ -150,6 +152,12 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
         help="of few_step: as in training (default), or as the original runs it",
     )
     stream.add_argument("--window", type=int, help="earlier chunks to look back on (0, the default: all)")
+    stream.add_argument(
+        "--overlap",
+        choices=OVERLAPS,
+        default=OVERLAPS[0],
+        help="decode a chunk while the next is sampled; by default where the GPU has room for both",
+    )
 
     clip = generate.add_argument_group("clips (the 50-step families)")
     clip.add_argument("--frames", type=int, default=81, help="4n+1 (480p) or 8n+1 (720p)")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from tqdm import tqdm
@@ -13,7 +16,7 @@ from ..sana_video_core.callbacks import Callbacks, Progress
 from ..standalone.engine.graph import Prompt, title
 
 
-class Bar:
+class Bar(AbstractContextManager):
     """A progress bar that appears with its first value. What is printed after it closes starts a new line."""
 
     def __init__(self, title: str, unit: str = "chunk") -> None:
@@ -51,11 +54,53 @@ class Bar:
         if value == progress.chunks:
             self.close()
 
-    def __enter__(self) -> Bar:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class FilmBar(Bar):
+    """One bar over a film's chunks, of which being sampled is one half and being decoded the other.
+
+    Both may go on at the same time, in two threads.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__("film")
+        self._chunks, self._sampled, self._decoded = chunks, 0.0, 0.0
+        self._lock = Lock()
+
+    def sampling(self, before: int) -> Callbacks:
+        """Callbacks of a shot that begins after so many chunks."""
+
+        def progress(news: Progress) -> None:
+            if news.chunk == 0:  # recache, before the first chunk
+                return
+            note = ""
+            if news.step == news.steps:
+                now = time.perf_counter()
+                note, self._began = f"{now - self._began:.1f} s for chunk {before + news.chunk}", now
+            self._sampled = before + news.chunk - 1 + news.step / news.steps
+            self._show_both(note)
+
+        return Callbacks(progress=progress)
+
+    def decoding(self, first: int) -> Callbacks:
+        """Callbacks of a decoder that shows the chunks from number `first` (counted from 0) on."""
+
+        def progress(news: Progress) -> None:
+            done = news.chunk - 1 + news.step / news.steps - first
+            self._decoded = self._chunks * max(0.0, done / (news.chunks - first))
+            self._show_both("")
+
+        return Callbacks(progress=progress)
+
+    def say(self, words: str) -> None:
+        """Print to stderr, above the bar."""
+        tqdm.write(words, file=sys.stderr)
+
+    def _show_both(self, note: str) -> None:
+        with self._lock:
+            self.show((self._sampled + self._decoded) / 2, self._chunks, note)
 
 
 class Console:

@@ -25,13 +25,14 @@ from .files import TORCH_DTYPES
 
 
 class Models(NamedTuple):
-    """Paths of the three models, and where and how the transformer computes."""
+    """Paths of the three models; where and how the transformer computes, and where the VAE does."""
 
     transformer: Path
     text_encoder: Path
     vae: Path
     device: torch.device
     dtype: torch.dtype
+    vae_device: torch.device
 
 
 def choose_models(options: Namespace) -> Models:
@@ -52,24 +53,27 @@ def choose_models(options: Namespace) -> Models:
                 "--text-encoder is missing. "
                 "Give the folder of Gemma-2-2B-it, or as --model a whole diffusers pipeline folder."
             )
-    return Models(*paths, *_place(options))  # pyright: ignore[reportArgumentType]
+    return Models(*paths, *_places(options))  # pyright: ignore[reportArgumentType]
 
 
-def _place(options: Namespace) -> tuple[torch.device, torch.dtype]:
-    name = options.device
+def _places(options: Namespace) -> tuple[torch.device, torch.dtype, torch.device]:
+    device = _device("--device", options.device)
+    dtype = TORCH_DTYPES.get(options.dtype) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    return device, dtype, _device("--vae-device", options.vae_device) if options.vae_device else device
+
+
+def _device(option: str, name: str) -> torch.device:
+    """The device of this name, with its number. Raises InputError if it can't be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "meta":
-        raise InputError("The device “meta” holds no numbers. Try --device cpu.")
+        raise InputError(f"The device “meta” holds no numbers. Try {option} cpu.")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"The device “{name}” cannot be used here ({str(error).splitlines()[0]}). Try --device cpu."
+            f"The device “{name}” cannot be used here ({str(error).splitlines()[0]}). Try {option} cpu."
         ) from error
-    dtype = TORCH_DTYPES.get(options.dtype) or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    return device, dtype
 
 
 def load_model(models: Models, options: Namespace) -> SanaVideo:

@@ -4,36 +4,61 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..sana_video_core.config import Family
-from ..sana_video_core.errors import FileError
+from ..sana_video_core.errors import FileError, InputError
+from ..sana_video_core.files.atomic import check_place
+from ..sana_video_core.files.background import Worker, encoding
 from ..sana_video_core.files.claims import claim, first_free, numbered, written_elsewhere
-from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet
+from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet, frame_bytes
+from ..sana_video_core.files.places import same_file
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
-from ..sana_video_core.streaming.decoding import decode_history
+from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.state_file import save_state
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import WanVAE
-from .console import Bar
 
 logger = logging.getLogger("sana_video")
 Result = TypeVar("Result")
 LATENT = ".latent"  # what ComfyUI's Load Latent reads
+# files that are only read; a state may be continued in its own file
+SOURCES = ("image", "video", "noise", "model", "text_encoder", "vae", "config")
 
 
 def tiling_of(options: Namespace) -> Tiling | None:
     """Tiles of the size asked for, overlapping by a quarter as the published ones do (32 by 8)."""
     return None if options.tile is None else Tiling(tile=options.tile, overlap=options.tile // 4)
+
+
+def check_targets(options: Namespace) -> None:
+    """Refuse names that nothing can be written under, whatever the family."""
+    for path, suffixes in (
+        (options.out, (".mp4", ".latent")),
+        (options.sheet, (".png",)),
+        (options.state_out, (".safetensors",)),
+    ):
+        if path is None:
+            continue
+        check_place(path)
+        if path.suffix.lower() not in suffixes:
+            raise InputError(f"“{path}” has to end with {' or '.join(suffixes)}.")
+        for name in SOURCES:
+            source = getattr(options, name)
+            if source is not None and same_file(path, source):
+                option = name.replace("_", "-")
+                raise InputError(f"“{path}” is what --{option} reads, and would be lost. Give another name.")
+    if sum(value is not None for value in (options.image, options.video, options.state_in)) > 1:
+        raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
 
 
 def hold_targets(options: Namespace, targets: ExitStack) -> None:
@@ -56,32 +81,76 @@ def hold_latents(options: Namespace, family: Family, targets: ExitStack) -> None
         options.out = targets.enter_context(first_free(numbered(options.out.with_suffix(LATENT))))
 
 
-def write_stream(options: Namespace, vae: WanVAE, state: StreamState, from_chunk: int) -> None:
-    """Write the chunks of a stream from number `from_chunk` (counted from 0) on."""
-    tiling = tiling_of(options)
-    metadata = {
+class Film(AbstractContextManager):
+    """The mp4 and its contact sheet. Frames are encoded in a thread as they come; use it in a `with` block.
+
+    The file is begun with the first frames. If the block raises, the finished frames are kept.
+    """
+
+    def __init__(self, options: Namespace, frames: int) -> None:
+        """`frames` are those that are expected: the sheet's pictures are spread over them."""
+        self.expected, self.metadata = frames, {}
+        self._options, self._open = options, ExitStack()
+        self._writer: VideoWriter | None = None
+        self._encoder: Worker[Tensor] | None = None
+        self._frames, self._sheet = 0, list[tuple[str, Tensor]]()
+
+    def write(self, frames: Tensor) -> None:
+        """Append bytes [n, H, W, 3]. Raises what the encoding of earlier ones raised."""
+        if self._encoder is None:
+            self._begin()
+        assert self._encoder is not None
+        if self._options.sheet is not None:
+            stride = -(-self.expected // SHEET_FRAMES)
+            for place in range(-self._frames % stride, len(frames), stride):
+                seconds = float((self._frames + place) / self._options.fps)
+                self._sheet.append((f"{seconds:.1f} s", frames[place].clone()))
+        self._encoder.add(frames)
+        self._frames += len(frames)
+
+    def _begin(self) -> None:
+        fps, metadata = self._options.fps, self.metadata
+        writer = _safely(self._options, lambda path: VideoWriter(path, fps=fps, metadata=metadata))
+        self._writer = self._open.enter_context(writer)
+        self._encoder = self._open.enter_context(encoding(writer))
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._writer is None:
+            return
+        self._writer.describe(self.metadata)
+        self._open.__exit__(kind, error, trace)
+        if error is not None:
+            return
+        frames, seconds = self._writer.frames, float(self._writer.frames / self._options.fps)
+        print(f"wrote {self._options.out}: {frames} frames, {seconds:.1f} s")
+        if self._options.sheet is not None:
+            contact_sheet(self._sheet, self._options.sheet)
+            print(f"wrote {self._options.sheet}")
+
+
+def stream_metadata(state: StreamState, from_chunk: int) -> dict[str, object]:
+    """Of the film of the chunks from number `from_chunk` (counted from 0) on."""
+    return {
         "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
         "seeds": [chunk.seed for chunk in state.history[from_chunk:]],
         "plan": state.plan,
         "from_chunk": from_chunk,
         "model": {"family": state.identity.family, "fingerprint": state.identity.fingerprint},
     }
-    with Bar("decode") as bar:
-        frames = decode_history(vae, state, from_chunk=from_chunk, tiling=tiling, callbacks=bar.callbacks())
-        _write_video(options, frames, state.frames_from(from_chunk), metadata)
 
 
-@torch.no_grad()
 def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
     """Write clean latents [1, C, F, H, W] of one clip, in model space."""
-    metadata = {
-        "prompts": options.prompts,
-        "negative": options.negative,
-        "seed": options.seed,
-        "steps": options.steps,
-    }
-    frames = vae.decode_stream([to_vae_space(latents, vae.spec)], tiling=tiling_of(options))
-    _write_video(options, frames, options.frames, metadata)
+    with Film(options, options.frames) as film:
+        film.metadata = {
+            "prompts": options.prompts,
+            "negative": options.negative,
+            "seed": options.seed,
+            "steps": options.steps,
+        }
+        ready = to_vae_space(latents, vae.spec)
+        for frames in decode_clip(vae, ready, vae.spec, form=frame_bytes, tiling=tiling_of(options)):
+            film.write(frames)
 
 
 def write_latents(options: Namespace, latents: Tensor) -> None:
@@ -112,19 +181,3 @@ def _safely(options: Namespace, write: Callable[[Path], Result]) -> Result:
         options.out, result = written_elsewhere(options.out, write)
         logger.warning("%s It goes to “%s” instead.", error, options.out)
         return result
-
-
-def _write_video(options: Namespace, frames: Iterable[Tensor], total: int, metadata: dict) -> None:
-    """Write `total` frames, in pieces [1, 3, n, H, W], to the mp4 as they come, and a contact sheet."""
-    stride = -(-total // SHEET_FRAMES)
-    sheet: list[tuple[str, Tensor]] = []
-    with _safely(options, lambda path: VideoWriter(path, fps=options.fps, metadata=metadata)) as writer:
-        for pixels in frames:
-            for offset in range(-writer.frames % stride, pixels.shape[2], stride):
-                seconds = float((writer.frames + offset) / options.fps)
-                sheet.append((f"{seconds:.1f} s", pixels[0, :, offset].cpu()))
-            writer.write(pixels)
-    print(f"wrote {options.out}: {writer.frames} frames, {float(writer.frames / options.fps):.1f} s")
-    if options.sheet is not None:
-        contact_sheet(sheet, options.sheet)
-        print(f"wrote {options.sheet}")

@@ -23,6 +23,7 @@ CLIP_SAMPLERS: tuple[str, ...] = ("dpm++", "euler")
 PROMPT_CHANGES: tuple[str, ...] = ("recache", "keep", "cut")
 DTYPES: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of weights
 CODECS: tuple[str, ...] = ("h264",)
+OVERLAPS: tuple[str, ...] = ("auto", "on", "off")  # decoding while the next chunk is sampled
 NOISE_DEVICES: tuple[str, ...] = ("gpu", "cpu")
 GUIDANCE: tuple[str, ...] = ("batched", "sequential")  # both branches as one batch, or one after the other
 

@@ -9,10 +9,15 @@ from contextlib import AbstractContextManager, suppress
 from queue import Full, Queue
 from typing import Any, Generic, TypeVar
 
+from torch import Tensor
+
+from .video_writer import VideoWriter
+
 logger = logging.getLogger("sana_video")
 T = TypeVar("T")
 
 TICK = 0.2  # seconds; on Windows, Ctrl-C acts only between two waits
+PIECES = 16  # of frames that wait for the encoder; one of 4 frames at 480p has 5 MB
 END = object()
 
 
@@ -64,3 +69,13 @@ class Worker(AbstractContextManager, Generic[T]):
             self._work(iter(self._items.get, END))
         except BaseException as error:  # whatever it is, it is raised where items are added
             self.error = error
+
+
+def encoding(writer: VideoWriter) -> Worker[Tensor]:
+    """A worker that writes frames with `writer`, which it leaves open."""
+
+    def write(pieces: Iterator[Tensor]) -> None:
+        for frames in pieces:
+            writer.write(frames)
+
+    return Worker(write, room=PIECES, name="encoding")

@@ -79,8 +79,7 @@ class VideoWriter(AbstractContextManager):
         self._encoder = ENCODERS[codec]
         self._crf = crf
         self._fps = checked_fps(fps)
-        # odd objects become text: metadata must never cost a video
-        self._metadata = json.dumps(dict(metadata or {}), skipkeys=True, default=str)
+        self.describe(metadata or {})
         self._container: OutputContainer | None = None
         self._written: list[None] = []  # one entry for every frame
         self._closed, self._lock = False, Lock()
@@ -90,6 +89,11 @@ class VideoWriter(AbstractContextManager):
             self._partial, self._whole = folder / "partial.mp4", folder / "whole.mp4"
             self._partial.touch()
             self._hidden = hidden.pop_all()
+
+    def describe(self, metadata: Mapping[str, object]) -> None:
+        """Take this metadata instead, if the file isn't closed yet."""
+        # odd objects become text: metadata must never cost a video
+        self._metadata = json.dumps(dict(metadata), skipkeys=True, default=str)
 
     @property
     def frames(self) -> int:
@@ -188,7 +192,7 @@ class VideoWriter(AbstractContextManager):
         if not kept:
             return 0
         try:
-            if _copy_as_ordinary_mp4(self._partial, self._whole) == kept:
+            if _copy_as_ordinary_mp4(self._partial, self._whole, self._metadata) == kept:
                 made = self._whole
         finally:
             try:
@@ -257,7 +261,7 @@ def _cut_to_whole_fragments(path: Path) -> int:
     return _whole_frames(path)
 
 
-def _copy_as_ordinary_mp4(source: Path, target: Path) -> int:
+def _copy_as_ordinary_mp4(source: Path, target: Path, metadata: str) -> int:
     """Copy a fragmented MP4 to one with its index in front, for seeking; returns how many frames arrived."""
     flags = {"movflags": "faststart"}
     try:
@@ -265,7 +269,7 @@ def _copy_as_ordinary_mp4(source: Path, target: Path) -> int:
             av.open(str(source)) as fragments,
             av.open(str(target), "w", format="mp4", options=flags) as copy,
         ):
-            copy.metadata.update(fragments.metadata)
+            copy.metadata.update(fragments.metadata | {METADATA_KEY: metadata})
             # without `opaque`, PyAV before 15 opens an encoder for the copy and writes empty packets
             stream = copy.add_stream_from_template(fragments.streams.video[0], opaque=True)
             for packet in fragments.demux(video=0):

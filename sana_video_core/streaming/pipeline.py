@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Callbacks
-from ..config import check_choice
+from ..config import OVERLAPS, check_choice
 from ..files.background import Worker
 from ..files.image_file import frame_bytes
 from ..vae.tiling import Tiling
@@ -24,11 +24,7 @@ from ..vae.wan_vae import WanVAE
 from .decoding import decode_chunks, decode_history, first_needed
 from .state import Chunk, Identity, StreamState
 
-OVERLAPS: tuple[str, ...] = ("auto", "on", "off")
 ROOM = 1  # chunks that wait for the decoder: more would only be sampled earlier, and shown no sooner
-# bytes for decoding per latent pixel and byte of the dtype: the causal cache and one step's activations,
-# measured on full-size weights (docs/log.md)
-DECODE_BYTES = 480_000
 SPARE = 2**29  # bytes that stay free: another program's, and what fragments of memory cost
 
 Item: TypeAlias = tuple[Chunk, list[torch.cuda.Event]]
@@ -82,7 +78,7 @@ class Pipeline(AbstractContextManager):
         """Hand over a state with new chunks. They are decoded meanwhile, or at the end."""
         latents = state.history[-1].latents
         if self._overlap == "auto":
-            room = has_room(self._vae, state.identity, latents.device, self._device, self._tiling)
+            room = has_room(self._vae, state.identity, latents.device, self._device)
             self._overlap = "on" if room else "off"
         if self._overlap == "off":
             return
@@ -151,19 +147,17 @@ class Pipeline(AbstractContextManager):
         return self._stopped.is_set() or self._callbacks.cancelled()
 
 
-def has_room(
-    vae: WanVAE, identity: Identity, sampling: torch.device, decoding: torch.device, tiling: Tiling | None
-) -> bool:
+def has_room(vae: WanVAE, identity: Identity, sampling: torch.device, decoding: torch.device) -> bool:
     """Whether decoding fits beside sampling, after a chunk has been sampled: on another device, it does.
 
-    What sampling took is still PyTorch's, so free memory is what is left beside it. A CPU's cores are busy.
+    What sampling took is still PyTorch's, so free memory is what is left beside it. Tiles don't count: a
+    stream keeps the cache of each. A CPU's cores are busy.
     """
     if decoding != sampling:
         return True
     if decoding.type != "cuda":
         return False
-    area = identity.grid.area if tiling is None else min(identity.grid.area, tiling.tile**2)
-    needed = identity.batch * area * vae.dtype.itemsize * DECODE_BYTES
+    needed = vae.memory_for(identity.batch, identity.grid, decoding)
     needed += sum(tensor.nbytes for tensor in vae.state_dict().values() if tensor.device != decoding)
     free, _ = torch.cuda.mem_get_info(decoding)
     return free > needed + SPARE

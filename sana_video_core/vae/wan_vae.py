@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..config import WAN_2_1, VAESpec
 from ..errors import InputError
+from ..shapes import LatentGrid
 from .fused_network import FusedNetwork
 from .fused_weights import WeightsOf, layer_weights, runs_as_written
 from .layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
@@ -31,6 +32,10 @@ from .vae_config import VAEConfig
 
 PIXEL_CHANNELS = 3
 STRIDE_TIME, STRIDE_SPACE = WAN_2_1.time_stride, WAN_2_1.space_stride
+
+# bytes that decoding and encoding need beside the weights, per latent pixel and byte of the dtype: the causal
+# cache and one step's activations, measured on full-size weights (docs/log.md)
+PLAIN_BYTES, FUSED_BYTES = 480_000, 360_000
 
 Pieces: TypeAlias = Iterable[Tensor] | Tensor  # of latents, or all of them as one
 OnStep: TypeAlias = Callable[[int, int], object]
@@ -113,6 +118,11 @@ class WanVAE(nn.Module):
             return choose_for_frames(self.kernels, device, self.dtype)
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def memory_for(self, batch: int, grid: LatentGrid, device: torch.device) -> int:
+        """Bytes that decoding or encoding pictures of this size needs on `device`, beside the weights."""
+        each = FUSED_BYTES if self.kernel_choice(device).triton else PLAIN_BYTES
+        return batch * grid.area * self.dtype.itemsize * each
 
     def encode(
         self, pixels: Tensor, *, tiling: Tiling | None = None, on_step: OnStep | None = None

@@ -335,6 +335,8 @@ REFUSALS = [
     (["--motion-score", "-1"], "motion score"),
     (["--family", "sana_video_720p"], "needs"),
     (["--device", "toaster"], "--device cpu"),
+    (["--vae-device", "toaster"], "--vae-device cpu"),
+    (["--vae-device", "meta"], "--vae-device cpu"),
     (["--tile", "0", *SMALL], "tile"),
 ]
 
@@ -405,6 +407,61 @@ def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
         assert same(one, other)
 
 
+def test_decoding_meanwhile_gives_the_same_film_and_sheet(sana):
+    for overlap in ("on", "off"):
+        words = ["--steps", 1, "--on-prompt-change", "cut", "--sheet", f"{overlap}.png", "--overlap", overlap]
+        status, out, err = sana("generate", "a", "b", *SMALL, *words, "--out", f"{overlap}.mp4")
+        assert (status, "82 frames" in out) == (0, True), err
+    assert Path("on.mp4").read_bytes() == Path("off.mp4").read_bytes()
+    assert Path("on.png").read_bytes() == Path("off.png").read_bytes()
+    metadata = PACK.core("files.video_reader").read_metadata("on.mp4")
+    assert (metadata["prompts"], metadata["plan"]) == (["a", "b"], [[11], [11]])
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+def test_what_a_stop_leaves_says_what_it_is(sana, monkeypatch, overlap):
+    """Stopped in the third chunk: two in the film, in its metadata and in the state."""
+    from comfyui_sana_video.command_line import generate
+
+    kept = generate.keep_state
+
+    def stops(options, state):
+        kept(options, state)
+        if len(state.history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "keep_state", stops)
+    words = [*SMALL, "--steps", 1, "--chunks", 3, "--state-out", "s.safetensors", "--out", "v.mp4"]
+    status, out, err = sana("generate", "a", *words, "--overlap", overlap)
+    assert status == 130
+    assert "Finished and written: 2" in err
+    assert "81 frames" in out
+    assert _frames("v.mp4").shape[2] == 81
+    metadata = PACK.core("files.video_reader").read_metadata("v.mp4")
+    assert (metadata["prompts"], metadata["plan"]) == (["a", "a"], [[11, 10]])
+    assert len(_state("s.safetensors").history) == 2
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+def test_a_decoder_that_fails_keeps_the_frames_before_it(sana, monkeypatch, overlap):
+    wan_vae = PACK.core("vae.wan_vae").WanVAE
+    real, made = wan_vae.decode_frame, []
+
+    def broken(self, latent, cache):
+        made.append(1)
+        pixels, kept = real(self, latent, cache)
+        return (pixels * float("nan") if len(made) == 13 else pixels), kept
+
+    monkeypatch.setattr(wan_vae, "decode_frame", broken)
+    words = [*SMALL, "--steps", 1, "--chunks", 3, "--state-out", "s.safetensors", "--out", "v.mp4"]
+    status, out, err = sana("generate", "a", *words, "--overlap", overlap)
+    assert (status, out) == (1, "")
+    assert "NaN or Inf in chunk 2 of 3" in err
+    assert "Traceback" not in err
+    assert _frames("v.mp4").shape[2] == 45
+    assert len(_state("s.safetensors").history) >= 2
+
+
 def test_a_folder_that_is_gone_after_the_work_costs_nothing(sana, monkeypatch, caplog):
     from comfyui_sana_video.command_line import generate
 
@@ -412,8 +469,8 @@ def test_a_folder_that_is_gone_after_the_work_costs_nothing(sana, monkeypatch, c
         Path("disk").rename("unplugged")
         return real(*arguments)
 
-    real = generate.write_stream
-    monkeypatch.setattr(generate, "write_stream", gone)
+    real = generate.Pipeline.finish
+    monkeypatch.setattr(generate.Pipeline, "finish", gone)
     Path("disk").mkdir()
     status, out, _ = sana("generate", "a", *SMALL, "--out", "disk/v.mp4")
     assert status == 0

@@ -140,8 +140,8 @@ def test_a_disk_that_is_full_from_the_start_leaves_the_older_file(tmp_path):
 def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, monkeypatch, reported):
     """FFmpeg does not report every failed write at a file's end; then only the truncated copy shows it."""
 
-    def no_room(source, target):
-        assert original(source, target) == 40
+    def no_room(source, target, metadata):
+        assert original(source, target, metadata) == 40
         os.truncate(target, target.stat().st_size - 1)
         return 0 if reported else video_writer._whole_frames(target)
 
@@ -156,7 +156,8 @@ def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, 
 
 def test_a_copy_that_cannot_be_written_counts_as_nothing(tmp_path):
     write_numbers(tmp_path / "a.mp4", 5)
-    assert video_writer._copy_as_ordinary_mp4(tmp_path / "a.mp4", tmp_path / "missing" / "b.mp4") == 0
+    missing = tmp_path / "missing" / "b.mp4"
+    assert video_writer._copy_as_ordinary_mp4(tmp_path / "a.mp4", missing, "") == 0
 
 
 def test_a_name_that_is_a_folder_is_refused_before_any_work(tmp_path):
@@ -214,7 +215,7 @@ def test_a_failed_close_does_not_hide_the_exception_of_the_block(tmp_path, caplo
 
 
 def test_a_second_interrupt_while_it_is_finished_costs_nothing(tmp_path, monkeypatch):
-    def interrupted(source, target):
+    def interrupted(source, target, metadata):
         target.write_bytes(source.read_bytes()[:100])
         raise KeyboardInterrupt
 
