@@ -23,8 +23,9 @@ from torch import Tensor
 from ..demo.model_set import TINY, seeded
 from ..sana_video_core.config import DEMO
 from ..sana_video_core.files.background import encoding
+from ..sana_video_core.files.encoders import PRESET
 from ..sana_video_core.files.image_file import frame_bytes
-from ..sana_video_core.files.video_writer import PRESET, VideoWriter
+from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_history
 from ..sana_video_core.streaming.pipeline import Pipeline
 from ..sana_video_core.streaming.state import StreamState

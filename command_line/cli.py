@@ -12,6 +12,7 @@ from pathlib import Path
 # none of these imports torch, so that `sana-video --help` answers at once
 from ..sana_video_core.config import (
     CLIP_SAMPLERS,
+    CODECS,
     DTYPES,
     FAMILIES,
     OVERLAPS,
@@ -167,6 +168,12 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
         "--noise", type=Path, help="start from this tensor (.pt, .safetensors, .latent) instead of --seed's"
     )
     clip.add_argument("--sequential", action="store_true", help="guidance in two calls: less memory")
+    generate.add_argument(
+        "--codec",
+        choices=CODECS,
+        default=CODECS[0],
+        help="h264_nvenc: by the encoder of an NVIDIA GPU, which A100 and H100 lack",
+    )
     generate.add_argument(
         "--fps",
         type=_rate,

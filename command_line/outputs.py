@@ -17,6 +17,7 @@ from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.background import Worker, encoding
 from ..sana_video_core.files.claims import claim, first_free, numbered, written_elsewhere
+from ..sana_video_core.files.encoders import check_codec
 from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet, frame_bytes
 from ..sana_video_core.files.places import same_file
 from ..sana_video_core.files.tensor_file import write_tensors
@@ -41,7 +42,8 @@ def tiling_of(options: Namespace) -> Tiling | None:
 
 
 def check_targets(options: Namespace) -> None:
-    """Refuse names that nothing can be written under, whatever the family."""
+    """Refuse names that nothing can be written under, and a codec without an encoder, whatever the family."""
+    check_codec(options.codec)
     for path, suffixes in (
         (options.out, (".mp4", ".latent")),
         (options.sheet, (".png",)),
@@ -109,8 +111,8 @@ class Film(AbstractContextManager):
         self._frames += len(frames)
 
     def _begin(self) -> None:
-        fps, metadata = self._options.fps, self.metadata
-        writer = _safely(self._options, lambda path: VideoWriter(path, fps=fps, metadata=metadata))
+        options = {"fps": self._options.fps, "codec": self._options.codec, "metadata": self.metadata}
+        writer = _safely(self._options, lambda path: VideoWriter(path, **options))
         self._writer = self._open.enter_context(writer)
         self._encoder = self._open.enter_context(encoding(writer))
 

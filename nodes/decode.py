@@ -49,10 +49,14 @@ class SanaVideoDecodeStream(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, fps) -> bool | str:
+    def validate_inputs(cls, fps=None, codec=None) -> bool | str:
+        from ..sana_video_core.files.encoders import check_codec
         from ..sana_video_core.files.video_writer import checked_fps
 
-        return fps is None or sentence(checked_fps, fps)  # None: linked, so not known yet
+        known = [(checked_fps, fps), (check_codec, codec)]
+        # None: linked, so not known yet
+        said = [sentence(check, value) for check, value in known if value is not None]
+        return next((words for words in said if words is not True), True)
 
     @classmethod
     def execute(cls, vae, state, from_chunk, fps, codec, batch_row) -> io.NodeOutput:

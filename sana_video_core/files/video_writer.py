@@ -23,17 +23,15 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..config import CODECS
 from ..errors import FileError, InputError
 from .atomic import check_place, flush
 from .claims import keep_elsewhere
+from .encoders import ENCODERS, check_codec, encoder_options
 from .hidden import hidden_folder
 from .image_file import to_bytes
 
 logger = logging.getLogger("sana_video")
 
-ENCODERS = dict(zip(CODECS, ("libx264",), strict=True))  # what FFmpeg calls them
-PRESET = "medium"  # of libx264: its own default
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
 SLOWEST_BROADCAST = 12  # frames a second of which there is a kind with 1000/1001 of it
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
@@ -70,14 +68,8 @@ class VideoWriter(AbstractContextManager):
             raise InputError(f"“{self.path}” was given as the name of a video; it has to end in .mp4.")
         if not 0 <= crf <= 51:
             raise InputError(f"crf is {crf}; it has to be 0 (lossless) to 51 (poor); 18 is usual.")
-        if codec not in ENCODERS:
-            raise InputError(f"The codec “{codec}” was asked for; choose one of: {', '.join(ENCODERS)}.")
-        if ENCODERS[codec] not in av.codecs_available:
-            raise FileError(
-                f"PyAV cannot write {codec}, because it was built without {ENCODERS[codec]}; pip install av."
-            )
-        self._encoder = ENCODERS[codec]
-        self._crf = crf
+        check_codec(codec)
+        self._encoder, self._crf = ENCODERS[codec], crf
         self._fps = checked_fps(fps)
         self.describe(metadata or {})
         self._container: OutputContainer | None = None
@@ -158,7 +150,9 @@ class VideoWriter(AbstractContextManager):
         flags = {"movflags": "frag_keyframe+delay_moov+default_base_moof"}
         container = av.open(str(self._partial), "w", format="mp4", options=flags)
         container.metadata[METADATA_KEY] = self._metadata
-        options = {"crf": str(self._crf), "g": str(math.ceil(FRAGMENT_SECONDS * self._fps))}
+        options = encoder_options(self._encoder, self._crf) | {
+            "g": str(math.ceil(FRAGMENT_SECONDS * self._fps))
+        }
         stream = cast(VideoStream, container.add_stream(self._encoder, rate=self._fps, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context

@@ -352,6 +352,14 @@ def test_refusals_give_a_reason_and_leave_nothing(sana, demo, words, said):
     assert not list(Path().glob("*.mp4"))
 
 
+def test_a_codec_that_this_machine_lacks_is_refused_before_models_are_loaded(sana, monkeypatch):
+    encoders = PACK.core("files.encoders")
+    monkeypatch.setattr(encoders, "_trial", lambda encoder: f"no engine for {encoder}")
+    status, _, err = sana("generate", "a", "--codec", "h264_nvenc", "--model", "none.safetensors")
+    assert (status, "no engine for h264_nvenc" in err) == (1, True)
+    assert not list(Path().glob("*.mp4"))
+
+
 def test_a_state_of_another_model_or_size_is_refused(sana):
     sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")
     sana("make-demo", "other", "--seed", 9)

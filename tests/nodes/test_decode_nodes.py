@@ -1,6 +1,7 @@
 """Decode and Decode Stream: a continued chunk's frames, interrupted files that are kept, an empty temp."""
 
 import logging
+import threading
 
 import comfy.model_management as management
 import comfy.sd
@@ -9,7 +10,10 @@ import torch
 from comfy import utils
 from comfyui_sana_video.bridge import decoding
 from comfyui_sana_video.bridge.vaes import HostedVae
+from comfyui_sana_video.sana_video_core.errors import FileError
+from comfyui_sana_video.sana_video_core.files import encoders
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.artist import (
     DEMO,
     decoded,
@@ -175,6 +179,45 @@ def test_fps():
     for impossible in (0.0, -1.0, float("nan"), 2000.0):
         assert "has to be 0.01 to 1000" in check(impossible)
     assert _film(one_chunk()[1], fps=12.5)[0].get_frame_rate() == 12.5
+
+
+def test_a_codec_that_this_machine_lacks_is_refused_before_anything_runs(base, monkeypatch):
+    check = node("DecodeStream").validate_inputs
+    assert check(fps=16.0, codec="h264") is check(fps=16.0) is True
+    assert "“vp9”" in check(fps=16.0, codec="vp9")
+    assert "fps is 0" in check(fps=0.0, codec="vp9")
+    monkeypatch.setattr(encoders, "_trial", lambda encoder: f"no engine for {encoder}")
+    assert "no engine for h264_nvenc" in check(fps=16.0, codec="h264_nvenc")
+    with refused("no engine for h264_nvenc", "Choose h264."):
+        run("DecodeStream", demo().vae, one_chunk()[1], 0, 16.0, "h264_nvenc", 0)
+    assert not _files(base)
+
+
+def test_frames_are_encoded_in_a_thread_while_the_next_are_decoded(monkeypatch):
+    main, real, threads = threading.current_thread(), VideoWriter._write, set()
+
+    def watched(self, *arguments):
+        threads.add(threading.current_thread())
+        real(self, *arguments)
+
+    monkeypatch.setattr(VideoWriter, "_write", watched)
+    assert _film()[0].get_frame_count() == 81
+    assert len(threads) == 1
+    assert main not in threads
+
+
+def test_an_encoder_that_fails_keeps_what_was_written(base, monkeypatch):
+    real = VideoWriter._write
+
+    def full(self, *arguments):
+        if self.frames == 9:
+            raise FileError("the disk is full")
+        real(self, *arguments)
+
+    monkeypatch.setattr(VideoWriter, "_write", full)
+    with refused("the disk is full"):
+        _film()
+    assert read_frames(_rescued(base), fps=None).shape[2] == 9
 
 
 def test_impossible_requests_leave_no_file(base):

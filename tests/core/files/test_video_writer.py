@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.files import image_file, video_writer
+from comfyui_sana_video.sana_video_core.files import encoders, image_file, video_writer
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter, checked_fps
 from support.calibration import limit
@@ -182,11 +182,57 @@ def test_a_missing_encoder_is_refused_before_any_work(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_a_gpu_without_an_encoder_is_refused_before_any_work(tmp_path, monkeypatch):
+    """By the trial, so no list of GPUs has to be right."""
+
+    def refuses(codec, mode):
+        tried.append(codec)
+        raise av.FFmpegError(1, "no such engine")
+
+    tried = []
+    encoders._trial.cache_clear()
+    monkeypatch.setattr(encoders.VideoCodecContext, "create", staticmethod(refuses))
+    for _ in range(2):
+        with pytest.raises(FileError, match=r"h264_nvenc.*no such engine.*Choose h264\."):
+            VideoWriter(tmp_path / "a.mp4", codec="h264_nvenc")
+    encoders.check_codec("h264")
+    assert tried == ["h264_nvenc"]
+    assert names(tmp_path) == []
+    encoders._trial.cache_clear()
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "h264_nvenc", "libnothing264"])
+def test_a_trial_says_whether_an_encoder_works(encoder):
+    """libx264 works everywhere; the GPU's where there is one, and else there is a reason."""
+    reason = encoders._trial(encoder)
+    assert isinstance(reason, str)
+    assert (reason == "") is (encoder == "libx264") or encoder == "h264_nvenc"
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     for folder in ("missing", "file"):
         with pytest.raises(FileError, match=r"a\.mp4.*there is no folder"):
             VideoWriter(tmp_path / folder / "a.mp4")
+
+
+def test_bytes_are_written_as_they_are(tmp_path):
+    """The film is that of the pixels; other shapes are refused."""
+    pixels = grey(*range(9))
+    write_numbers(tmp_path / "pixels.mp4", 9)
+    with VideoWriter(tmp_path / "bytes.mp4") as writer:
+        writer.write(image_file.frame_bytes(pixels[None]))
+        assert writer.frames == 9
+        with pytest.raises(InputError, match=r"takes \[3, frames"):
+            writer.write(torch.zeros(2, 3, *SIZE, dtype=torch.uint8))
+    assert (tmp_path / "bytes.mp4").read_bytes() == (tmp_path / "pixels.mp4").read_bytes()
+
+
+def test_metadata_may_be_known_at_the_end_only(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", metadata={"chunks": 1}) as writer:
+        writer.write(grey(*range(9)))
+        writer.describe({"chunks": 2, "odd": object})
+    assert read_metadata(tmp_path / "a.mp4")["chunks"] == 2
 
 
 def test_a_closed_writer_accepts_nothing_more(tmp_path):
