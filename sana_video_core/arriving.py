@@ -22,7 +22,7 @@ class Arriving:
         if tensor.is_cuda:
             self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._tensor.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event(blocking=True)  # leaves the core to others while it waits
             self._event.record(torch.cuda.current_stream(tensor.device))
 
     def wait(self) -> Tensor:

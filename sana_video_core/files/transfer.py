@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..arriving import Arriving
+
 T = TypeVar("T")
 
 
@@ -21,21 +23,13 @@ class Transfer:
         """`flag` is a bool [] on the same device as the `values`."""
         self._shape, self._dtype = values.shape, values.dtype
         whole = torch.cat([part.reshape(-1).view(torch.uint8) for part in (values.detach(), flag)])
-        self._event = None
-        if whole.is_cuda:
-            self._bytes = torch.empty(whole.shape, dtype=torch.uint8, pin_memory=True)
-            self._bytes.copy_(whole, non_blocking=True)
-            self._event = torch.cuda.Event(blocking=True)  # leaves the core to others while it waits
-            self._event.record(torch.cuda.current_stream(whole.device))
-        else:
-            self._bytes = whole.cpu()
+        # the flag last, because wider values begin at an address of their own kind
+        self._bytes = Arriving(whole)
 
     def arrived(self) -> tuple[Tensor, bool]:
         """Waits for the copy: the values on the CPU, and the flag."""
-        if self._event is not None:
-            self._event.synchronize()
-        values = self._bytes[:-1].view(self._dtype).view(self._shape)
-        return values, bool(self._bytes[-1])
+        whole = self._bytes.wait()
+        return whole[:-1].view(self._dtype).view(self._shape), bool(whole[-1])
 
 
 def one_behind(items: Iterable[T]) -> Iterator[T]:

@@ -455,9 +455,9 @@ def test_a_decoder_that_fails_keeps_the_frames_before_it(sana, monkeypatch, over
     wan_vae = PACK.core("vae.wan_vae").WanVAE
     real, made = wan_vae.decode_frame, []
 
-    def broken(self, latent, cache):
+    def broken(self, latent, cache, run=None):
         made.append(1)
-        pixels, kept = real(self, latent, cache)
+        pixels, kept = real(self, latent, cache, run)
         return (pixels * float("nan") if len(made) == 13 else pixels), kept
 
     monkeypatch.setattr(wan_vae, "decode_frame", broken)

@@ -174,9 +174,9 @@ def test_a_stop_in_sampling_finishes_the_chunks_that_are_whole(vae, model, overl
 def test_a_decoder_that_fails_ends_it_and_keeps_the_frames_before(vae, model, monkeypatch):
     real, made = type(vae).decode_frame, []
 
-    def broken(self, latent, cache):
+    def broken(self, latent, cache, run=None):
         made.append(1)
-        pixels, kept = real(self, latent, cache)
+        pixels, kept = real(self, latent, cache, run)
         return (pixels * float("nan") if len(made) == 3 else pixels), kept
 
     monkeypatch.setattr(type(vae), "decode_frame", broken)
@@ -242,7 +242,7 @@ def test_room_is_asked_for_on_one_gpu_only(vae, monkeypatch):
     assert not _room(vae, "mps:0", "mps:0")
     assert _room(vae, "cuda:0", "cuda:1")
     assert _room(vae, "cuda:0", "cpu")
-    needed = 60 * 104 * 4 * decoding.DECODE_BYTES + sum(x.nbytes for x in vae.state_dict().values())
+    needed = 60 * 104 * 4 * 480_000 + sum(x.nbytes for x in vae.state_dict().values())
     assert _room(vae, "cuda:0", "cuda:0", needed + pipeline.SPARE + 1, monkeypatch)
     assert not _room(vae, "cuda:0", "cuda:0", needed + pipeline.SPARE, monkeypatch)
 
