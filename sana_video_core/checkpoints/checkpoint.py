@@ -30,6 +30,7 @@ from ..transformer.model import SanaVideo
 from ..vae.wan_vae import VAEConfig, WanVAE
 from .description import FORMAT, VERSION, described, family_of, sizes_of
 from .keys import canonical_transformer, canonical_vae, without_prefix
+from .tiny_names import is_of_pictures, tiny_tensors
 
 TRANSFORMER = "SANA-Video transformer"
 FIRST = ("x_embedder.proj.weight", "patch_embedding.weight")  # by the original, by diffusers
@@ -118,7 +119,13 @@ def load_vae(
     path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> WanVAE:
     """The Wan 2.1 VAE in a file (named as by the original, ComfyUI or diffusers) or a diffusers folder."""
-    tensors = read_vae(path)
+    return build_vae(read_vae(path), device=device, dtype=dtype)
+
+
+def build_vae(
+    tensors: Mapping[str, Tensor], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> WanVAE:
+    """The network of what `read_vae` reads."""
     with torch.device("meta"):
         vae = WanVAE(VAEConfig.from_state_dict(tensors))
     vae.load_state_dict(tensors, assign=True)
@@ -128,12 +135,22 @@ def load_vae(
 def read_vae(path: Path | str) -> dict[str, Tensor]:
     """What `load_vae` loads: all tensors of one Wan 2.1 VAE, under the original's names."""
     path = Path(path).absolute()
+    return checked_vae(path, read_vae_tensors(path)[0])
+
+
+def read_vae_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A VAE file's tensors of any spelling, and the config.json of its folder."""
     tensors, metadata, beside = _read_folder_or_file(path, "vae")
     refuse_quantised(path.name, tensors, metadata, beside)
-    tensors = canonical_vae(without_prefix(tensors))
+    return without_prefix(tensors), beside
+
+
+def checked_vae(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one whole Wan 2.1 VAE, under the original's names. Raises FileError for others."""
+    tensors = canonical_vae(tensors)
     if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
         raise FileError(
-            f"“{path.name}” isn't a Wan 2.1 VAE (it has {len(tensors)} tensors{_examples(tensors)}). "
+            f"“{path.name}” isn't a Wan 2.1 VAE ({_what_it_is(tensors)}). "
             "Use wan_2.1_vae.safetensors, Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
         )
     empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
@@ -145,6 +162,14 @@ def read_vae(path: Path | str) -> dict[str, Tensor]:
         check_complete(WanVAE(VAEConfig.from_state_dict(tensors)), tensors, path, "Wan 2.1 VAE")
     check_finite(tensors, path)
     return tensors
+
+
+def _what_it_is(tensors: Mapping[str, Tensor]) -> str:
+    if tiny_tensors(tensors) is not None:
+        return "it is a tiny decoder, which drafts and can't encode"
+    if is_of_pictures(tensors):
+        return "it is a tiny autoencoder of pictures, such as TAESD"
+    return f"it has {len(tensors)} tensors{_examples(tensors)}"
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
