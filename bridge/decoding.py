@@ -29,7 +29,7 @@ from ..sana_video_core.streaming.state import StreamState
 from .devices import device_of, intermediate_device
 from .progress import callbacks
 from .stream_model import HostedModel
-from .vaes import HostedVae, vae_of
+from .vaes import HostedDecoder, encoder_of, vae_of
 
 logger = logging.getLogger("sana_video")
 STEPS = 10  # of the progress bar in each chunk
@@ -58,7 +58,7 @@ def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tenso
 
 
 def _history(
-    decoder: HostedVae, state: StreamState, from_chunk: int, form: Form | None = None
+    decoder: HostedDecoder, state: StreamState, from_chunk: int, form: Form | None = None
 ) -> Iterator[Tensor]:
     work = callbacks(len(state.history), STEPS)
     return decode_history(
@@ -134,7 +134,7 @@ def empty_latent(
             f"The {family.vae.name} VAE of {family.title} isn't part of this pack, "
             "so an image cannot be encoded here. Encode the picture with ComfyUI's own LTX nodes."
         )
-    encoder, pixels = vae_of(vae), image_rows(image, batch, width=width, height=height)
+    encoder, pixels = encoder_of(vae), image_rows(image, batch, width=width, height=height)
     with device_of(encoder.patcher):
         encoder.load_for(len(pixels), grid)
         samples[:, :, :1] = encoder.encode(pixels).to(samples)

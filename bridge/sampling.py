@@ -28,7 +28,7 @@ from .devices import device_of, intermediate_device
 from .progress import callbacks
 from .stream_model import HostedModel
 from .text_encoders import prompt_of
-from .vaes import vae_of
+from .vaes import encoder_of
 
 INTERRUPTED = InterruptedRun()
 
@@ -87,7 +87,8 @@ def prime_with(
     patcher: Any, vae: Any, positive: Any, state: StreamState, image: Tensor | None, video: Any
 ) -> StreamState:
     """The stream that begins with an image or the end of a video."""
-    model, prompt, encoder, identity = HostedModel(patcher), prompt_of(positive), vae_of(vae), state.identity
+    model, prompt, identity = HostedModel(patcher), prompt_of(positive), state.identity
+    encoder = encoder_of(vae)
     if (image is None) == (video is None):
         raise InputError("Connect either an image or a video: one of them is what the stream begins with.")
     check_prime(model, state)

@@ -15,13 +15,14 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ..sana_video_core.checkpoints.checkpoint import read_vae
+from ..sana_video_core.checkpoints.draft import read_vae_or_draft
 from ..sana_video_core.config import WAN_2_1
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.vae.layers import RMSNorm, rms_norm
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
+from .drafts import HostedTinyDecoder, is_tiny, read_as, shapes_of
 from .model import hosted_weights
 from .progress import interrupted
 
@@ -31,17 +32,23 @@ logger = logging.getLogger("sana_video")
 
 
 def load_vae(path: Path) -> comfy.sd.VAE:
-    """ComfyUI's VAE of a Wan 2.1 file. Its dtype, devices and memory are ComfyUI's choice."""
-    tensors = read_vae(path)
-    config = VAEConfig.from_state_dict(tensors)
+    """ComfyUI's VAE of a Wan 2.1 file, or a tiny decoder's. Its dtype and devices are ComfyUI's choice."""
+    tensors, draft = read_vae_or_draft(path)
+    if draft is None:
+        _check_sizes(path, VAEConfig.from_state_dict(tensors))
+    vae = comfy.sd.VAE(sd=tensors)
+    if draft is not None:
+        read_as(vae, draft)
+    vae.patcher.cached_patcher_init = (_load_patcher, (path,))
+    return vae
+
+
+def _check_sizes(path: Path, config: VAEConfig) -> None:
     if config != VAEConfig(config.base_width):  # ComfyUI reads no more than the width from a file
         raise FileError(
             f"“{path.name}” is a Wan 2.1 VAE of other sizes than the published one's ({config}); ComfyUI "
             "can't build it. Use wan_2.1_vae.safetensors or Wan2.1_VAE.pth."
         )
-    vae = comfy.sd.VAE(sd=tensors)
-    vae.patcher.cached_patcher_init = (_load_patcher, (path,))
-    return vae
 
 
 def _load_patcher(path: Path, disable_dynamic: bool = False) -> Any:
@@ -49,13 +56,13 @@ def _load_patcher(path: Path, disable_dynamic: bool = False) -> Any:
     return load_vae(path).patcher
 
 
-class HostedVae:
-    """A Wan 2.1 VAE of ComfyUI's, whoever loaded it, decoded and encoded by our network."""
+class HostedDecoder:
+    """A VAE of ComfyUI's for Wan 2.1's latents, whoever loaded it, decoded by our network."""
 
-    spec = WAN_2_1
+    spec, decode_bytes = WAN_2_1, DECODE_BYTES
 
-    def __init__(self, vae: comfy.sd.VAE) -> None:
-        self.network, self.patcher, self.device = HostedNetwork(vae), vae.patcher, vae.device
+    def __init__(self, vae: comfy.sd.VAE, network: HostedNetwork | HostedTinyDecoder) -> None:
+        self.network, self.patcher, self.device = network, vae.patcher, vae.device
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
         """Load the weights, with room for one step of this size."""
@@ -85,6 +92,25 @@ class HostedVae:
             if known < pixels.shape[2]:
                 yield pixels[:, :, known:]
 
+
+class HostedDraft(HostedDecoder):
+    """A tiny decoder. It can't encode."""
+
+    decode_bytes = DRAFT_BYTES
+
+    def __init__(self, vae: comfy.sd.VAE) -> None:
+        network = HostedTinyDecoder(vae)
+        super().__init__(vae, network)
+        logger.info("A draft: %s decodes in the place of the %s VAE.", network.kind, self.spec.name)
+
+
+class HostedVae(HostedDecoder):
+    """A whole VAE."""
+
+    def __init__(self, vae: comfy.sd.VAE) -> None:
+        self.network: HostedNetwork
+        super().__init__(vae, HostedNetwork(vae))
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32.
@@ -108,13 +134,13 @@ class HostedNetwork(WanVAE):
     """
 
     def __init__(self, vae: comfy.sd.VAE) -> None:
-        shapes = _shapes(vae.first_stage_model)
+        shapes = shapes_of(vae.first_stage_model)
         try:
             with torch.device("meta"):
                 super().__init__(VAEConfig.from_state_dict(shapes))
         except InputError as error:
             raise _foreign(vae) from error
-        if shapes != _shapes(self) or vae.latent_channels != self.spec.channels:
+        if shapes != shapes_of(self) or vae.latent_channels != self.spec.channels:
             raise _foreign(vae)
         self._dtype, self.weights_of = vae.vae_dtype, _lent
         for name, layer in list(self.named_modules()):
@@ -165,11 +191,6 @@ def _hosted(ours: nn.Module, theirs: nn.Module) -> nn.Module:
     return kinds[type(ours)](theirs) if type(ours) in kinds else theirs
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    """Every tensor's shape by its name; without what torch.compile adds to names."""
-    return {name.replace("_orig_mod.", ""): tensor.shape for name, tensor in network.state_dict().items()}
-
-
 def _foreign(vae: comfy.sd.VAE) -> InputError:
     spec = HostedVae.spec
     return InputError(
@@ -179,7 +200,18 @@ def _foreign(vae: comfy.sd.VAE) -> InputError:
     )
 
 
-def vae_of(value: Any) -> HostedVae:
+def encoder_of(value: Any) -> HostedVae:
+    """`vae_of`, for nodes that encode. Raises InputError for a draft decoder, before anything is loaded."""
+    vae = vae_of(value)
+    if isinstance(vae, HostedVae):
+        return vae
+    raise InputError(
+        f"The connected VAE is the draft decoder {vae.network.kind}, which can't encode pictures. Connect "
+        f"the whole {vae.spec.name} VAE here; the draft can stay at Decode and Decode Stream."
+    )
+
+
+def vae_of(value: Any) -> HostedVae | HostedDraft:
     """What our nodes do with the value of a VAE socket."""
     if not isinstance(value, comfy.sd.VAE):
         raise InputError(
@@ -190,4 +222,4 @@ def vae_of(value: Any) -> HostedVae:
             "This VAE is empty: the checkpoint that it was loaded from has none. "
             "Connect Load SANA-Video VAE or Load VAE (Wan 2.1)."
         )
-    return HostedVae(value)
+    return HostedDraft(value) if is_tiny(value) else HostedVae(value)

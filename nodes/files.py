@@ -32,6 +32,16 @@ class Kind(NamedTuple):
     what: str
     published: str
     demo: str  # its name in a DemoSet
+    also: tuple[str, ...] = ()  # more folders that may hold it
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.folder, *self.also)
+
+    @property
+    def places(self) -> str:
+        """Its folders, as a sentence names them."""
+        return " or ".join(f"models/{folder}" for folder in self.folders)
 
 
 TRANSFORMER = Kind(
@@ -54,13 +64,15 @@ VAE = Kind(
     "it is Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face, "
     "file split_files/vae/wan_2.1_vae.safetensors",
     "vae",
+    also=("vae_approx",),  # where ComfyUI has tiny decoders
 )
 LORA = Kind("loras", "a LoRA for SANA-Video", "a file of your own", "")
 
 
 def choices(kind: Kind) -> list[str]:
     """Names for a list: files that can be read, folders in Hugging Face layout, and the demo last."""
-    names = [name for name in folder_paths.get_filename_list(kind.folder) if name.lower().endswith(SUFFIXES)]
+    files = [name for folder in kind.folders for name in folder_paths.get_filename_list(folder)]
+    names = [name for name in dict.fromkeys(files) if name.lower().endswith(SUFFIXES)]
     names += [name for name in _model_folders(kind) if name not in names]
     return [*names, DEMO] if kind.demo else names
 
@@ -103,10 +115,9 @@ def path_of(kind: Kind, name: str) -> Path:
     name = str(name)
     for spelled in dict.fromkeys((name, name.replace("\\", "/"))):  # a workflow from Windows
         if not spelled or ".." in Path(spelled).parts or Path(spelled).is_absolute():
-            raise FileError(
-                f"“{name}” isn't the name of a file in models/{kind.folder}. Choose one from the list."
-            )
-        path = folder_paths.get_full_path(kind.folder, spelled) or _folder_of(kind, spelled)
+            raise FileError(f"“{name}” isn't the name of a file in {kind.places}. Choose one from the list.")
+        files = (folder_paths.get_full_path(folder, spelled) for folder in kind.folders)
+        path = next(filter(None, files), None) or _folder_of(kind, spelled)
         if path is not None:
             refuse_part(Path(path))
             return Path(path)
@@ -127,7 +138,7 @@ def _folder_of(kind: Kind, name: str) -> Path | None:
 
 def _missing(kind: Kind, name: str) -> str:
     return (
-        f"“{name}” ({kind.what}) is not in ComfyUI's folder models/{kind.folder}. "
+        f"“{name}” ({kind.what}) is not in ComfyUI's folder {kind.places}. "
         f"Put it there ({kind.published}), "
         + (
             "press R to refresh the lists, or choose “demo (built in)”."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,16 +62,15 @@ def kind_of(name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any])
 
     Raises FileError for the tiny decoder of another model.
     """
-    first = tensors.get("decoder.1.weight")
-    other = _other(name.lower(), first, tensors)
+    other = other_model(name, {key: tensor.shape for key, tensor in tensors.items()})
     if other:
-        raise FileError(f"“{name}” is a tiny decoder of {other}, and can't show Wan 2.1's latents. {USE}")
+        raise FileError(f"“{name}” is {not_ours(other)}")
     if config.get("_class_name") == TINY_WAN_CLASS:
         return TAEW2_1
-    said = re.sub(r"[^a-z0-9]", "", name.lower())
-    if "taew21" in said or "lighttae" in said:
-        return LIGHTTAEW2_1 if "lighttae" in said else TAEW2_1
-    kind = TAEW2_1 if first is not None and first.dtype == torch.float16 else LIGHTTAEW2_1
+    said = said_kind(name)
+    if said:
+        return said
+    kind = TAEW2_1 if tensors["decoder.1.weight"].dtype == torch.float16 else LIGHTTAEW2_1
     logger.warning(
         "“%s” doesn't say by its name which draft decoder it is; by its type it is read as %s. If its "
         "colours are wrong, name it after the other one (%s).",
@@ -82,14 +81,28 @@ def kind_of(name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any])
     return kind
 
 
-def _other(name: str, first: Tensor | None, tensors: Mapping[str, Tensor]) -> str:
-    """The model of which a tiny decoder is, unless it is one of ours."""
-    entry = tensors.get("decoder.0.weight") if first is None else first  # “super” has a convolution there
-    channels = entry.shape[1] if entry is not None and entry.ndim > 1 else 0
+def said_kind(name: str) -> str | None:
+    """Which of KINDS a file's name says that it is, if it says so."""
+    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    if "lighttae" in letters:
+        return LIGHTTAEW2_1
+    return TAEW2_1 if "taew21" in letters else None
+
+
+def not_ours(other: str) -> str:
+    """What to say of the tiny decoder of another model."""
+    return f"a tiny decoder of {other}, and can't show Wan 2.1's latents. {USE}"
+
+
+def other_model(name: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """The model of which the tiny decoder in the file `name` is; empty for one of ours."""
+    name, first = name.lower(), shapes.get("decoder.1.weight")
+    entry = shapes.get("decoder.0.weight") if first is None else first  # “super” has a convolution there
+    channels = entry[1] if entry is not None and len(entry) > 1 else 0
     if channels in OTHERS:
         return OTHERS[channels]
     if first is None or channels != 16:
-        return f"another model ({channels or 'unknown'} latent channels, {len(tensors)} tensors)"
+        return f"another model ({channels or 'unknown'} latent channels, {len(shapes)} tensors)"
     if "taew2" in name or "lighttae" in name:
         return ""
     return next((model for sign, model in NAMESAKES.items() if sign in name), "")

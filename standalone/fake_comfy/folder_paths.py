@@ -8,7 +8,7 @@ from pathlib import Path
 
 supported_pt_extensions = {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
 _folders = {"diffusion_models": ("unet", "diffusion_models"), "text_encoders": ("text_encoders", "clip")}
-_folders |= {"vae": ("vae",), "loras": ("loras",), "diffusers": ("diffusers",)}
+_folders |= {"vae": ("vae",), "vae_approx": ("vae_approx",), "loras": ("loras",), "diffusers": ("diffusers",)}
 _roots: dict[str, str] = {}
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDTHS = (256, 128, 64)
+SLIM = (12, 8, 4)  # for tests that don't need the published widths
 MEMORY_BLOCKS = (3, 4, 5, 9, 10, 11, 15, 16, 17)  # in threes of one width
 GROW = {7: 1, 13: 2, 19: 2}  # time steps that become of one
 PLAIN = (8, 14, 20)  # without bias

@@ -11,5 +11,9 @@ class Wan21(LatentFormat):
     latent_rgb_factors = [[0.2 * (row % 3 == color) for color in range(3)] for row in range(16)]  # noqa: RUF012
 
 
+class HunyuanVideo(LatentFormat):
+    latent_channels = 16
+
+
 class LTXV(LatentFormat):
     latent_channels = 128

@@ -9,10 +9,9 @@ from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space
 from comfyui_sana_video.sana_video_core.vae.tiling import Tiling
 from comfyui_sana_video.sana_video_core.vae.tiny_decoder import KINDS, LIGHTTAEW2_1, TAEW2_1, TinyDecoder
 from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
-from support.tiny_files import decode_slowly, tiny_weights
+from support.tiny_files import SLIM, decode_slowly, tiny_weights
 from support.wan_twins import decoded
 
-SLIM = (12, 8, 4)  # most tests don't need the published widths
 WEIGHTS = tiny_weights(widths=SLIM)
 
 
