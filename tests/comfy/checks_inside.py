@@ -157,7 +157,14 @@ def main() -> None:
         modules=sorted(set(sys.modules) - before),
     )
     sys.modules["checks_inside"] = sys.modules["__main__"]
-    for name in ("checks_clips", "checks_streams", "checks_loras", "checks_text_vae", "checks_fused"):
+    for name in (
+        "checks_clips",
+        "checks_streams",
+        "checks_loras",
+        "checks_text_vae",
+        "checks_drafts",
+        "checks_fused",
+    ):
         importlib.import_module(name)
     results = {}
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:

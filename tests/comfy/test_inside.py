@@ -14,6 +14,7 @@ FILES = (
     "checks_streams.py",
     "checks_loras.py",
     "checks_text_vae.py",
+    "checks_drafts.py",
     "checks_fused.py",
 )
 
