@@ -125,7 +125,11 @@ def _add_generate(commands) -> None:
     models.add_argument(
         "--text-encoder", type=Path, help="Gemma-2-2B-it: a folder, or one file as ComfyUI has it"
     )
-    models.add_argument("--vae", type=Path, help="Wan 2.1 VAE file or folder (bf16 on a GPU)")
+    models.add_argument(
+        "--vae",
+        type=Path,
+        help="Wan 2.1 VAE file or folder (bf16 on a GPU), or a draft decoder: taew2_1, lighttaew2_1",
+    )
     models.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
     models.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the model")
     models.add_argument("--device", default="auto", help="auto, cpu or cuda")

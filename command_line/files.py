@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..sana_video_core.checkpoints.checkpoint import load_vae, read_checkpoint, save_transformer
+from ..sana_video_core.checkpoints.checkpoint import read_checkpoint, save_transformer
+from ..sana_video_core.checkpoints.draft import load_vae_or_draft
 from ..sana_video_core.config import DTYPES
-from ..sana_video_core.errors import FileError
+from ..sana_video_core.errors import FileError, OtherKindError
 from ..sana_video_core.files.film import Film
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.files.finite import check_finite
@@ -21,6 +22,7 @@ from ..sana_video_core.streaming.report import report
 from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.text.system_prompt import find_system_prompt
+from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 
 TORCH_DTYPES = dict(zip(DTYPES, (torch.bfloat16, torch.float16, torch.float32), strict=True))
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mts", ".ts")
@@ -39,6 +41,8 @@ def describe(path: Path) -> str:
     except FileError as no_transformer:
         try:
             return _vae(path)
+        except OtherKindError:
+            raise
         except FileError:
             raise no_transformer from None
 
@@ -103,7 +107,9 @@ def _transformer(path: Path) -> str:
 
 
 def _vae(path: Path) -> str:
-    vae = load_vae(path)
+    vae = load_vae_or_draft(path)
     count = sum(parameter.numel() for parameter in vae.parameters())
-    sizes = f"base width {vae.config.base_width}, {count:,} parameters, {next(vae.parameters()).dtype}"
-    return f"{path.name}: a {vae.spec.name} VAE, {sizes}"
+    sizes = f"{count:,} parameters, {next(vae.parameters()).dtype}"
+    if isinstance(vae, TinyDecoder):
+        return f"{path.name}: the draft decoder {vae.kind} of {vae.spec.name} latents, {sizes}"
+    return f"{path.name}: a {vae.spec.name} VAE, base width {vae.config.base_width}, {sizes}"

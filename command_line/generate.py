@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..sana_video_core.checkpoints.checkpoint import load_vae
+from ..sana_video_core.checkpoints.draft import WanDecoder
 from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.image_reader import opened_image
@@ -23,10 +23,9 @@ from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
-from ..sana_video_core.vae.wan_vae import WanVAE
 from .beginning import beginning_of, begun_or_empty, size_of
 from .console import Bar, FilmBar
-from .models import Models, choose_models, encode_prompts, load_model
+from .models import Models, choose_models, encode_prompts, load_decoder, load_model
 from .outputs import (
     Film,
     check_targets,
@@ -51,7 +50,7 @@ def generate(options: Namespace) -> int:
         model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
         _check_options(options, model)
         hold_latents(options, model.family, targets)
-        vae = _load_vae(models) if model.family.vae.built_in else None
+        vae = load_decoder(models, options) if model.family.vae.built_in else None
         try:
             if model.family.causal:
                 assert vae is not None, "every block-causal family's VAE is built in"
@@ -135,16 +134,9 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
         )
 
 
-def _load_vae(models: Models) -> WanVAE:
-    """The VAE, on the CPU. It is loaded before the work, so that a wrong file is refused early."""
-    if models.vae is None:
-        raise InputError(
-            "--vae is missing. Give the Wan 2.1 VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)."
-        )
-    return load_vae(models.vae, dtype=torch.float32 if models.vae_device.type == "cpu" else models.dtype)
 
 
-def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE) -> int:
+def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder) -> int:
     sampling = Sampling(
         seed=options.seed,
         steps=options.steps,
@@ -192,7 +184,7 @@ def _give_back_memory(models: Models) -> None:
         torch.cuda.empty_cache()
 
 
-def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE, shots: _Shots) -> int:
+def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder, shots: _Shots) -> int:
     """Sample, decode and write a stream. Returns the exit status."""
     state, made, stopped = shots.state, len(shots.state.history), None
     new = options.chunks * len(shots.prompts)
@@ -252,7 +244,7 @@ def _sampled(options: Namespace, model: SanaVideo, shots: _Shots, bar: FilmBar) 
             yield state
 
 
-def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: WanVAE | None) -> int:
+def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder | None) -> int:
     sampling = ClipSampling(
         seed=options.seed,
         steps=options.steps,

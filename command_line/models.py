@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
+from ..sana_video_core.checkpoints.draft import WanDecoder, load_vae_or_draft
 from ..sana_video_core.checkpoints.said_family import check_family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
@@ -21,6 +22,7 @@ from ..sana_video_core.text.encoder import load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 from .files import TORCH_DTYPES
 
 
@@ -86,6 +88,22 @@ def load_model(models: Models, options: Namespace) -> SanaVideo:
         family=options.family,
         dtype=models.dtype,
     )
+
+
+def load_decoder(models: Models, options: Namespace) -> WanDecoder:
+    """What decodes, on the CPU. It is loaded before the work, so that a wrong file is refused early."""
+    if models.vae is None:
+        raise InputError(
+            "--vae is missing. Give the Wan 2.1 VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)."
+        )
+    dtype = torch.float32 if models.vae_device.type == "cpu" else models.dtype
+    vae = load_vae_or_draft(models.vae, dtype=dtype)
+    if isinstance(vae, TinyDecoder) and (options.image or options.video):
+        raise InputError(
+            f"--vae is the draft decoder {vae.kind}, which can't encode what --image or --video give. "
+            "Give the whole Wan 2.1 VAE, or begin without a picture."
+        )
+    return vae
 
 
 def _stored_system_prompt(path: Path) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..sana_video_core.checkpoints.draft import WanDecoder
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.files.atomic import check_place
@@ -27,7 +28,6 @@ from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.state_file import save_state
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
-from ..sana_video_core.vae.wan_vae import WanVAE
 
 logger = logging.getLogger("sana_video")
 Result = TypeVar("Result")
@@ -141,7 +141,7 @@ def stream_metadata(state: StreamState, from_chunk: int) -> dict[str, object]:
     }
 
 
-def write_clip(options: Namespace, vae: WanVAE, latents: Tensor) -> None:
+def write_clip(options: Namespace, vae: WanDecoder, latents: Tensor) -> None:
     """Write clean latents [1, C, F, H, W] of one clip, in model space."""
     with Film(options, options.frames) as film:
         film.metadata = {

@@ -20,6 +20,10 @@ class FileError(SanaVideoError, OSError):
     """A file that is missing, damaged, of another kind, or cannot be written."""
 
 
+class OtherKindError(FileError):
+    """A file that was recognised, as something else than what it was given for."""
+
+
 class StateError(SanaVideoError, ValueError):
     """A state that does not fit the model, the size or the request."""
 

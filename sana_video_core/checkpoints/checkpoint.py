@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Family, TransformerConfig
-from ..errors import FileError
+from ..errors import FileError, OtherKindError
 from ..files.dump import part_with, weights_by_prefix
 from ..files.fingerprint import weights_fingerprint
 from ..files.finite import check_finite
@@ -149,8 +149,9 @@ def checked_vae(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of one whole Wan 2.1 VAE, under the original's names. Raises FileError for others."""
     tensors = canonical_vae(tensors)
     if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
-        raise FileError(
-            f"“{path.name}” isn't a Wan 2.1 VAE ({_what_it_is(tensors)}). "
+        kind, what = _what_it_is(tensors)
+        raise kind(
+            f"“{path.name}” isn't a Wan 2.1 VAE ({what}). "
             "Use wan_2.1_vae.safetensors, Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
         )
     empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
@@ -164,12 +165,12 @@ def checked_vae(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _what_it_is(tensors: Mapping[str, Tensor]) -> str:
+def _what_it_is(tensors: Mapping[str, Tensor]) -> tuple[type[FileError], str]:
     if tiny_tensors(tensors) is not None:
-        return "it is a tiny decoder, which drafts and can't encode"
+        return OtherKindError, "it is a tiny decoder, which drafts and can't encode"
     if is_of_pictures(tensors):
-        return "it is a tiny autoencoder of pictures, such as TAESD"
-    return f"it has {len(tensors)} tensors{_examples(tensors)}"
+        return OtherKindError, "it is a tiny autoencoder of pictures, such as TAESD"
+    return FileError, f"it has {len(tensors)} tensors{_examples(tensors)}"
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..errors import FileError
+from ..errors import OtherKindError
 from ..files.finite import check_finite
 from ..vae.tiny_decoder import TinyDecoder
 from ..vae.wan_vae import WanVAE
 from .checkpoint import build_vae, check_complete, checked_vae, read_vae_tensors
 from .tiny_names import USE, kind_of, tiny_tensors
+
+WanDecoder: TypeAlias = WanVAE | TinyDecoder
 
 
 class VAEWeights(NamedTuple):
@@ -40,7 +42,7 @@ def read_vae_or_draft(path: Path | str) -> VAEWeights:
 
 def load_vae_or_draft(
     path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> WanVAE | TinyDecoder:
+) -> WanDecoder:
     """What decodes Wan 2.1's latents, of any file that holds it. `dtype` None keeps the file's."""
     tensors, kind = read_vae_or_draft(path)
     if kind is None:
@@ -54,7 +56,7 @@ def load_draft(
     """A tiny decoder. Raises FileError for a whole VAE, too."""
     tensors, kind = read_vae_or_draft(path)
     if kind is None:
-        raise FileError(f"“{Path(path).name}” is a whole Wan 2.1 VAE, no draft decoder. {USE}")
+        raise OtherKindError(f"“{Path(path).name}” is a whole Wan 2.1 VAE, no draft decoder. {USE}")
     return _build(tensors, kind, device, dtype)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.calibration import limit, until
 from support.pack import Pack, same
+from support.tiny_files import SLIM, tiny_weights
 
 PACK = Pack()
 SMALL = ["--size", "64x32"]
@@ -385,6 +386,47 @@ def test_a_wrong_vae_is_refused_before_the_work(sana, demo, monkeypatch):
     status, _, err = sana("generate", "a", *_models(demo, **{"--vae": demo.transformer}), *SMALL)
     assert status == 1
     assert "isn't a Wan 2.1 VAE" in err
+
+
+@pytest.fixture
+def draft(tmp_path, monkeypatch):
+    monkeypatch.setattr(PACK.core("vae.tiny_decoder"), "WIDTHS", SLIM)
+    save_file(tiny_weights(dtype=torch.float16, widths=SLIM), tmp_path / "taew2_1.safetensors")
+    return "taew2_1.safetensors"
+
+
+def test_a_draft_decodes(sana, demo, draft):
+    words = [*_models(demo, **{"--vae": draft}), *SMALL, "--state-out", "s.safetensors", "--out", "draft.mp4"]
+    status, out, err = sana("generate", "a", *words, "--sheet", "sheet.png")
+    assert status == 0, err
+    assert "41 frames" in out
+    frames = _frames("draft.mp4")
+    assert frames.shape == (1, 3, 41, 32, 64)
+    decode = PACK.core("streaming.decoding").decode_history
+    decoder = PACK.core("checkpoints.draft").load_draft(draft, dtype=torch.float32)
+    whole = torch.cat(list(decode(decoder, _state("s.safetensors"))), dim=2)
+    assert torch.corrcoef(torch.stack((frames.flatten(), whole.flatten())))[0, 1] > 0.8
+
+
+def test_a_draft_cannot_encode(sana, demo, draft, monkeypatch):
+    from comfyui_sana_video.command_line import generate
+
+    monkeypatch.setattr(generate, "encode_prompts", lambda *_, **__: pytest.fail("work began"))
+    Image.new("RGB", (64, 32)).save("red.png")
+    words = [*_models(demo, **{"--vae": draft}), *SMALL, "--image", "red.png"]
+    status, _, err = sana("generate", "a", *words)
+    assert status == 1
+    assert "the draft decoder taew2_1, which can't encode what --image" in err
+
+
+def test_info_knows_drafts(sana, draft):
+    status, out, _ = sana("info", draft)
+    assert status == 0
+    assert "taew2_1.safetensors: the draft decoder taew2_1 of Wan 2.1 latents" in out
+    save_file(tiny_weights(channels=48, colours=12, widths=SLIM), "taew2_2.safetensors")
+    status, _, err = sana("info", "taew2_2.safetensors")
+    assert status == 1
+    assert "is a tiny decoder of Wan 2.2 5B" in err
 
 
 def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
