@@ -418,6 +418,38 @@ MUTATIONS = {
         "moments[:, : self.config.latent_channels]",
         "moments[:, self.config.latent_channels :]",
     ),
+    # drafts
+    "taew2_1 reads VAE space": (
+        VAE,
+        f"{CORE}/vae/tiny_decoder.py",
+        "to_model_space(latent, self.spec) if self.kind == TAEW2_1 else latent",
+        "latent",
+    ),
+    "the past after the present": (
+        VAE,
+        f"{CORE}/vae/tiny_decoder.py",
+        "torch.cat((x, before.flatten(0, 1)), dim=1)",
+        "torch.cat((before.flatten(0, 1), x), dim=1)",
+    ),
+    "the first time step kept instead of the last": (
+        VAE,
+        f"{CORE}/vae/tiny_decoder.py",
+        "x.unflatten(0, (batch, -1))[:, -1]",
+        "x.unflatten(0, (batch, -1))[:, 0]",
+    ),
+    "a draft's first frame is its latent frame's first": (
+        VAE,
+        f"{CORE}/vae/tiny_decoder.py",
+        "-1 if memory is None else 0 :",
+        "slice(0, 1) if memory is None else slice(None)",
+    ),
+    "channels slowest in a time step": (
+        VAE,
+        f"{CORE}/vae/tiny_decoder.py",
+        "unflatten(1, (self.growth, -1))",
+        "unflatten(1, (-1, self.growth)).transpose(1, 2)",
+    ),
+    "latents bent at one deviation": (VAE, f"{CORE}/vae/tiny_decoder.py", "tanh(x / 3) * 3", "tanh(x)"),
     "deviations as a factor": (
         VAE,
         f"{CORE}/vae/statistics.py",

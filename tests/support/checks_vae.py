@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from unittest.mock import patch
 
 import torch
 from support.pack import DATA, Pack, assert_close
+from support.tiny_files import SLIM, decode_slowly, tiny_weights
 
 KEYMAP = json.loads((DATA / "wan_vae_keymap.json").read_text(encoding="utf-8"))
 
@@ -53,4 +55,17 @@ def spaces(pack: Pack) -> None:
     assert_close(statistics.to_vae_space(latents, wan), latents * deviations + means, 1e-5)
 
 
-VAE_CHECKS = (decoding, encoding, spaces)
+def drafts(pack: Pack) -> None:
+    """Both tiny decoders, narrow, against TAEHV's definition."""
+    tiny, wan, weights = pack.core("vae.tiny_decoder"), pack.core("config").WAN_2_1, tiny_weights(widths=SLIM)
+    latents = 2 * torch.randn(1, 16, 3, 3, 4, generator=torch.Generator().manual_seed(0))
+    means, deviations = (torch.tensor(v).view(16, 1, 1, 1) for v in (wan.means, wan.deviations))
+    for kind, read in (("taew2_1", (latents - means) / deviations), ("lighttaew2_1", latents)):
+        with patch.object(tiny, "WIDTHS", SLIM):
+            decoder = tiny.TinyDecoder(kind)
+            decoder.load_state_dict({name: t for name, t in weights.items() if name.startswith("decoder.")})
+            pixels = torch.cat(list(decoder.decode_stream(latents)), dim=2)[0].transpose(0, 1)
+        assert_close((pixels + 1) / 2, decode_slowly(weights, read[0].transpose(0, 1)).clamp(0, 1), 1e-5)
+
+
+VAE_CHECKS = (decoding, encoding, spaces, drafts)
