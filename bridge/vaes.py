@@ -59,7 +59,7 @@ def _load_patcher(path: Path, disable_dynamic: bool = False) -> Any:
 class HostedDecoder:
     """A VAE of ComfyUI's for Wan 2.1's latents, whoever loaded it, decoded by our network."""
 
-    spec, decode_bytes = WAN_2_1, DECODE_BYTES
+    spec = WAN_2_1
 
     def __init__(self, vae: comfy.sd.VAE, network: HostedNetwork | HostedTinyDecoder) -> None:
         self.network, self.patcher, self.device = network, vae.patcher, vae.device
@@ -95,8 +95,6 @@ class HostedDecoder:
 
 class HostedDraft(HostedDecoder):
     """A tiny decoder. It can't encode."""
-
-    decode_bytes = DRAFT_BYTES
 
     def __init__(self, vae: comfy.sd.VAE) -> None:
         network = HostedTinyDecoder(vae)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from ..sana_video_core.checkpoints.draft import WanDecoder
 from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.image_reader import opened_image
@@ -23,6 +22,7 @@ from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.vae.decoders import WanDecoder
 from .beginning import beginning_of, begun_or_empty, size_of
 from .console import Bar, FilmBar
 from .models import Models, choose_models, encode_prompts, load_decoder, load_model
@@ -132,8 +132,6 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
         raise InputError(
             f"The VAE of {family.title} is ComfyUI's, so an image cannot be encoded here. Use it in ComfyUI."
         )
-
-
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder) -> int:

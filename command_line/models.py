@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
-from ..sana_video_core.checkpoints.draft import WanDecoder, load_vae_or_draft
+from ..sana_video_core.checkpoints.draft import load_vae_or_draft
 from ..sana_video_core.checkpoints.said_family import check_family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
@@ -22,6 +22,7 @@ from ..sana_video_core.text.encoder import load_text_encoder
 from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 from .files import TORCH_DTYPES
 

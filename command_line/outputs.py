@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..sana_video_core.checkpoints.draft import WanDecoder
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.files.atomic import check_place
@@ -26,6 +25,7 @@ from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.state_file import save_state
+from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
 

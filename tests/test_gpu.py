@@ -4,6 +4,7 @@ import pytest
 import torch
 from support import checks_stream
 from support.pack import Pack, assert_close, golden, same
+from support.tiny_files import tiny_weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,6 +58,21 @@ def test_decode_on_the_device():
     pieces = torch.cat(list(vae.decode_stream(latents.cuda().split((1, 3, 1), dim=2))), dim=2)
     assert same(whole, pieces)
     assert_close(whole.cpu(), expected, 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["taew2_1", "lighttaew2_1"])
+def test_drafts_on_the_device(kind):
+    """Any cut gives the same bits, in both types; float32 is close to the CPU's."""
+    decoder = PACK.core("vae.tiny_decoder").TinyDecoder(kind)
+    decoder.load_state_dict({n: t for n, t in tiny_weights().items() if n.startswith("decoder.")})
+    latents = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat(list(decoder.decode_stream(latents)), dim=2)
+    for dtype, allowed in ((torch.float32, 1e-3), (torch.bfloat16, 0.5)):
+        decoder.to("cuda", dtype)
+        whole = torch.cat(list(decoder.decode_stream(latents.cuda())), dim=2)
+        pieces = torch.cat(list(decoder.decode_stream(latents.cuda().split((1, 3, 1), dim=2))), dim=2)
+        assert same(whole, pieces)
+        assert_close(whole.cpu(), expected, allowed)
 
 
 # --- kernels

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import OtherKindError
 from ..files.finite import check_finite
+from ..vae.decoders import WanDecoder
 from ..vae.tiny_decoder import TinyDecoder
-from ..vae.wan_vae import WanVAE
 from .checkpoint import build_vae, check_complete, checked_vae, read_vae_tensors
 from .tiny_names import USE, kind_of, tiny_tensors
-
-WanDecoder: TypeAlias = WanVAE | TinyDecoder
 
 
 class VAEWeights(NamedTuple):

@@ -19,8 +19,8 @@ from ..callbacks import Callbacks
 from ..config import OVERLAPS, check_choice
 from ..files.background import Worker
 from ..files.image_file import frame_bytes
+from ..vae.decoders import WanDecoder
 from ..vae.tiling import Tiling
-from ..vae.wan_vae import WanVAE
 from .decoding import decode_chunks, decode_history, first_needed
 from .state import Chunk, Identity, StreamState
 
@@ -41,7 +41,7 @@ class Pipeline(AbstractContextManager):
 
     def __init__(
         self,
-        vae: WanVAE,
+        vae: WanDecoder,
         write: Callable[[Tensor], object],
         *,
         device: torch.device,
@@ -147,7 +147,7 @@ class Pipeline(AbstractContextManager):
         return self._stopped.is_set() or self._callbacks.cancelled()
 
 
-def has_room(vae: WanVAE, identity: Identity, sampling: torch.device, decoding: torch.device) -> bool:
+def has_room(vae: WanDecoder, identity: Identity, sampling: torch.device, decoding: torch.device) -> bool:
     """Whether decoding fits beside sampling, after a chunk has been sampled: on another device, it does.
 
     What sampling took is still PyTorch's, so free memory is what is left beside it. Tiles don't count: a

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..config import WAN_2_1, VAESpec
 from ..errors import InputError, StateError
+from ..shapes import LatentGrid
 from .statistics import to_model_space
 from .tiling import StreamCache, Tiling, tile_plan
 
@@ -31,6 +32,7 @@ WIDTHS = (256, 128, 64)  # of the levels, coarsest first
 GROWTHS = (1, 2, 2)  # how many time steps become of one at the end of each level
 COLOURS = 3
 STRIDE_SPACE = WAN_2_1.space_stride
+MEMORY_BYTES = 80_000  # that decoding needs beside the weights, per latent pixel and byte of the dtype
 
 
 class MemoryBlock(nn.Module):
@@ -106,6 +108,10 @@ class TinyDecoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         return self.decoder[1].weight.dtype  # pyright: ignore[reportReturnType]
+
+    def memory_for(self, batch: int, grid: LatentGrid, device: torch.device) -> int:
+        """Bytes that decoding pictures of this size needs beside the weights, on any device."""
+        return batch * grid.area * self.dtype.itemsize * MEMORY_BYTES
 
     def decode_stream(
         self,

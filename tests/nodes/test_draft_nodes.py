@@ -178,6 +178,20 @@ def test_the_network_reads_the_layers_as_they_are_now(draft):
     assert all(torch.equal(t, kept[n] * 0.9) for n, t in draft.first_stage_model.state_dict().items())
 
 
+def test_a_compiled_part_keeps_its_draft(draft):
+    class Compiled(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self._orig_mod = module
+
+        def __getattr__(self, name):
+            return super().__getattr__(name) if name == "_orig_mod" else getattr(self._orig_mod, name)
+
+    before = torch.cat(list(vae_of(draft).decode_stream(LATENTS)), dim=2)
+    draft.first_stage_model.decoder = Compiled(draft.first_stage_model.decoder)
+    assert same(torch.cat(list(vae_of(draft).decode_stream(LATENTS)), dim=2), before)
+
+
 def test_short_memory_decodes_on_in_tiles(draft, monkeypatch, caplog):
     ours, latents = vae_of(draft), torch.randn(1, 16, 3, 2, 40, generator=torch.Generator().manual_seed(0))
     tiled = torch.cat(list(ours.network.decode_stream(latents, tiling=Tiling())), dim=2)
