@@ -41,10 +41,9 @@ def describe(path: Path) -> str:
     except FileError as no_transformer:
         try:
             return _vae(path)
-        except OtherKindError:
-            raise
-        except FileError:
-            raise no_transformer from None
+        except FileError as no_vae:
+            unlike = isinstance(no_vae, OtherKindError) or is_folder(path)
+            raise (no_transformer if unlike else no_vae) from None
 
 
 def convert(source: Path, target: Path, family: str | None, config: Path | None, dtype: str) -> str:

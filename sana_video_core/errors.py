@@ -21,7 +21,7 @@ class FileError(SanaVideoError, OSError):
 
 
 class OtherKindError(FileError):
-    """A file that was recognised, as something else than what it was given for."""
+    """A file in which nothing tells that it is of the kind that was asked for."""
 
 
 class StateError(SanaVideoError, ValueError):

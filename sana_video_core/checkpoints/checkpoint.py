@@ -167,10 +167,10 @@ def checked_vae(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _what_it_is(tensors: Mapping[str, Tensor]) -> tuple[type[FileError], str]:
     if tiny_tensors(tensors) is not None:
-        return OtherKindError, "it is a tiny decoder, which drafts and can't encode"
+        return FileError, "it is a tiny decoder, which drafts and can't encode"
     if is_of_pictures(tensors):
-        return OtherKindError, "it is a tiny autoencoder of pictures, such as TAESD"
-    return FileError, f"it has {len(tensors)} tensors{_examples(tensors)}"
+        return FileError, "it is a tiny autoencoder of pictures, such as TAESD"
+    return OtherKindError, f"it has {len(tensors)} tensors{_examples(tensors)}"
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import OtherKindError
+from ..errors import FileError
 from ..files.finite import check_finite
 from ..vae.decoders import WanDecoder
 from ..vae.tiny_decoder import TinyDecoder
@@ -54,7 +54,7 @@ def load_draft(
     """A tiny decoder. Raises FileError for a whole VAE, too."""
     tensors, kind = read_vae_or_draft(path)
     if kind is None:
-        raise OtherKindError(f"“{Path(path).name}” is a whole Wan 2.1 VAE, no draft decoder. {USE}")
+        raise FileError(f"“{Path(path).name}” is a whole Wan 2.1 VAE, no draft decoder. {USE}")
     return _build(tensors, kind, device, dtype)
 
 

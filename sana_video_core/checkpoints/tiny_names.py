@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OtherKindError
+from ..errors import FileError
 from ..vae.tiny_decoder import LIGHTTAEW2_1, TAEW2_1
 
 LAST = "decoder.22.bias"  # in every spelling it ends with this, after any prefix
@@ -60,11 +60,11 @@ def is_of_pictures(tensors: Mapping[str, Tensor]) -> bool:
 def kind_of(name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
     """Which of KINDS the file `name` is, from `tiny_tensors` and the config.json of its folder.
 
-    Raises OtherKindError for the tiny decoder of another model.
+    Raises FileError for the tiny decoder of another model.
     """
     other = other_model(name, {key: tensor.shape for key, tensor in tensors.items()})
     if other:
-        raise OtherKindError(f"“{name}” is {not_ours(other)}")
+        raise FileError(f"“{name}” is {not_ours(other)}")
     if config.get("_class_name") == TINY_WAN_CLASS:
         return TAEW2_1
     said = said_kind(name)

@@ -427,6 +427,10 @@ def test_info_knows_drafts(sana, draft):
     status, _, err = sana("info", "taew2_2.safetensors")
     assert status == 1
     assert "is a tiny decoder of Wan 2.2 5B" in err
+    weights = tiny_weights(widths=SLIM)
+    del weights["decoder.22.weight"]
+    save_file(weights, "lighttaew2_1.safetensors")
+    assert "isn't a complete lighttaew2_1 decoder: 1 missing" in sana("info", "lighttaew2_1.safetensors")[2]
 
 
 def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
