@@ -167,6 +167,20 @@ def test_what_was_skipped_took_no_time(page, monkeypatch):
     assert [message[0] for message in page] == ["chunk 4 of 5", "chunk 4 of 5 · about 9 s left"]
 
 
+@pytest.mark.parametrize(
+    "step, steps, filled",
+    [(1, 11, 20), (5, 11, 24), (10, 11, 29), (11, 11, 30), (1, 3, 23), (2, 3, 26), (3, 3, 30), (7, 10, 27)],
+)
+def test_the_bar_gives_every_chunk_the_same_length(step, steps, filled, monkeypatch):
+    """A decoder's first chunk has 11 latent frames, the others 10, an image's one."""
+    filling = []
+    bar = SimpleNamespace(update_absolute=lambda *values: filling.append(values))
+    monkeypatch.setattr("comfy.utils.ProgressBar", lambda total: filling.append(total) or bar)
+    callbacks(4, 10).progress(Progress(3, 4, step, steps, None))
+    assert filling == [40, (filled, 40, None)]
+    assert type(filling[1][0]) is int
+
+
 def test_a_step_cache_that_does_nothing_is_told(page):
     model, state = demo().model.clone(), one_chunk()[1]
     model.model_options["transformer_options"]["easycache"] = object()
