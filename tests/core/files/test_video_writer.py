@@ -1,5 +1,6 @@
 """Video files: what goes in comes out, what cannot work is refused, and memory stays constant."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -244,6 +245,22 @@ def test_a_closed_writer_accepts_nothing_more(tmp_path):
     with pytest.raises(InputError, match="already closed"):
         writer.write(grey(1))
     assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+def test_a_video_whose_name_is_taken_meanwhile_is_kept_beside_it(tmp_path):
+    path = tmp_path / "a.mp4"
+    writer = VideoWriter(path, metadata={"seed": 7})
+    writer.write(grey(0, 1, 2))
+    path.mkdir()  # nothing can replace a folder
+    words = rf"“{re.escape(str(path))}” could not take its name \(.+\)\. The video is kept as “(.+)”, with 3 "
+    with pytest.raises(FileError, match=words) as caught:
+        writer.close()
+    kept = Path(re.match(words, str(caught.value))[1])
+    assert kept == tmp_path / "a-2.mp4"
+    assert numbers_in(read_frames(kept)) == [0, 1, 2]
+    assert read_metadata(kept) == {"seed": 7}
+    assert "moof" not in boxes(kept)  # no fragments: the ordinary file, as under its own name
+    assert names(tmp_path) == ["a-2.mp4", "a.mp4"]
 
 
 # --- memory
