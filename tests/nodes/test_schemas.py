@@ -27,7 +27,8 @@ ADVANCED = {
 }
 BODY_LINES = 15
 
-# What ComfyUI 0.23 knows. Look into that version's comfy_api/latest/_io.py before you add a name.
+# What ComfyUI 0.29 knows, the oldest that we run in. Look into that version's comfy_api/latest/_io.py before
+# you add a name.
 SCHEMA_KEYWORDS = {
     *("node_id", "display_name", "description", "category", "inputs", "outputs", "hidden"),
     *("search_aliases", "is_output_node", "is_input_list", "not_idempotent", "enable_expand"),
