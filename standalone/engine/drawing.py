@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ...sana_video_core.errors import InputError
+from ...sana_video_core.errors import FileError, InputError
 from .dynamic_prompts import declared, resolve
 from .graph import Prompt, fits
-from .levels import BYPASSED, ENTRANCE, MUTED, Level, open_levels
+from .levels import BYPASSED, DAMAGE, ENTRANCE, MUTED, Level, open_levels
 from .page_nodes import (
     GETTER,
     PACKS,
@@ -41,17 +43,51 @@ def prompt_of(drawing: dict[str, Any], info: dict[str, Any]) -> Prompt:
 
 
 def widgets(info: dict[str, Any], class_type: str | None) -> Iterator[Widget]:
-    """(name, type or list of choices, options) of the inputs that have a widget, in order."""
-    return _with_widgets(info.get(class_type or "", {}).get("input") or {})
+    """(name, type or list of choices, options) of the inputs that have a widget, in order.
+
+    Raises InputError if `info` describes the node as no page could show it.
+    """
+    return _with_widgets(class_type or "", info.get(class_type or "", {}).get("input") or {})
 
 
-def _with_widgets(inputs: dict[str, Any]) -> Iterator[Widget]:
-    for name, (kind, *rest) in ((inputs.get("required") or {}) | (inputs.get("optional") or {})).items():
-        options = rest[0] if rest else {}
+def _with_widgets(class_type: str, inputs: Any) -> Iterator[Widget]:
+    for name, (kind, *rest) in _described(class_type, inputs).items():
+        options = (rest[0] if rest else None) or {}
         listed = isinstance(kind, list)
         shown = listed or kind in EMPTY or kind == CHOICE_WITH_MORE or options.get("widgetType")
         if shown and not options.get("forceInput"):
             yield name, kind, {"options": kind, **options} if listed else options
+
+
+def _described(class_type: str, inputs: Any) -> dict[str, Any]:
+    """The inputs of a node by name: required ones, then optional ones."""
+    found: dict[str, Any] = {}
+    for part in ("required", "optional"):
+        entries = (inputs.get(part) or {}) if isinstance(inputs, dict) else None
+        if not isinstance(entries, dict):
+            raise _no_description(class_type, "its inputs", inputs)
+        found |= entries
+    for name, entry in found.items():
+        if not _is_described(entry):
+            raise _no_description(class_type, f"its input “{name}”", entry)
+    return found
+
+
+def _is_described(entry: Any) -> bool:
+    """Whether this is a type or a list of choices, maybe followed by options."""
+    if not isinstance(entry, (list, tuple)):
+        return False
+    kind, options = ([*entry, None, None])[:2]
+    listed = (options.get("options") or []) if isinstance(options, dict) else options or []
+    good = isinstance(kind, (str, list, tuple)) and isinstance(listed, (list, tuple))
+    return good and (kind != CHOICE_WITH_MORE or all(isinstance(one, dict) for one in listed))
+
+
+def _no_description(class_type: str, what: str, given: Any) -> InputError:
+    return InputError(
+        f"This ComfyUI has the node {class_type}, but describes {what} as {reprlib.repr(given)}, which no "
+        "page can show. Update the pack that has this node there, or take the node out."
+    )
 
 
 class _Page:
@@ -70,8 +106,9 @@ class _Page:
                 if node["type"] not in self._info:  # whoever refuses it can say whose it is
                     pack = node.get("properties") or {}
                     meta |= {key: pack[key] for key in PACKS if isinstance(pack.get(key), str)}
-                inputs = self._inputs(level, node_id, node)
                 name = ":".join((*level.path, node_id))
+                with _naming(name, node["type"]):
+                    inputs = self._inputs(level, node_id, node)
                 prompt[name] = {"class_type": node["type"], "inputs": inputs, "_meta": meta}
         return prompt
 
@@ -103,7 +140,8 @@ class _Page:
     def _widget_values(self, node: dict[str, Any]) -> Iterator[Widget]:
         values = node.get("widgets_values") or []
         named = values if isinstance(values, dict) else {}
-        return _taken(widgets(self._info, node["type"]), [] if named else list(values), named)
+        kind = node["type"]
+        return _taken(kind, widgets(self._info, kind), [] if named else list(values), named)
 
     def _source(self, level: Level, link: Any, kind: Any) -> list[Any] | Value | None:
         """What a link brings: [node id, slot], a value, or None where it leads nowhere."""
@@ -163,7 +201,23 @@ class _Page:
         return self._links_of_setters[level.path]
 
 
+@contextmanager
+def _naming(name: str, kind: str) -> Iterator[None]:
+    """Says which node of a drawing is damaged."""
+    try:
+        yield
+    except DAMAGE as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise FileError(
+            f"Node {name} ({kind}) of this workflow's drawing is damaged: {reason}. Export the workflow "
+            "again from ComfyUI."
+        ) from error
+
+
 def _taken(
+    class_type: str,
     entries: Iterator[Widget],
     left: list[Any],
     named: dict[str, Any],
@@ -183,8 +237,8 @@ def _taken(
             del left[: 1 if kind in ("INT", "FLOAT") else 2]
         yield name, value, options
         if kind == CHOICE_WITH_MORE and value in choices:
-            more = _with_widgets(listed[choices.index(value)].get("inputs") or {})
-            yield from _taken(more, left, named, f"{name}.")
+            more = _with_widgets(class_type, listed[choices.index(value)].get("inputs") or {})
+            yield from _taken(class_type, more, left, named, f"{name}.")
 
 
 def _through(node: dict[str, Any], slot: int, kind: str) -> dict[str, Any] | None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
-from ...sana_video_core.errors import InputError
+from ...sana_video_core.errors import FileError, InputError
 
 ENTRANCE, EXIT = "-10", "-20"  # the ids of a subgraph's own ends
 MUTED, BYPASSED = 2, 4
+DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+)  # what reading a damaged drawing raises
 MOST_NODES = 20_000  # more than anybody draws: subgraphs in subgraphs multiply
 
 
@@ -19,7 +27,7 @@ class Level:
         self, drawing: dict[str, Any], path: tuple[str, ...] = (), outer: Level | None = None
     ) -> None:
         self.path, self.outer = path, outer
-        self.nodes = {str(node["id"]): node for node in drawing["nodes"] if isinstance(node, dict)}
+        self.nodes = _nodes(drawing["nodes"])
         self.links: dict[Any, tuple[str, int]] = {}  # where a link comes from: (node, slot)
         self.exits: dict[int, Any] = {}  # the link that leads to each output of a subgraph
         for number, origin, slot, target, target_slot in _links(drawing.get("links")):
@@ -107,9 +115,27 @@ def drawn_nodes(drawing: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """All nodes by the ids that they have in a prompt; none of a drawing that is damaged."""
     try:
         levels = [*open_levels(drawing).all()]
-    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+    except (FileError, *DAMAGE):
         return {}
     return {":".join((*level.path, i)): node for level in levels for i, node in level.nodes.items()}
+
+
+def _nodes(nodes: Any) -> dict[str, dict[str, Any]]:
+    """By id. Raises FileError for one without an id or a type; what is no node is passed over."""
+    found = {}
+    for place, node in enumerate(nodes):
+        if not isinstance(node, dict):
+            continue
+        missing = next((name for name in ("id", "type") if node.get(name) is None), None)
+        if missing or not isinstance(node["type"], str):
+            name = f"{node.get('type')} at place {place + 1}" if missing == "id" else node["id"]
+            wrong = f"has no {missing}" if missing else f"is of the type {reprlib.repr(node['type'])}"
+            raise FileError(
+                f"Node {name} of this workflow's drawing is damaged: it {wrong}. Export the workflow again "
+                "from ComfyUI."
+            )
+        found[str(node["id"])] = node
+    return found
 
 
 def _definitions(drawing: dict[str, Any]) -> dict[Any, dict[str, Any]]:

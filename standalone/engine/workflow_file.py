@@ -15,6 +15,7 @@ from ...sana_video_core.files.text_file import decode_text
 from .drawing import prompt_of, widgets
 from .dynamic_prompts import declared, resolve
 from .graph import Prompt, title
+from .levels import DAMAGE
 from .page_nodes import without_page_nodes
 
 MARK = "\ufeff"  # the byte-order mark, which a shell takes over from a file
@@ -59,7 +60,7 @@ def to_prompt(workflow: dict[str, Any], info: dict[str, Any]) -> Prompt:
             return prompt_of(workflow, info)
         prompt = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in workflow.items()}
         return without_page_nodes(prompt, {}, info)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except DAMAGE as error:
         if isinstance(error, InputError):
             raise
         raise FileError(

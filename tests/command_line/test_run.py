@@ -290,6 +290,38 @@ def test_another_program_is_no_comfyui(info, options, serve):
     assert server.got == []
 
 
+@pytest.mark.parametrize(
+    "described, words",
+    [
+        ({"required": {"seed": "INT"}}, "its input “seed” as 'INT'"),  # a pack's ("INT") without its comma
+        ({"required": {"seed": []}}, r"its input “seed” as \[\]"),
+        ({"optional": {"seed": 5}}, "its input “seed” as 5"),
+        ({"required": {"seed": [{"a": 1}]}}, "its input “seed” as "),
+        ({"required": {"seed": ["INT", 5]}}, r"its input “seed” as \['INT', 5\]"),
+        ({"required": {"seed": ["COMBO", {"options": 5}]}}, "its input “seed” as "),
+        ({"required": {"seed": ["COMFY_DYNAMICCOMBO_V3", {"options": [5]}]}}, "its input “seed” as "),
+        ({"required": ["seed"]}, r"its inputs as \{'required': \['seed'\]\}"),
+        (5, "its inputs as 5"),
+    ],
+)
+def test_a_node_that_a_server_describes_wrongly(described, words, options, serve):
+    server = serve()
+    server.info["ToyStart"]["input"] = described
+    words = f"This ComfyUI has the node ToyStart, but describes {words}.* Update the pack that has this node"
+    with pytest.raises(InputError, match=words):
+        run(options(DRAWING, "--server", server.url))
+    with pytest.raises(InputError, match=words):
+        run(options(chain(5), "--server", server.url, "--set", "1.seed=8"))
+    assert server.got == []
+
+
+def test_a_wrong_description_of_a_node_that_nobody_uses(options, serve):
+    server = serve(("execution_success", {}))
+    server.info["Elsewhere"] = {"input": {"required": {"seed": 5}}}
+    server.info["ToyStart"]["input"]["hidden"] = None
+    assert run(options(DRAWING, "--server", server.url)) == 0
+
+
 def test_nodes_of_the_page_do_not_reach_a_server(options, serve):
     prompt = {**chain(5), "n": node("Note", text="x"), "s": node("SetNode", a="m", b=["1", 0])}
     prompt |= {"g": node("GetNode", a="m")}

@@ -85,22 +85,36 @@ def test_a_link_that_is_gone_leads_nowhere(info):
 @pytest.mark.parametrize(
     "change",
     [
-        {"nodes": [{"id": 1}]},
-        {"nodes": [{"id": 1, "type": 5}]},
         {"links": [[1, 2]]},
         {"links": [{"id": 1}]},
         {"links": [[1, 1, None, 2, 0, "*"]]},
         {"links": [[[], 1, 0, 2, 0, "*"]]},
         {"links": 5},
-        {"nodes": [{**start(), "inputs": [None]}]},
-        {"nodes": [{**start(), "inputs": [{"link": 1}]}]},
-        {"nodes": [{**start(), "widgets_values": 5}]},
         {"definitions": {"subgraphs": [{}]}},
     ],
 )
 def test_what_is_damaged_is_said(change, info):
     with pytest.raises(FileError, match="drawing is damaged"):
         to_prompt(drawing(start()) | change, info)
+
+
+@pytest.mark.parametrize(
+    "node, words",
+    [
+        ({"id": 1}, "Node 1 of .* is damaged: it has no type"),
+        ({"id": 1, "type": 5}, "Node 1 of .* is damaged: it is of the type 5"),
+        ({"type": "ToyStart"}, "Node ToyStart at place 2 of .* is damaged: it has no id"),
+        ({**start(), "inputs": [None]}, r"Node 1 \(ToyStart\) of .* is damaged"),
+        (
+            {**start(), "inputs": [{"link": 1}]},
+            r"Node 1 \(ToyStart\) of .* is damaged: 'name' is missing",
+        ),
+        ({**start(), "widgets_values": 5}, r"Node 1 \(ToyStart\) of .* is damaged"),
+    ],
+)
+def test_a_damaged_node_is_named(node, words, info):
+    with pytest.raises(FileError, match=words):
+        to_prompt(drawing(start(7), node), info)
 
 
 # ------------------------------------------------------------ nodes that only the page knows
