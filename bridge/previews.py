@@ -35,6 +35,10 @@ class DemoLatents(comfy.latent_formats.Wan21):
     ]
     latent_rgb_factors_bias = [-0.5588, -0.5074, -0.4183]  # noqa: RUF012
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.taesd_decoder_name = None  # Wan's draft decoders don't know the demo's latents
+
 
 # by the name of a family's VAE
 FORMATS = {WAN_2_1.name: comfy.latent_formats.Wan21, LTX_2.name: comfy.latent_formats.LTXV}

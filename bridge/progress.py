@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import latent_preview
 
 from ..sana_video_core.callbacks import Callbacks, Progress
+from .live import StreamPreview
 from .words import say_progress
 
 
@@ -20,14 +19,14 @@ def interrupted() -> bool:
     return False
 
 
-def callbacks(chunks: int, steps: int, patcher: Any = None, ends: Sequence[float] = ()) -> Callbacks:
-    """One progress bar over `chunks` x `steps`, and a line on the node; with a MODEL, also previews of the
-    newest latent frame.
+def callbacks(
+    chunks: int, steps: int, preview: StreamPreview | None = None, ends: Sequence[float] = ()
+) -> Callbacks:
+    """One progress bar over `chunks` x `steps`, with pictures of a preview, and a line on the node.
 
     `ends` are the seconds of video up to the end of each chunk.
     """
     bar = comfy.utils.ProgressBar(chunks * steps)
-    previewer = patcher and latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
     begun, skipped = time.monotonic(), None
 
     def progress(news: Progress) -> None:
@@ -36,11 +35,8 @@ def callbacks(chunks: int, steps: int, patcher: Any = None, ends: Sequence[float
             return
         if skipped is None:  # a decoder may begin in a later scene
             skipped = (news.chunk - 1) * news.steps
-        preview = None
-        if previewer and news.latents is not None:
-            preview = previewer.decode_latent_to_preview_image("JPEG", news.latents[:, :, -1:])
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
-        bar.update_absolute(done, chunks * steps, preview)
+        bar.update_absolute(done, chunks * steps, preview and preview.beside(news))
         say_progress(progress_line(news, ends, time.monotonic() - begun, skipped))
 
     return Callbacks(cancelled=interrupted, progress=progress)

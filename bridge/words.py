@@ -6,7 +6,6 @@ They go to the page as ComfyUI's progress text. Without a page they are in the l
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from contextvars import ContextVar
 from comfy_execution.utils import get_executing_context
 
 from ..sana_video_core.errors import SanaVideoError
+from .page import drawn, open_page
 
 LONGEST_ERROR = 300  # characters of an error that isn't ours
 BREAK = "  \n"  # a new line also where a page reads the text as Markdown
@@ -38,18 +38,10 @@ class Words:
         self._send()
 
     def _send(self) -> None:
-        # asked of the running process: a host that is no server hasn't imported it
-        page = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-        if page is not None and page.client_id is not None:  # a prompt from a script has no page
+        if (page := open_page()) is not None:
             lines = [*self._sentences, *filter(None, [self._progress])]
             text = BREAK.join("\n".join(lines).splitlines()).translate(PLAIN)
             page.send_progress_text(text, self._node_id, page.client_id)
-
-
-def _drawn(node_id: str) -> str:
-    """The node on the page: one that another node made, as loops do, runs under an id that no page knows."""
-    progress = sys.modules.get("comfy_execution.progress")  # only a host whose nodes expand has it
-    return progress.get_progress_state().dynprompt.get_display_node_id(node_id) if progress else node_id
 
 
 def _shown(record: logging.LogRecord) -> bool:
@@ -70,7 +62,7 @@ def on_node() -> Iterator[None]:
     An interrupt isn't an Exception, and passes in silence.
     """
     context = get_executing_context()
-    token = _running.set(context and Words(_drawn(context.node_id)))
+    token = _running.set(context and Words(drawn(context.node_id)))
     try:
         yield
     except SanaVideoError as error:

@@ -30,11 +30,14 @@ OUTSIDE = {
         *("av", "numpy", "PIL", "yaml"),
     },
     "demo": {"torch", "safetensors", "transformers", "tokenizers"},
-    "bridge": {"torch", "numpy", "PIL", "comfy", "comfy_api", "comfy_execution", "latent_preview"},
+    "bridge": {
+        *("torch", "numpy", "PIL"),
+        *("comfy", "comfy_api", "comfy_execution", "latent_preview", "protocol"),
+    },
     "nodes": {"torch", "comfy_api", "folder_paths"},
     "standalone": {
         *("torch", "numpy", "PIL", "av", "aiohttp", "tqdm"),
-        *("comfy", "comfy_api", "comfy_execution", "folder_paths", "server"),
+        *("comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server"),
     },
     "command_line": {"torch", "transformers", "av", "PIL", "aiohttp", "tqdm", "folder_paths"},
     "training": {"torch", "numpy", "PIL"},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
@@ -46,6 +47,20 @@ def _eight_bits(pixels: Tensor) -> Tensor:
     # does; the values that from_bytes makes of 0 … 255 still come back exactly.
     scaled = (127.5 * pixels.detach().to(torch.float32) + 127.5).clamp(0, 255)
     return scaled.to(torch.uint8).contiguous()
+
+
+def small_pictures(pixels: Tensor, most: int | None = None) -> list[Image.Image]:
+    """Frames [3, n, H, W] in [-1, 1] as pictures, each side at most `most` pixels.
+
+    They are made smaller where they are, and copied at once, so that a GPU hardly stops for them.
+    """
+    frames = pixels.detach().movedim(1, 0).to(torch.float32)
+    scale = (most or max(frames.shape[-2:])) / max(frames.shape[-2:])
+    if scale < 1:
+        size = [max(1, round(scale * side)) for side in frames.shape[-2:]]
+        frames = F.interpolate(frames, size, mode="area")
+    values = (127.5 * frames + 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return [Image.fromarray(array) for array in values.cpu().numpy()]
 
 
 def from_bytes(array: np.ndarray) -> Tensor:

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from comfy import model_management, utils
 from comfy_api.latest import io
 from comfy_execution.utils import CurrentNodeContext
+from latent_preview import set_preview_method
 from server import PromptServer
 
 from ...sana_video_core.errors import Cancelled, SanaVideoError
@@ -48,11 +49,12 @@ class Executor:
 
     tell(event, data) is called with: started, left out {message}, cached {nodes}, executing {node},
     progress {node, value, max, preview}, words {node, text}, executed {node, output}, error {node, message},
-    finished.
+    finished; and from any thread with: picture {node, preview}.
     Nothing here is recursive: a chain may have thousands of nodes.
     """
 
-    client_id = ""  # words go to whoever listens
+    client_id = ""  # words and pictures go to whoever listens
+    sockets_metadata: ClassVar = {client_id: {"supports_preview_metadata"}}
 
     def __init__(
         self, classes: dict, tell: Callable = lambda event, data: None, cache: str = "classic"
@@ -61,8 +63,14 @@ class Executor:
         self.results: dict[Any, Result] = {}
         self._numbers, self._count = {}, count(1)  # a short key for each node's long one
 
-    def run(self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What nodes show, by id. Raises InputError, a SanaVideoError that names the node, or Cancelled."""
+    def run(
+        self, prompt: Prompt, extra_pnginfo: dict[str, Any] | None = None, previews: str | None = None
+    ) -> dict[str, Any]:
+        """What nodes show, by id. Raises InputError, a SanaVideoError that names the node, or Cancelled.
+
+        `previews` is the method of live pictures ("none" for no pictures).
+        """
+        set_preview_method(previews)
         self._prompt, self._extra, self._shown = prompt, extra_pnginfo, {}
         validation = Validation(prompt, self.classes)
         self._nodes = {node_id: self.classes[node["class_type"]] for node_id, node in prompt.items()}
@@ -228,6 +236,11 @@ class Executor:
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
         """What a node says of itself while it runs."""
         self.tell("words", {"node": node_id, "text": text})
+
+    def send_sync(self, event: int, data: tuple[Any, dict[str, Any]], sid: str | None = None) -> None:
+        """A live picture that says which node it belongs to, from any thread."""
+        image, about = data
+        self.tell("picture", {"node": about["node_id"], "preview": image})
 
     def _run(self, node_id: str, values: dict[str, Any]) -> Result:
         schema, node = self._schemas[node_id], self._nodes[node_id]

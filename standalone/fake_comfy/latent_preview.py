@@ -1,7 +1,11 @@
 """Small pictures of latents, by one matrix."""
 
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
+
+default_preview_method = args.preview_method
+MAX_PREVIEW_RESOLUTION = args.preview_size
 
 
 class Latent2RGBPreviewer:
@@ -17,9 +21,16 @@ class Latent2RGBPreviewer:
         return Image.fromarray(((pixels + 1) / 2).clamp(0, 1).mul(255).byte().numpy())
 
     def decode_latent_to_preview_image(self, preview_format, x0):
-        return "JPEG", self.decode_latent_to_preview(x0), 512
+        return "JPEG", self.decode_latent_to_preview(x0), MAX_PREVIEW_RESOLUTION
 
 
 def get_previewer(device, latent_format):
-    factors = latent_format.latent_rgb_factors
-    return Latent2RGBPreviewer(factors, latent_format.latent_rgb_factors_bias) if factors else None
+    """None where the artist wants no previews, or there are no colours. Here, no method has a decoder."""
+    if args.preview_method == LatentPreviewMethod.NoPreviews or not latent_format.latent_rgb_factors:
+        return None
+    return Latent2RGBPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
+
+
+def set_preview_method(override=None):
+    """What a prompt brings along; None or "default" is what ComfyUI was started with."""
+    args.preview_method = LatentPreviewMethod.from_string(override) or default_preview_method

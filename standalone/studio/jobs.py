@@ -33,6 +33,7 @@ class Job:
     prompt: Prompt
     extra: dict[str, Any]  # what is saved with a result: extra_pnginfo
     client: str | None
+    previews: str | None = None  # by which method, as the page's settings say
     status: str = "pending"  # in_progress, completed, failed, cancelled: the words of /api/jobs
     stopped: bool = False
     # of create, execution_start, execution_end; milliseconds
@@ -178,7 +179,7 @@ class Jobs:
     def _run(self, job: Job) -> None:
         job.times["execution_start"] = _now()
         try:
-            self._executor.run(job.prompt, job.extra)
+            self._executor.run(job.prompt, job.extra, job.previews)
             ending, data = "execution_success", {}
         except Cancelled:
             ending, data = "execution_interrupted", _of(job)
@@ -220,6 +221,8 @@ class Jobs:
             self._tell(job, "progress", {name: data[name] for name in ("node", "value", "max")})
             if data["preview"] is not None:
                 self._send(job.client, _picture(job, node, *data["preview"]))
+        elif event == "picture":  # from a thread of the node's own
+            self._send(job.client, _picture(job, node, *data["preview"]))
         elif event == "words":
             name = node.encode()
             job.words[node] = struct.pack(">II", WORDS, len(name)) + name + data["text"].encode()

@@ -148,7 +148,7 @@ class Page:
 
     async def _prompt(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        prompt, extra, errors = read_asked(body, self._classes)
+        prompt, extra, errors, previews = read_asked(body, self._classes)
         if self._jobs.remaining() >= QUEUE_LIMIT:
             words = f"{QUEUE_LIMIT} jobs wait already; let some of them finish first."
             raise refuse(web.HTTPTooManyRequests, words)
@@ -158,7 +158,8 @@ class Page:
             words = "A job's number is what the queue is sorted by; it must be a number."
             raise refuse(web.HTTPBadRequest, words)
         client = body.get("client_id")
-        job = Job(str(uuid4()), number, prompt, extra, client if isinstance(client, str) else None)
+        client = client if isinstance(client, str) else None
+        job = Job(str(uuid4()), number, prompt, extra, client, previews)
         self._jobs.add(job)
         return web.json_response({"prompt_id": job.id, "number": number, "node_errors": errors})
 

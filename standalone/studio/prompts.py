@@ -21,6 +21,7 @@ class Asked(NamedTuple):
     prompt: Prompt
     extra: dict[str, Any]  # what is saved with a result: extra_pnginfo
     node_errors: dict[str, Any]  # of the outputs that are left out
+    previews: str | None  # none, auto, latent2rgb, taesd; None for the usual one
 
 
 def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
@@ -37,7 +38,8 @@ def read_asked(body: dict[str, Any], classes: dict[str, Any]) -> Asked:
         prompt = needed(prompt, targets)
     _refuse_unknown(prompt, drawn, classes)
     try:
-        return Asked(prompt, extra, _node_errors(prompt, Validation(prompt, classes).problems))
+        marks = _node_errors(prompt, Validation(prompt, classes).problems)
+        return Asked(prompt, extra, marks, _previews(body.get("extra_data")))
     except RefusedError as error:
         marks = _node_errors(prompt, error.problems)
         # the page has a text for both
@@ -68,6 +70,11 @@ def _extra(data: Any) -> dict[str, Any]:
     if nodes is None or (isinstance(nodes, list) and all(isinstance(node, dict) for node in nodes)):
         return extra if isinstance(extra, dict) else {}
     raise _refusal("no_prompt", "What comes with this prompt (extra_data) is no workflow.")
+
+
+def _previews(data: Any) -> str | None:
+    method = data.get("preview_method") if isinstance(data, dict) else None
+    return method if isinstance(method, str) else None
 
 
 def _refuse_unknown(prompt: Prompt, drawn: dict[str, dict[str, Any]], classes: dict[str, Any]) -> None:

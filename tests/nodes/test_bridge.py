@@ -2,13 +2,11 @@
 
 import logging
 
-import latent_preview
 import pytest
 import torch
 from comfy import model_management
-from comfyui_sana_video.bridge import model, progress, stream_model, vaes
+from comfyui_sana_video.bridge import model, stream_model, vaes
 from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.callbacks import Progress
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.transformer.ops import Choice
@@ -47,19 +45,6 @@ def test_room_is_requested_for_decoding_the_batch(requested):
     size = vae.network.dtype.itemsize
     assert requested[1] == 2 * requested[0]
     assert 5.3 * 2**30 < requested[0] / size * 2 < 7 * 2**30  # bf16: 5.33 GiB were measured
-
-
-def test_the_preview_is_of_the_newest_latent_frame(monkeypatch):
-    shown = []
-
-    class Previewer:
-        def decode_latent_to_preview_image(self, kind, latents):
-            shown.append(latents)
-
-    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Previewer())
-    latents = torch.randn(1, 16, 5, 4, 6)
-    progress.callbacks(2, 3, demo().model).progress(Progress(1, 2, 1, 3, latents))
-    assert torch.equal(shown[0], latents[:, :, -1:])
 
 
 def test_what_was_appended_to_a_text_is_not_masked():
