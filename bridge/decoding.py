@@ -27,7 +27,7 @@ from ..sana_video_core.streaming.decoding import (
 from ..sana_video_core.streaming.priming import image_rows
 from ..sana_video_core.streaming.state import StreamState
 from .devices import device_of, intermediate_device
-from .live import FilmPreview
+from .live import film_preview
 from .progress import callbacks
 from .stream_model import HostedModel
 from .vaes import HostedDecoder, encoder_of, vae_of
@@ -95,11 +95,12 @@ def decode_to_file(
             device_of(decoder.patcher),
             VideoWriter(path, metadata=metadata, fps=fps, codec=codec) as writer,
             encoding(writer) as encoder,
-            FilmPreview(fps) as preview,
+            film_preview(fps) as preview,
         ):
             decoder.load_for(1, identity.grid)
             for frames in _history(decoder, state.only_row(row), from_chunk, frame_bytes):
-                preview.show(frames)
+                if preview is not None:
+                    preview.frames(frames)
                 encoder.add(frames)
     except BaseException:  # ComfyUI's interrupt isn't an Exception
         if path.is_file():  # in the temp folder, which ComfyUI empties

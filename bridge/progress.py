@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import comfy.utils
 
 from ..sana_video_core.callbacks import Callbacks, Progress
-from .live import StreamPreview
 from .words import say_progress
 
 
@@ -20,9 +19,12 @@ def interrupted() -> bool:
 
 
 def callbacks(
-    chunks: int, steps: int, preview: StreamPreview | None = None, ends: Sequence[float] = ()
+    chunks: int,
+    steps: int,
+    ends: Sequence[float] = (),
+    preview: Callable[[Progress], object] = lambda news: None,
 ) -> Callbacks:
-    """One progress bar over `chunks` x `steps`, with pictures of a preview, and a line on the node.
+    """One progress bar over `chunks` x `steps`, and a line on the node; a preview hears of every step, too.
 
     `ends` are the seconds of video up to the end of each chunk.
     """
@@ -36,7 +38,8 @@ def callbacks(
         if skipped is None:  # a decoder may begin in a later scene
             skipped = (news.chunk - 1) * news.steps
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
-        bar.update_absolute(done, chunks * steps, preview and preview.beside(news))
+        bar.update_absolute(done, chunks * steps)
+        preview(news)
         say_progress(progress_line(news, ends, time.monotonic() - begun, skipped))
 
     return Callbacks(cancelled=interrupted, progress=progress)

@@ -25,7 +25,7 @@ from ..sana_video_core.streaming.stream import (
 )
 from ..sana_video_core.vae.statistics import to_vae_space
 from .devices import device_of, intermediate_device
-from .live import StreamPreview
+from .live import stream_preview
 from .progress import callbacks
 from .stream_model import HostedModel
 from .text_encoders import prompt_of
@@ -62,8 +62,9 @@ def extend_with(
 
     def run(state: StreamState, chunks: int) -> Iterator[StreamState]:
         extension = plan_extension(model, state, prompt, sampling, chunks=chunks)
-        with device_of(patcher), StreamPreview(patcher, model.family) as preview:
-            work = callbacks(chunks, len(sampling.sigmas), preview, _seconds(model.family, extension))
+        with device_of(patcher), stream_preview(patcher, model.family) as preview:
+            ends = _seconds(model.family, extension)
+            work = callbacks(chunks, len(sampling.sigmas), ends, preview.progress)
             model.load(state.identity.batch, state.identity.grid)
             yield from run_extension(model, extension, callbacks=work, device=intermediate_device())
 

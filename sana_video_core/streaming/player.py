@@ -48,13 +48,11 @@ class Player(Generic[Picture]):
                 self._thread.start()
             self._changed.notify()
 
-    @property
-    def playing(self) -> bool:
-        return self._thread is not None and not self._ended
-
-    def close(self) -> None:
-        """End the pictures, and wait until none is being shown. Safe to call again."""
+    def close(self, last: Picture | None = None) -> None:
+        """End the pictures, with this one if there is one, and wait for it. Safe to call again."""
         with self._changed:
+            if not self._ended:
+                self._left = deque() if last is None else deque([last])
             self._ended = True
             self._changed.notify()
         if self._thread is not None:
@@ -76,7 +74,8 @@ class Player(Generic[Picture]):
                 # from when it was due, so that the pace holds; a whole turn that was missed isn't made up for
                 last = last + seconds if begun - last < 2 * seconds else begun
         except Exception as error:
-            self._ended = True
+            with self._changed:
+                self._ended = True
             logger.warning("The moving preview stopped (%s: %s).", type(error).__name__, error)
 
     def _next(self, last: float) -> tuple[Picture, float] | None:
@@ -90,4 +89,4 @@ class Player(Generic[Picture]):
                         self._left.append(picture)
                     return picture, self._seconds
                 self._wait(self._changed, early if self._left else None)
-        return None
+            return (self._left.popleft(), 0) if self._left else None

@@ -24,8 +24,12 @@ class Latent2RGBPreviewer:
         return "JPEG", self.decode_latent_to_preview(x0), MAX_PREVIEW_RESOLUTION
 
 
+class TAEHVPreviewerImpl:
+    """Draft decoders, of which this host has none."""
+
+
 def get_previewer(device, latent_format):
-    """None where the artist wants no previews, or there are no colours. Here, no method has a decoder."""
+    """None where the artist wants no previews, or there are no colours."""
     if args.preview_method == LatentPreviewMethod.NoPreviews or not latent_format.latent_rgb_factors:
         return None
     return Latent2RGBPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)

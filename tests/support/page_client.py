@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 import folder_paths
 import pytest
 from comfy import model_management, utils
+from comfy_api import feature_flags
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 from comfyui_sana_video.standalone.engine.graph import by_id
 from comfyui_sana_video.standalone.studio.page import Page
 from PIL import Image
+from protocol import BinaryEventTypes
 from server import PromptServer
 from support.calibration import limit
 
@@ -36,11 +38,24 @@ class Slow(io.ComfyNode):
     def execute(cls, seed):
         bar = utils.ProgressBar(4)
         bar.update_absolute(1, preview=("JPEG", Image.new("RGB", (8, 4), "red"), 64))
+        player = threading.Thread(target=Slow.show, args=[get_executing_context().node_id])
+        player.start()
+        player.join()
         PromptServer.instance.send_progress_text(f"going on: {seed}", get_executing_context().node_id)
         Slow.BEGUN.set()
         while not Slow.GO.wait(0.01):
             model_management.throw_exception_if_processing_interrupted()
         return io.NodeOutput(seed, ui=ui.PreviewText(f"seed {seed}"))
+
+    @staticmethod
+    def show(node_id):
+        """From another thread: it doesn't know which node runs."""
+        page, image = PromptServer.instance, ("JPEG", Image.new("RGB", (4, 8), "blue"), 64)
+        assert feature_flags.supports_feature(
+            page.sockets_metadata, page.client_id, "supports_preview_metadata"
+        )
+        kind = BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA
+        page.send_sync(kind, (image, {"node_id": node_id}), page.client_id)
 
 
 class Client(test_utils.TestClient):

@@ -85,15 +85,25 @@ def test_the_thread_begins_with_the_first_picture_and_ends_with_the_block():
     shown = threading.Event()
     with Player(lambda picture: shown.set()) as player:
         assert not _threads()
-        assert not player.playing
         player.play("ab", 1000)
         assert shown.wait(limit(5))
-        assert player.playing
         began = time.monotonic()
     assert time.monotonic() - began < limit(1)  # it doesn't wait for the next picture
     assert not _threads()
-    assert not player.playing
     player.play("c", 0)  # too late
+    assert not _threads()
+
+
+def test_the_last_picture_is_shown_before_the_end():
+    for before in ("", "abc"):
+        shown = []
+        player = Player(shown.append)
+        if before:
+            player.play(before, 1000)
+        player.close("z")
+        assert shown[-1:] == (["z"] if before else [])  # nothing was seen yet: nothing begins
+        player.close("late")
+        assert "late" not in shown
     assert not _threads()
 
 
@@ -116,6 +126,5 @@ def test_an_error_of_the_screen_ends_the_pictures_and_not_the_work(caplog):
         player.play("ab", 0)
         player._thread.join(limit(5))
         assert not _threads()
-        assert not player.playing
         player.play("c", 0)
     assert caplog.messages == ["The moving preview stopped (OSError: no screen)."]

@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from comfy import cli_args
 from PIL import Image
 
 pytest.importorskip("aiohttp")
@@ -56,12 +57,28 @@ def test_a_live_picture_says_which_node_it_is_of(ask):
         Slow.GO.set()
         await socket.until("execution_success")
         assert socket.words == [("s", "going on: 0")]
-        ((kind, about, picture),) = socket.pictures
-        about = json.loads(about)
-        assert (kind, about["node_id"], about["image_type"]) == (4, "s", "image/jpeg")
-        assert Image.open(io.BytesIO(picture)).size == (64, 32)
+        for (kind, about, picture), size in zip(socket.pictures, [(64, 32), (32, 64)], strict=True):
+            about = json.loads(about)
+            assert (kind, about["node_id"], about["image_type"]) == (4, "s", "image/jpeg")
+            assert Image.open(io.BytesIO(picture)).size == size  # beside the bar, and from a thread
         (step,) = [m["data"] for m in socket.heard if m["type"] == "progress"]
         assert (step["node"], step["value"], step["max"]) == ("s", 1, 4)
+
+    ask(check)
+
+
+def test_the_pages_preview_setting_holds_for_its_run(ask):
+    async def check(asked):
+        args = cli_args.args
+        usual, none = args.preview_method, cli_args.LatentPreviewMethod.NoPreviews
+        settings = [({"preview_method": "none"}, none), ({}, usual), ({"preview_method": 5}, usual)]
+        for seed, (data, method) in enumerate(settings):
+            _, job = await asked.queue(slow(seed), "me", extra_data=data)
+            await begun()
+            assert args.preview_method is method
+            Slow.GO.set()
+            await asked.until(job["prompt_id"], "completed")
+            Slow.GO.clear()
 
     ask(check)
 

@@ -1,0 +1,91 @@
+"""What is seen of a stream while it is made: chunks as they are sampled, frames as they are decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from ..callbacks import Progress
+from ..files.image_file import small_pictures
+from .player import Player
+
+MOST = 16  # pictures a second: more is work that nobody sees
+Show = Callable[[Image.Image], object]
+
+
+class StreamPreview:
+    """Shows the chunks of a stream. Use it in a `with`: after it nothing is shown; the newest frame stays.
+
+    Until the first chunk is done it is the newest estimate. From then on the last chunk plays in a loop, at
+    the film's pace, or faster where the next one is ready sooner. `pictures` gives small pictures of latents
+    [B, C, F, H, W], at most one for a latent frame; `pace` is how many seconds of film that is.
+    """
+
+    def __init__(
+        self,
+        show: Show,
+        pictures: Callable[[Tensor], Sequence[Image.Image]],
+        pace: float,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._player, self._pictures, self._pace, self._now = Player(show), pictures, pace, now
+        self._begun, self._played = now(), False
+        self._newest: Image.Image | None = None
+
+    def progress(self, news: Progress) -> None:
+        """To be told of every model call, as `Callbacks.progress` is."""
+        if news.chunk == 0 or news.latents is None:
+            return
+        finished = news.step == news.steps
+        if finished and news.chunk < news.chunks:
+            self._play(news.latents)
+        elif finished or not self._played:
+            self._show(self._pictures(news.latents[:, :, -1:]), 0)
+
+    def _play(self, latents: Tensor) -> None:
+        took, self._begun = self._now() - self._begun, self._now()
+        pictures = self._pictures(latents)
+        seconds = min(self._pace * latents.shape[2], took) / max(1, len(pictures))
+        self._show(pictures, max(1 / MOST, seconds), again=True)
+        self._played = bool(pictures)
+
+    def _show(self, pictures: Sequence[Image.Image], seconds: float, again: bool = False) -> None:
+        if pictures:
+            self._player.play(pictures, seconds, again=again)
+            self._newest = pictures[-1]
+
+    def __enter__(self) -> StreamPreview:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._player.close(self._newest)
+
+
+class FilmPreview:
+    """Shows frames as they are made, at most at the film's pace, each side at most `most` pixels.
+
+    Use it in a `with`: after it nothing is shown, and the newest frame stays.
+    """
+
+    def __init__(
+        self, show: Show, fps: float, most: int, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._player, self._fps, self._most, self._now = Player(show), min(fps, MOST), most, now
+        self._begun, self._newest = now(), None
+
+    def frames(self, pixels: Tensor) -> None:
+        """Play frames [B, 3, n, H, W] in [-1, 1], of the first row, until the next ones come."""
+        took, self._begun = self._now() - self._begun, self._now()
+        pictures = small_pictures(pixels[0], self._most)
+        self._player.play(pictures, max(1 / self._fps, took / len(pictures)))
+        self._newest = pictures[-1]
+
+    def __enter__(self) -> FilmPreview:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._player.close(self._newest)
