@@ -61,7 +61,7 @@ def test_nothing_is_covered_after_a_run(window, vue):
     window.load(workflow)
     assert window.run().status == 200
     window.wait_for("execution_success")
-    assert window.previews >= 12
+    assert window.previews >= 6  # of two samplers: an estimate, a chunk, the last frame
     assert covered(rectangles(window)) == []
     window.fit()
     window.shot(f"layout-{'vue' if vue else 'canvas'}")

@@ -57,10 +57,10 @@ def test_steps_pictures_and_the_filmstrip(window):
     shot, info = node_id(workflow, "BlockSampler"), node_id(workflow, "StateInfo")
     window.wait_for("progress", 60, node=shot, value=1)
     window.wait_for("execution_success")
-    steps = [m["data"] for m in window.messages if m["type"] == "progress" and m["data"]["node"] == shot]
-    assert [step["value"] for step in steps] == list(range(1, 11))  # 2 chunks x (4 steps + absorbing)
-    assert {step["max"] for step in steps} == {10}
-    assert window.previews >= 10
+    steps = window.steps(shot)
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 10  # 2 chunks x (4 steps + absorbing)
+    assert window.previews >= 3  # an estimate, a frame of the first chunk, the last frame
     width = "id => app.graph.getNodeById(id).imgs?.[0]?.naturalWidth ?? 0"
     window.page.wait_for_function(f"id => ({width})(id) > 0", arg=info)
     assert window.page.evaluate(width, shot) == 512  # a live picture stays
@@ -72,12 +72,12 @@ def test_stop_and_go_on(window):
     window.load(workflow)
     shot = node_id(workflow, "BlockSampler")
     window.run()
-    window.wait_for("progress", 60, node=shot, value=6)
+    window.wait_for_step(6, 60)
     window.page.get_by_role("button", name=re.compile("interrupt|cancel|stop", re.I)).locator(
         "visible=true"
     ).first.click()
     window.wait_for("execution_interrupted", 20)
-    last = max(m["data"]["value"] for m in window.messages if m["type"] == "progress")
+    last = max(window.steps())
     assert last < 100  # of 200
     workflow = one_block(values={0: 3})
     window.load(workflow)
@@ -243,7 +243,7 @@ def test_a_cut_socket(new_window, site):
     workflow = one_block(values={0: 2, 1: 301})
     window.load(workflow)
     window.run()
-    window.wait_for("progress", value=2)
+    window.wait_for_step(2)
     gate["open"] = False
     sockets[-1].close()
     until(lambda: not window.running(), 60, window.pause)  # the run ends while nobody listens

@@ -232,6 +232,15 @@ class ComfyPage:
         assert answer is not None
         return answer
 
+    def wait_for_step(self, least: int, seconds: float = 90) -> None:
+        """Until a node's progress is this far; ComfyUI leaves out steps that follow fast."""
+        until(lambda: max(self.steps(), default=0) >= least, seconds, self.pause)
+
+    def steps(self, node: str | None = None) -> list[int]:
+        """The steps that the server told of, of a node or of all."""
+        heard = (message["data"] for message in self.messages if message["type"] == "progress")
+        return [data["value"] for data in heard if node in (None, data["node"])]
+
     def _heard(self, kind: str, data: dict[str, Any]) -> dict[str, Any] | None:
         for message in self.messages:
             values = message.get("data", {})
