@@ -24,6 +24,7 @@ SHOWN = {
     "LoadImage": PICTURE,
     "SamplerCustomAdvanced": PICTURE,
     "SanaVideoBlockSampler": PICTURE,
+    "SanaVideoDecodeStream": PICTURE,
     "SanaVideoStateInfo": PICTURE,
     "SaveVideo": FILM,
 }
