@@ -24,7 +24,7 @@ Pictures = Callable[[Tensor], Sequence[Image.Image]]
 
 def stream_preview(patcher: Any, family: Family) -> StreamPreview:
     """What Block Sampler shows on its node; to be made while that runs."""
-    return StreamPreview(picture_sender(), _pictures(patcher), family.compression.time / family.fps)
+    return StreamPreview(picture_sender(), _pictures(patcher), family)
 
 
 def film_preview(fps: float) -> FilmPreview | nullcontext[None]:

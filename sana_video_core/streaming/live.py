@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..callbacks import Progress
+from ..config import Family
 from ..files.image_file import small_pictures
 from .player import Player
 
@@ -21,18 +22,19 @@ class StreamPreview:
 
     Until the first chunk is done it is the newest estimate. From then on the last chunk plays in a loop, at
     the film's pace, or faster where the next one is ready sooner. `pictures` gives small pictures of latents
-    [B, C, F, H, W], at most one for a latent frame; `pace` is how many seconds of film that is.
+    [B, C, F, H, W], at most one for a latent frame.
     """
 
     def __init__(
         self,
         show: Show,
         pictures: Callable[[Tensor], Sequence[Image.Image]],
-        pace: float,
+        family: Family,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._player, self._pictures, self._pace, self._now = Player(show), pictures, pace, now
+        self._player, self._pictures, self._now = Player(show), pictures, now
+        self._pace, self._base = family.compression.time / family.fps, family.chunks.base
         self._begun, self._played = now(), False
         self._newest: Image.Image | None = None
 
@@ -48,6 +50,7 @@ class StreamPreview:
 
     def _play(self, latents: Tensor) -> None:
         took, self._begun = self._now() - self._begun, self._now()
+        latents = latents[:, :, -self._base :]  # a scene's first latent frame is one frame, in odd colours
         pictures = self._pictures(latents)
         seconds = min(self._pace * latents.shape[2], took) / max(1, len(pictures))
         self._show(pictures, max(1 / MOST, seconds), again=True)

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.callbacks import Progress
+from comfyui_sana_video.sana_video_core.config import DEMO
 from comfyui_sana_video.sana_video_core.streaming import live
 from comfyui_sana_video.sana_video_core.streaming.live import FilmPreview, StreamPreview
 from support.calibration import until
@@ -40,7 +41,7 @@ def _latents(first, count=10):
 def _stream(shown, times, chunks=4, steps=2, pictures=_pictures):
     """A preview whose chunks are ready at `times`, and how one tells it of a step: (chunk, step, frame)."""
     clock = iter([times[0], *(time for time in times[1:] for _ in "tt")])
-    preview = StreamPreview(shown.append, pictures, 0.25, now=lambda: next(clock))
+    preview = StreamPreview(shown.append, pictures, DEMO, now=lambda: next(clock))
     return preview, lambda chunk, step, first: preview.progress(
         Progress(chunk, chunks, step, steps, _latents(first))
     )
@@ -64,6 +65,14 @@ def test_a_chunk_plays_in_a_loop_while_the_next_one_is_sampled(reels):
         assert reels[4] == ([39], 0, False)
     assert shown[-1] == 39  # it stays
     assert not _threads()
+
+
+def test_a_scenes_first_latent_frame_is_left_out(reels):
+    """It is one frame, not four, and its colours are another kind's."""
+    preview, _ = _stream([], [0, 100])
+    with preview:
+        preview.progress(Progress(1, 4, 2, 2, _latents(0, 11)))
+    assert reels == [([*range(1, 11)], 0.25, True)]
 
 
 def test_hurry_has_a_limit(reels):
