@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -14,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..sana_video_core.config import Family
-from ..sana_video_core.streaming.live import FilmPreview, StreamPreview
+from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
 from ..sana_video_core.vae.colours import latent_pictures
 from .page import picture_sender
 
-SHARE = 0.04  # of a chunk's time, for drafts of its frames
 Pictures = Callable[[Tensor], Sequence[Image.Image]]
 
 
@@ -53,27 +51,3 @@ def _of_another_pack(previewer: Any, latents: Tensor) -> list[Image.Image]:
     """What a previewer gives that another pack put in place of ComfyUI's. Some show by themselves."""
     shown = previewer.decode_latent_to_preview_image("JPEG", latents)
     return [shown[1]] if shown else []
-
-
-class Drafts:
-    """Draft pictures of as many latent frames, evenly spread, as a small share of a chunk's time pays for."""
-
-    def __init__(
-        self, decode: Callable[[Tensor], Image.Image], *, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._decode, self._now = decode, now
-        self._begun, self._cost = now(), 0.0  # of this chunk; of one draft, in seconds
-
-    def __call__(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of latents [B, C, F, H, W]; the newest frame is always there."""
-        frames, begun = latents.shape[2], self._now()
-        every = 1
-        if frames > 1:  # a whole chunk
-            paid = SHARE * (begun - self._begun) / max(self._cost, 1e-6)
-            every = min(frames, -(-frames // max(1, int(paid))))
-        chosen = range(frames - 1, -1, -every)[::-1]
-        pictures = [self._decode(latents[:, :, i : i + 1]) for i in chosen]
-        self._cost = (self._now() - begun) / len(pictures)
-        if frames > 1:
-            self._begun = self._now()
-        return pictures

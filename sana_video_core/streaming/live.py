@@ -14,6 +14,7 @@ from ..files.image_file import small_pictures
 from .player import Player
 
 MOST = 16  # pictures a second: more is work that nobody sees
+SHARE = 0.04  # of a chunk's time, for drafts of its frames
 Show = Callable[[Image.Image], object]
 
 
@@ -66,6 +67,30 @@ class StreamPreview:
 
     def __exit__(self, *error: object) -> None:
         self._player.close(self._newest)
+
+
+class Drafts:
+    """Draft pictures of as many latent frames, evenly spread, as a small share of a chunk's time pays for."""
+
+    def __init__(
+        self, decode: Callable[[Tensor], Image.Image], *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._decode, self._now = decode, now
+        self._begun, self._cost = now(), 0.0  # of this chunk; of one draft, in seconds
+
+    def __call__(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of latents [B, C, F, H, W]; the newest frame is always there."""
+        frames, begun = latents.shape[2], self._now()
+        every = 1
+        if frames > 1:  # a whole chunk
+            paid = SHARE * (begun - self._begun) / max(self._cost, 1e-6)
+            every = min(frames, -(-frames // max(1, int(paid))))
+        chosen = range(frames - 1, -1, -every)[::-1]
+        pictures = [self._decode(latents[:, :, i : i + 1]) for i in chosen]
+        self._cost = (self._now() - begun) / len(pictures)
+        if frames > 1:
+            self._begun = self._now()
+        return pictures
 
 
 class FilmPreview:

@@ -65,13 +65,12 @@ def test_latent_colours_are_those_of_comfyuis_previews():
 
 
 class Draft(latent_preview.TAEHVPreviewerImpl):
-    """A draft decoder that takes `cost` seconds; which frames it decoded is in `frames`."""
+    """A draft decoder; which frames it decoded is in `frames`."""
 
-    def __init__(self, cost=0.0):
-        self.cost, self.time, self.frames = cost, 0.0, []
+    def __init__(self):
+        self.frames = []
 
     def decode_latent_to_preview(self, latents):
-        self.time += self.cost
         self.frames.append(int(latents[0, 0, 0, 0, 0]))
         return Image.new("RGB", (48, 32))
 
@@ -86,21 +85,6 @@ def test_the_artists_draft_decoder_is_used(monkeypatch):
     assert isinstance(pictures, live.Drafts)
     assert [picture.size for picture in pictures(NUMBERED[:, :, -1:])] == [(48, 32)]
     assert draft.frames == [9]
-
-
-@pytest.mark.parametrize(
-    "seconds, frames", [(100, [*range(10)]), (10.5, [1, 3, 5, 7, 9]), (4.5, [4, 9]), (0.001, [9])]
-)
-def test_drafts_cost_a_small_share_of_a_chunk(seconds, frames):
-    draft = Draft(0.08)
-    pictures = live.Drafts(draft.decode_latent_to_preview, now=lambda: draft.time)
-    pictures(NUMBERED[:, :, -1:])  # an estimate shows how much one costs
-    for _ in range(2):
-        draft.frames.clear()
-        draft.time = pictures._begun + seconds
-        pictures(NUMBERED)
-        assert draft.frames == frames
-        assert len(frames) == 1 or len(frames) * draft.cost <= live.SHARE * seconds
 
 
 def test_another_packs_previewer_is_given_what_comfyui_gives_it(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from comfyui_sana_video.sana_video_core.callbacks import Progress
 from comfyui_sana_video.sana_video_core.config import DEMO
 from comfyui_sana_video.sana_video_core.streaming import live
-from comfyui_sana_video.sana_video_core.streaming.live import FilmPreview, StreamPreview
+from comfyui_sana_video.sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
 from support.calibration import until
 
 
@@ -107,6 +107,24 @@ def test_what_has_no_picture_is_not_shown(reels):
         preview.progress(Progress(0, 4, 1, 2, _latents(0)))  # recache: a chunk that was seen before
         assert not _threads()
     assert reels == []
+
+
+@pytest.mark.parametrize(
+    "seconds, frames", [(100, [*range(10)]), (10.5, [1, 3, 5, 7, 9]), (4.5, [4, 9]), (0.001, [9])]
+)
+def test_drafts_cost_a_small_share_of_a_chunk(seconds, frames):
+    cost, time = 0.08, [0.0]
+
+    def decode(latents):
+        time[0] += cost
+        return _pictures(latents)[0]
+
+    drafts = Drafts(decode, now=lambda: time[0])
+    drafts(_latents(9, 1))  # an estimate shows how much one costs
+    for _ in range(2):
+        time[0] += seconds
+        assert drafts(_latents(0)) == frames
+        assert len(frames) == 1 or len(frames) * cost <= live.SHARE * seconds
 
 
 def _film(shown, times, fps=16.0, most=500):
