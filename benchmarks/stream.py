@@ -20,6 +20,7 @@ from ..sana_video_core.config import LONGSANA_480P
 from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
 from ..sana_video_core.transformer.memory import memory_bytes
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
 from . import report
 
 STEPS, FRAMES = 4, 10
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of stream_PRECISION_GPU.json")
     options = parser.parse_args()
     model = build()
+    model.graphs = graphs_where_they_pay(model.device)
     check_chain(model)
     model.precision = options.precision
     begin = start(model, height=480, width=832)

@@ -22,6 +22,7 @@ from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
 from ..sana_video_core.vae.decoders import WanDecoder
 from .beginning import beginning_of, begun_or_empty, size_of
 from .console import Bar, FilmBar
@@ -148,6 +149,7 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
     beginning = beginning_of(options, models, model, vae)
     _give_back_memory(models)
     model.to(models.device)
+    model.graphs = graphs_where_they_pay(model.device)
     from_chunk = len(state.history)
     if beginning is not None:
         state = prime(model, state, prompts[0], beginning)
@@ -215,6 +217,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
             )
             chunks = len(state.history) - made
             bar.say(f"{words} Finished and written: {chunks} of the chunks.")
+        model.graphs = None  # they hold activations
         model.to("meta")  # the VAE has the device to itself
         if not pipeline.overlapped:
             film.expected = state.frames_from(shots.from_chunk)

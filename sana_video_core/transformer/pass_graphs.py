@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_map_only
 
 from .memory import Memory, memory_tensors
 
+ROOM = 8 * 2**30  # bytes that have to be free: a recording keeps a pass's activations
+
 
 class PassInputs(NamedTuple):
     """What changes from pass to pass."""
@@ -39,18 +41,31 @@ Pass: TypeAlias = Callable[[PassInputs], Any]  # to tensors, in any nesting of t
 Record: TypeAlias = Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]]
 
 
-def record_on_gpu(function: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: another thread may decode and allocate meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = function()
-    return graph.replay, outputs
+class GpuRecorder:
+    """Records CUDA graphs. They share the memory in between, because one is replayed after the other."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: another thread may decode and allocate meanwhile
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = function()
+        return graph.replay, outputs
+
+
+def graphs_where_they_pay(device: torch.device) -> PassGraphs | None:
+    """Graphs for a network whose weights stay on `device`, if it is a GPU of NVIDIA with room for them."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    return PassGraphs(GpuRecorder()) if torch.cuda.mem_get_info(device)[0] >= ROOM else None
 
 
 class PassGraphs:
     """Runs passes: the first of a kind as it is, the second in a recording, and from then on its replay."""
 
-    def __init__(self, record: Record = record_on_gpu) -> None:
+    def __init__(self, record: Record) -> None:
         self._record = record
         self._made_for: tuple[object, ...] = ()
         self._recorded: dict[object, _Recorded | None] = {}
