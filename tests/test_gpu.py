@@ -75,6 +75,68 @@ def test_drafts_on_the_device(kind):
         assert_close(whole.cpu(), expected, allowed)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_fused_vae(dtype):
+    """The fused decoder and encoder: no further from float64 than the plain layers, and the same in pieces."""
+    wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
+    vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0)
+    latents = torch.randn(2, 16, 4, 6, 10, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, 3, 9, 48, 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    vae.double()
+    truths = vae.decode(latents.double()), vae.encode(pixels.double())
+    vae.to("cuda", dtype)
+    errors = {}
+    for vae.kernels in ("reference", "triton"):
+        made = vae.decode(latents.cuda()), vae.encode(pixels.cuda())
+        errors[vae.kernels] = [_relative(out.cpu(), truth) for out, truth in zip(made, truths, strict=True)]
+    for fused, plain in zip(errors["triton"], errors["reference"], strict=True):
+        assert fused <= max(1.1 * plain, 3e-6), errors
+    pieces = list(vae.decode_stream(latents.cuda().split((1, 2, 1), dim=2)))
+    assert same(torch.cat(pieces, dim=2), made[0])
+    tiling = PACK.core("vae.tiling").Tiling(tile=4, overlap=2)
+    tiled = list(vae.decode_stream(latents.cuda().split(2, dim=2), tiling=tiling))
+    assert same(torch.cat(tiled, dim=2), vae.decode(latents.cuda(), tiling=tiling))
+
+
+@pytest.mark.parametrize("precision", ["full", "fp8"])
+def test_recorded_passes(precision):
+    """A stream whose passes are replayed has the bits of one whose passes run."""
+    graphs = PACK.core("transformer.pass_graphs")
+    model = PACK.tiny_model(head=112, heads=4).to("cuda", torch.bfloat16)
+    model.precision = precision
+    states, plan = [], (3, 2, 2, 2, 2)
+    for model.graphs in (None, graphs.PassGraphs(graphs.GpuRecorder())):
+        begun = checks_stream.begin(PACK, model, height=64, width=96)
+        states.append(checks_stream.run(PACK, model, begun, plan=plan, device="cuda"))
+    checks_stream.assert_same_state(*states)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_decoded_while_it_is_sampled(recorded):
+    """A film whose chunks are decoded in a second thread, on streams of its own, has the same bytes."""
+    names = "streaming.pipeline", "streaming.stream", "vae.wan_vae", "transformer.pass_graphs"
+    pipeline, stream, wan_vae, graphs = map(PACK.core, names)
+    vae = PACK.module("demo.model_set").seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0)
+    vae, device = vae.to("cuda", torch.bfloat16), torch.device("cuda")
+    model = PACK.tiny_model(head=112, heads=4).to("cuda", torch.bfloat16)
+    model.graphs = graphs.PassGraphs(graphs.GpuRecorder()) if recorded else None
+    prompt, sampling = checks_stream.prompt(PACK, "a"), stream.Sampling(seed=7)
+    films, plan = [], (3, *(2,) * 9)
+    for overlap in ("off", "on", "on"):
+        begun, written = checks_stream.begin(PACK, model, height=160, width=256), []
+        with pipeline.Pipeline(
+            vae, written.append, device=device, from_chunk=0, total=len(plan), overlap=overlap
+        ) as film:
+            for state in stream.extend(model, begun, prompt, sampling, plan=plan, device=device):
+                film.add(state)
+            film.finish(state)
+        films.append(torch.cat(written))
+    assert torch.equal(films[0], films[1])
+    assert torch.equal(films[0], films[2])
+    assert len(films[0]) == state.frames
+
+
 # --- kernels
 
 
@@ -113,6 +175,42 @@ def test_residual_norm(dtype):
         _close(fast.residual_norm, plain.residual_norm, (x, None, None, shift, scale, 1e-6, bias), dtype)
         _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x), dtype)
         _close(fast.gated_residual, plain.gated_residual, (x, branch, gate, x, bias), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_causal_frames(dtype):
+    plain, fast = _kernels("causal_frames")
+    for batch, steps, rows, columns, channels in ((1, 1, 2, 2, 8), (2, 2, 6, 10, 96), (1, 4, 30, 52, 384)):
+        picture = (rows, columns, channels)
+        x, residual, past = _draw(
+            (batch, steps, *picture), (batch, steps, *picture), (batch, 2, *picture), dtype=dtype
+        )
+        gamma, bias = _draw((channels,), (channels,), dtype=dtype)
+        small = _draw((batch, steps, rows // 2 + 1, columns // 2 + 1, 4 * channels), dtype=dtype)[0]
+        every = [plain.Parts(x, bias, residual), plain.Parts(small, bias, None, True)]
+        if steps > 1:
+            every.append(plain.Parts(tuple(_draw(*[(batch, steps // 2, *picture)] * 4, dtype=dtype)), bias))
+        for parts in every:
+            _same_frames(plain.causal_frames, fast.causal_frames, (parts, past, gamma), stacked=True)
+            _same_frames(plain.causal_frames, fast.causal_frames, (parts, None, None), want_total=True)
+            if steps > 1:
+                _same_frames(plain.paired_frames, fast.paired_frames, (parts, past, gamma), want_total=True)
+
+
+def _same_frames(plain, fast, arguments, **options):
+    outs, again, truths = (version(*arguments, **options) for version in (fast, fast, plain))
+    for out, other, truth in zip(outs, again, truths, strict=True):
+        assert (out is None) == (truth is None)
+        if truth is not None:
+            assert same(out, other), "two runs differ"
+            assert _relative(out, truth) <= {torch.float32: 2e-6, torch.float16: 1e-3}.get(truth.dtype, 8e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tap_sum(dtype):
+    plain, fast = _kernels("tap_sum")
+    planes, bias = _draw((3, 3, 3, 3, 2, 4, 23, 31), (3,), dtype=dtype)
+    _close(fast.sum_of_taps, plain.sum_of_taps, (planes, bias), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
