@@ -78,7 +78,7 @@ def test_drafts_on_the_device(kind):
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_fused_vae(dtype):
-    """The fused decoder and encoder: no further from float64 than the plain layers, and the same in pieces."""
+    """Fused decoder and encoder: no further from float64 than plain layers, and the same in pieces."""
     wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
     vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0)
     latents = torch.randn(2, 16, 4, 6, 10, generator=torch.Generator().manual_seed(0))
