@@ -106,6 +106,12 @@ def _add_generate(commands) -> None:
         "video.mp4, or video-2.mp4 and so on where that is taken",
     )
     add("--sheet", type=Path, help="also write a contact sheet (png)")
+    add(
+        "--preview",
+        type=Path,
+        metavar="FILE.png",
+        help="keep the newest small picture there while it works, for a viewer that reads it again",
+    )
     add("--seed", type=int, default=0)
     add("--size", type=_size, metavar="WIDTHxHEIGHT", help="the model's own size by default")
     add("--image", type=Path, help="begin from this image")

@@ -10,9 +10,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from ..sana_video_core.callbacks import Callbacks, Progress
+from ..sana_video_core.streaming.player import Player
 from ..standalone.engine.graph import Prompt, title
 
 
@@ -39,9 +41,17 @@ class Bar(AbstractContextManager):
             self._bar.close()
             self._bar = None
 
-    def callbacks(self) -> Callbacks:
-        """Callbacks that move the bar at every model call, and show how long the last chunk took."""
-        return Callbacks(progress=self._show_chunks)
+    def callbacks(self, preview: Callable[[Progress], object] = lambda news: None) -> Callbacks:
+        """Callbacks that move the bar at every model call, and show how long the last chunk took.
+
+        A preview hears of every call, too.
+        """
+
+        def progress(news: Progress) -> None:
+            self._show_chunks(news)
+            preview(news)
+
+        return Callbacks(progress=progress)
 
     def _show_chunks(self, progress: Progress) -> None:
         if progress.chunk == 0:  # recache, before the first chunk
@@ -69,10 +79,11 @@ class FilmBar(Bar):
         self._chunks, self._sampled, self._decoded = chunks, 0.0, 0.0
         self._lock = Lock()
 
-    def sampling(self, before: int) -> Callbacks:
-        """Callbacks of a shot that begins after so many chunks."""
+    def sampling(self, before: int, preview: Callable[[Progress], object]) -> Callbacks:
+        """Callbacks of a shot that begins after so many chunks. A preview hears of every call, too."""
 
         def progress(news: Progress) -> None:
+            preview(news)
             if news.chunk == 0:  # recache, before the first chunk
                 return
             note = ""
@@ -106,11 +117,17 @@ class FilmBar(Bar):
 class Console:
     """Shows what an Executor or a server reports: a bar for each node, texts, and the files' paths.
 
-    `left_out` also hears why an output was left out.
+    `left_out` also hears why an output was left out, and `show` is called with live pictures, in a thread.
     """
 
-    def __init__(self, prompt: Prompt, left_out: Callable[[str], object] = lambda words: None) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        left_out: Callable[[str], object] = lambda words: None,
+        show: Callable[[Image.Image], object] | None = None,
+    ) -> None:
         self._prompt, self._left_out = prompt, left_out
+        self._player, self._newest = show and Player(show), None
         self._bar: Bar | None = None
         self.files: list[dict[str, str]] = []  # what nodes saved: filename, subfolder, type
 
@@ -119,6 +136,14 @@ class Console:
 
     def __exit__(self, *error: object) -> None:
         self._close(full=False)
+        if self._player is not None:
+            self._player.close(self._newest)
+
+    def see(self, picture: Image.Image) -> None:
+        """Show a live picture, from any thread."""
+        if self._player is not None:
+            self._newest = picture
+            self._player.play([picture], 0)
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
         """Handles an Executor's event."""
@@ -128,6 +153,8 @@ class Console:
             self._bar.show(0, 1)
         elif event == "progress" and self._bar is not None:
             self._bar.show(data["value"], data["max"])
+        elif event == "picture":
+            self.see(data["preview"][1])
         elif event == "executed":
             self._close(full=True)
             output = data.get("output") or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,7 @@ from .outputs import (
     write_clip,
     write_latents,
 )
+from .preview import SamplingPreview, check_family, held
 
 
 def generate(options: Namespace) -> int:
@@ -47,6 +49,7 @@ def generate(options: Namespace) -> int:
     _read_beginning(options)
     with ExitStack() as targets:
         hold_targets(options, targets)
+        targets.enter_context(held(options))
         models = choose_models(options)
         model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
         _check_options(options, model)
@@ -133,6 +136,7 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
         raise InputError(
             f"The VAE of {family.title} is ComfyUI's, so an image cannot be encoded here. Use it in ComfyUI."
         )
+    check_family(options, family)
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder) -> int:
@@ -147,13 +151,14 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
     model.family.chunks.following(state.position, options.chunks)
     prompts = encode_prompts(models, options, options.prompts)
     beginning = beginning_of(options, models, model, vae)
+    preview = SamplingPreview(options, model.family, vae, models.device)
     _give_back_memory(models)
     model.to(models.device)
     model.graphs = graphs_where_they_pay(model.device)
     from_chunk = len(state.history)
     if beginning is not None:
         state = prime(model, state, prompts[0], beginning)
-    return _film(options, models, model, vae, _Shots(state, prompts, sampling, from_chunk))
+    return _film(options, models, model, vae, _Shots(state, prompts, sampling, from_chunk, preview))
 
 
 class _Shots(NamedTuple):
@@ -163,6 +168,7 @@ class _Shots(NamedTuple):
     prompts: list[Prompt]
     sampling: Sampling
     from_chunk: int  # the first one that the film shows
+    preview: SamplingPreview
 
     def frames(self, chunks: int) -> int:
         """How many frames the film will have, with so many chunks a shot."""
@@ -203,7 +209,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
         ) as pipeline,
     ):
         try:
-            for newer in _sampled(options, model, shots, bar):
+            for newer in _sampled(options, model, shots, bar, pipeline):
                 state, film.metadata = newer, stream_metadata(newer, shots.from_chunk)
                 if options.state_out is not None:
                     keep_state(options, state)  # after every chunk: a crash costs one chunk
@@ -225,24 +231,20 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
     return 0 if stopped is None else 130 if isinstance(stopped, KeyboardInterrupt) else 1
 
 
-def _sampled(options: Namespace, model: SanaVideo, shots: _Shots, bar: FilmBar) -> Iterator[StreamState]:
+def _sampled(
+    options: Namespace, model: SanaVideo, shots: _Shots, bar: FilmBar, pipeline: Pipeline
+) -> Iterator[StreamState]:
     """The state after every chunk of every shot."""
-    state = shots.state
+    state, count = shots.state, options.chunks
     # on the GPU, states are where a decoder beside the sampler reads them; files are written from the CPU
     device = "cpu" if options.state_out is not None or options.overlap == "off" else model.device
-    for number, prompt in enumerate(shots.prompts):
-        callbacks = bar.sampling(number * options.chunks)
-        for newer in extend(
-            model,
-            state,
-            prompt,
-            shots.sampling,
-            chunks=options.chunks,
-            callbacks=callbacks,
-            device=device,
-        ):
-            state = newer
-            yield state
+    with shots.preview.shots(len(shots.prompts), lambda: pipeline.overlapped) as see:
+        for number, prompt in enumerate(shots.prompts):
+            work = bar.sampling(number * count, partial(see, number))
+            begun = extend(model, state, prompt, shots.sampling, chunks=count, callbacks=work, device=device)
+            for newer in begun:
+                state = newer
+                yield state
 
 
 def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder | None) -> int:
@@ -258,8 +260,9 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Wa
     check_latents("The noise", options.noise, (1, model.config.channels, frames, *grid))
     positive, *negative = encode_prompts(models, options, options.prompts, negative=options.cfg > 1)
     image = beginning_of(options, models, model, vae)
+    preview = SamplingPreview(options, model.family, vae, models.device)
     model.to(models.device)
-    with Bar("clip") as bar, torch.no_grad():
+    with Bar("clip") as bar, preview.clip() as see, torch.no_grad():
         latents = sample_clip(
             model,
             model.prepare_text(positive.embeddings, positive.mask),
@@ -269,7 +272,7 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Wa
             sampling,
             image=image,
             noise=options.noise,
-            callbacks=bar.callbacks(),
+            callbacks=bar.callbacks(see),
         )
     model.to("meta")  # the VAE has the device to itself
     if vae is not None:

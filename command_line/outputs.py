@@ -23,11 +23,13 @@ from ..sana_video_core.files.places import same_file
 from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_clip
+from ..sana_video_core.streaming.live import FilmPreview
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.state_file import save_state
 from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
+from .preview import film_preview
 
 logger = logging.getLogger("sana_video")
 Result = TypeVar("Result")
@@ -47,6 +49,7 @@ def check_targets(options: Namespace) -> None:
     for path, suffixes in (
         (options.out, (".mp4", ".latent")),
         (options.sheet, (".png",)),
+        (options.preview, (".png",)),
         (options.state_out, (".safetensors",)),
     ):
         if path is None:
@@ -95,6 +98,7 @@ class Film(AbstractContextManager):
         self._options, self._open = options, ExitStack()
         self._writer: VideoWriter | None = None
         self._encoder: Worker[Tensor] | None = None
+        self._preview: FilmPreview | None = None
         self._frames, self._sheet = 0, list[tuple[str, Tensor]]()
 
     def write(self, frames: Tensor) -> None:
@@ -107,6 +111,8 @@ class Film(AbstractContextManager):
             for place in range(-self._frames % stride, len(frames), stride):
                 seconds = float((self._frames + place) / self._options.fps)
                 self._sheet.append((f"{seconds:.1f} s", frames[place].clone()))
+        if self._preview is not None:
+            self._preview.frames(frames)
         self._encoder.add(frames)
         self._frames += len(frames)
 
@@ -115,6 +121,8 @@ class Film(AbstractContextManager):
         writer = _safely(self._options, lambda path: VideoWriter(path, **options))
         self._writer = self._open.enter_context(writer)
         self._encoder = self._open.enter_context(encoding(writer))
+        preview = film_preview(self._options)
+        self._preview = preview and self._open.enter_context(preview)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self._writer is None:

@@ -6,7 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # nothing heavy is imported here, because every command imports this module for its options
 
@@ -22,15 +25,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--input", type=Path, help="where pictures come from, instead of input/")
     add("--output", type=Path, help="where videos go, instead of output/")
     add("--sheet", type=Path, metavar="FILE.png", help="also write a contact sheet of the last video")
+    add("--preview", type=Path, metavar="FILE.png", help="keep the newest live picture there while it works")
     add("--server", metavar="URL", help="run it on a real ComfyUI, for example http://127.0.0.1:8188")
 
 
 def run(options: Namespace) -> int:
-    """Tries what will be written first, and holds the contact sheet's name."""
+    """Tries what will be written first, and holds the names of pictures."""
     from ..sana_video_core.files.claims import claim
+    from .preview import held
 
     _check_folders(options)
-    with claim(options.sheet) if options.sheet else nullcontext():
+    with claim(options.sheet) if options.sheet else nullcontext(), held(options):
         return _run(options)
 
 
@@ -39,8 +44,9 @@ def _check_folders(options: Namespace) -> None:
     from ..sana_video_core.files.claims import try_folder
     from ..sana_video_core.files.places import is_file, is_folder
 
-    if options.sheet and options.sheet.suffix.lower() != ".png":
-        raise InputError(f"“{options.sheet}” has to end with .png.")
+    for path in filter(None, (options.sheet, options.preview)):
+        if path.suffix.lower() != ".png":
+            raise InputError(f"“{path}” has to end with .png.")
     if is_file(options.base):
         raise InputError(
             f"--base “{options.base}” is a file. Give the folder that holds models/ and output/."
@@ -70,14 +76,20 @@ def _run(options: Namespace) -> int:
     if options.server:
         from .server import run_on_server
 
-        files = run_on_server(
-            options.server, prepare, options.output or options.base / "output", left_out.append
-        )
+        output = options.output or options.base / "output"
+        files = run_on_server(options.server, prepare, output, left_out.append, _show(options))
     else:
         files = _run_here(options, prepare, load_nodes(), left_out.append)
     if options.sheet:
         _write_sheet(files, options.sheet)
     return 1 if left_out else 0
+
+
+def _show(options: Namespace) -> Callable[[Image.Image], object] | None:
+    """Where live pictures go."""
+    from .preview import into
+
+    return into(options.preview) if options.preview else None
 
 
 def _run_here(
@@ -101,8 +113,8 @@ def _run_here(
     if unknown := strangers(prompt, classes, HERE):
         raise InputError("\n".join(unknown))
     _draw_example(prompt, Path(folder_paths.get_input_directory()))
-    with own_temp(), Console(prompt, left_out) as console:
-        Executor(classes, console.tell).run(prompt, extra)
+    with own_temp(), Console(prompt, left_out, _show(options)) as console:
+        Executor(classes, console.tell).run(prompt, extra, None if options.preview else "none")
     root = folder_paths.get_output_directory()
     files = [Path(root, file["subfolder"], file["filename"]) for file in console.files]
     console.say_saved(files)

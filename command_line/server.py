@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import aiohttp
+from PIL import Image
 
 from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
 from ..sana_video_core.files.atomic import atomic_path, make_folder
@@ -17,20 +19,23 @@ from ..standalone.engine.graph import Prompt, title
 from ..standalone.engine.strangers import SERVER, strangers
 from .console import Console
 
+PICTURE = (1).to_bytes(4, "big")
+
 
 def run_on_server(
     url: str,
     prepare: Callable[[dict[str, Any]], Any],
     output: Path,
     left_out: Callable[[str], object] = lambda words: None,
+    show: Callable[[Image.Image], object] | None = None,
 ) -> list[Path]:
     """Returns the saved files, now in `output`. prepare(object_info) returns the prompt and its metadata.
 
-    `left_out` hears why outputs were left out, if any were.
+    `left_out` hears why outputs were left out, if any were. `show` is given live pictures, in a thread.
     """
     try_folder(output)
     try:
-        return asyncio.run(_run(url.rstrip("/"), prepare, output, left_out))
+        return asyncio.run(_run(url.rstrip("/"), prepare, output, left_out, show))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(error, SanaVideoError):
             raise
@@ -44,6 +49,7 @@ async def _run(
     prepare: Callable[[dict[str, Any]], Any],
     output: Path,
     left_out: Callable[[str], object] = lambda words: None,
+    show: Callable[[Image.Image], object] | None = None,
 ) -> list[Path]:
     async with aiohttp.ClientSession() as session:
         info = await _object_info(session, url)
@@ -52,12 +58,13 @@ async def _run(
             raise InputError("\n".join(unknown))
         client = uuid4().hex
         async with session.ws_connect(f"{url}/ws?clientId={client}", max_msg_size=0) as socket:
-            body = {"prompt": prompt, "client_id": client, "extra_data": {"extra_pnginfo": extra}}
+            data = {"extra_pnginfo": extra, **({"preview_method": "auto"} if show else {})}
+            body = {"prompt": prompt, "client_id": client, "extra_data": data}
             async with session.post(f"{url}/prompt", json=body) as answer:
                 reply = await _reply(answer)
             if answer.status != 200:
                 raise InputError(_problems(prompt, reply))
-            with Console(prompt, left_out) as console:
+            with Console(prompt, left_out, show) as console:
                 if reply.get("node_errors"):
                     console.tell("left out", {"message": _problems(prompt, reply)})
                 try:
@@ -125,12 +132,28 @@ def _words(message: str, details: str) -> str:
     return (message if message == details else f"{message}: {details}").rstrip(".")
 
 
+def _picture(message: bytes) -> Image.Image | None:
+    """A live picture from ComfyUI's binary message: two numbers (1: a picture; its format), and the file."""
+    if message[:4] != PICTURE:
+        return None
+    try:
+        picture = Image.open(io.BytesIO(message[8:]))
+        picture.load()
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+        return None
+    return picture
+
+
 async def _follow(
     socket: aiohttp.ClientWebSocketResponse[Any], prompt_id: str, prompt: Prompt, console: Console
 ) -> None:
     """Show what the server reports about our prompt, until it is done."""
     async for message in socket:
-        event = message.json() if message.type is aiohttp.WSMsgType.TEXT else {}  # previews are binary
+        if message.type is aiohttp.WSMsgType.BINARY:
+            if (picture := _picture(message.data)) is not None:
+                console.see(picture)
+            continue
+        event = message.json() if message.type is aiohttp.WSMsgType.TEXT else {}
         kind, data = event.get("type"), event.get("data", {})
         if data.get("prompt_id") != prompt_id:
             continue

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
@@ -47,20 +46,6 @@ def _eight_bits(pixels: Tensor) -> Tensor:
     # does; the values that from_bytes makes of 0 … 255 still come back exactly.
     scaled = (127.5 * pixels.detach().to(torch.float32) + 127.5).clamp(0, 255)
     return scaled.to(torch.uint8).contiguous()
-
-
-def small_pictures(pixels: Tensor, most: int | None = None) -> list[Image.Image]:
-    """Frames [3, n, H, W] in [-1, 1] as pictures, each side at most `most` pixels.
-
-    They are made smaller where they are, and copied at once, so that a GPU hardly stops for them.
-    """
-    frames = pixels.detach().movedim(1, 0).to(torch.float32)
-    scale = (most or max(frames.shape[-2:])) / max(frames.shape[-2:])
-    if scale < 1:
-        size = [max(1, round(scale * side)) for side in frames.shape[-2:]]
-        frames = F.interpolate(frames, size, mode="area")
-    values = (127.5 * frames + 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return [Image.fromarray(array) for array in values.cpu().numpy()]
 
 
 def from_bytes(array: np.ndarray) -> Tensor:
@@ -167,7 +152,7 @@ def _on_black(picture: Image.Image, name: str) -> Image.Image:
 
 def save_frame(pixels: Tensor, path: Path | str) -> None:
     """Write one frame [3, H, W] in [-1, 1] as a PNG file."""
-    _save_png(Image.fromarray(to_bytes(pixels)), path)
+    save_picture(Image.fromarray(to_bytes(pixels)), path)
 
 
 def contact_sheet(
@@ -181,7 +166,7 @@ def contact_sheet(
         (label, Image.fromarray(frame.numpy() if frame.dtype == torch.uint8 else to_bytes(frame)))
         for label, frame in frames
     )
-    _save_png(sheet_of(pictures, columns=columns, cell_width=cell_width), path)
+    save_picture(sheet_of(pictures, columns=columns, cell_width=cell_width), path)
 
 
 def sheet_of(
@@ -226,8 +211,8 @@ def _cell(label: str, thumbnail: Image.Image) -> Image.Image:
     return cell
 
 
-def _save_png(picture: Image.Image, path: Path | str) -> None:
-    """Write `picture`, whole or not at all."""
+def save_picture(picture: Image.Image, path: Path | str) -> None:
+    """Write a PNG file, whole or not at all."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"“{path}” was given as the name of a picture; it has to end in .png.")

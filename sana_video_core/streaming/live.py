@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..callbacks import Progress
 from ..config import Family
-from ..files.image_file import small_pictures
 from .player import Player
 
 MOST = 16  # pictures a second: more is work that nobody sees
@@ -62,6 +61,10 @@ class StreamPreview:
             self._player.play(pictures, seconds, again=again)
             self._newest = pictures[-1]
 
+    def end(self) -> None:
+        """Show nothing more, not even the newest frame."""
+        self._player.close()
+
     def __enter__(self) -> StreamPreview:
         return self
 
@@ -102,18 +105,25 @@ class FilmPreview:
     def __init__(
         self, show: Show, fps: float, most: int, *, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._player, self._fps, self._most, self._now = Player(show), min(fps, MOST), most, now
+        # made small where they are shown: most frames of a fast decoder never are
+        self._player = Player[Tensor](lambda frame: show(_small(frame, most)))
+        self._fps, self._now = min(fps, MOST), now
         self._begun, self._newest = now(), None
 
-    def frames(self, pixels: Tensor) -> None:
-        """Play frames [B, 3, n, H, W] in [-1, 1], of the first row, until the next ones come."""
+    def frames(self, frames: Tensor) -> None:
+        """Play bytes [n, H, W, 3], on the CPU, until the next ones come."""
         took, self._begun = self._now() - self._begun, self._now()
-        pictures = small_pictures(pixels[0], self._most)
-        self._player.play(pictures, max(1 / self._fps, took / len(pictures)))
-        self._newest = pictures[-1]
+        self._player.play(frames.unbind(0), max(1 / self._fps, took / len(frames)))
+        self._newest = frames[-1]
 
     def __enter__(self) -> FilmPreview:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._player.close(self._newest)
+
+
+def _small(frame: Tensor, most: int) -> Image.Image:
+    picture = Image.fromarray(frame.numpy())
+    picture.thumbnail((most, most), Image.Resampling.BILINEAR)
+    return picture

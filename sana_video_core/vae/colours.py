@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import VAESpec
-from ..files.image_file import small_pictures
+from ..files.image_file import frame_bytes
 from .statistics import to_model_space
 
 # pictures of 2 x 2 patches, SIDE latents a side: little work, and the truest colours of the demo's films
@@ -25,7 +25,8 @@ def latent_pictures(latents: Tensor, colours: Tensor) -> list[Image.Image]:
     """
     colours = colours.to(latents.device, torch.float32)
     pixels = latents[0].movedim(0, -1).float() @ colours[:-1] + colours[-1]
-    return small_pictures(pixels.movedim(-1, 0))
+    frames = frame_bytes(pixels.movedim(-1, 0).unsqueeze(0)).cpu()
+    return [Image.fromarray(frame.numpy()) for frame in frames]
 
 
 @torch.no_grad()

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import av
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -77,6 +79,60 @@ def test_three_shots(sana):
     assert metadata["plan"] == [[11, 10, 10]]
     with Image.open("v.png") as sheet:
         assert len(set(sheet.convert("RGB").getdata())) > 100
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Sizes of the pictures that --preview was given, one after another."""
+    from comfyui_sana_video.command_line import preview
+
+    sizes, save = [], preview.save_picture
+
+    def watched(picture, path):
+        sizes.append(picture.size)
+        save(picture, path)
+
+    monkeypatch.setattr(preview, "save_picture", watched)
+    return sizes
+
+
+def _no_player():
+    return all(thread.name != "sana-video player" for thread in threading.enumerate())
+
+
+def test_a_preview_is_the_newest_picture(sana, written):
+    status, _, err = sana("generate", "a", "b", *SMALL, "--out", "v.mp4", "--preview", "p.png")
+    assert status == 0
+    assert "preview stopped" not in err
+    assert len(written) >= 4  # an estimate, a chunk, the last latent frame; the film's last frame
+    assert set(written) == {(512, 256)}
+    with Image.open("p.png") as picture:
+        seen = torch.tensor(np.asarray(picture.resize((64, 32), Image.Resampling.BOX))).float()
+    last = (_frames("v.mp4")[0, :, -1].permute(1, 2, 0) + 1) * 127.5
+    assert (seen - last).abs().mean() < 12
+    assert sorted(path.name for path in Path().iterdir()) == ["p.png", "v.mp4"]
+    assert _no_player()
+
+
+def test_a_clip_is_seen_as_it_is_estimated(sana, written):
+    words = ["--family", "sana_video_480p", "--frames", 9, "--steps", 3, "--out", "v.mp4"]
+    assert sana("generate", "a", *SMALL, *words, "--preview", "p.png")[0] == 0
+    assert len(written) >= 3
+    assert set(written) == {(512, 256)}
+    assert _no_player()
+
+
+def test_a_preview_that_cannot_be_written_any_more_ends_alone(sana, monkeypatch):
+    from comfyui_sana_video.command_line import preview
+
+    def full(picture, path):
+        raise PACK.core("errors").FileError("the disk is full")
+
+    monkeypatch.setattr(preview, "save_picture", full)
+    status, out, _ = sana("generate", "a", *SMALL, "--out", "v.mp4", "--preview", "p.png")
+    assert status == 0
+    assert "41 frames" in out
+    assert not Path("p.png").exists()
 
 
 def test_continuing_is_one_run(sana):
@@ -324,6 +380,8 @@ REFUSALS = [
     (["--out", "v.avi"], "end with .mp4"),
     (["--out", "."], "it is a folder"),
     (["--sheet", "s.jpg"], "end with .png"),
+    (["--preview", "p.jpg"], "end with .png"),
+    (["--preview", "no/folder/p.png"], "no folder"),
     (["--state-out", "s.pt"], "end with .safetensors"),
     (["--state-in", "a.safetensors", "--image", "b.png"], "use one of them"),
     (["--steps", "0"], "steps"),

@@ -17,6 +17,7 @@ COMMANDS = {
     "input": (["run", WORKFLOW, "--input"], ""),
     "output": (["run", WORKFLOW, "--output"], ""),
     "sheet": (["run", WORKFLOW, "--sheet"], ".png"),
+    "preview": (["run", WORKFLOW, "--preview"], ".png"),
     "server": (["run", WORKFLOW, "--server", "http://127.0.0.1:9", "--output"], ""),
     "studio": (["studio", "--no-browser", "--base"], ""),
     "page": (["studio", "--no-browser", "--front-end-root"], ""),

@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import json
+import struct
 import threading
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -174,7 +176,7 @@ class Server:
 
     def __init__(self, info, events, refusal=None, node_errors=None):
         self.info, self.events, self.refusal, self.got = info, events, refusal, []
-        self.node_errors = node_errors or {}
+        self.node_errors, self.pictures = node_errors or {}, []
         self._ready, self._stop = threading.Event(), None
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
         assert self._ready.wait(10)
@@ -207,7 +209,8 @@ class Server:
             await socket.prepare(request)
             if not await self._queue.get():
                 return socket
-            await socket.send_bytes(b"a preview")
+            for message in (b"a preview", *self.pictures):
+                await socket.send_bytes(message)
             for kind, data in self.events:
                 await socket.send_json({"type": kind, "data": {"prompt_id": "p", **data}})
             return socket
@@ -264,6 +267,23 @@ def test_a_server_gets_the_prompt_and_its_files_are_fetched(options, serve, tmp_
     assert "a text" in out.out
     assert f"saved {tmp_path / 'out/video/a.mp4'}" in out.out
     assert "The start (node 1)" in out.err
+
+
+def test_a_servers_live_pictures_are_kept(options, serve, tmp_path):
+    """ComfyUI's own message: two numbers (a picture; JPEG), and the file. Others are left alone."""
+    server, file = serve(("execution_success", {})), tmp_path / "p.png"
+    content = BytesIO()
+    Image.new("RGB", (8, 4), "red").save(content, format="JPEG")
+    good = struct.pack(">II", 1, 1) + content.getvalue()
+    server.pictures = [good, struct.pack(">II", 3, 1) + content.getvalue(), good[:40]]
+    assert run(options(chain(5), "--server", server.url, "--preview", file)) == 0
+    assert server.got[0]["extra_data"]["preview_method"] == "auto"
+    with Image.open(file) as picture:
+        assert picture.size == (512, 256)
+        assert picture.getpixel((256, 128))[0] > 250
+    server = serve(("execution_success", {}))
+    assert run(options(chain(5), "--server", server.url)) == 0
+    assert "preview_method" not in server.got[0]["extra_data"]
 
 
 def test_a_server_that_leaves_an_output_out(options, serve, capsys):

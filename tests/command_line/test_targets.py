@@ -42,7 +42,8 @@ def test_without_out_it_is_a_new_file(sana, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option, name", [("--out", "v.mp4"), ("--sheet", "s.png"), ("--state-out", "s.safetensors")]
+    "option, name",
+    [("--out", "v.mp4"), ("--sheet", "s.png"), ("--preview", "p.png"), ("--state-out", "s.safetensors")],
 )
 def test_a_name_that_somebody_writes_is_refused_at_once(option, name, sana, tmp_path):
     with claim(name):
@@ -53,7 +54,7 @@ def test_a_name_that_somebody_writes_is_refused_at_once(option, name, sana, tmp_
     assert names(tmp_path) == []
 
 
-TARGETS = {"--out": ".mp4", "--sheet": ".png", "--state-out": ".safetensors"}
+TARGETS = {"--out": ".mp4", "--sheet": ".png", "--preview": ".png", "--state-out": ".safetensors"}
 
 
 @pytest.mark.parametrize("option", TARGETS)
@@ -122,6 +123,7 @@ def test_latents_of_720p_are_a_new_file_too(tmp_path, monkeypatch):
     [
         ("--out", "--video", "a.mp4"),
         ("--sheet", "--image", "a.png"),
+        ("--preview", "--image", "a.png"),
         ("--state-out", "--model", "a.safetensors"),
     ],
 )
@@ -133,6 +135,14 @@ def test_what_is_read_is_not_overwritten(target, source, name, sana, tmp_path):
         assert began is None
         assert f"“{name}” is what {source} reads, and would be lost. Give another name." in said
     assert (tmp_path / name).read_text() == "older"
+
+
+def test_two_pictures_of_one_name_are_refused(sana, tmp_path):
+    for other in ("./a.png", tmp_path / "a.png"):
+        began, said = sana("--sheet", "a.png", "--preview", other)
+        assert began is None
+        assert "--sheet and --preview both name" in said
+    assert names(tmp_path) == []
 
 
 def test_a_state_is_continued_in_its_own_file(sana, tmp_path, monkeypatch):

@@ -20,6 +20,12 @@ from support.artist import demo, folders, one_chunk, run, sample, two_chunks
 from support.calibration import until
 
 
+@pytest.fixture(autouse=True)
+def _usual_previews(monkeypatch):
+    """Every run sets them for its process."""
+    monkeypatch.setattr(cli_args.args, "preview_method", cli_args.LatentPreviewMethod.Auto)
+
+
 @pytest.fixture
 def page(monkeypatch):
     """A page that asked for a run; what it was sent is in `sent`: (kind of message, data, page)."""

@@ -5,7 +5,7 @@ import torch
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.config import WAN_2_1
-from comfyui_sana_video.sana_video_core.files.image_file import small_pictures, to_bytes
+from comfyui_sana_video.sana_video_core.files.image_file import to_bytes
 from comfyui_sana_video.sana_video_core.vae.colours import fit_colours, latent_pictures
 from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space
 
@@ -20,16 +20,6 @@ def test_pictures_of_latents_are_their_channels_weighed():
         red, blue = 0.3 * latents[0, 5, index], -0.2 * latents[0, 7, index]
         pixels = torch.stack([red, torch.full_like(red, 0.5), blue])
         assert np.array_equal(np.asarray(picture), to_bytes(pixels))
-
-
-def test_small_pictures_are_small_and_have_the_frames_colours():
-    frames = torch.zeros(3, 2, 32, 64)
-    frames[0, :, :, 32:], frames[2, 1] = 1, -1
-    pictures = small_pictures(frames, 16)
-    assert [picture.size for picture in pictures] == [(16, 8)] * 2
-    assert pictures[0].getpixel((2, 2)) == (127, 127, 127)
-    assert pictures[1].getpixel((13, 2)) == (255, 127, 0)
-    assert small_pictures(frames, 500)[0].size == (64, 32)  # never larger
 
 
 def test_colours_of_a_vae_are_found():
