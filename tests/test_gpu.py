@@ -395,3 +395,75 @@ def test_other_devices_and_types_take_the_plain_version():
     assert model(x, torch.tensor([500]), text).isfinite().all()
     model.to("cuda", torch.float64)
     assert model(x.cuda().double(), torch.tensor([500]), text.cuda().double()).isfinite().all()
+
+
+# --- a pipeline
+
+
+def _film(model, vae, overlap, write, device="cuda"):
+    """Two shots, of which the second is a new scene, sampled and decoded as `generate` does it."""
+    pipeline, stream = PACK.core("streaming.pipeline"), PACK.core("streaming.stream")
+    state = checks_stream.begin(PACK, model, height=128, width=192)
+    with pipeline.Pipeline(
+        vae, write, device=torch.device(device), from_chunk=0, total=4, overlap=overlap
+    ) as film:
+        for text, plan in (("a", (3, 2)), ("b", (3, 2))):
+            sampling = stream.Sampling(seed=7, steps=2, on_prompt_change="cut")
+            prompt = checks_stream.prompt(PACK, text)
+            for newer in stream.extend(model, state, prompt, sampling, plan=plan, device=model.device):
+                state = newer
+                film.add(state)
+        film.finish(state)
+    return state, film
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_film_decoded_while_it_is_sampled_is_the_same(dtype):
+    """Bit for bit, several times, because a race shows only sometimes; and so is one decode of the whole."""
+    wan_vae, demo, decoding = PACK.core("vae.wan_vae"), PACK.module("demo.model_set"), "streaming.decoding"
+    model = PACK.tiny_model(head=112, heads=4).to("cuda", dtype)
+    vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0).to("cuda", dtype)
+    films, states = [], []
+    for overlap in ("off", *("on",) * 5, "auto"):
+        written = []
+        state, film = _film(model, vae, overlap, written.append)
+        assert film.overlapped is (overlap != "off")
+        films.append(torch.cat(written))
+        states.append(state)
+    for state, film in zip(states[1:], films[1:], strict=True):
+        assert same(film, films[0])
+        checks_stream.assert_same_state(state, states[0])
+    pixels = torch.cat(list(PACK.core(decoding).decode_history(vae, states[0])), dim=2)
+    images = PACK.core("files.image_file")
+    assert same(images.frame_bytes(pixels).cpu(), films[0])
+    one_by_one = [torch.from_numpy(images.to_bytes(frame)) for frame in pixels[0].cpu().unbind(1)]
+    assert same(torch.stack(one_by_one), films[0])
+
+
+def test_nan_is_found_without_waiting_for_it():
+    wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
+    decoding, images = PACK.core("streaming.decoding"), PACK.core("files.image_file")
+    vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=16)), 0).to("cuda")
+    latents = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(0)).cuda()
+    latents[:, :, 3] = float("nan")
+    frames = decoding.decode_clip(vae, latents, wan_vae.WanVAE.spec, form=images.frame_bytes)
+    kept = [next(frames) for _ in range(3)]
+    assert [len(piece) for piece in kept] == [1, 4, 4]
+    assert all(piece.is_pinned() for piece in kept)
+    with pytest.raises(PACK.core("errors").ChunkError, match="follows frame 9"):
+        next(frames)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_sampling_on_one_gpu_and_decoding_on_the_other():
+    wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
+    model = PACK.tiny_model(head=112, heads=4).to("cuda:0", torch.bfloat16)
+    films = []
+    for device in ("cuda:0", "cuda:1", "cuda:1"):
+        vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0).bfloat16()
+        written = []
+        _, film = _film(model, vae, "auto", written.append, device)
+        assert film.overlapped
+        films.append(torch.cat(written))
+    assert same(films[0], films[1])
+    assert same(films[0], films[2])
