@@ -58,7 +58,7 @@ def build(size: Size, device: torch.device, dtype: torch.dtype = torch.bfloat16)
     with torch.random.fork_rng(devices=[]):
         theirs: Any = seeded(AutoencoderKLWan(base_dim=size.base_width), 0)
     theirs.decoder.conv_out.weight.mul_(0.5)
-    theirs.to(device, dtype)
+    nn.Module.to(theirs, device, dtype)  # diffusers' own warns of a list that is empty
     with torch.device("meta"):
         ours = WanVAE(VAEConfig(base_width=size.base_width))
     ours.load_state_dict(canonical_vae(theirs.state_dict()), assign=True)

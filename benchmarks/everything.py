@@ -1,9 +1,9 @@
-"""Runs all benchmarks: correctness, the speed table, up to 641 frames, a stream, the cost of the past.
+"""Runs all benchmarks: correctness, speed up to 641 frames, a stream, the past, the VAE, prompt to mp4.
 
     python -m comfyui_sana_video.benchmarks.everything [--out FOLDER]
 
-Needs a GPU and diffusers 0.42, and takes about ten minutes on an H100. Where time on the card is short, each
-part also runs alone: transformer with its cases, stream, length.
+Needs a GPU and diffusers 0.42, and takes about twenty minutes on an H100. Where time on the card is short,
+each part also runs alone: transformer with its cases, stream, length, decode, end_to_end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     # each in its own process, so that none inherits memory or errors; the stream runs on a hot card
-    for name, *arguments in (("transformer", *CASES), ("stream",), ("length",)):
+    parts = ("transformer", *CASES), ("stream",), ("length",), ("decode",), ("end_to_end", "--parts", "3")
+    for name, *arguments in parts:
         module = f"{__package__}.{name}"
         subprocess.run([sys.executable, "-m", module, *arguments, "--out", str(out)], check=True)
     draw_files(out, gpu(), out / "speed.png")

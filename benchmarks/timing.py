@@ -32,8 +32,9 @@ def wait(*devices: torch.device) -> None:
 
 def timed(call: Callable[[], Any], *devices: torch.device) -> tuple[Any, float, list[float]]:
     """(what the call returns, seconds, the most GiB that were allocated on each CUDA device)."""
-    gc.collect()
     cuda = devices_of(*devices)
+    if cuda:
+        gc.collect()
     wait(*cuda)
     for device in cuda:
         torch.cuda.reset_peak_memory_stats(device)
