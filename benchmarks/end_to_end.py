@@ -87,7 +87,13 @@ def film(setup: Setup, path: Path, chunks: int, overlap: str) -> int:
         VideoWriter(path) as writer,
         encoding(writer) as encoder,
         Pipeline(
-            setup.vae, encoder.add, device=setup.vae_device, from_chunk=0, total=chunks, overlap=overlap
+            setup.vae,
+            encoder.add,
+            sampling=setup.model.device,
+            decoding=setup.vae_device,
+            from_chunk=0,
+            total=chunks,
+            overlap=overlap,
         ) as pipeline,
     ):
         state = None

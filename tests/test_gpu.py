@@ -405,7 +405,13 @@ def _film(model, vae, overlap, write, device="cuda"):
     pipeline, stream = PACK.core("streaming.pipeline"), PACK.core("streaming.stream")
     state = checks_stream.begin(PACK, model, height=128, width=192)
     with pipeline.Pipeline(
-        vae, write, device=torch.device(device), from_chunk=0, total=4, overlap=overlap
+        vae,
+        write,
+        sampling=model.device,
+        decoding=torch.device(device),
+        from_chunk=0,
+        total=4,
+        overlap=overlap,
     ) as film:
         for text, plan in (("a", (3, 2)), ("b", (3, 2))):
             sampling = stream.Sampling(seed=7, steps=2, on_prompt_change="cut")

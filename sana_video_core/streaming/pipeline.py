@@ -27,7 +27,7 @@ from .state import Chunk, Identity, StreamState
 ROOM = 1  # chunks that wait for the decoder: more would only be sampled earlier, and shown no sooner
 SPARE = 2**29  # bytes that stay free: another program's, and what fragments of memory cost
 
-Item: TypeAlias = tuple[Chunk, list[torch.cuda.Event]]
+Item: TypeAlias = tuple[int, Chunk, list[torch.cuda.Event]]  # the chunk's number, counted from 0
 
 
 class Pipeline(AbstractContextManager):
@@ -44,21 +44,23 @@ class Pipeline(AbstractContextManager):
         vae: WanDecoder,
         write: Callable[[Tensor], object],
         *,
-        device: torch.device,
+        sampling: torch.device,
+        decoding: torch.device,
         from_chunk: int,
         total: int,
         overlap: str = "auto",
         tiling: Tiling | None = None,
         callbacks: Callbacks | None = None,
     ) -> None:
-        """`device` is where the VAE will decode; it comes there when it is needed.
+        """The transformer samples on one device and the VAE decodes on one, mostly the same; it comes there.
 
         `total` is how many chunks the stream will have. `overlap` is one of OVERLAPS; auto asks, at the first
         state, whether both models have room.
         """
         check_choice("overlap", overlap, OVERLAPS)
         self._vae, self._write, self._overlap = vae, write, overlap
-        self._device = torch.empty(0, device=device).device  # “cuda” is cuda:0
+        # “cuda” is cuda:0
+        self._sampling, self._device = (torch.empty(0, device=each).device for each in (sampling, decoding))
         self._from_chunk, self._total, self._tiling = from_chunk, total, tiling
         self._callbacks = callbacks or Callbacks()
         self._worker: Worker[Item] | None = None
@@ -76,9 +78,8 @@ class Pipeline(AbstractContextManager):
 
     def add(self, state: StreamState) -> None:
         """Hand over a state with new chunks. They are decoded meanwhile, or at the end."""
-        latents = state.history[-1].latents
         if self._overlap == "auto":
-            room = has_room(self._vae, state.identity, latents.device, self._device)
+            room = has_room(self._vae, state.identity, self._sampling, self._device)
             self._overlap = "on" if room else "off"
         if self._overlap == "off":
             return
@@ -86,7 +87,7 @@ class Pipeline(AbstractContextManager):
             self._begin(state)
         assert self._worker is not None
         for chunk in state.history[self._added :]:
-            self._worker.add((chunk, _moments(latents.device, self._device)))
+            self._worker.add((self._added, chunk, _moments(self._sampling, self._device)))
             self._added += 1
 
     def finish(self, state: StreamState) -> None:
@@ -124,13 +125,13 @@ class Pipeline(AbstractContextManager):
     def _begin(self, state: StreamState) -> None:
         self._vae.to(self._device)
         self._added = first = first_needed(state.history, self._from_chunk)
-        devices = _cuda(state.history[-1].latents.device, self._device)
+        devices = _cuda(self._sampling, self._device)
 
         def decode(items: Iterator[Item]) -> None:
             with _own_streams(devices) as streams:
                 for frames in decode_chunks(
                     self._vae,
-                    _handed_over(items, streams),
+                    _handed_over(items, first, streams),
                     state.identity.rules,
                     first=first,
                     from_chunk=self._from_chunk,
@@ -187,9 +188,12 @@ def _own_streams(devices: list[torch.device]) -> Iterator[list[torch.cuda.Stream
         yield streams
 
 
-def _handed_over(items: Iterator[Item], streams: list[torch.cuda.Stream]) -> Iterator[Chunk]:
-    """The chunks, once this thread's streams wait for what made them."""
-    for chunk, moments in items:
+def _handed_over(items: Iterator[Item], first: int, streams: list[torch.cuda.Stream]) -> Iterator[Chunk]:
+    """The chunks from number `first` on, once this thread's streams wait for what made them."""
+    for number, chunk, moments in items:
+        if number < first:  # a second time: Ctrl-C came between adding it and counting it
+            continue
+        first = number + 1
         for stream in streams:
             for moment in moments:
                 stream.wait_event(moment)

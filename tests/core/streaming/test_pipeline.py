@@ -9,7 +9,7 @@ from support.checks_stream import begin, prompt, run
 from support.pack import Pack, same
 
 PACK = Pack()
-CPU = torch.device("cpu")
+DEVICES = dict.fromkeys(("sampling", "decoding"), torch.device("cpu"))
 decoding, errors, pipeline, stream, wan_vae, callbacks, image_file = (
     PACK.core(name)
     for name in (
@@ -49,7 +49,7 @@ def _film(vae, states, *, from_chunk=0, overlap="on", total=3, write=None, **opt
     with pipeline.Pipeline(
         vae,
         write or written.append,
-        device=CPU,
+        **DEVICES,
         from_chunk=from_chunk,
         total=total,
         overlap=overlap,
@@ -160,7 +160,7 @@ def _stopped(model, chunks, error):
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_a_stop_in_sampling_finishes_the_chunks_that_are_whole(vae, model, overlap):
     written, state = [], None
-    with pipeline.Pipeline(vae, written.append, device=CPU, from_chunk=0, total=3, overlap=overlap) as film:
+    with pipeline.Pipeline(vae, written.append, **DEVICES, from_chunk=0, total=3, overlap=overlap) as film:
         try:
             for state in _stopped(model, 2, KeyboardInterrupt):
                 film.add(state)
@@ -213,7 +213,7 @@ def test_a_second_ctrl_c_stops_the_decoder_within_a_frame(vae, model, monkeypatc
 
     worker = PACK.core("files.background").Worker
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: SIM117, PT012
-        with pipeline.Pipeline(vae, write, device=CPU, from_chunk=0, total=3, overlap="on") as film:
+        with pipeline.Pipeline(vae, write, **DEVICES, from_chunk=0, total=3, overlap="on") as film:
             for state in _shots(model, begin(PACK, model), ((3,), (3,))):
                 film.add(state)
             real = worker.finish
@@ -223,6 +223,17 @@ def test_a_second_ctrl_c_stops_the_decoder_within_a_frame(vae, model, monkeypatc
             finally:
                 patch.setattr(worker, "finish", real)
     assert torch.cat(written).shape[0] < 9, "it went on to the end"
+
+
+def test_a_chunk_that_was_added_and_not_counted_is_decoded_once(vae, model):
+    """Ctrl-C may come in between."""
+    written = []
+    with pipeline.Pipeline(vae, written.append, **DEVICES, from_chunk=0, total=3, overlap="on") as film:
+        for state in _shots(model, begin(PACK, model)):
+            film.add(state)
+            film._added -= 1
+        film.finish(state)
+    assert len(torch.cat(written)) == state.frames
 
 
 # --- whether there is room
@@ -245,6 +256,19 @@ def test_room_is_asked_for_on_one_gpu_only(vae, monkeypatch):
     needed = 60 * 104 * 4 * 480_000 + sum(x.nbytes for x in vae.state_dict().values())
     assert _room(vae, "cuda:0", "cuda:0", needed + pipeline.SPARE + 1, monkeypatch)
     assert not _room(vae, "cuda:0", "cuda:0", needed + pipeline.SPARE, monkeypatch)
+
+
+def test_the_sampler_s_device_is_asked_and_not_the_states(vae, model, monkeypatch):
+    """States for a file lie on the CPU, wherever the model is."""
+    asked = []
+    monkeypatch.setattr(pipeline, "has_room", lambda vae, identity, *devices: asked.append(devices))
+    devices = {"sampling": torch.device("meta"), "decoding": torch.device("cpu")}
+    with pipeline.Pipeline(vae, lambda frames: None, **devices, from_chunk=0, total=3) as film:
+        for state in _shots(model, begin(PACK, model)):
+            film.add(state)
+        film.finish(state)
+    assert asked == [tuple(devices.values())]
+    assert not film.overlapped
 
 
 def test_on_a_cpu_the_models_take_turns(vae, model):
