@@ -83,13 +83,13 @@ def test_fused_vae(dtype):
     vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0)
     latents = torch.randn(2, 16, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     pixels = torch.rand(2, 3, 9, 48, 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    vae.double()
-    truths = vae.decode(latents.double()), vae.encode(pixels.double())
-    vae.to("cuda", dtype)
+    vae.to("cuda", torch.float64)
+    truths = vae.decode(latents.double().cuda()), vae.encode(pixels.double().cuda())
+    vae.to(dtype)
     errors = {}
     for vae.kernels in ("reference", "triton"):
         made = vae.decode(latents.cuda()), vae.encode(pixels.cuda())
-        errors[vae.kernels] = [_relative(out.cpu(), truth) for out, truth in zip(made, truths, strict=True)]
+        errors[vae.kernels] = [_relative(*pair) for pair in zip(made, truths, strict=True)]
     for fused, plain in zip(errors["triton"], errors["reference"], strict=True):
         assert fused <= max(1.1 * plain, 3e-6), errors
     pieces = list(vae.decode_stream(latents.cuda().split((1, 2, 1), dim=2)))
@@ -101,14 +101,16 @@ def test_fused_vae(dtype):
 
 @pytest.mark.parametrize("precision", ["full", "fp8"])
 def test_recorded_passes(precision):
-    """A stream whose passes are replayed has the bits of one whose passes run."""
+    """A stream whose passes are replayed has the bits of one whose passes run, under another prompt, too."""
     graphs = PACK.core("transformer.pass_graphs")
     model = PACK.tiny_model(head=112, heads=4).to("cuda", torch.bfloat16)
     model.precision = precision
     states, plan = [], (3, 2, 2, 2, 2)
-    for model.graphs in (None, graphs.PassGraphs(graphs.GpuRecorder())):
-        begun = checks_stream.begin(PACK, model, height=64, width=96)
-        states.append(checks_stream.run(PACK, model, begun, plan=plan, device="cuda"))
+    for model.graphs in (None, graphs.PassGraphs(graphs.GpuRecorder)):
+        state = checks_stream.begin(PACK, model, height=64, width=96)
+        for text in "ab":
+            state = checks_stream.run(PACK, model, state, text, plan=plan, device="cuda")
+        states.append(state)
     checks_stream.assert_same_state(*states)
 
 
@@ -430,7 +432,7 @@ def test_a_film_of_recorded_passes_is_the_same():
     vae.to("cuda", torch.bfloat16)
     films, plan = [], (3, *(2,) * 9)
     for overlap in ("off", "on", "on"):
-        model.graphs = graphs.PassGraphs(graphs.GpuRecorder()) if overlap == "on" else None
+        model.graphs = graphs.PassGraphs(graphs.GpuRecorder) if overlap == "on" else None
         state, written = checks_stream.begin(PACK, model, height=160, width=256), []
         with pipeline.Pipeline(
             vae,

@@ -91,7 +91,8 @@ def _of_pair(x_ptr, middle_ptr, crossed_ptr, last_ptr, frame, places, mask, size
     return x
 
 
-@triton.jit(do_not_specialize=["steps"])
+# many sizes, which would all be compiled for: what has to be even is C
+@triton.jit(do_not_specialize=["steps", "rows", "columns"])
 def _causal_frames(
     x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, residual_ptr, gamma_ptr, past_ptr, total_ptr,
     seen_ptr, kept_ptr, steps, rows, columns,
@@ -134,7 +135,7 @@ def _causal_frames(
             tl.store(kept_ptr + (clip * 2 + step - steps) * size + places, value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["all_pairs", "rows", "columns"])
 def _paired_frames(
     x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, residual_ptr, gamma_ptr, past_ptr, total_ptr,
     seen_ptr, kept_ptr, all_pairs, rows, columns,

@@ -11,7 +11,7 @@ from .reference import HISTORY
 PIXELS, WARPS = 512, 4  # of a program
 
 
-@triton.jit(do_not_specialize=["steps"])
+@triton.jit(do_not_specialize=["steps", "rows", "columns", "plane"])
 def _sum_of_taps(
     planes_ptr, bias_ptr, out_ptr, steps, rows, columns, plane, CHANNELS: tl.constexpr, PIXELS: tl.constexpr
 ):

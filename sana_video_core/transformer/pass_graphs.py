@@ -6,6 +6,7 @@ Python one. For networks whose weights stay where they are: a graph reads them t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from .memory import Memory, memory_tensors
+
+logger = logging.getLogger("sana_video")
 
 ROOM = 8 * 2**30  # bytes that have to be free: a recording keeps a pass's activations
 
@@ -42,7 +45,10 @@ Record: TypeAlias = Callable[[Callable[[], Any]], tuple[Callable[[], object], An
 
 
 class GpuRecorder:
-    """Records CUDA graphs. They share the memory in between, because one is replayed after the other."""
+    """Records CUDA graphs. They share the memory in between, because one is replayed after the other.
+
+    That memory goes with the last of them, so that later ones need another recorder.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -59,14 +65,14 @@ def graphs_where_they_pay(device: torch.device) -> PassGraphs | None:
     """Graphs for a network whose weights stay on `device`, if it is a GPU of NVIDIA with room for them."""
     if device.type != "cuda" or torch.version.cuda is None:
         return None
-    return PassGraphs(GpuRecorder()) if torch.cuda.mem_get_info(device)[0] >= ROOM else None
+    return PassGraphs(GpuRecorder) if torch.cuda.mem_get_info(device)[0] >= ROOM else None
 
 
 class PassGraphs:
     """Runs passes: the first of a kind as it is, the second in a recording, and from then on its replay."""
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(self, recorder: Callable[[], Record]) -> None:
+        self._recorder, self._record, self._failed = recorder, recorder(), False
         self._made_for: tuple[object, ...] = ()
         self._recorded: dict[object, _Recorded | None] = {}
 
@@ -75,15 +81,28 @@ class PassGraphs:
         if len(made_for) != len(self._made_for) or any(
             mine is not theirs for mine, theirs in zip(self._made_for, made_for, strict=True)
         ):
-            self._made_for, self._recorded = made_for, {}
+            self._made_for, self._recorded, self._record = made_for, {}, self._recorder()
         key = name, *((tensor.shape, tensor.dtype, tensor.device) for tensor in inputs.tensors())
         if key not in self._recorded:
             # it also compiles kernels and makes workspaces, which a recording can't
             self._recorded[key] = None
             return function(inputs)
-        recorded = self._recorded[key] or _Recorded(function, inputs, self._record)
+        recorded = self._recorded[key] or self._recording(function, inputs)
+        if recorded is None:
+            return function(inputs)
         self._recorded[key] = recorded
         return recorded(inputs)
+
+    def _recording(self, function: Pass, inputs: PassInputs) -> _Recorded | None:
+        if self._failed:
+            return None
+        try:
+            return _Recorded(function, inputs, self._record)
+        except RuntimeError as error:  # memory is short, or a driver can't: no reason to lose a film
+            self._failed = True
+            words = str(error).strip().partition("\n")[0]
+            logger.info("Passes aren't recorded as CUDA graphs, and run as they are: %s", words)
+            return None
 
 
 class _Recorded:

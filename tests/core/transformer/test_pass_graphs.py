@@ -38,7 +38,7 @@ def recorded(monkeypatch):
     """A model that records on the CPU, too, the same without, and the recordings."""
     recordings = Recordings()
     model, plain = PACK.tiny_model(), PACK.tiny_model()
-    model.graphs = PassGraphs(recordings)
+    model.graphs = PassGraphs(lambda: recordings)
 
     def run(self, name, function, given, prepared, runner):
         if self.graphs is None:
@@ -86,3 +86,20 @@ def test_another_prompt_is_recorded_anew(recorded):
         for _ in range(3):
             assert torch.equal(model(x, times, text), plain(x, times, other))
         assert recordings.count == number + 1
+
+
+@torch.no_grad()
+def test_where_nothing_can_be_recorded_passes_run_as_they_are(recorded):
+    model, plain, _ = recorded
+
+    def record(function):
+        tries.append(function)
+        raise torch.OutOfMemoryError("no room")
+
+    model.graphs, tries = PassGraphs(lambda: record), []
+    x, y = inputs(batch=1)
+    words, times = y[:1, :, : model.config.caption_channels], torch.full((1,), 500)
+    text, other = model.prepare_text(words), plain.prepare_text(words)
+    for _ in range(4):
+        assert torch.equal(model(x, times, text), plain(x, times, other))
+    assert len(tries) == 1
