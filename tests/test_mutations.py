@@ -403,8 +403,8 @@ MUTATIONS = {
     "norm without its root of the width": (
         VAE,
         f"{CORE}/vae/layers.py",
-        "x.shape[1] ** 0.5 * gamma",
-        "x.shape[1] ** 0.4 * gamma",
+        "x.shape[axis] ** 0.5 * gamma",
+        "x.shape[axis] ** 0.4 * gamma",
     ),
     "queries and keys swapped with values": (
         VAE,

@@ -177,7 +177,7 @@ def test_the_bar_gives_every_chunk_the_same_length(step, steps, filled, monkeypa
     bar = SimpleNamespace(update_absolute=lambda *values: filling.append(values))
     monkeypatch.setattr("comfy.utils.ProgressBar", lambda total: filling.append(total) or bar)
     callbacks(4, 10).progress(Progress(3, 4, step, steps, None))
-    assert filling == [40, (filled, 40, None)]
+    assert filling == [40, (filled, 40)]
     assert type(filling[1][0]) is int
 
 
