@@ -69,6 +69,7 @@ class Worker(AbstractContextManager, Generic[T]):
             self._work(iter(self._items.get, END))
         except BaseException as error:  # whatever it is, it is raised where items are added
             self.error = error
+        del self  # what the error's frames hold would else outlive it, in a circle
 
 
 def encoding(writer: VideoWriter) -> Worker[Tensor]:

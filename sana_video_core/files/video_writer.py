@@ -20,6 +20,7 @@ import av
 import numpy as np
 import torch
 from av.container import OutputContainer
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -73,6 +74,7 @@ class VideoWriter(AbstractContextManager):
         self._fps = checked_fps(fps)
         self.describe(metadata or {})
         self._container: OutputContainer | None = None
+        self._reformatter = VideoReformatter()
         self._written: list[None] = []  # one entry for every frame
         self._closed, self._lock = False, Lock()
         check_place(self.path)
@@ -115,7 +117,10 @@ class VideoWriter(AbstractContextManager):
                 f"{stream.width}x{stream.height}; all frames of a video have one size. Start another file."
             )
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        # one for all frames: each has threads and tables of its own
+        frame = self._reformatter.reformat(
+            frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
         frame.pts, frame.time_base = self.frames, 1 / self._fps
         with self._explained("What was finished is kept if it can be; free some space."):
             # one C call encodes, writes and counts: between several, Ctrl-C would lose packets
@@ -127,6 +132,7 @@ class VideoWriter(AbstractContextManager):
             if self._closed:
                 return
             self._closed = True
+            del self._reformatter  # its threads end now, and not when somebody forgets an error
         with self._explained("Close every program that has it open, and try again."):
             try:
                 if self._container is not None and self.frames:

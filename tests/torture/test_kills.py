@@ -3,6 +3,7 @@
 `python -m pytest tests/torture --full -s` kills 210 processes in some minutes; the suite kills two.
 """
 
+import gc
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ def begin(work, folder):
     """The id of a process of its own that works in the folder."""
     folder.mkdir(exist_ok=True)
     sys.stdout.flush()
+    gc.collect()  # the child would free it, and wait for threads that it hasn't
     child = os.fork()
     if child:
         return child
