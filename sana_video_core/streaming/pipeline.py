@@ -7,6 +7,7 @@ Frames and their order are the same either way, bit for bit.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Callbacks
-from ..config import OVERLAPS, check_choice
+from ..config import OVERLAPS, Family, check_choice
 from ..files.background import Worker
 from ..files.image_file import frame_bytes
 from ..vae.decoders import WanDecoder
 from ..vae.tiling import Tiling
 from .decoding import decode_chunks, decode_history, first_needed
 from .state import Chunk, Identity, StreamState
+
+logger = logging.getLogger("sana_video")
 
 ROOM = 1  # chunks that wait for the decoder: more would only be sampled earlier, and shown no sooner
 SPARE = 2**29  # bytes that stay free: another program's, and what fragments of memory cost
@@ -55,7 +58,7 @@ class Pipeline(AbstractContextManager):
         """The transformer samples on one device and the VAE decodes on one, mostly the same; it comes there.
 
         `total` is how many chunks the stream will have. `overlap` is one of OVERLAPS; auto asks, at the first
-        state, whether both models have room.
+        state, whether both models have room, and stops overlapping when there is none after all.
         """
         check_choice("overlap", overlap, OVERLAPS)
         self._vae, self._write, self._overlap = vae, write, overlap
@@ -64,7 +67,8 @@ class Pipeline(AbstractContextManager):
         self._from_chunk, self._total, self._tiling = from_chunk, total, tiling
         self._callbacks = callbacks or Callbacks()
         self._worker: Worker[Item] | None = None
-        self._added, self._stopped = 0, threading.Event()
+        self._asked_for, self._stopped = overlap == "on", threading.Event()
+        self._added = self._shown = 0  # chunks handed over, frames written by the thread
 
     @property
     def overlapped(self) -> bool:
@@ -93,8 +97,19 @@ class Pipeline(AbstractContextManager):
     def finish(self, state: StreamState) -> None:
         """Decode what is left of the newest state. Raises what decoding and writing raise."""
         if self._worker is not None:
-            return self._finish_thread(state)
+            try:
+                self.add(state)
+                self._worker.finish()
+            except BaseException:  # a second Ctrl-C: the frames at hand are the last
+                self._stopped.set()
+                raise
+        if not self.overlapped:
+            self._decode_all(state)
+
+    def _decode_all(self, state: StreamState) -> None:
+        """What a thread has shown before it ran out of memory isn't shown again."""
         self._vae.to(self._device)
+        known = self._shown
         for frames in decode_history(
             self._vae,
             state,
@@ -103,17 +118,9 @@ class Pipeline(AbstractContextManager):
             tiling=self._tiling,
             callbacks=self._callbacks,
         ):
-            self._write(frames)
-        return None
-
-    def _finish_thread(self, state: StreamState) -> None:
-        assert self._worker is not None
-        try:
-            self.add(state)
-            self._worker.finish()
-        except BaseException:  # a second Ctrl-C: the frames at hand are the last
-            self._stopped.set()
-            raise
+            if len(frames) > known:
+                self._write(frames[known:])
+            known = max(0, known - len(frames))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
@@ -125,24 +132,39 @@ class Pipeline(AbstractContextManager):
     def _begin(self, state: StreamState) -> None:
         self._vae.to(self._device)
         self._added = first = first_needed(state.history, self._from_chunk)
-        devices = _cuda(self._sampling, self._device)
+        rules = state.identity.rules
 
-        def decode(items: Iterator[Item]) -> None:
-            with _own_streams(devices) as streams:
-                for frames in decode_chunks(
-                    self._vae,
-                    _handed_over(items, first, streams),
-                    state.identity.rules,
-                    first=first,
-                    from_chunk=self._from_chunk,
-                    total=self._total,
-                    form=frame_bytes,
-                    tiling=self._tiling,
-                    callbacks=Callbacks(self._cancelled, self._callbacks.progress),
-                ):
-                    self._write(frames)
+        def work(items: Iterator[Item]) -> None:
+            try:
+                self._decode(items, first, rules)
+            except torch.OutOfMemoryError:
+                if self._asked_for:
+                    raise
+                self._overlap = "off"
+            if not self.overlapped:  # not in the handler: the error keeps tensors alive
+                torch.cuda.empty_cache()
+                words = "%s has no room for decoding beside the sampling: the rest is decoded after it."
+                logger.warning(words, self._device)
+                for _ in items:  # they are decoded at the end
+                    pass
 
-        self._worker = Worker(decode, room=ROOM, name="decoding")
+        self._worker = Worker(work, room=ROOM, name="decoding")
+
+    def _decode(self, items: Iterator[Item], first: int, rules: Family) -> None:
+        with _own_streams(_cuda(self._sampling, self._device)) as streams:
+            for frames in decode_chunks(
+                self._vae,
+                _handed_over(items, first, streams),
+                rules,
+                first=first,
+                from_chunk=self._from_chunk,
+                total=self._total,
+                form=frame_bytes,
+                tiling=self._tiling,
+                callbacks=Callbacks(self._cancelled, self._callbacks.progress),
+            ):
+                self._write(frames)
+                self._shown += len(frames)
 
     def _cancelled(self) -> bool:
         return self._stopped.is_set() or self._callbacks.cancelled()

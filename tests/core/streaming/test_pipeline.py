@@ -271,6 +271,35 @@ def test_the_sampler_s_device_is_asked_and_not_the_states(vae, model, monkeypatc
     assert not film.overlapped
 
 
+@pytest.mark.parametrize("overlap", ["auto", "on"])
+@pytest.mark.parametrize("piece", [1, 3, 4])
+def test_without_room_after_all_the_rest_is_decoded_at_the_end(
+    vae, model, monkeypatch, caplog, overlap, piece
+):
+    """Each frame once, in order; but who asked for overlapping is told that it can't be."""
+    expected, _ = _film(vae, _shots(model, begin(PACK, model)), overlap="off")
+    real, made = type(vae).decode_frame, []
+
+    def full(self, latent, cache):
+        made.append(1)
+        if len(made) == piece:
+            raise torch.OutOfMemoryError("no room")
+        return real(self, latent, cache)
+
+    monkeypatch.setattr(type(vae), "decode_frame", full)
+    monkeypatch.setattr(pipeline, "has_room", lambda *_: True)
+    written = []
+    if overlap == "on":
+        with pytest.raises(torch.OutOfMemoryError):
+            _film(vae, _shots(model, begin(PACK, model)), write=written.append)
+        return
+    _, film = _film(vae, _shots(model, begin(PACK, model)), overlap=overlap, write=written.append)
+    assert same(torch.cat(written), expected)
+    assert not film.overlapped
+    assert film.error is None
+    assert "no room for decoding" in caplog.text
+
+
 def test_on_a_cpu_the_models_take_turns(vae, model):
     _, film = _film(vae, _shots(model, begin(PACK, model)), overlap="auto")
     assert not film.overlapped
