@@ -171,14 +171,16 @@ class _Shots(NamedTuple):
     preview: SamplingPreview
 
     def frames(self, chunks: int) -> int:
-        """How many frames the film will have, with so many chunks a shot."""
+        """How many frames the film will have, with so many chunks a shot. Raises InputError without room."""
         state, rules = self.state, self.state.identity.rules
         frames, position = state.frames_from(self.from_chunk), state.position
         digest = state.history[-1].digest if position else None
         for prompt in self.prompts:
             if position and prompt.digest != digest and self.sampling.on_prompt_change == "cut":
                 position = 0
-            after = position + sum(rules.chunks.following(position, chunks))
+            plan = rules.chunks.following(position, chunks)
+            rules.chunks.check_room(position, plan)
+            after = position + sum(plan)
             frames += rules.compression.frames(after) - rules.compression.frames(position)
             position, digest = after, prompt.digest
         return frames
@@ -218,7 +220,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
         except (KeyboardInterrupt, SanaVideoError, torch.OutOfMemoryError) as error:
             if len(state.history) == made or error is pipeline.error:
                 raise
-            stopped = error
+            stopped = error.with_traceback(None)  # which keeps the sampler's tensors alive
             words = (
                 _out_of_memory(options) if isinstance(error, torch.OutOfMemoryError) else error or "Stopped."
             )

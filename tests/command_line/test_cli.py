@@ -519,6 +519,28 @@ def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
         assert same(one, other)
 
 
+def test_shots_that_no_scene_has_room_for_are_refused_before_the_first_is_sampled(sana, monkeypatch):
+    from comfyui_sana_video.command_line import generate
+
+    monkeypatch.setattr(generate, "extend", lambda *_, **__: pytest.fail("work began"))
+    status, _, err = sana("generate", "a", "b", *SMALL, "--chunks", 60)
+    assert (status, "102" in err) == (1, True), err
+
+
+@pytest.mark.parametrize("change", ["cut", "keep"])
+def test_how_long_a_film_will_be_is_known_before_it_is_made(sana, monkeypatch, change):
+    from comfyui_sana_video.command_line import generate
+
+    expected, real = [], generate.Film
+    monkeypatch.setattr(
+        generate, "Film", lambda options, frames: expected.append(frames) or real(options, frames)
+    )
+    assert sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")[0] == 0
+    words = ["--steps", 1, "--on-prompt-change", change, "--state-in", "s.safetensors", "--out", "v.mp4"]
+    assert sana("generate", "b", "b", "c", *words)[0] == 0
+    assert expected == [41, _frames("v.mp4").shape[2]] == [41, 41 + 40 + 41 if change == "cut" else 120]
+
+
 def test_decoding_meanwhile_gives_the_same_film_and_sheet(sana):
     for overlap in ("on", "off"):
         words = ["--steps", 1, "--on-prompt-change", "cut", "--sheet", f"{overlap}.png", "--overlap", overlap]
