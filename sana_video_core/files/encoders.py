@@ -12,7 +12,7 @@ from ..config import CODECS
 from ..errors import FileError, InputError
 
 ENCODERS = dict(zip(CODECS, ("libx264", "h264_nvenc"), strict=True))  # what FFmpeg calls them
-# libx264's; 1.6 to 2.4 times as fast as its default (medium) at 480x832, for files of that size and quality
+# libx264's; 1.4 to 1.7 times as fast as its default, medium, for files of that size and quality (docs/log.md)
 PRESET = "faster"
 TRIAL = 256  # pixels, each way
 
