@@ -10,6 +10,7 @@ from support import checks_diffusers, checks_model, checks_stream, checks_vae
 from support.pack import Pack, forget, mutant
 
 CORE = "sana_video_core"
+FRAMES = "kernels/causal_frames/reference.py"
 MODEL, STREAM, VAE = "model", "stream", "vae"
 CHECKS = {
     MODEL: (*checks_model.MODEL_CHECKS, *checks_diffusers.DIFFUSERS_CHECKS),
@@ -417,6 +418,61 @@ MUTATIONS = {
         f"{CORE}/vae/wan_vae.py",
         "moments[:, : self.config.latent_channels]",
         "moments[:, self.config.latent_channels :]",
+    ),
+    # the fused VAE
+    "pairs with their differences the other way": (
+        VAE,
+        FRAMES,
+        "middle - crossed - last",
+        "middle + crossed - last",
+    ),
+    "differences of the wrong time steps": (
+        VAE,
+        FRAMES,
+        "torch.stack((e0 - e2, e1 + e2, e2 - e1, e1 - e3))",
+        "torch.stack((e0 - e2, e1 + e2, e2 - e1, e2 - e3))",
+    ),
+    "taps of pairs not halved": (
+        VAE,
+        FRAMES,
+        "(first - middle + last) / 2",
+        "(first - middle + last)",
+    ),
+    "sub-pixels of rows and columns exchanged": (
+        VAE,
+        FRAMES,
+        "groups[:, :, a : a + rows, b : b + columns, a, b]",
+        "groups[:, :, a : a + rows, b : b + columns, b, a]",
+    ),
+    "the past in front is the newest step twice": (
+        VAE,
+        FRAMES,
+        "kept = seen[:, -HISTORY:].clone()",
+        "kept = seen[:, -1:].repeat(1, HISTORY, 1, 1, 1)",
+    ),
+    "a residual forgotten": (
+        VAE,
+        f"{CORE}/vae/fused_layers.py",
+        "passage.put(passage.take()._replace(residual=residual))",
+        "passage.put(passage.take())",
+    ),
+    "the first time step doubled": (
+        VAE,
+        f"{CORE}/vae/fused_layers.py",
+        "passage.kept.append(x.new_zeros(x.shape[0], ops.HISTORY, *x.shape[2:]))",
+        "passage.kept.append(x.repeat(1, ops.HISTORY, 1, 1, 1))",
+    ),
+    "halves of time in the wrong order": (
+        VAE,
+        f"{CORE}/vae/fused_layers.py",
+        "pictures[clip, 2 * step + half]",
+        "pictures[clip, 2 * step + 1 - half]",
+    ),
+    "a second piece without a past": (
+        VAE,
+        f"{CORE}/vae/fused_network.py",
+        "        past = deque(part.kept)\n",
+        "        past = deque(0 * tensor for tensor in part.kept)\n",
     ),
     # drafts
     "taew2_1 reads VAE space": (

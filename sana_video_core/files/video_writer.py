@@ -36,6 +36,7 @@ logger = logging.getLogger("sana_video")
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
 SLOWEST_BROADCAST = 12  # frames a second of which there is a kind with 1000/1001 of it
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
+THREADS = 8
 FRAGMENT_SECONDS = 1  # lost on a full disk, besides what the encoder still holds
 METADATA_KEY = "comment"  # the one free text that MP4 has and every player knows
 
@@ -163,6 +164,8 @@ class VideoWriter(AbstractContextManager):
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.time_base = 1 / self._fps
+        # slices of one frame keep few cores busy; each thread holds a frame, which a full disk would cost
+        context.thread_type, context.thread_count = "FRAME", THREADS
         # untagged, a player guesses the matrix from the height, and colours shift
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED_RANGE

@@ -55,6 +55,27 @@ def spaces(pack: Pack) -> None:
     assert_close(statistics.to_vae_space(latents, wan), latents * deviations + means, 1e-5)
 
 
+def fused(pack: Pack) -> None:
+    """Decoder and encoder on the kernels' plain versions."""
+    vae, cpu = ours(pack), torch.device("cpu")
+    weights_of, network = (
+        pack.core("vae.fused_weights").layer_weights,
+        pack.core("vae.fused_network").FusedNetwork,
+    )
+    latents = 2 * torch.randn(1, 16, 4, 3, 4, generator=torch.Generator().manual_seed(0))
+    pixels = 2 * torch.rand(1, 3, 9, 24, 32, generator=torch.Generator().manual_seed(0)) - 1
+    run, cache, made = network(vae.decoder, weights_of, cpu, torch.float32), None, []
+    for latent in vae.conv2(latents).split(1, dim=2):
+        frames, cache = run(latent, cache)
+        made.append(frames.clamp(-1, 1))
+    assert_close(torch.cat(made, dim=2), theirs().decode(latents).sample, 1e-4)
+    run, cache, made = network(vae.encoder, weights_of, cpu, torch.float32), None, []
+    for piece in pixels.split((1, 4, 4), dim=2):
+        moments, cache = run(piece, cache)
+        made.append(vae.conv1(moments)[:, :16])
+    assert_close(torch.cat(made, dim=2), theirs().encode(pixels).latent_dist.mode(), 1e-4)
+
+
 def drafts(pack: Pack) -> None:
     """Both tiny decoders, narrow, against TAEHV's definition."""
     tiny, wan, weights = pack.core("vae.tiny_decoder"), pack.core("config").WAN_2_1, tiny_weights(widths=SLIM)
@@ -68,4 +89,4 @@ def drafts(pack: Pack) -> None:
         assert_close((pixels + 1) / 2, decode_slowly(weights, read[0].transpose(0, 1)).clamp(0, 1), 1e-5)
 
 
-VAE_CHECKS = (decoding, encoding, spaces, drafts)
+VAE_CHECKS = (decoding, encoding, spaces, fused, drafts)
