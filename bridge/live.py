@@ -38,13 +38,13 @@ def _pictures(patcher: Any) -> Pictures:
     previewer = latent_preview.get_previewer(patcher.load_device, colours)
     if previewer is None:
         return lambda latents: []
-    if isinstance(previewer, latent_preview.Latent2RGBPreviewer):
-        bias = colours.latent_rgb_factors_bias or [0.0] * 3
-        matrix = torch.tensor([*colours.latent_rgb_factors, bias])
-        return lambda latents: latent_pictures(latents, matrix)
-    if isinstance(previewer, latent_preview.TAEHVPreviewerImpl):
-        return Drafts(previewer.decode_latent_to_preview)
-    return lambda latents: _of_another_pack(previewer, latents)
+    drafting = isinstance(previewer, latent_preview.TAEHVPreviewerImpl)
+    if not drafting and not isinstance(previewer, latent_preview.Latent2RGBPreviewer):
+        return lambda latents: _of_another_pack(previewer, latents)
+    bias = colours.latent_rgb_factors_bias or [0.0] * 3
+    matrix = torch.tensor([*colours.latent_rgb_factors, bias])
+    drafts = Drafts(previewer.decode_latent_to_preview) if drafting else lambda latents: []
+    return lambda latents: drafts(latents) or latent_pictures(latents, matrix)
 
 
 def _of_another_pack(previewer: Any, latents: Tensor) -> list[Image.Image]:

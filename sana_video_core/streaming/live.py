@@ -13,7 +13,7 @@ from ..config import Family
 from .player import Player
 
 MOST = 16  # pictures a second: more is work that nobody sees
-SHARE = 0.04  # of a chunk's time, for drafts of its frames
+SHARE, FIRST_SHARE = 0.04, 0.1  # of the time for drafts: of a chunk's frames, of estimates in the first chunk
 Show = Callable[[Image.Image], object]
 
 
@@ -73,26 +73,29 @@ class StreamPreview:
 
 
 class Drafts:
-    """Draft pictures of as many latent frames, evenly spread, as a small share of a chunk's time pays for."""
+    """Draft pictures of as many latent frames, evenly spread, as a small share of the time pays for."""
 
     def __init__(
         self, decode: Callable[[Tensor], Image.Image], *, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._decode, self._now = decode, now
-        self._begun, self._cost = now(), 0.0  # of this chunk; of one draft, in seconds
+        self._chunk = self._last = now()  # when the last chunk was drawn, and the last draft
+        self._cost = 0.0  # of one draft, in seconds
 
     def __call__(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of latents [B, C, F, H, W]; the newest frame is always there."""
+        """Pictures of latents [B, C, F, H, W], with the newest frame; none where one would cost too much."""
         frames, begun = latents.shape[2], self._now()
-        every = 1
-        if frames > 1:  # a whole chunk
-            paid = SHARE * (begun - self._begun) / max(self._cost, 1e-6)
-            every = min(frames, -(-frames // max(1, int(paid))))
+        budget = FIRST_SHARE * (begun - self._last) if frames == 1 else SHARE * (begun - self._chunk)
+        paid = frames if self._cost == 0 else int(budget / self._cost)
+        if frames > 1:
+            self._chunk = begun
+        if paid < 1:
+            return []
+        every = -(-frames // paid)
         chosen = range(frames - 1, -1, -every)[::-1]
         pictures = [self._decode(latents[:, :, i : i + 1]) for i in chosen]
-        self._cost = (self._now() - begun) / len(pictures)
-        if frames > 1:
-            self._begun = self._now()
+        self._last = self._now()
+        self._cost = (self._last - begun) / len(pictures)
         return pictures
 
 

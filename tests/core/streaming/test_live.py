@@ -109,22 +109,40 @@ def test_what_has_no_picture_is_not_shown(reels):
     assert reels == []
 
 
-@pytest.mark.parametrize(
-    "seconds, frames", [(100, [*range(10)]), (10.5, [1, 3, 5, 7, 9]), (4.5, [4, 9]), (0.001, [9])]
-)
-def test_drafts_cost_a_small_share_of_a_chunk(seconds, frames):
-    cost, time = 0.08, [0.0]
+def _drafts(cost):
+    """Drafts that cost so much, and a function that lets time go by."""
+    time = [0.0]
 
     def decode(latents):
         time[0] += cost
         return _pictures(latents)[0]
 
-    drafts = Drafts(decode, now=lambda: time[0])
-    drafts(_latents(9, 1))  # an estimate shows how much one costs
-    for _ in range(2):
+    def later(seconds):
         time[0] += seconds
+
+    return Drafts(decode, now=lambda: time[0]), later
+
+
+@pytest.mark.parametrize(
+    "seconds, frames", [(100, [*range(10)]), (10.5, [1, 3, 5, 7, 9]), (4.5, [4, 9]), (2.1, [9]), (1, [])]
+)
+def test_drafts_cost_a_small_share_of_a_chunk(seconds, frames):
+    drafts, later = _drafts(0.08)
+    assert drafts(_latents(9, 1)) == [9]  # an estimate shows how much one costs
+    later(seconds - 0.08)
+    for _ in range(2):
         assert drafts(_latents(0)) == frames
-        assert len(frames) == 1 or len(frames) * cost <= live.SHARE * seconds
+        assert len(frames) * 0.08 <= live.SHARE * seconds
+        later(seconds - 0.08 * len(frames))
+
+
+def test_estimates_are_drawn_where_a_draft_is_cheap():
+    drafts, later = _drafts(0.08)
+    assert drafts(_latents(9, 1)) == [9]
+    later(0.5)
+    assert drafts(_latents(9, 1)) == []
+    later(0.5)
+    assert drafts(_latents(9, 1)) == [9]
 
 
 def _film(shown, times, fps=16.0, most=500):
