@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..sana_video_core.callbacks import Progress
 from ..sana_video_core.config import Family
-from ..sana_video_core.errors import InputError
+from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.files.claims import claim
 from ..sana_video_core.files.image_file import frame_bytes, save_picture
 from ..sana_video_core.files.places import same_file
@@ -27,6 +27,7 @@ from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 
 SIDE = 512  # pixels, as ComfyUI's previews
+TRIES = 10  # pictures in a row that can't be written, before the preview ends
 Pictures: TypeAlias = Callable[[Tensor], Sequence[Image.Image]]
 
 
@@ -52,10 +53,21 @@ def check_family(options: Namespace, family: Family) -> None:
 
 
 def into(path: Path) -> Callable[[Image.Image], None]:
-    """What replaces the file by a picture; who reads it sees one of them, whole."""
+    """What replaces the file by a picture; who reads it sees one of them, whole.
+
+    Where Windows doesn't let go of a file that somebody reads, the picture is left out and the next tried.
+    """
+    failed = 0
 
     def show(picture: Image.Image) -> None:
-        save_picture(ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BILINEAR), path)
+        nonlocal failed
+        try:
+            save_picture(ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.BILINEAR), path)
+            failed = 0
+        except FileError:
+            failed += 1
+            if failed == TRIES:
+                raise
 
     return show
 

@@ -122,16 +122,27 @@ def test_a_clip_is_seen_as_it_is_estimated(sana, written):
     assert _no_player()
 
 
-def test_a_preview_that_cannot_be_written_any_more_ends_alone(sana, monkeypatch):
+def test_a_preview_that_cannot_be_written_any_more_ends_alone(sana, monkeypatch, caplog):
     from comfyui_sana_video.command_line import preview
 
+    tried = []
+
     def full(picture, path):
+        tried.append(path)
         raise PACK.core("errors").FileError("the disk is full")
 
     monkeypatch.setattr(preview, "save_picture", full)
+    show = preview.into(Path("p.png"))
+    for _ in range(9):  # a viewer may hold the file for a moment
+        show(Image.new("RGB", (4, 4)))
+    with pytest.raises(PACK.core("errors").FileError):
+        show(Image.new("RGB", (4, 4)))
+    assert len(tried) == 10
+    monkeypatch.setattr(preview, "TRIES", 2)
     status, out, _ = sana("generate", "a", *SMALL, "--out", "v.mp4", "--preview", "p.png")
     assert status == 0
     assert "41 frames" in out
+    assert "The moving preview stopped (FileError: the disk is full)." in caplog.text
     assert not Path("p.png").exists()
 
 
