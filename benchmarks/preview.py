@@ -25,9 +25,13 @@ from torch import Tensor
 from ..demo.model_set import demo_set
 from ..sana_video_core.callbacks import Callbacks
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
-from ..sana_video_core.streaming.live import StreamPreview
+from ..sana_video_core.config import WAN_2_1
+from ..sana_video_core.files.image_file import small_pictures
+from ..sana_video_core.streaming.live import Drafts, StreamPreview
 from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
 from ..sana_video_core.vae.colours import latent_pictures
+from ..sana_video_core.vae.statistics import to_vae_space
+from ..sana_video_core.vae.tiny_decoder import LIGHTTAEW2_1, TinyDecoder
 from . import report
 from .stream import build
 
@@ -63,12 +67,18 @@ def run(model: Any, size: tuple[int, int], chunks: int, pictures: Pictures) -> t
     return [after - before for before, after in pairwise(marks)], screen.shown
 
 
-def cases() -> dict[str, Callable[[], Pictures]]:
+def cases(device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], Pictures]]:
     """Makers of pictures: they keep time, so that each run has its own."""
+    draft = TinyDecoder(LIGHTTAEW2_1, device=device, dtype=dtype).eval().requires_grad_(False)
+
+    def decode(latents: Tensor) -> Image.Image:
+        return small_pictures(draft.step(to_vae_space(latents, WAN_2_1), None)[0][0], SIDE)[0]
+
     colours = 0.1 * torch.randn(17, 3, generator=torch.Generator().manual_seed(2))
     return {
         "without": lambda: lambda latents: [],
         "colours": lambda: lambda latents: latent_pictures(latents, colours),
+        "drafts": lambda: Drafts(decode),
     }
 
 
@@ -87,10 +97,11 @@ def main() -> None:
     size = (192, 256) if options.demo else (480, 832)
     model = load_transformer(demo_set().transformer, dtype=torch.float32) if options.demo else build()
     run(model, size, 2, lambda latents: [])  # warms up
-    rows: dict[str, list[list[float]]] = {name: [] for name in cases()}
+    made = cases(model.device, model.dtype)
+    rows: dict[str, list[list[float]]] = {name: [] for name in made}
     shown = dict.fromkeys(rows, 0)
     for _ in range(options.turns):
-        for name, make in cases().items():
+        for name, make in made.items():
             seconds, count = run(model, size, options.chunks, make())
             rows[name].append(seconds[1:])  # the first chunk is longer, and shows estimates
             shown[name] += count

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 import latent_preview
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 from torch import Tensor
 
+from ..sana_video_core.checkpoints.draft import load_draft
 from ..sana_video_core.config import Family
+from ..sana_video_core.errors import FileError
+from ..sana_video_core.files.image_file import small_pictures
 from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
 from ..sana_video_core.vae.colours import latent_pictures
+from ..sana_video_core.vae.statistics import to_vae_space
+from ..sana_video_core.vae.tiny_decoder import KINDS, TinyDecoder
 from .page import picture_sender
 
+logger = logging.getLogger("sana_video")
 Pictures = Callable[[Tensor], Sequence[Image.Image]]
 
 
@@ -43,8 +53,45 @@ def _pictures(patcher: Any) -> Pictures:
         return lambda latents: _of_another_pack(previewer, latents)
     bias = colours.latent_rgb_factors_bias or [0.0] * 3
     matrix = torch.tensor([*colours.latent_rgb_factors, bias])
-    drafts = Drafts(previewer.decode_latent_to_preview) if drafting else lambda latents: []
-    return lambda latents: drafts(latents) or latent_pictures(latents, matrix)
+    decode = _draft(patcher) or (previewer.decode_latent_to_preview if drafting else None)
+    if decode is None:
+        return lambda latents: latent_pictures(latents, matrix)
+    return partial(_drafted, Drafts(decode), matrix)
+
+
+def _drafted(drafts: Drafts, colours: Tensor, latents: Tensor) -> list[Image.Image]:
+    """Drafts; colours where a draft would cost too much time or memory."""
+    try:
+        pictures = drafts(latents)
+    except torch.OutOfMemoryError:
+        pictures = []
+    return pictures or latent_pictures(latents, colours)
+
+
+def _draft(patcher: Any) -> Callable[[Tensor], Image.Image] | None:
+    """The artist's tiny decoder of Wan's latents, run by our network, or None.
+
+    ComfyUI's own preview knows lighttaew2_1 only, and hands it latents of another scale.
+    """
+    if args.preview_method != LatentPreviewMethod.TAESD or not patcher.model.latent_format.taesd_decoder_name:
+        return None
+    files = folder_paths.get_filename_list("vae_approx")
+    name = next((file for kind in KINDS[::-1] for file in files if Path(file).name.startswith(kind)), None)
+    path = name and folder_paths.get_full_path("vae_approx", name)
+    if not path:
+        return None
+    try:
+        decoder = load_draft(path, device=patcher.load_device, dtype=patcher.model.get_dtype_inference())
+    except FileError as error:
+        logger.warning("The preview has no drafts: %s", error)
+        return None
+    return partial(_decoded, decoder)
+
+
+def _decoded(decoder: TinyDecoder, latents: Tensor) -> Image.Image:
+    """The picture of one latent frame [B, C, 1, H, W] in model space, of the first row."""
+    pixels, _ = decoder.step(to_vae_space(latents[:1], decoder.spec), None)
+    return small_pictures(pixels[0], latent_preview.MAX_PREVIEW_RESOLUTION)[0]
 
 
 def _of_another_pack(previewer: Any, latents: Tensor) -> list[Image.Image]:

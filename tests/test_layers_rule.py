@@ -32,7 +32,7 @@ OUTSIDE = {
     "demo": {"torch", "safetensors", "transformers", "tokenizers"},
     "bridge": {
         *("torch", "numpy", "PIL"),
-        *("comfy", "comfy_api", "comfy_execution", "latent_preview", "protocol"),
+        *("comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "protocol"),
     },
     "nodes": {"torch", "comfy_api", "folder_paths"},
     "standalone": {
