@@ -25,12 +25,9 @@ from torch import Tensor
 from ..demo.model_set import demo_set
 from ..sana_video_core.callbacks import Callbacks
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
-from ..sana_video_core.config import WAN_2_1
-from ..sana_video_core.files.image_file import small_pictures
 from ..sana_video_core.streaming.live import Drafts, StreamPreview
 from ..sana_video_core.streaming.stream import Prompt, Sampling, extend, start
-from ..sana_video_core.vae.colours import latent_pictures
-from ..sana_video_core.vae.statistics import to_vae_space
+from ..sana_video_core.vae.colours import draft_picture, latent_pictures
 from ..sana_video_core.vae.tiny_decoder import LIGHTTAEW2_1, TinyDecoder
 from . import report
 from .stream import build
@@ -72,7 +69,7 @@ def cases(device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], Pi
     draft = TinyDecoder(LIGHTTAEW2_1, device=device, dtype=dtype).eval().requires_grad_(False)
 
     def decode(latents: Tensor) -> Image.Image:
-        return small_pictures(draft.step(to_vae_space(latents, WAN_2_1), None)[0][0], SIDE)[0]
+        return draft_picture(draft, latents)
 
     colours = 0.1 * torch.randn(17, 3, generator=torch.Generator().manual_seed(2))
     return {

@@ -19,11 +19,9 @@ from torch import Tensor
 from ..sana_video_core.checkpoints.draft import load_draft
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import FileError
-from ..sana_video_core.files.image_file import small_pictures
 from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
-from ..sana_video_core.vae.colours import latent_pictures
-from ..sana_video_core.vae.statistics import to_vae_space
-from ..sana_video_core.vae.tiny_decoder import KINDS, TinyDecoder
+from ..sana_video_core.vae.colours import draft_picture, latent_pictures
+from ..sana_video_core.vae.tiny_decoder import KINDS
 from .page import picture_sender
 
 logger = logging.getLogger("sana_video")
@@ -85,13 +83,7 @@ def _draft(patcher: Any) -> Callable[[Tensor], Image.Image] | None:
     except FileError as error:
         logger.warning("The preview has no drafts: %s", error)
         return None
-    return partial(_decoded, decoder)
-
-
-def _decoded(decoder: TinyDecoder, latents: Tensor) -> Image.Image:
-    """The picture of one latent frame [B, C, 1, H, W] in model space, of the first row."""
-    pixels, _ = decoder.step(to_vae_space(latents[:1], decoder.spec), None)
-    return small_pictures(pixels[0], latent_preview.MAX_PREVIEW_RESOLUTION)[0]
+    return partial(draft_picture, decoder)
 
 
 def _of_another_pack(previewer: Any, latents: Tensor) -> list[Image.Image]:

@@ -17,13 +17,12 @@ from ..sana_video_core.callbacks import Progress
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.files.claims import claim
-from ..sana_video_core.files.image_file import frame_bytes, save_picture
+from ..sana_video_core.files.image_file import save_picture
 from ..sana_video_core.files.places import same_file
 from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
 from ..sana_video_core.streaming.player import Player
-from ..sana_video_core.vae.colours import fit_colours, latent_pictures
+from ..sana_video_core.vae.colours import draft_picture, fit_colours, latent_pictures
 from ..sana_video_core.vae.decoders import WanDecoder
-from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 
 SIDE = 512  # pixels, as ComfyUI's previews
@@ -72,12 +71,6 @@ def into(path: Path) -> Callable[[Image.Image], None]:
     return show
 
 
-def _draft(decoder: TinyDecoder, latent: Tensor) -> Image.Image:
-    """One latent frame [B, C, 1, H, W] in model space, as the first of a clip."""
-    pixels, _ = decoder.step(to_vae_space(latent, decoder.spec), None)
-    return Image.fromarray(frame_bytes(pixels)[0].cpu().numpy())
-
-
 class SamplingPreview:
     """Shows latents in the file --preview, in the colours of this VAE. Without the option it does nothing."""
 
@@ -88,7 +81,7 @@ class SamplingPreview:
         if self._path is None:
             return
         if isinstance(vae, TinyDecoder):
-            self._pictures: Pictures = Drafts(partial(_draft, vae.to(device)))
+            self._pictures: Pictures = Drafts(partial(draft_picture, vae.to(device)))
             return
         assert vae is not None, "families without a VAE here refuse a preview earlier"
         self._pictures = partial(

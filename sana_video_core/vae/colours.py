@@ -1,4 +1,4 @@
-"""Latents as small pictures by one matrix: the colours that a VAE's latent pixels have."""
+"""Quick pictures of latents: by one matrix, which has the colours of their pixels, or drafts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..config import VAESpec
 from ..files.image_file import frame_bytes
-from .statistics import to_model_space
+from .statistics import to_model_space, to_vae_space
+from .tiny_decoder import TinyDecoder
 
 # pictures of 2 x 2 patches, SIDE latents a side: little work, and the truest colours of the demo's films
 TRIALS, SIDE, CONTRAST, RIDGE = 32, 6, 0.6, 0.01
@@ -27,6 +28,12 @@ def latent_pictures(latents: Tensor, colours: Tensor) -> list[Image.Image]:
     pixels = latents[0].movedim(0, -1).float() @ colours[:-1] + colours[-1]
     frames = frame_bytes(pixels.movedim(-1, 0).unsqueeze(0)).cpu()
     return [Image.fromarray(frame.numpy()) for frame in frames]
+
+
+def draft_picture(decoder: TinyDecoder, latents: Tensor) -> Image.Image:
+    """A draft of one latent frame [B, C, 1, H, W] in model space, of the first row, as the first of a clip."""
+    pixels, _ = decoder.step(to_vae_space(latents[:1], decoder.spec), None)
+    return Image.fromarray(frame_bytes(pixels)[0].cpu().numpy())
 
 
 @torch.no_grad()
