@@ -31,7 +31,7 @@ def latent_pictures(latents: Tensor, colours: Tensor) -> list[Image.Image]:
 
 
 def draft_picture(decoder: TinyDecoder, latents: Tensor) -> Image.Image:
-    """A draft of one latent frame [B, C, 1, H, W] in model space, of the first row, as the first of a clip."""
+    """A draft of one latent frame [B, C, 1, H, W] in model space: of the first row, as a clip's first."""
     pixels, _ = decoder.step(to_vae_space(latents[:1], decoder.spec), None)
     return Image.fromarray(frame_bytes(pixels)[0].cpu().numpy())
 
