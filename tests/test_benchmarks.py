@@ -21,8 +21,8 @@ ROWS = {
 COLUMNS = "ours", "ours, fp8", "diffusers", "diffusers compiled"
 
 
-def result(name):
-    return json.loads((RESULTS / f"{name}_h100.json").read_text(encoding="utf-8"))
+def result(name, gpu="h100"):
+    return json.loads((RESULTS / f"{name}_{gpu}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("begins", ROWS)
@@ -36,6 +36,26 @@ def test_the_table_has_the_measured_numbers(begins):
         measured = times[version]
         assert f"{measured['ms']:.0f} ms" in cell, (version, measured)
         assert "GiB" not in cell or f"{measured['peak_gib']:.1f} GiB" in cell, (version, measured)
+
+
+def test_the_first_numbers_are_a_film_s():
+    film, page = result("end_to_end", "h200")["cases"]["full, 1 GPU"], PAGE.read_text(encoding="utf-8")
+    rate = film["overlap on"]["frames_per_s"]
+    assert rate == pytest.approx(film["frames"] / film["overlap on"]["total_s"], rel=1e-3)
+    assert f"**{rate:.1f} frames/s**" in page
+    assert f"preset {film['preset']} on {film['cpu_cores']} cores" in " ".join(page.split())
+    assert f"at {rate:.0f} frames a second on one H200" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_how_long_decoding_took():
+    page, case = PAGE.read_text(encoding="utf-8"), result("decode", "h200")["cases"]["decode"]
+    versions = "ours", "ours, plain", "diffusers"
+    times = (f"{case['times'][version]['ms']:.0f} ms" for version in versions)
+    assert f"| VAE: decoding | {' | '.join(times)} |" in page
+    errors = (f"{case['error'][version]:.2e}".replace("e-0", "e-") for version in versions)
+    assert f"relative to float32 | {' | '.join(errors)} |" in page
+    faster = case["times"]["diffusers"]["ms"] / case["times"]["ours"]["ms"]
+    assert f"and the VAE {faster:.1f} times" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_says_how_long_a_chunk_took():

@@ -199,6 +199,31 @@ def weights_that_are_cast_as_they_are_used_decode_alike(demo):
 
 
 @check
+def the_fused_layers_take_cores_weights(demo):
+    """On the kernels' plain versions, as they would run on a GPU; also with weights that are cast late."""
+    import comfy.sd
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(pack("demo.model_set").demo_set().vae)
+    core = comfy.sd.VAE(sd=pack("sana_video_core.checkpoints.keys").canonical_vae(tensors))
+    late = comfy.sd.VAE(sd={name: tensor.bfloat16() for name, tensor in tensors.items()})
+    wan_vae, ops = pack("sana_video_core.vae.wan_vae"), pack("sana_video_core.vae.ops")
+    latents = torch.randn(1, 16, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    for vae in (core, late):
+        network = pack("bridge.vaes").vae_of(vae).network
+        expected, choose = network.decode(latents), wan_vae.choose_for_frames
+        wan_vae.choose_for_frames = lambda *asked: ops.Choice(True, "")
+        try:
+            with torch.no_grad():
+                fused = network.decode(latents)
+        finally:
+            wan_vae.choose_for_frames = choose
+        close(fused.float(), expected.float(), 1e-4 if expected.dtype == torch.float32 else 0.1)
+        assert not same(fused, expected), "it ran the plain layers"
+
+
+@check
 def cores_own_nodes_take_our_vae(demo):
     """VAE Decode, VAE Encode and both tiled nodes; the tiles are small enough to be several."""
     import torch

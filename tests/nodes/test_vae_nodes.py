@@ -8,6 +8,7 @@ import torch
 from comfyui_sana_video.bridge.vaes import load_vae, vae_of
 from comfyui_sana_video.demo.model_set import VAE_CONFIG, demo_set, seeded
 from comfyui_sana_video.sana_video_core.errors import InputError, SanaVideoError
+from comfyui_sana_video.sana_video_core.vae import wan_vae
 from comfyui_sana_video.sana_video_core.vae.tiling import Tiling
 from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from safetensors.torch import save_file
@@ -77,6 +78,40 @@ def test_a_compiled_part_keeps_its_vae():
     before = vae_of(vae).network.decode(latents)
     vae.first_stage_model.decoder = Compiled(vae.first_stage_model.decoder)
     assert same(vae_of(vae).network.decode(latents), before)
+
+
+@torch.no_grad()
+def _fused(monkeypatch, network):
+    """Its results on the kernels' plain versions, as they would be on a GPU."""
+    latents = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    plain = network.decode(latents)
+    with monkeypatch.context() as patch:
+        patch.setattr(wan_vae, "choose_for_frames", lambda *asked: wan_vae.Choice(True, ""))
+        return network.decode(latents), plain
+
+
+def test_the_fused_layers_take_the_weights_of_a_socket(monkeypatch):
+    """Those that are there at that moment, also after they were exchanged."""
+    vae = load_vae(demo_set().vae)
+    network = vae_of(vae).network
+    before, plain = _fused(monkeypatch, network)
+    assert torch.allclose(before, plain, atol=1e-4)
+    assert not torch.equal(before, plain), "it ran the plain layers"
+    with torch.no_grad():
+        vae.first_stage_model.decoder.head[2].weight.mul_(0.5)
+        vae.first_stage_model.decoder.upsamples[0].residual[0].gamma.mul_(2)
+    after, plain = _fused(monkeypatch, network)
+    assert torch.allclose(after, plain, atol=1e-4)
+    assert not torch.allclose(after, before, atol=1e-2)
+
+
+def test_a_layer_that_was_changed_runs_as_it_is(monkeypatch):
+    """A hook, another border (pictures without a seam) or a replaced forward: its weights don't say all."""
+    network = vae_of(load_vae(demo_set().vae)).network
+    conv = network.decoder.upsamples[3].resample[1]
+    conv.register_forward_hook(lambda layer, given, out: out + 1)
+    fused, plain = _fused(monkeypatch, network)
+    assert same(fused, plain)
 
 
 def test_the_weights_of_a_socket_are_left_alone():
