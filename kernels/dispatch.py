@@ -95,7 +95,7 @@ def _reason(name: str, source: str, refusal: Callable[[], str]) -> str:
 
 
 def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    if reason := _device_refusal(device):
+    if reason := _device_refusal("the model", device):
         return reason
     if dtype not in DTYPES:
         return f"the model computes in {dtype}"
@@ -105,18 +105,18 @@ def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
 
 
 def _frames_refusal(device: torch.device, dtype: torch.dtype) -> str:
-    if reason := _device_refusal(device):
+    if reason := _device_refusal("the VAE", device):
         return reason
     if dtype not in FRAME_DTYPES:
         return f"the VAE computes in {dtype}"
     return _trial().frames_trial(device, dtype) if device.type == "cuda" else ""
 
 
-def _device_refusal(device: torch.device) -> str:
+def _device_refusal(what: str, device: torch.device) -> str:
     if not find_spec("triton"):
         return "Triton is not installed"
     if device.type != "cuda" and not INTERPRETED:
-        return f"the model computes on {device.type}, and they need a CUDA or ROCm GPU"
+        return f"{what} computes on {device.type}, and they need a CUDA or ROCm GPU"
     if device.type == "cuda" and torch.version.cuda and _capability(device) < CAPABILITY:
         return f"{_of_capability(device)}, and they need 8.0"
     return ""

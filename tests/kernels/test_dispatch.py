@@ -16,7 +16,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(dispatch, "_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.version, "hip", None)
-    trial = SimpleNamespace(kernel_trial=lambda *_: "", fp8_trial=lambda device: "")
+    trial = SimpleNamespace(
+        kernel_trial=lambda *_: "", fp8_trial=lambda device: "", frames_trial=lambda *_: ""
+    )
     monkeypatch.setattr(dispatch, "_trial", lambda: trial)
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
 
@@ -47,6 +49,26 @@ def test_refusals_have_a_reason(gpu, arguments, reason):
     assert not choose(**arguments).triton
     with pytest.raises(ValueError, match=reason):
         choose("triton", **arguments)
+
+
+def test_a_vae_has_reasons_of_its_own(gpu, monkeypatch):
+    def choose(wanted="auto", device=GPU, dtype=torch.bfloat16):
+        return dispatch.choose_for_frames(wanted, device, dtype)
+
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert choose(dtype=dtype) == (True, "", False)
+    assert not choose("reference").triton
+    for arguments, reason in (
+        ({"device": torch.device("cpu")}, "the VAE computes on cpu"),
+        ({"dtype": torch.float64}, "the VAE computes in torch.float64"),
+    ):
+        assert reason in choose(**arguments).reason
+        with pytest.raises(ValueError, match=reason):
+            choose("triton", **arguments)
+    monkeypatch.setattr(dispatch._trial(), "frames_trial", lambda *_: "no compiler")
+    assert choose() == (False, "no compiler", False)
+    with pytest.raises(ValueError, match="cannot run here: no compiler"):
+        choose("triton")
 
 
 def test_an_old_gpu_or_no_triton(gpu, monkeypatch):
@@ -135,6 +157,7 @@ def test_the_trial_is_found():
     """Under whatever name the pack was loaded: on a GPU nothing runs without it."""
     assert callable(dispatch._trial().kernel_trial)
     assert callable(dispatch._trial().fp8_trial)
+    assert callable(dispatch._trial().frames_trial)
 
 
 def test_a_trial_that_fails_is_a_reason(gpu, monkeypatch):
