@@ -264,11 +264,9 @@ class CausalNetwork(nn.Module):
             columns,
             x.dtype,
         )
-        actual = (
-            (len(cache), *cache[0].shape, cache[0].dtype)
-            if isinstance(cache[0], Tensor)
-            else "of a tiled clip"
-        )
+        actual = "of a tiled clip" if cache else "empty, as a list is after its step"
+        if cache and isinstance(cache[0], Tensor):
+            actual = len(cache), *cache[0].shape, cache[0].dtype
         if actual != required:
             raise StateError(
                 "This cache does not belong to this clip: "

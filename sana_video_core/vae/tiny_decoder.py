@@ -176,7 +176,8 @@ def _conv(channels: int, out: int, ops: Any, **options: Any) -> nn.Module:
 def _check_fits(memory: Memory, x: Tensor) -> None:
     """Raises StateError unless this is a memory of the clip of x [B, C, H, W], by its first tensor."""
     required = (3 * len(WIDTHS), (len(x), WIDTHS[0], *x.shape[-2:]), x.dtype)
-    actual = (len(memory), tuple(getattr(memory[0], "shape", ())), getattr(memory[0], "dtype", None))
+    first = memory[0] if memory else None
+    actual = (len(memory), tuple(getattr(first, "shape", ())), getattr(first, "dtype", None))
     if actual != required:
         raise StateError(
             "This memory does not belong to this clip: "

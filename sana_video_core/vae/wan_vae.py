@@ -121,7 +121,8 @@ class WanVAE(nn.Module):
 
     def memory_for(self, batch: int, grid: LatentGrid, device: torch.device) -> int:
         """Bytes that decoding or encoding pictures of this size needs on `device`, beside the weights."""
-        each = FUSED_BYTES if self.kernel_choice(device).triton else PLAIN_BYTES
+        fused = self.kernel_choice(device).triton and self._as_written(self.encoder, self.decoder)
+        each = FUSED_BYTES if fused else PLAIN_BYTES
         return batch * grid.area * self.dtype.itemsize * each
 
     def encode(
@@ -177,7 +178,8 @@ class WanVAE(nn.Module):
         for piece in (pieces,) if isinstance(pieces, Tensor) else pieces:
             _check_video(piece, "latents", self.config.latent_channels)
             plan = tile_plan(piece.shape[-2], piece.shape[-1], tiling)
-            run = run or self._runner(self.decoder, piece)
+            if run is None:
+                run = self._runner(self.decoder, piece)
             for latent in piece.split(1, dim=2):
                 past = _let_go(cache)
                 cache = None
@@ -191,11 +193,12 @@ class WanVAE(nn.Module):
         """One step of decoding: a latent frame [B, C, 1, H, W] and the cache of those before it.
 
         Returns unclamped pixels [B, 3, 4, 8 H, 8 W] (1 frame if the cache is None) and the next cache. A
-        cache that is a list is emptied on the way, so that there are never two in memory. `run` is the
+        cache that is a list may be emptied on the way, so that there are never two in memory. `run` is the
         decoder as it was chosen for many steps.
         """
         _check_video(latent, "latents", self.config.latent_channels, frames=1)
-        run = run or self._runner(self.decoder, latent)
+        if run is None:  # not `or`: what torch.compile made of a network has no truth
+            run = self._runner(self.decoder, latent)
         return run(self.conv2(self._plain(latent)), cache)
 
     def encode_frames(
@@ -207,7 +210,8 @@ class WanVAE(nn.Module):
         cache. `cache` and `run` are as in `decode_frame`.
         """
         _check_video(pixels, "pixels", PIXEL_CHANNELS, frames=1 if cache is None else STRIDE_TIME)
-        run = run or self._runner(self.encoder, pixels)
+        if run is None:
+            run = self._runner(self.encoder, pixels)
         moments, kept = run(self._plain(pixels), cache)
         return self.conv1(moments), kept
 
@@ -217,11 +221,22 @@ class WanVAE(nn.Module):
         It holds copies of the weights: choose again when they may have changed. Raises InputError if kernels
         were asked for that cannot run.
         """
-        choice = self.kernel_choice(x.device)
-        learning = torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters())
-        if not choice.triton or learning or torch.compiler.is_compiling() or not runs_as_written(network):
+        if torch.compiler.is_compiling():  # first, so that compilers don't trace the rest
+            return network
+        device = x.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        learning = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in network.parameters())
+        )
+        fused = self.kernel_choice(x.device).triton and self._as_written(network)
+        # kernels have no gradients, and GEMMs with `out` ignore autocast
+        if autocast or learning or not fused:
             return network
         return FusedNetwork(network, self.weights_of, x.device, self.dtype)
+
+    def _as_written(self, *networks: CausalNetwork) -> bool:
+        of_host = self.weights_of is not layer_weights
+        return all(runs_as_written(network, of_host) for network in networks)
 
     def _encode_clip(self, pixels: Tensor, length: int, tick: Callable[[], None], run: Run) -> Tensor:
         """pixels of one tile [B, 3, T, 8 H, 8 W] -> means of `length` latent frames [B, C, F, H, W]."""

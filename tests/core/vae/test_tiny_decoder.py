@@ -148,6 +148,7 @@ def test_a_memory_of_another_clip_is_refused(decoder):
         (_latents(1), memory[:8]),
         (_latents(1), tiles),
         (_latents(1), wan),
+        (_latents(1), ()),
     ):
         with pytest.raises(StateError, match="begin a clip without"):
             decoder.step(latent, past)
