@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from checks_inside import DEMO, check, close, pack, run, same
+from checks_inside import DEMO, check, close, image, pack, run, same
 
 
 @contextmanager
@@ -135,3 +135,95 @@ def gemms_in_8_bits_use_comfyuis_weights(demo):
                 fused_latent, _, _ = demo.sample(model, steps=1)
             error = (fused_latent["samples"] - full["samples"]).norm() / full["samples"].norm()
             assert 0.003 < error < 0.15, error
+
+
+def fused_vae():
+    """The VAE's kernels in their plain versions, as if they could run."""
+    choice = pack("sana_video_core.vae.ops").Choice(True, "")
+    return replaced(pack("sana_video_core.vae.wan_vae"), "choose_for_frames", lambda *_: choice)
+
+
+def _latents() -> dict:
+    import torch
+
+    return {"samples": torch.randn(1, 16, 3, 6, 8, generator=torch.Generator().manual_seed(2))}
+
+
+def _primed(demo, vae):
+    state = run("SanaVideoPrime", demo.causal, vae, demo.positive, demo.start(), image=image()).state
+    return state.history[0].latents
+
+
+def both_ways(demo, vae):
+    """Frames and primed latents of fused layers, of which it is known that they ran; near the plain ones."""
+    plain = run("SanaVideoDecode", vae, _latents()), _primed(demo, vae)
+    with fused_vae():
+        made = run("SanaVideoDecode", vae, _latents()), _primed(demo, vae)
+    for ours, theirs in zip(made, plain, strict=True):
+        assert not same(ours, theirs), "the plain layers ran"
+        near(ours, theirs)
+    return made
+
+
+def _another(dtype=None):
+    import comfy.sd
+    from safetensors.torch import load_file
+
+    return comfy.sd.VAE(sd=load_file(pack("demo.model_set").demo_set().vae), dtype=dtype)
+
+
+@check
+def cores_vae_runs_fused(demo):
+    """Whoever loaded it; also with parts that were compiled, whose layers are the same."""
+    import torch
+
+    ours, compiled = both_ways(demo, demo.vae), _another()
+    assert all(map(same, both_ways(demo, _another()), ours))
+    for part in ("encoder", "decoder"):
+        network = compiled.first_stage_model
+        setattr(network, part, torch.compile(getattr(network, part), backend="eager"))
+    assert all(map(same, both_ways(demo, compiled), ours))
+
+
+@check
+def a_vaes_weights_that_are_cast_as_they_are_used_run_fused(demo):
+    import torch
+
+    whole, late = _another(torch.bfloat16), _another()
+    late.vae_dtype = torch.bfloat16
+    for layer in late.first_stage_model.modules():
+        if hasattr(layer, "comfy_cast_weights"):
+            layer.comfy_cast_weights = True
+    with fused_vae():
+        frames = run("SanaVideoDecode", whole, _latents())
+        assert same(run("SanaVideoDecode", late, _latents()), frames)
+    close(frames, run("SanaVideoDecode", demo.vae, _latents()), 0.1)
+
+
+@check
+def what_changes_a_vaes_weights_reaches_fused_layers(demo):
+    """A patch of the patcher's, and one that a layer applies when it is used; both at once."""
+    before, changed = both_ways(demo, demo.vae), _another()
+    weights = changed.first_stage_model.state_dict()
+    names = "decoder.conv1.weight", "decoder.head.0.gamma", "encoder.middle.1.proj.weight"
+    changed.patcher.add_patches({name: ("diff", (0.5 * weights[name],)) for name in names})
+    layer = changed.first_stage_model.decoder.head[2]
+    layer.comfy_cast_weights, layer.weight_function = True, [lambda weight: 0.5 * weight]
+    for ours, theirs in zip(both_ways(demo, changed), before, strict=True):
+        moved = (ours - theirs).abs().max() / theirs.abs().max()
+        assert moved > 0.01, f"the change moved it only by {moved:.2g}"
+
+
+@check
+def a_vae_without_a_seam_keeps_its_plain_layers(demo):
+    """As nodes for textures set it on every convolution."""
+    import torch
+
+    seamless = _another()
+    for layer in seamless.first_stage_model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.padding_mode = "circular"
+    plain = run("SanaVideoDecode", seamless, _latents())
+    assert not same(plain, run("SanaVideoDecode", demo.vae, _latents()))
+    with fused_vae():
+        assert same(run("SanaVideoDecode", seamless, _latents()), plain)
