@@ -108,6 +108,9 @@ class HostedVae(HostedDecoder):
     def __init__(self, vae: comfy.sd.VAE) -> None:
         self.network: HostedNetwork
         super().__init__(vae, HostedNetwork(vae))
+        choice = self.network.kernel_choice(self.device)  # raises before the weights are loaded
+        if not choice.triton:
+            logger.info("The VAE runs in plain PyTorch: %s.", choice.reason)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -154,6 +154,17 @@ def test_the_vae_of_a_checkpoint_without_one_is_refused():
         vae_of(vae)
 
 
+def test_why_a_vae_runs_in_plain_pytorch_is_in_the_log(monkeypatch, caplog):
+    """Or is the reason of a refusal, where kernels were asked for."""
+    vae = run("VAELoader", DEMO)
+    with caplog.at_level(logging.INFO, logger="sana_video"):
+        vae_of(vae)
+    assert "The VAE runs in plain PyTorch: the VAE computes on cpu" in caplog.text
+    monkeypatch.setenv("SANA_VIDEO_KERNELS", "triton")
+    with pytest.raises(InputError, match="Triton kernels cannot run here: the VAE computes on cpu"):
+        vae_of(vae)
+
+
 def test_short_memory_encodes_in_tiles(monkeypatch, caplog):
     vae = vae_of(load_vae(demo_set().vae))
     pixels = torch.rand(1, 3, 5, 320, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
