@@ -15,13 +15,14 @@ def rand(*shape, seed=0):
 
 
 def parts(*given, size=SIZE):
-    """Parts with the given ones: of x, bias, residual and subpixels."""
+    """Parts with the given ones: of x, bias, residual, subpixels and pairs."""
     batch, steps, rows, columns, channels = size
-    x = (
-        rand(batch, steps, rows // 2 + 1, columns // 2 + 1, 4 * channels)
-        if "subpixels" in given
-        else rand(*size)
-    )
+    if "subpixels" in given:
+        x = rand(batch, steps, rows // 2 + 1, columns // 2 + 1, 4 * channels)
+    elif "pairs" in given:
+        x = tuple(rand(batch, steps // 2, rows, columns, channels, seed=3 + part) for part in range(4))
+    else:
+        x = rand(*size)
     bias = 3 * rand(channels, seed=1) if "bias" in given else None
     residual = rand(*size, seed=2) if "residual" in given else None
     return plain.Parts(x, bias, residual, "subpixels" in given)
@@ -117,8 +118,48 @@ def test_triton_of_many_pixels_and_a_dark_one():
     assert relative(fast.paired_frames(*arguments).seen, plain.paired_frames(*arguments).seen) < 1e-6
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e-13])
+def test_triton_of_a_picture_in_the_dark(scale):
+    """On both sides of the least length."""
+    _, fast = pair("causal_frames")
+    arguments = plain.Parts(scale * rand(*SIZE)), None, torch.ones(12)
+    seen, truth = (version.causal_frames(*arguments).seen for version in (fast, plain))
+    assert relative(seen, truth) < 1e-5
+
+
+@pytest.mark.parametrize("given", [("bias", "residual"), ("subpixels",), ("pairs",)], ids=str)
+def test_triton_reads_any_layout(given):
+    """A cache of the plain layers has its channels first; pieces of a batch have gaps."""
+    _, fast = pair("causal_frames")
+
+    def scattered(x):
+        return torch.stack((x, -x), dim=-1)[..., 0]
+
+    sums, past, gamma = parts(*given, size=(2, 2, 4, 6, 12)), rand(2, 2, 4, 6, 12, seed=3), rand(12)
+    x = tuple(map(scattered, sums.x)) if "pairs" in given else scattered(sums.x)
+    residual = None if sums.residual is None else scattered(sums.residual)
+    others = sums._replace(x=x, residual=residual), scattered(past), scattered(gamma)
+    for version in (fast.causal_frames, fast.paired_frames):
+        expected = version(sums, past, gamma, want_total=True)
+        assert all(map(torch.equal, version(*others, want_total=True), expected))
+
+
+def test_triton_of_a_pair_sees_what_is_kept():
+    """A step counts the same as a new one and, rounded, as an old one."""
+    _, fast = pair("causal_frames")
+    x, past = (rand(1, 4, 4, 6, 12).half(), rand(1, 2, 4, 6, 12, seed=1).half())
+    arguments = plain.Parts(x), past, torch.ones(12).half()
+    four, e = fast.paired_frames(*arguments).seen, fast.causal_frames(*arguments).seen.float()
+    for number in range(2):
+        e0, e1, e2, e3 = e[:, 2 * number : 2 * number + 4].unbind(1)
+        expected = torch.stack((e0 - e2, e1 + e2, e2 - e1, e1 - e3)).half()
+        assert torch.equal(four[:, :, number], expected)
+
+
 def test_triton_taps():
     _, fast = pair("tap_sum")
-    for size in ((1, 3, 5, 7), (2, 4, 23, 31)):
+    for size in ((1, 3, 5, 7), (2, 4, 23, 31), (1, 3, 1, 1)):
         planes, bias = rand(3, 3, 3, 3, *size), rand(3)
-        assert relative(fast.sum_of_taps(planes, bias), plain_taps.sum_of_taps(planes, bias)) < 1e-6
+        truth = plain_taps.sum_of_taps(planes, bias)
+        assert relative(fast.sum_of_taps(planes, bias), truth) < 1e-6
+        assert relative(fast.sum_of_taps(planes.mT.contiguous().mT, bias.repeat(2, 1).T[:, 0]), truth) < 1e-6

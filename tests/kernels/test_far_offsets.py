@@ -10,7 +10,7 @@ import torch
 from support.interpreted import interpreter, pair, relative  # noqa: F401  the fixture is for all tests here
 
 FAR, ROWS = 2**29, 5
-NEAR = 1e-6
+NEAR, HALF = 1e-6, 1e-3  # of float32, and where float16 is rounded
 
 
 def rows(width, seed, dtype=torch.float32):
@@ -71,3 +71,57 @@ def test_linear_attention():
         x, weight, cos, sin, ksum, out, ROWS, 1, ROWS, FAR, 1e-5, 1e-8, **tiles, LEAST=0.0
     )
     assert relative(out, truth[0]) < NEAR
+
+
+def _rows_of_pictures(steps, rows, dtype=torch.float16):
+    """Pictures [1, steps, rows, 2^14, 4] of which the first 16 pixels are random, and these pixels."""
+    try:
+        whole = torch.empty(1, steps, rows, 2**14, 4, dtype=dtype)
+    except RuntimeError:
+        pytest.skip("this machine hands out no 9 GB, not even unused ones")
+    few = whole[:, :, :1, :16]
+    few.copy_(torch.randn(few.shape, generator=torch.Generator().manual_seed(steps)))
+    return whole, few.float()
+
+
+CAUSAL = {
+    "C": 4, "LEAST": 1e-12, "HAS_BIAS": False, "HAS_RESIDUAL": False, "SUBPIXELS": False, "PAIRS": False,
+    "PIXELS": 16, "BLOCK": 4,
+}  # fmt: skip
+
+
+def test_time_steps():
+    """The first program of a picture; where the steps lie, the frames that are seen, and the past."""
+    plain, fast = pair("causal_frames")
+    (x, new), (past, old) = _rows_of_pictures(5, 2**13), _rows_of_pictures(2, 2**13)
+    seen, kept = torch.empty(1, 7, *x.shape[2:], dtype=x.dtype), torch.empty_like(past)
+    fast._causal_frames[(1, 7, 1)](
+        *(x,) * 7, past, x, seen, kept, 5, 2**13, 2**14, **CAUSAL, HAS_PAST=True, NORM=False, TOTAL=False,
+        SEEN=True, STACKED=False,
+    )  # fmt: skip
+    truth = plain.causal_frames(plain.Parts(new), old, None)
+    assert relative(seen[:, :, :1, :16], truth.seen) < NEAR
+    assert relative(kept[:, :, :1, :16], truth.kept) < NEAR
+
+
+def test_pairs_of_time_steps():
+    plain, fast = pair("causal_frames")
+    (x, new), (past, old) = _rows_of_pictures(2, 2**14), _rows_of_pictures(2, 2**14)
+    seen, kept, gamma = torch.empty(4, 1, 1, *x.shape[2:], dtype=x.dtype), torch.empty_like(x), torch.ones(4)
+    fast._paired_frames[(1, 1)](
+        *(x,) * 6, gamma, past, x, seen, kept, 1, 2**14, 2**14, **CAUSAL, TOTAL=False, COUNT=1
+    )
+    truth = plain.paired_frames(plain.Parts(new), old, gamma)
+    assert relative(seen[:, :, :, :1, :16], truth.seen) < HALF
+    assert relative(kept[:, :, :1, :16], truth.kept) < HALF
+
+
+def test_taps():
+    plain, fast = pair("tap_sum")
+    planes = torch.empty(3, 3, 3, 3, 1, 3, 2**12, 2**12, dtype=torch.float16)
+    few = planes[..., :2, :513]
+    few.copy_(torch.randn(few.shape, generator=torch.Generator().manual_seed(0)))
+    bias, out = torch.ones(3), torch.empty(1, 3, 1, 2**12, 2**12)
+    fast._sum_of_taps[(1, 1, 3)](planes, bias, out, 1, 2**12, 2**12, 3 * 2**24, CHANNELS=3, PIXELS=512)
+    truth = plain.sum_of_taps(few.float(), bias)
+    assert relative(out[..., :1, :512], truth[..., :1, :512]) < NEAR
