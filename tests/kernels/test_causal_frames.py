@@ -73,6 +73,16 @@ def test_pairs_are_a_convolution_over_time():
     assert relative(plain.pairs_from(products), expected) < 1e-6
 
 
+@pytest.mark.parametrize("scale", [1, 1e-8, 1e-13])
+def test_the_norm_is_the_layers(scale):
+    """On both sides of the least length, too."""
+    from comfyui_sana_video.sana_video_core.vae.layers import rms_norm
+
+    x, gamma = scale * rand(*SIZE), 1 + 0.3 * rand(12)
+    new = plain.causal_frames(plain.Parts(x), None, gamma).seen[:, 2:]
+    assert relative(new, F.silu(rms_norm(x, gamma, axis=-1))) < 1e-6
+
+
 def _same(fast, plain):
     for out, truth in zip(fast, plain, strict=True):
         assert (out is None) == (truth is None)

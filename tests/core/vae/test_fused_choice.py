@@ -81,6 +81,29 @@ def test_caches_are_values_that_both_versions_take(vae, fused, monkeypatch):
     assert all(torch.equal(tensor, before) for tensor, before in held)
     places = {tensor.untyped_storage().data_ptr() for tensor, _ in held}
     assert len(places) == len(held)
+    assert all(map(_alone, cache))
+
+
+def _alone(tensor) -> bool:
+    """Whether it keeps no larger tensor alive."""
+    return tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+@torch.inference_mode()
+def test_caches_of_the_encoder_are_values_too(vae, fused):
+    """Two futures from one cache."""
+    first, one = wan_twins.random_pixels(5, 1, 2).split((1, 4), dim=2)
+    _, cache = vae.encode_frames(first, None)
+    before = [tensor.clone() for tensor in cache]
+    moments, newer = vae.encode_frames(one, cache)
+    vae.encode_frames(-one, cache)
+    again, _ = vae.encode_frames(one, cache)
+    assert len(fused) == 4
+    assert torch.equal(again, moments)
+    assert all(map(torch.equal, cache, before))
+    assert all(map(_alone, (*cache, *newer)))
+    places = {tensor.untyped_storage().data_ptr() for tensor in (*cache, *newer, moments)}
+    assert len(places) == 2 * len(cache) + 1
 
 
 @torch.inference_mode()
