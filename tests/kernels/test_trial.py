@@ -14,11 +14,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     monkeypatch.setattr(trial, "HEADS", 5)  # more than one tile of heads; the interpreter is slow
-    trial.kernel_trial.cache_clear()
-    trial.fp8_trial.cache_clear()
+    trials = trial.kernel_trial, trial.fp8_trial, trial.frames_trial
+    for made in trials:
+        made.cache_clear()
     yield
-    trial.kernel_trial.cache_clear()
-    trial.fp8_trial.cache_clear()
+    for made in trials:
+        made.cache_clear()
 
 
 @pytest.mark.parametrize("head", [20, 112])
@@ -125,3 +126,37 @@ def test_products_in_8_bits(monkeypatch):
 
     monkeypatch.setattr(torch, "_scaled_mm", missing)
     assert trial.fp8_trial(CPU) == "a trial failed with RuntimeError: rowwise scaling is not supported"
+
+
+def test_kernels_of_a_vae_that_are_right_pass():
+    before = torch.get_rng_state()
+    for dtype in (torch.float32, torch.float16):
+        assert trial.frames_trial(CPU, dtype) == ""
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+WRONG_FRAMES = {
+    "sub-pixels": ("causal_frames", "summed", lambda parts: parts.subpixels),
+    "products of pairs": ("causal_frames", "summed", lambda parts: isinstance(parts.x, tuple)),
+    "the frames": ("causal_frames", "causal_frames", lambda *_, stacked, **__: not stacked),
+    "stacked frames": ("causal_frames", "causal_frames", lambda *_, stacked, **__: stacked),
+    "pairs": ("causal_frames", "paired_frames", lambda *_, **__: True),
+    "taps": ("tap_sum", "sum_of_taps", lambda *_: True),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FRAMES)
+def test_a_kernel_of_a_vae_that_is_wrong_is_found(case, monkeypatch):
+    operation, name, here = WRONG_FRAMES[case]
+    module = pair(operation)[1]
+    right = getattr(module, name)
+
+    def wrong(*args, **kwargs):
+        out = right(*args, **kwargs)
+        if not here(*args, **kwargs):
+            return out
+        return 1.1 * out if isinstance(out, torch.Tensor) else out._replace(seen=1.1 * out.seen)
+
+    monkeypatch.setattr(module, name, wrong)
+    said = trial.frames_trial(CPU, torch.float32)
+    assert said == f"{name} computes something else on this device (by 10%)"

@@ -24,13 +24,18 @@ def vae() -> wan_vae.WanVAE:
 
 @pytest.fixture
 def fused(monkeypatch):
-    """Fused networks in their plain operations; counts them."""
+    """Fused networks in their plain operations; of each, the types of the caches that it was given."""
     made = []
 
     class Counted(FusedNetwork):
         def __init__(self, *arguments):
-            made.append(1)
+            made.append([])
+            self.caches = made[-1]
             super().__init__(*arguments)
+
+        def __call__(self, x, cache):
+            self.caches.append(type(cache))
+            return super().__call__(x, cache)
 
     monkeypatch.setattr(wan_vae, "choose_for_frames", lambda *_: Choice(True, ""))
     monkeypatch.setattr(wan_vae, "FusedNetwork", Counted)
@@ -115,6 +120,15 @@ def test_a_list_is_emptied_and_refused_when_it_comes_again(vae, fused):
     assert (len(given), len(cache)) == (0, 32)
     with pytest.raises(StateError, match="it is empty, as a list is after its step"):
         vae.decode_frame(two, given)
+
+
+@torch.inference_mode()
+def test_a_clip_never_has_two_caches(vae, fused):
+    """Between its own steps, a network gets the only reference, as a list that it empties."""
+    vae.decode(latents(3))
+    vae.encode(wan_twins.random_pixels(9, 1, 1))
+    list(vae.decode_stream(latents(3)))
+    assert fused == [[type(None), list, list]] * 3
 
 
 @torch.inference_mode()
