@@ -1,5 +1,7 @@
 """The same results and laws on a CUDA device."""
 
+from functools import partial
+
 import pytest
 import torch
 from support import checks_stream
@@ -99,17 +101,21 @@ def test_fused_vae(dtype):
     assert same(torch.cat(tiled, dim=2), vae.decode(latents.cuda(), tiling=tiling))
 
 
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
 @pytest.mark.parametrize("precision", ["full", "fp8"])
-def test_recorded_passes(precision):
+def test_recorded_passes(precision, device):
     """A stream whose passes are replayed has the bits of one whose passes run, under another prompt, too."""
+    if torch.device(device).index >= torch.cuda.device_count():
+        pytest.skip("needs two GPUs")
     graphs = PACK.core("transformer.pass_graphs")
-    model = PACK.tiny_model(head=112, heads=4).to("cuda", torch.bfloat16)
+    recorder = partial(graphs.GpuRecorder, torch.device(device))
+    model = PACK.tiny_model(head=112, heads=4).to(device, torch.bfloat16)
     model.precision = precision
     states, plan = [], (3, 2, 2, 2, 2)
-    for model.graphs in (None, graphs.PassGraphs(graphs.GpuRecorder)):
+    for model.graphs in (None, graphs.PassGraphs(recorder)):
         state = checks_stream.begin(PACK, model, height=64, width=96)
         for text in "ab":
-            state = checks_stream.run(PACK, model, state, text, plan=plan, device="cuda")
+            state = checks_stream.run(PACK, model, state, text, plan=plan, device=device)
         states.append(state)
     checks_stream.assert_same_state(*states)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
 
@@ -45,27 +46,38 @@ Record: TypeAlias = Callable[[Callable[[], Any]], tuple[Callable[[], object], An
 
 
 class GpuRecorder:
-    """Records CUDA graphs. They share the memory in between, because one is replayed after the other.
+    """Records CUDA graphs on `device`, the current one by default.
 
-    That memory goes with the last of them, so that later ones need another recorder.
+    They share the memory in between, because one is replayed after the other. That memory goes with the last
+    of them, so that later ones need another recorder.
     """
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device, self._pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), _stream(self._device)
         # thread_local: another thread may decode and allocate meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        mode = {"stream": stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool, **mode):
             outputs = function()
         return graph.replay, outputs
+
+
+@cache
+def _stream(device: torch.device | None) -> torch.cuda.Stream:
+    """The one that recordings are made on: PyTorch's own is of the first GPU, and would record nothing.
+
+    Always the same, because libraries keep workspaces for each.
+    """
+    return torch.cuda.Stream(device)
 
 
 def graphs_where_they_pay(device: torch.device) -> PassGraphs | None:
     """Graphs for a network whose weights stay on `device`, if it is a GPU of NVIDIA with room for them."""
     if device.type != "cuda" or torch.version.cuda is None:
         return None
-    return PassGraphs(GpuRecorder) if torch.cuda.mem_get_info(device)[0] >= ROOM else None
+    return PassGraphs(partial(GpuRecorder, device)) if torch.cuda.mem_get_info(device)[0] >= ROOM else None
 
 
 class PassGraphs:

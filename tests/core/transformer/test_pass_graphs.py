@@ -1,8 +1,12 @@
 """Recorded passes: a stand-in for a GPU's recording computes again on the inputs that were in place."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import pass_graphs
 from comfyui_sana_video.sana_video_core.transformer.pass_graphs import PassGraphs
 from support import checks_stream
 from support.fused_blocks import inputs
@@ -103,3 +107,32 @@ def test_where_nothing_can_be_recorded_passes_run_as_they_are(recorded):
     for _ in range(4):
         assert torch.equal(model(x, times, text), plain(x, times, other))
     assert len(tries) == 1
+
+
+def test_the_gpu_that_computes_is_the_one_that_records(monkeypatch):
+    """On another one nothing would be recorded, and every replay would give the first one's numbers."""
+    asked, gpu = [], torch.device("cuda:1")
+
+    def note(name, result):
+        return lambda *arguments, **options: asked.append((name, *arguments, options)) or result
+
+    monkeypatch.setattr(pass_graphs.torch, "cuda", SimpleNamespace(
+        graph_pool_handle=lambda: "pool",
+        CUDAGraph=lambda: SimpleNamespace(replay=None),
+        Stream=note("stream", "a stream"),
+        device=note("device", nullcontext()),
+        graph=note("graph", nullcontext()),
+        mem_get_info=lambda device: (pass_graphs.ROOM, 0),
+    ))  # fmt: skip
+    monkeypatch.setattr(pass_graphs.torch.version, "cuda", "13.0")
+    pass_graphs._stream.cache_clear()
+    graphs = pass_graphs.graphs_where_they_pay(gpu)
+    for _ in range(2):
+        assert graphs._record(lambda: "outputs") == (None, "outputs")
+    pass_graphs._stream.cache_clear()
+    assert [call[:2] for call in asked if call[0] != "graph"] == [
+        ("stream", gpu),
+        ("device", gpu),
+        ("device", gpu),
+    ]
+    assert {call[-1]["stream"] for call in asked if call[0] == "graph"} == {"a stream"}
