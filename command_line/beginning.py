@@ -49,7 +49,7 @@ def begun_or_empty(options: Namespace, model: SanaVideo) -> StreamState:
         height, width = size_of(options, model)
         return start(model, height=height, width=width, window=options.window or None)
     state = options.state_in
-    check_fits(state, model)
+    check_fits(state, model, batch=1)
     if options.size:
         check_fits(state, model, height=options.size[1], width=options.size[0])
     if options.window is not None and (options.window or None) != state.identity.window:

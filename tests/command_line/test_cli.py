@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -439,6 +440,19 @@ def test_a_state_of_another_model_or_size_is_refused(sana):
     status, _, err = sana("generate", "a", "--state-in", "s.safetensors", "--size", "96x32")
     assert status == 1
     assert "64 x 32" in err
+
+
+def test_a_state_of_several_videos_is_refused(sana):
+    """It would write the first one only."""
+    assert sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")[0] == 0
+    state, files = _state("s.safetensors"), PACK.core("streaming.state_file")
+    both = {"memory": None, "memory_before": None, "identity": replace(state.identity, batch=2)}
+    chunk = replace(state.history[0], latents=state.history[0].latents.repeat(2, 1, 1, 1, 1))
+    files.save_state(replace(state, **both, history=(chunk,), scene=1), "s.safetensors")
+    status, _, err = sana("generate", "a", "--state-in", "s.safetensors", "--out", "v.mp4")
+    assert status == 1
+    assert "a batch of 2" in err
+    assert not Path("v.mp4").exists()
 
 
 def test_a_state_keeps_its_window(sana):
