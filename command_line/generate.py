@@ -222,7 +222,9 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
                 raise
             stopped = error.with_traceback(None)  # which keeps the sampler's tensors alive
             words = (
-                _out_of_memory(options) if isinstance(error, torch.OutOfMemoryError) else error or "Stopped."
+                _out_of_memory(options)
+                if isinstance(error, torch.OutOfMemoryError)
+                else str(error) or "Stopped."
             )
             chunks = len(state.history) - made
             bar.say(f"{words} Finished and written: {chunks} of the chunks.")
@@ -241,7 +243,7 @@ def _sampled(
     state, count = shots.state, options.chunks
     # on the GPU, states are where a decoder beside the sampler reads them; files are written from the CPU
     device = "cpu" if options.state_out is not None or options.overlap == "off" else model.device
-    with shots.preview.shots(len(shots.prompts), lambda: pipeline.overlapped) as see:
+    with shots.preview.shots(len(shots.prompts), lambda: pipeline.begun) as see:
         for number, prompt in enumerate(shots.prompts):
             work = bar.sampling(number * count, partial(see, number))
             begun = extend(model, state, prompt, shots.sampling, chunks=count, callbacks=work, device=device)

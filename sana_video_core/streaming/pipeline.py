@@ -76,6 +76,11 @@ class Pipeline(AbstractContextManager):
         return self._overlap == "on"
 
     @property
+    def begun(self) -> bool:
+        """Whether the thread has begun, so that frames come while others are sampled."""
+        return self._worker is not None
+
+    @property
     def error(self) -> BaseException | None:
         """What ended the decoding thread, if it failed."""
         return self._worker and self._worker.error
@@ -96,10 +101,11 @@ class Pipeline(AbstractContextManager):
 
     def finish(self, state: StreamState) -> None:
         """Decode what is left of the newest state. Raises what decoding and writing raise."""
-        if self._worker is not None:
+        if self.begun or self.overlapped:  # Ctrl-C may have come before the first state was added
             try:
                 self.add(state)
-                self._worker.finish()
+                if self._worker is not None:
+                    self._worker.finish()
             except BaseException:  # a second Ctrl-C: the frames at hand are the last
                 self._stopped.set()
                 raise

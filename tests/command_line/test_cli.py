@@ -115,6 +115,18 @@ def test_a_preview_is_the_newest_picture(sana, written):
     assert _no_player()
 
 
+def test_the_first_chunk_is_seen_before_its_frames_come(sana, monkeypatch):
+    """Decoded meanwhile or not, there is nothing else to see until then."""
+    from comfyui_sana_video.sana_video_core.streaming import live
+
+    heard, real = [], live.StreamPreview.progress
+    monkeypatch.setattr(live.StreamPreview, "progress", lambda *given: heard.append(given[1]) or real(*given))
+    words = ["--steps", 2, "--chunks", 2, "--out", "v.mp4", "--preview", "p.png"]
+    assert sana("generate", "a", *SMALL, *words, "--overlap", "on")[0] == 0
+    assert [(news.chunk, news.step) for news in heard] == [(1, 1), (1, 2), (1, 3)]  # the third absorbs
+    assert _no_player()
+
+
 def test_a_clip_is_seen_as_it_is_estimated(sana, written):
     words = ["--family", "sana_video_480p", "--frames", 9, "--steps", 3, "--out", "v.mp4"]
     assert sana("generate", "a", *SMALL, *words, "--preview", "p.png")[0] == 0
@@ -577,27 +589,29 @@ def test_decoding_meanwhile_gives_the_same_film_and_sheet(sana):
     assert (metadata["prompts"], metadata["plan"]) == (["a", "b"], [[11], [11]])
 
 
-def test_what_a_stop_leaves_says_what_it_is(sana, monkeypatch):
-    """Stopped in the third chunk: two in the film, in its metadata and in the state."""
+@pytest.mark.parametrize("overlap", ["on", "off"])
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_what_a_stop_leaves_says_what_it_is(sana, monkeypatch, overlap, chunks):
+    """Stopped once so many states are written: as many are in the film, in its metadata and in the state."""
     from comfyui_sana_video.command_line import generate
 
     kept = generate.keep_state
 
     def stops(options, state):
         kept(options, state)
-        if len(state.history) == 2:
+        if len(state.history) == chunks:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(generate, "keep_state", stops)
     words = [*SMALL, "--steps", 1, "--chunks", 3, "--state-out", "s.safetensors", "--out", "v.mp4"]
-    status, out, err = sana("generate", "a", *words, "--overlap", "on")
+    status, out, err = sana("generate", "a", *words, "--overlap", overlap)
     assert status == 130
-    assert "Finished and written: 2" in err
-    assert "81 frames" in out
-    assert _frames("v.mp4").shape[2] == 81
+    assert f"Stopped. Finished and written: {chunks}" in err
+    assert f"{1 + 40 * chunks} frames" in out
+    assert _frames("v.mp4").shape[2] == 1 + 40 * chunks
     metadata = PACK.core("files.video_reader").read_metadata("v.mp4")
-    assert (metadata["prompts"], metadata["plan"]) == (["a", "a"], [[11, 10]])
-    assert len(_state("s.safetensors").history) == 2
+    assert (metadata["prompts"], metadata["plan"]) == (["a"] * chunks, [[11, 10][:chunks]])
+    assert len(_state("s.safetensors").history) == chunks
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])

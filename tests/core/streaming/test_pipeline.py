@@ -171,6 +171,34 @@ def test_a_stop_in_sampling_finishes_the_chunks_that_are_whole(vae, model, overl
     assert film.error is None
 
 
+@pytest.mark.parametrize("overlap", ["on", "off", "auto"])
+def test_a_stop_before_the_first_chunk_is_handed_over_keeps_it(vae, model, overlap):
+    """Its state is written first."""
+    written = []
+    with pipeline.Pipeline(vae, written.append, **DEVICES, from_chunk=0, total=3, overlap=overlap) as film:
+        state = next(_shots(model, begin(PACK, model)))
+        film.finish(state)
+    assert len(torch.cat(written)) == state.frames
+
+
+@pytest.mark.parametrize("overlap", ["on", "auto"])
+def test_a_stop_while_the_decoder_moves_keeps_the_first_chunk(vae, model, monkeypatch, overlap):
+    monkeypatch.setattr(pipeline, "has_room", lambda *_: True)
+    written, state = [], next(_shots(model, begin(PACK, model)))
+    with pipeline.Pipeline(vae, written.append, **DEVICES, from_chunk=0, total=3, overlap=overlap) as film:
+        monkeypatch.setattr(vae, "to", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            film.add(state)
+        monkeypatch.undo()
+        assert not film.begun
+        film.finish(state)
+    assert len(torch.cat(written)) == state.frames
+
+
+def _stop(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_decoder_that_fails_ends_it_and_keeps_the_frames_before(vae, model, monkeypatch):
     real, made = type(vae).decode_frame, []
 
@@ -280,11 +308,11 @@ def test_without_room_after_all_the_rest_is_decoded_at_the_end(
     expected, _ = _film(vae, _shots(model, begin(PACK, model)), overlap="off")
     real, made = type(vae).decode_frame, []
 
-    def full(self, latent, cache):
+    def full(self, latent, cache, run=None):
         made.append(1)
         if len(made) == piece:
             raise torch.OutOfMemoryError("no room")
-        return real(self, latent, cache)
+        return real(self, latent, cache, run)
 
     monkeypatch.setattr(type(vae), "decode_frame", full)
     monkeypatch.setattr(pipeline, "has_room", lambda *_: True)
