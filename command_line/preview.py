@@ -119,8 +119,9 @@ class SamplingPreview:
         with Player(into(self._path)) as player:
 
             def hear(news: Progress) -> None:
-                if news.latents is not None:
-                    player.play(self._pictures(news.latents), pace, again=True)
+                if news.latents is not None and not player.ended:
+                    with player.drawing():
+                        player.play(self._pictures(news.latents), pace, again=True)
 
             yield hear
 

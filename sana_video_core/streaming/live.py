@@ -40,13 +40,14 @@ class StreamPreview:
 
     def progress(self, news: Progress) -> None:
         """To be told of every model call, as `Callbacks.progress` is."""
-        if news.chunk == 0 or news.latents is None:
+        if news.chunk == 0 or news.latents is None or self._player.ended:
             return
         finished = news.step == news.steps
-        if finished and news.chunk < news.chunks:
-            self._play(news.latents)
-        elif finished or not self._played:
-            self._show(self._pictures(news.latents[:, :, -1:]), 0)
+        with self._player.drawing():
+            if finished and news.chunk < news.chunks:
+                self._play(news.latents)
+            elif finished or not self._played:
+                self._show(self._pictures(news.latents[:, :, -1:]), 0)
 
     def _play(self, latents: Tensor) -> None:
         took, self._begun = self._now() - self._begun, self._now()

@@ -7,7 +7,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Picture = TypeVar("Picture")
@@ -17,8 +18,9 @@ logger = logging.getLogger("sana_video")
 class Player(Generic[Picture]):
     """Calls `show(picture)` for one picture after another, in a thread that begins with the first of them.
 
-    Use it in a `with`: after the block the thread has ended, whatever ended the block. An error in `show`
-    ends the pictures, with a warning, and never the work. `now` and `wait(condition, seconds)` are for tests.
+    Use it in a `with`: after the block the thread has ended, whatever ended the block. An error in `show` or
+    in `drawing` ends the pictures, with a warning, and never the work. `now` and `wait(condition, seconds)`
+    are for tests.
     """
 
     def __init__(
@@ -33,6 +35,19 @@ class Player(Generic[Picture]):
         self._left: deque[Picture] = deque()
         self._seconds, self._again, self._ended = 0.0, False, False
         self._thread: threading.Thread | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no picture will be shown any more."""
+        return self._ended
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """In the block, pictures are made."""
+        try:
+            yield
+        except Exception as error:  # such as a draft without room
+            self._fail(error)
 
     def play(self, pictures: Iterable[Picture], seconds: float, *, again: bool = False) -> None:
         """Show these, one every `seconds`, in place of what is left of the last ones. Returns at once.
@@ -64,6 +79,12 @@ class Player(Generic[Picture]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        logger.warning("The moving preview stopped (%s: %s).", type(error).__name__, error)
+
     def _work(self) -> None:
         last = -math.inf  # when the last picture was due
         try:
@@ -74,9 +95,7 @@ class Player(Generic[Picture]):
                 # from when it was due, so that the pace holds; a whole turn that was missed isn't made up for
                 last = last + seconds if begun - last < 2 * seconds else begun
         except Exception as error:
-            with self._changed:
-                self._ended = True
-            logger.warning("The moving preview stopped (%s: %s).", type(error).__name__, error)
+            self._fail(error)
 
     def _next(self, last: float) -> tuple[Picture, float] | None:
         """The next picture, when its turn has come, and how long after the last one; None at the end."""

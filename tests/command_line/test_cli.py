@@ -159,6 +159,24 @@ def test_a_preview_that_cannot_be_written_any_more_ends_alone(sana, monkeypatch,
     assert not Path("p.png").exists()
 
 
+@pytest.mark.parametrize("kind", [[], ["--family", "sana_video_480p", "--frames", 9]])
+def test_a_preview_that_cannot_be_drawn_ends_alone(sana, monkeypatch, caplog, kind):
+    from comfyui_sana_video.command_line import preview
+
+    def full(latents, colours):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(preview, "latent_pictures", full)
+    status, out, _ = sana(
+        "generate", "a", *SMALL, *kind, "--steps", 2, "--out", "v.mp4", "--preview", "p.png"
+    )
+    assert status == 0
+    assert "wrote v.mp4" in out
+    assert caplog.text.count("preview stopped") == 1
+    assert Path("p.png").exists()  # of the frames
+    assert _no_player()
+
+
 def test_continuing_is_one_run(sana):
     """Two runs joined by a file are one run: the state is bit-identical, and 40 frames are new."""
     assert (

@@ -109,6 +109,24 @@ def test_what_has_no_picture_is_not_shown(reels):
     assert reels == []
 
 
+def test_what_cannot_be_drawn_is_not_seen_and_costs_nothing_more(reels, caplog):
+    """Such as a draft without room: the film goes on."""
+    tried = []
+
+    def full(latents):
+        tried.append(latents)
+        raise torch.OutOfMemoryError("no room")
+
+    preview, tell = _stream([], [0, 1, 2, 3], pictures=full)
+    with preview:
+        for chunk in (1, 2, 3):
+            tell(chunk, 1, 0)
+            tell(chunk, 2, 0)
+    assert len(tried) == 1
+    assert reels == []
+    assert caplog.messages == ["The moving preview stopped (OutOfMemoryError: no room)."]
+
+
 def _drafts(cost):
     """Drafts that cost so much, and a function that lets time go by."""
     time = [0.0]

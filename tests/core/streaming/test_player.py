@@ -128,3 +128,16 @@ def test_an_error_of_the_screen_ends_the_pictures_and_not_the_work(caplog):
         assert not _threads()
         player.play("c", 0)
     assert caplog.messages == ["The moving preview stopped (OSError: no screen)."]
+
+
+def test_an_error_in_drawing_ends_the_pictures_and_not_the_work(caplog):
+    shown = threading.Event()
+    with Player(lambda picture: shown.set()) as player:
+        player.play("ab", 1000, again=True)
+        assert shown.wait(limit(5))
+        with player.drawing():
+            raise RuntimeError("no room")
+        player._thread.join(limit(5))
+        assert player.ended
+        assert not _threads()
+    assert caplog.messages == ["The moving preview stopped (RuntimeError: no room)."]
