@@ -58,8 +58,9 @@ class GpuRecorder:
     def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
         graph, stream = torch.cuda.CUDAGraph(), _stream(self._device)
         # thread_local: another thread may decode and allocate meanwhile
-        mode = {"stream": stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool, **mode):
+        options = {"pool": self._pool, "stream": stream, "capture_error_mode": "thread_local"}
+        # PyTorch's block stays on its stream if a recording fails
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, **options):
             outputs = function()
         return graph.replay, outputs
 

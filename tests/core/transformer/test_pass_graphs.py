@@ -120,7 +120,7 @@ def test_the_gpu_that_computes_is_the_one_that_records(monkeypatch):
         graph_pool_handle=lambda: "pool",
         CUDAGraph=lambda: SimpleNamespace(replay=None),
         Stream=note("stream", "a stream"),
-        device=note("device", nullcontext()),
+        stream=note("within", nullcontext()),
         graph=note("graph", nullcontext()),
         mem_get_info=lambda device: (pass_graphs.ROOM, 0),
     ))  # fmt: skip
@@ -132,7 +132,6 @@ def test_the_gpu_that_computes_is_the_one_that_records(monkeypatch):
     pass_graphs._stream.cache_clear()
     assert [call[:2] for call in asked if call[0] != "graph"] == [
         ("stream", gpu),
-        ("device", gpu),
-        ("device", gpu),
+        *[("within", "a stream")] * 2,
     ]
     assert {call[-1]["stream"] for call in asked if call[0] == "graph"} == {"a stream"}
