@@ -113,6 +113,7 @@ def test_the_memory_is_a_value(decoder):
     assert torch.equal(again, expected)
     assert all(map(torch.equal, memory, before))
     assert all(map(torch.equal, (first, one, other), given))
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in newer)
     assert not {t.untyped_storage().data_ptr() for t in memory} & {
         t.untyped_storage().data_ptr() for t in newer
     }
