@@ -162,6 +162,13 @@ def _forward(vae):
     layer.forward = lambda x: 2 * own(x)
 
 
+def _convolution(vae):
+    """As nodes for seamless pictures replace it."""
+    layer = vae.decoder.conv1
+    own = layer._conv_forward
+    layer._conv_forward = lambda *given: 2 * own(*given)
+
+
 def _border(vae):
     vae.decoder.upsamples[3].resample[1].padding_mode = "circular"
 
@@ -189,6 +196,7 @@ CHANGES = (
     _hook,
     _pre_hook,
     _forward,
+    _convolution,
     _border,
     _foreign_layer,
     _foreign_block,
