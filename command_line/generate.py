@@ -227,7 +227,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
                 else str(error) or "Stopped."
             )
             chunks = len(state.history) - made
-            bar.say(f"{words} Finished and written: {chunks} of the chunks.")
+            bar.say(f"{words} Finished, and written now: {chunks} of the chunks.")
         model.graphs = None  # they hold activations
         model.to("meta")  # the VAE has the device to itself
         if not pipeline.overlapped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -60,6 +61,9 @@ def lasting_streams() -> Iterator[None]:
         yield
 
 
+AGAIN = 0.05  # seconds
+
+
 @contextmanager
 def endings_are_ctrl_c() -> Iterator[list[int]]:
     """In the block, a signal to end does what Ctrl-C does; yields the numbers of those that came."""
@@ -72,7 +76,16 @@ def endings_are_ctrl_c() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         ctrl_c(signal.SIGINT, frame)
 
+    def lost(what: Any) -> None:
+        """Python drops an exception that comes while an object is let go: the signal comes again, soon."""
+        if issubclass(what.exc_type, KeyboardInterrupt):  # not now: what is raised here is dropped, too
+            number = came[-1] if came else signal.SIGINT
+            threading.Timer(AGAIN, _thread.interrupt_main, (number,)).start()
+        else:
+            older_hook(what)
+
     older = {}
+    older_hook, sys.unraisablehook = sys.unraisablehook, lost
     if threading.current_thread() is threading.main_thread():  # others can't handle signals
         for name in ENDINGS:
             number = getattr(signal, name, None)
@@ -81,5 +94,6 @@ def endings_are_ctrl_c() -> Iterator[list[int]]:
     try:
         yield came
     finally:
+        sys.unraisablehook = older_hook
         for number, handler in older.items():
             signal.signal(number, handler)

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -28,7 +29,8 @@ from .state import Chunk, Identity, StreamState
 logger = logging.getLogger("sana_video")
 
 ROOM = 1  # chunks that wait for the decoder: more would only be sampled earlier, and shown no sooner
-SPARE = 2**29  # bytes that stay free: another program's, and what fragments of memory cost
+# bytes that stay free: another program's, fragments, and what later chunks take (a memory, recorded passes)
+SPARE = 3 * 2**29
 
 Item: TypeAlias = tuple[int, Chunk, list[torch.cuda.Event]]  # the chunk's number, counted from 0
 
@@ -209,11 +211,17 @@ def _moments(*devices: torch.device) -> list[torch.cuda.Event]:
 @contextmanager
 def _own_streams(devices: list[torch.device]) -> Iterator[list[torch.cuda.Stream]]:
     """In the block, this thread works on streams of its own; the last device is the current one."""
-    streams = [torch.cuda.Stream(device) for device in devices]
+    streams = [_stream(device) for device in devices]
     with ExitStack() as stack:
         for stream in streams:
             stack.enter_context(torch.cuda.stream(stream))
         yield streams
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Always the same: PyTorch gives out 32 in turn, so a new one may be somebody's after a while."""
+    return torch.cuda.Stream(device)
 
 
 def _handed_over(items: Iterator[Item], first: int, streams: list[torch.cuda.Stream]) -> Iterator[Chunk]:

@@ -565,7 +565,7 @@ def test_finished_shots_stay_after_an_interrupt(sana, monkeypatch):
         )
     assert status == 130
     assert "41 frames" in out
-    assert "Finished and written: 1" in err
+    assert "Finished, and written now: 1" in err
     assert _frames("v.mp4").shape[2] == 41
     assert sana("generate", "b", "--state-in", "s.safetensors", "--state-out", "s.safetensors")[0] == 0
     for one, other in zip(
@@ -624,7 +624,7 @@ def test_what_a_stop_leaves_says_what_it_is(sana, monkeypatch, overlap, chunks):
     words = [*SMALL, "--steps", 1, "--chunks", 3, "--state-out", "s.safetensors", "--out", "v.mp4"]
     status, out, err = sana("generate", "a", *words, "--overlap", overlap)
     assert status == 130
-    assert f"Stopped. Finished and written: {chunks}" in err
+    assert f"Stopped. Finished, and written now: {chunks}" in err
     assert f"{1 + 40 * chunks} frames" in out
     assert _frames("v.mp4").shape[2] == 1 + 40 * chunks
     metadata = PACK.core("files.video_reader").read_metadata("v.mp4")

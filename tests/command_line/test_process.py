@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import time
 
 import pytest
 from comfyui_sana_video.command_line import cli
@@ -128,3 +129,23 @@ def test_a_refusal_of_the_system_is_a_sentence(error, words, command):
     status, said = command(body)
     assert status == 1
     assert said == f"sana-video: {words}. Check its name and its folder.\n"
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_while_an_object_is_let_go_isnt_lost(number):
+    """Python drops what is raised there, and says so; the work would go on to its end."""
+
+    class Last:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def work():
+        last = Last()
+        del last
+        time.sleep(5)
+
+    with endings_are_ctrl_c() as came, pytest.raises(KeyboardInterrupt):
+        work()
+    assert came == ([number] * 2 if number == signal.SIGTERM else [])
