@@ -73,10 +73,9 @@ def _frames(frames):
         single = dict.fromkeys(("HAS_PAST", "NORM", "SEEN", "STACKED"), True)
         pixels = {"PIXELS": frames.VALUES // block}
         yield f"_causal_frames {channels}", flags | width | single | pixels
-        yield (
-            f"_paired_frames {channels}",
-            flags | width | {"PIXELS": frames.PAIR_VALUES // block, "COUNT": 2},
-        )
+        pairs = flags | width | {"PIXELS": frames.PAIR_VALUES // block, "COUNT": 2}
+        yield f"_paired_frames {channels}", pairs
+        yield f"_paired_frames sub-pixels {channels}", pairs | {"PAIRS": False, "SUBPIXELS": True}
 
 
 def needed(function, constants, warps: int, stages: int, target: GPUTarget, exact: bool) -> int:
@@ -89,10 +88,12 @@ def needed(function, constants, warps: int, stages: int, target: GPUTarget, exac
         return "fp32" if name.split("_")[-1] == "eps" else "i32"
 
     names = function.arg_names
+    # as Triton finds them at a launch; of counts that it isn't compiled for it knows nothing
+    free = {part.name for part in function.params if part.do_not_specialize}
     even = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
-        if kind(name) not in ("constexpr", "fp32")
+        if kind(name) not in ("constexpr", "fp32") and name not in free
     }
     source = ASTSource(function, {name: kind(name) for name in names}, constexprs=constants, attrs=even)
     options = {"num_warps": warps, "num_stages": stages}
