@@ -213,7 +213,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
     ):
         try:
             for newer in _sampled(options, model, shots, bar, pipeline):
-                state, film.metadata = newer, stream_metadata(newer, shots.from_chunk)
+                state, film.metadata = newer, partial(stream_metadata, newer, shots.from_chunk)
                 if options.state_out is not None:
                     keep_state(options, state)  # after every chunk: a crash costs one chunk
                 pipeline.add(state)
@@ -227,7 +227,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
                 else str(error) or "Stopped."
             )
             chunks = len(state.history) - made
-            bar.say(f"{words} Finished, and written now: {chunks} of the chunks.")
+            bar.say(f"{words} Finished, and written now: {chunks} of {new} chunks.")
         model.graphs = None  # they hold activations
         model.to("meta")  # the VAE has the device to itself
         if not pipeline.overlapped:

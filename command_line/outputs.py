@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,7 +95,9 @@ class Film(AbstractContextManager):
 
     def __init__(self, options: Namespace, frames: int) -> None:
         """`frames` are those that are expected: the sheet's pictures are spread over them."""
-        self.expected, self.metadata = frames, {}
+        self.expected = frames
+        # of its first so many frames: fewer than expected, if it ends early
+        self.metadata: Callable[[int], Mapping[str, object]] = lambda frames: {}
         self._options, self._open = options, ExitStack()
         self._writer: VideoWriter | None = None
         self._encoder: Worker[Tensor] | None = None
@@ -117,9 +120,11 @@ class Film(AbstractContextManager):
         self._frames += len(frames)
 
     def _begin(self) -> None:
-        options = {"fps": self._options.fps, "codec": self._options.codec, "metadata": self.metadata}
-        writer = _safely(self._options, lambda path: VideoWriter(path, **options))
+        options = {"fps": self._options.fps, "codec": self._options.codec}
+        metadata = self.metadata(self.expected)
+        writer = _safely(self._options, lambda path: VideoWriter(path, **options, metadata=metadata))
         self._writer = self._open.enter_context(writer)
+        self._open.callback(lambda: writer.describe(self.metadata(writer.frames)))  # once all are encoded
         self._encoder = self._open.enter_context(encoding(writer))
         preview = film_preview(self._options)
         self._preview = preview and self._open.enter_context(preview)
@@ -127,7 +132,6 @@ class Film(AbstractContextManager):
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self._writer is None:
             return
-        self._writer.describe(self.metadata)
         self._open.__exit__(kind, error, trace)
         if error is not None:
             return
@@ -138,8 +142,12 @@ class Film(AbstractContextManager):
             print(f"wrote {self._options.sheet}")
 
 
-def stream_metadata(state: StreamState, from_chunk: int) -> dict[str, object]:
-    """Of the film of the chunks from number `from_chunk` (counted from 0) on."""
+def stream_metadata(state: StreamState, from_chunk: int, frames: int) -> dict[str, object]:
+    """Of the first `frames` of a film of the chunks from number `from_chunk` (counted from 0) on."""
+    shorter = (
+        replace(state, history=state.history[:end]) for end in range(from_chunk + 1, len(state.history))
+    )
+    state = next((part for part in shorter if part.frames_from(from_chunk) >= frames), state)
     return {
         "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
         "seeds": [chunk.seed for chunk in state.history[from_chunk:]],
@@ -152,7 +160,7 @@ def stream_metadata(state: StreamState, from_chunk: int) -> dict[str, object]:
 def write_clip(options: Namespace, vae: WanDecoder, latents: Tensor) -> None:
     """Write clean latents [1, C, F, H, W] of one clip, in model space."""
     with Film(options, options.frames) as film:
-        film.metadata = {
+        film.metadata = lambda frames: {
             "prompts": options.prompts,
             "negative": options.negative,
             "seed": options.seed,
