@@ -596,12 +596,19 @@ def test_how_long_a_film_will_be_is_known_before_it_is_made(sana, monkeypatch, c
     assert expected == [41, _frames("v.mp4").shape[2]] == [41, 41 + 40 + 41 if change == "cut" else 120]
 
 
-def test_decoding_meanwhile_gives_the_same_film_and_sheet(sana):
+def test_decoding_meanwhile_gives_the_same_film_and_sheet(sana, monkeypatch):
+    """Frames and sheet bit for bit; x264 may encode the same frames in two ways, depending on its threads."""
+    from comfyui_sana_video.command_line import generate
+
+    films, real = {"on": [], "off": []}, generate.Film.write
+    monkeypatch.setattr(
+        generate.Film, "write", lambda self, frames: films[overlap].append(frames) or real(self, frames)
+    )
     for overlap in ("on", "off"):
         words = ["--steps", 1, "--on-prompt-change", "cut", "--sheet", f"{overlap}.png", "--overlap", overlap]
         status, out, err = sana("generate", "a", "b", *SMALL, *words, "--out", f"{overlap}.mp4")
         assert (status, "82 frames" in out) == (0, True), err
-    assert Path("on.mp4").read_bytes() == Path("off.mp4").read_bytes()
+    assert same(*map(torch.cat, films.values()))
     assert Path("on.png").read_bytes() == Path("off.png").read_bytes()
     metadata = PACK.core("files.video_reader").read_metadata("on.mp4")
     assert (metadata["prompts"], metadata["plan"]) == (["a", "b"], [[11], [11]])
