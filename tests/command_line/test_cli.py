@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice, product
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import av
 import numpy as np
@@ -101,9 +103,20 @@ def _no_player():
     return all(thread.name != "sana-video player" for thread in threading.enumerate())
 
 
-def test_a_preview_is_the_newest_picture(sana, written):
+@pytest.fixture
+def heard(monkeypatch):
+    """What a stream's preview was told."""
+    from comfyui_sana_video.sana_video_core.streaming import live
+
+    news, real = [], live.StreamPreview.progress
+    monkeypatch.setattr(live.StreamPreview, "progress", lambda *given: news.append(given[1]) or real(*given))
+    return news
+
+
+def test_a_preview_is_the_newest_picture(sana, written, heard):
     status, _, err = sana("generate", "a", "b", *SMALL, "--out", "v.mp4", "--preview", "p.png")
     assert status == 0
+    assert list(dict.fromkeys(news[:2] for news in heard)) == [(1, 2), (2, 2)]
     assert "preview stopped" not in err
     assert len(written) >= 4  # an estimate, a chunk, the last latent frame; the film's last frame
     assert set(written) == {(512, 256)}
@@ -115,12 +128,21 @@ def test_a_preview_is_the_newest_picture(sana, written):
     assert _no_player()
 
 
-def test_the_first_chunk_is_seen_before_its_frames_come(sana, monkeypatch):
-    """Decoded meanwhile or not, there is nothing else to see until then."""
-    from comfyui_sana_video.sana_video_core.streaming import live
+def test_a_preview_counts_chunks_over_all_shots(heard, monkeypatch, tmp_path):
+    """The last one of a shot isn't the film's last one, which stands still."""
+    from comfyui_sana_video.command_line import preview
+    from comfyui_sana_video.sana_video_core.callbacks import Progress
 
-    heard, real = [], live.StreamPreview.progress
-    monkeypatch.setattr(live.StreamPreview, "progress", lambda *given: heard.append(given[1]) or real(*given))
+    monkeypatch.setattr(preview, "fit_colours", lambda *_: None)
+    options, family = Namespace(preview=tmp_path / "p.png"), PACK.core("config").LONGSANA_480P
+    with preview.SamplingPreview(options, family, MagicMock(), "cpu").shots(2, lambda: False) as hear:
+        for shot, chunk in product(range(2), range(4)):  # 0: recache
+            hear(shot, Progress(chunk, 3, 1, 1, None))
+    assert [(news.chunk, news.chunks) for news in heard] == [(number, 6) for number in range(1, 7)]
+
+
+def test_the_first_chunk_is_seen_before_its_frames_come(sana, heard):
+    """Decoded meanwhile or not, there is nothing else to see until then."""
     words = ["--steps", 2, "--chunks", 2, "--out", "v.mp4", "--preview", "p.png"]
     assert sana("generate", "a", *SMALL, *words, "--overlap", "on")[0] == 0
     assert [(news.chunk, news.step) for news in heard] == [(1, 1), (1, 2), (1, 3)]  # the third absorbs
@@ -629,18 +651,51 @@ def test_what_a_stop_leaves_says_what_it_is(sana, monkeypatch, overlap, chunks):
 
     monkeypatch.setattr(generate, "keep_state", stops)
     words = [*SMALL, "--steps", 1, "--chunks", 3, "--state-out", "s.safetensors", "--out", "v.mp4"]
-    status, out, err = sana("generate", "a", *words, "--overlap", overlap)
+    status, out, err = sana("generate", "a", *words, "--overlap", overlap, "--sheet", "v.png")
     assert status == 130
-    assert f"Stopped. Finished, and written now: {chunks}" in err
+    assert f"Stopped. Finished, and written now: {chunks} of 3 chunks." in err
     assert f"{1 + 40 * chunks} frames" in out
     assert _frames("v.mp4").shape[2] == 1 + 40 * chunks
     metadata = PACK.core("files.video_reader").read_metadata("v.mp4")
     assert (metadata["prompts"], metadata["plan"]) == (["a"] * chunks, [[11, 10][:chunks]])
     assert len(_state("s.safetensors").history) == chunks
+    with Image.open("v.png") as sheet:  # over what is there, if that is known before decoding begins
+        rows = 4 if overlap == "off" else 2 if chunks == 1 else 3
+        assert sheet.size == (6 * 160, rows * (80 + 16))
+
+
+@pytest.mark.parametrize("chunks", [0, 1])
+@pytest.mark.parametrize(
+    "error, status, words",
+    [
+        (KeyboardInterrupt(), 130, "Stopped."),
+        (PACK.core("errors").ChunkError("It broke."), 1, "It broke."),
+        (torch.OutOfMemoryError("no room"), 1, "ran out of memory."),
+    ],
+    ids=["stop", "error", "memory"],
+)
+def test_what_ends_sampling_is_said_and_so_is_what_is_kept(sana, monkeypatch, chunks, error, status, words):
+    """Before the first chunk there is nothing to write, and nothing else is said."""
+    from comfyui_sana_video.command_line import generate
+
+    real = generate.extend
+
+    def ends(*arguments, **options):
+        yield from islice(real(*arguments, **options), chunks)
+        raise error
+
+    monkeypatch.setattr(generate, "extend", ends)
+    ended, out, err = sana("generate", "a", *SMALL, "--steps", 1, "--chunks", 2, "--out", "v.mp4")
+    assert ended == status
+    assert words in err
+    assert ("written now: 1 of 2 chunks." in err, "nothing to decode" in err) == (chunks == 1, False)
+    assert "written now: 0" not in err
+    assert Path("v.mp4").exists() == ("41 frames" in out) == (chunks == 1)
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_a_decoder_that_fails_keeps_the_frames_before_it(sana, monkeypatch, overlap):
+    """And the film says what it shows, which isn't all that was sampled."""
     wan_vae = PACK.core("vae.wan_vae").WanVAE
     real, made = wan_vae.decode_frame, []
 
@@ -650,13 +705,16 @@ def test_a_decoder_that_fails_keeps_the_frames_before_it(sana, monkeypatch, over
         return (pixels * float("nan") if len(made) == 13 else pixels), kept
 
     monkeypatch.setattr(wan_vae, "decode_frame", broken)
-    words = [*SMALL, "--steps", 1, "--chunks", 3, "--state-out", "s.safetensors", "--out", "v.mp4"]
+    words = [*SMALL, "--steps", 1, "--chunks", 4, "--state-out", "s.safetensors", "--out", "v.mp4"]
     status, out, err = sana("generate", "a", *words, "--overlap", overlap)
     assert (status, out) == (1, "")
-    assert "NaN or Inf in chunk 2 of 3" in err
+    assert "NaN or Inf in chunk 2 of 4" in err
     assert "Traceback" not in err
+    assert "written now" not in err  # the third or fourth chunk finds no decoder any more
     assert _frames("v.mp4").shape[2] == 45
-    assert len(_state("s.safetensors").history) >= 2
+    metadata = PACK.core("files.video_reader").read_metadata("v.mp4")
+    assert (metadata["prompts"], metadata["plan"]) == (["a", "a"], [[11, 10]])
+    assert len(_state("s.safetensors").history) > 2
 
 
 def test_a_folder_that_is_gone_after_the_work_costs_nothing(sana, monkeypatch, caplog):

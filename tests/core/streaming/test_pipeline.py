@@ -253,6 +253,34 @@ def test_a_second_ctrl_c_stops_the_decoder_within_a_frame(vae, model, monkeypatc
     assert torch.cat(written).shape[0] < 9, "it went on to the end"
 
 
+def test_ctrl_c_while_a_failed_block_waits_stops_the_decoder(vae, model, monkeypatch):
+    gate, written = threading.Event(), []
+
+    def write(frames):
+        written.append(frames)
+        gate.wait(30)
+
+    worker = PACK.core("files.background").Worker
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: SIM117, PT012
+        with pipeline.Pipeline(vae, write, **DEVICES, from_chunk=0, total=1, overlap="on") as film:
+            film.add(next(_shots(model, begin(PACK, model), ((5,), (2,)))))
+            patch.setattr(worker, "finish", _stop)
+            raise errors.ChunkError("sampling failed")
+    gate.set()
+    with pytest.raises(errors.Cancelled):
+        film._worker.finish()
+    assert len(written) <= 2, "it went on to the end"
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+def test_the_caller_s_own_stop_reaches_the_decoder(vae, model, overlap):
+    written = []
+    asked = callbacks.Callbacks(cancelled=lambda: len(written) > 0)
+    with pytest.raises(errors.Cancelled, match="while chunk 1 of 3 was decoded"):
+        _film(vae, _shots(model, begin(PACK, model)), overlap=overlap, write=written.append, callbacks=asked)
+    assert len(written) == 2  # the frames that were on their way are kept
+
+
 def test_a_chunk_that_was_added_and_not_counted_is_decoded_once(vae, model):
     """Ctrl-C may come in between."""
     written = []
