@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -192,7 +193,8 @@ def test_a_gpu_without_an_encoder_is_refused_before_any_work(tmp_path, monkeypat
 
     tried = []
     encoders._trial.cache_clear()
-    monkeypatch.setattr(encoders.VideoCodecContext, "create", staticmethod(refuses))
+    # the name in our module: PyAV's own class can't be changed
+    monkeypatch.setattr(encoders, "VideoCodecContext", SimpleNamespace(create=refuses))
     for _ in range(2):
         with pytest.raises(FileError, match=r"h264_nvenc.*no such engine.*Choose h264\."):
             VideoWriter(tmp_path / "a.mp4", codec="h264_nvenc")
