@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from . import ops
 from .fused_weights import (
     Lender,
+    channels_first,
+    channels_last,
     paired_weights,
     per_picture,
     picture_weight,
@@ -71,11 +73,6 @@ class Passage:
         return parts.x if whole and isinstance(parts.x, Tensor) else ops.summed(parts)
 
 
-def _channels_first(x: Tensor) -> Tensor:
-    """[B, T, H, W, C] -> [B, C, T, H, W]."""
-    return x.permute(0, 4, 1, 2, 3)
-
-
 class FusedLayer:
     """`forward` of a layer of layers.py, on what passes.
 
@@ -109,7 +106,7 @@ class CausalConv:
         if self.stacked:
             y = per_picture(self.weight, seen, padding=1)
         else:
-            y = F.conv3d(_channels_first(seen), self.weight, padding=(0, 1, 1)).permute(0, 2, 3, 4, 1)
+            y = channels_last(F.conv3d(channels_first(seen), self.weight, padding=(0, 1, 1)))
         passage.put(Parts(y, self.bias))
         return total
 
@@ -172,9 +169,8 @@ class FusedAttention(FusedLayer):
     def __call__(self, passage: Passage) -> None:
         x = passage.total()
         h = rms_norm(x, self.gamma, axis=-1)
-        tokens = (
-            F.linear(h, *self.to_qkv).flatten(2, 3).flatten(0, 1).unsqueeze(1)
-        )  # [B T, one head, H W, 3 C]
+        tokens = F.linear(h, *self.to_qkv).flatten(2, 3).flatten(0, 1)  # [B * T, H * W, 3 C]
+        tokens = tokens.unsqueeze(1)  # one head
         q, k, v = (part.contiguous() for part in tokens.chunk(3, dim=-1))
         y = F.scaled_dot_product_attention(q, k, v).view(x.shape)
         passage.put(Parts(F.linear(y, self.projection), self.bias, x))
@@ -266,7 +262,7 @@ class FusedColours(FusedLayer):
         passage.kept.append(kept)
         planes = torch.mm(self.taps, seen.flatten(0, 3).T)  # [27 C, B * (2 + T) * H * W]
         pixels = ops.sum_of_taps(planes.view(3, 3, 3, -1, *seen.shape[:4]), self.bias)
-        passage.put(Parts(pixels.permute(0, 2, 3, 4, 1)))
+        passage.put(Parts(channels_last(pixels)))
 
 
 class FusedMoments(FusedLayer):

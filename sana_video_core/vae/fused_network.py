@@ -19,7 +19,7 @@ from .fused_layers import (
     FusedMoments,
     Passage,
 )
-from .fused_weights import Lender, WeightsOf
+from .fused_weights import Lender, WeightsOf, channels_first, channels_last
 from .layers import Cache, CausalNetwork, DoubleTimeAndSpace, HalveSpace, HalveSpaceAndTime
 from .ops import Parts
 
@@ -55,12 +55,12 @@ class FusedNetwork:
         """As CausalNetwork.forward. A cache that is a list is emptied, and goes while the next grows."""
         if cache is not None:
             self._check_fits(cache, x)
-        passage = Passage(Parts(_channels_last(x)), deque(map(_channels_last, cache or ())))
+        passage = Passage(Parts(channels_last(x)), deque(map(channels_last, cache or ())))
         if isinstance(cache, list):
             cache.clear()
         for layers, run in self.stages:
             run(layers, passage)
-        return _channels_first(passage.total()).contiguous(), tuple(map(_channels_first, passage.kept))
+        return channels_first(passage.total()).contiguous(), tuple(map(channels_first, passage.kept))
 
 
 def _stages(layers: list[FusedLayer]) -> tuple[tuple[list[FusedLayer], Run], ...]:
@@ -89,13 +89,3 @@ def _run_in_pieces(layers: Sequence[FusedLayer], passage: Passage) -> None:
         past = deque(part.kept)
     passage.kept += past
     passage.put(Parts(torch.cat(outs, dim=1)))
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B, T, H, W, C]."""
-    return x.permute(0, 2, 3, 4, 1)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    """[B, T, H, W, C] -> [B, C, T, H, W]."""
-    return x.permute(0, 4, 1, 2, 3)

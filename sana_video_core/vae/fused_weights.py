@@ -43,6 +43,16 @@ def runs_as_written(network: nn.Module, of_host: bool = False) -> bool:
     )
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B, T, H, W, C]."""
+    return x.permute(0, 2, 3, 4, 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """[B, T, H, W, C] -> [B, C, T, H, W]."""
+    return x.permute(0, 4, 1, 2, 3)
+
+
 def per_picture(weight: Tensor, x: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """A convolution on every picture of x [B, T, H, W, C] -> [B, T, H', W', C']."""
     y = F.conv2d(x.flatten(0, 1).permute(0, 3, 1, 2), weight, stride=stride, padding=padding)
