@@ -56,8 +56,7 @@ WORDS = (
 
 
 def test_words_of_artists_lead_to_the_stream(window):
-    window.page.mouse.dblclick(800, 500)
-    box = window.page.get_by_role("dialog").locator("input[role=combobox]")
+    box = window.search_box(800, 500)
     for word in WORDS:
         box.fill(word)
         window.page.wait_for_timeout(400)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, Response, TimeoutError, expect
+from playwright.sync_api import Locator, Page, Response, TimeoutError, expect
 
 from .calibration import limit, until
 from .comfyui import TEXT
@@ -135,13 +135,7 @@ class ComfyPage:
     def add(self, title: str, x: int, y: int) -> str:
         """A node from the search box, placed with its title's middle at (x, y) of the window; its id."""
         before = set(self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))"))
-        box = self.page.get_by_role("dialog").locator("input[role=combobox]")
-        for _ in range(3):  # as a person does: a busy page takes two clicks for two, not for one double click
-            self.page.wait_for_timeout(320)  # or the click before would be half of it
-            self.page.mouse.dblclick(x, y)
-            with suppress(TimeoutError):
-                box.wait_for(timeout=1000 * limit(2))
-                break
+        box = self.search_box(x, y)
         box.fill(title)
         self.page.get_by_role("dialog").get_by_text(title, exact=True).first.click()
         box.wait_for(state="hidden")
@@ -151,6 +145,20 @@ class ComfyPage:
         after = self.page.evaluate("() => app.graph.nodes.map(node => String(node.id))")
         (new,) = set(after) - before
         return new
+
+    def search_box(self, x: int, y: int) -> Locator:
+        """The box that a double click on the empty canvas opens, ready to be filled."""
+        return self._opened_at(x, y, self.page.get_by_role("dialog").locator("input[role=combobox]"))
+
+    def _opened_at(self, x: float, y: float, field: Locator) -> Locator:
+        """What a double click opens. A busy page takes it for two clicks; then a person tries again."""
+        for _ in range(5):
+            self.page.wait_for_timeout(320)  # or the click before would be half of it
+            self.page.mouse.dblclick(x, y)
+            with suppress(TimeoutError):
+                field.wait_for(timeout=1000 * limit(2))
+                return field
+        raise AssertionError(f"nothing opened at ({x}, {y})")
 
     def connect(self, source: str, output: str, target: str, entry: str) -> None:
         """Drag a link from an output to an input, both by name."""
@@ -180,8 +188,8 @@ class ComfyPage:
             field.fill(str(value))
             field.press("Enter")
             return
-        self.page.mouse.dblclick(*self.widget(node, name))
-        self.page.locator(".graphdialog input").fill(str(value))
+        field = self._opened_at(*self.widget(node, name), self.page.locator(".graphdialog input"))
+        field.fill(str(value))
         self.page.keyboard.press("Enter")
 
     def title_of(self, node: str) -> list[float]:
