@@ -25,7 +25,7 @@ from ..sana_video_core.streaming.decoding import (
     first_chunk_of,
 )
 from ..sana_video_core.streaming.priming import image_rows
-from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.state import Story
 from .devices import device_of, intermediate_device
 from .live import film_preview
 from .progress import callbacks
@@ -36,7 +36,7 @@ logger = logging.getLogger("sana_video")
 STEPS = 10  # of the progress bar in each chunk
 
 
-def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tensor:
+def decode_images(vae: Any, latents: Tensor, state: Story | None) -> Tensor:
     """Pictures [B * n, H, W, 3] in [0, 1] of latents [B, C, F, H, W] in VAE space."""
     decoder = vae_of(vae)
     spec = decoder.spec
@@ -59,7 +59,7 @@ def decode_images(vae: Any, latents: Tensor, state: StreamState | None) -> Tenso
 
 
 def _history(
-    decoder: HostedDecoder, state: StreamState, from_chunk: int, form: Form | None = None
+    decoder: HostedDecoder, state: Story, from_chunk: int, form: Form | None = None
 ) -> Iterator[Tensor]:
     work = callbacks(len(state.history), STEPS)
     return decode_history(
@@ -69,7 +69,7 @@ def _history(
 
 def decode_to_file(
     vae: Any,
-    state: StreamState,
+    state: Story,
     path: Path,
     rescue: Callable[[], AbstractContextManager[Path]],
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from ..sana_video_core.checkpoints.lora_file import lora_name, read_lora
 from ..sana_video_core.errors import InputError
+from ..sana_video_core.transformer.maker import AppliedLora
 from .stream_model import LORAS, HostedModel
 
 PREFIX = "diffusion_model."
@@ -38,9 +40,8 @@ def with_lora(patcher: Any, path: Path, strength: float) -> Any:
     changed.add_patches(patches, strength)
     for key, patch in tables.items():
         _patch_table(changed, key, patch, strength, comfy.lora.calculate_weight)
-    changed.set_attachments(
-        LORAS, (*(patcher.get_attachment(LORAS) or ()), f"{lora_name(path)} {strength:g}")
-    )
+    applied = AppliedLora(lora_name(path), sha256(path.read_bytes()).hexdigest(), strength)
+    changed.set_attachments(LORAS, (*(patcher.get_attachment(LORAS) or ()), applied))
     return changed
 
 

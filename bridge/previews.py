@@ -9,7 +9,7 @@ import torch
 
 from ..sana_video_core.config import DEMO, LTX_2, WAN_2_1, Family
 from ..sana_video_core.streaming.report import filmstrip
-from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.state import Story
 
 
 class DemoLatents(comfy.latent_formats.Wan21):
@@ -48,7 +48,7 @@ def latent_format(family: Family) -> comfy.latent_formats.LatentFormat:
     return (DemoLatents if family.name == DEMO.name else FORMATS[family.vae.name])()
 
 
-def filmstrip_of(state: StreamState) -> torch.Tensor:
+def filmstrip_of(state: Story) -> torch.Tensor:
     """One picture [1, H, W, 3] in [0, 1] with a cell per chunk, in ComfyUI's quick estimate of colours."""
     latents = latent_format(state.identity.rules)
     previewer = latent_preview.Latent2RGBPreviewer(

@@ -23,10 +23,11 @@ def callbacks(
     steps: int,
     ends: Sequence[float] = (),
     preview: Callable[[Progress], object] = lambda news: None,
+    what: str = "",
 ) -> Callbacks:
     """One progress bar over `chunks` x `steps`, and a line on the node; a preview hears of every step, too.
 
-    `ends` are the seconds of video up to the end of each chunk.
+    `ends` are the seconds of video up to the end of each chunk; `what` begins the line.
     """
     bar = comfy.utils.ProgressBar(chunks * steps)
     begun, skipped = time.monotonic(), None
@@ -40,7 +41,7 @@ def callbacks(
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
         bar.update_absolute(done, chunks * steps)
         preview(news)
-        say_progress(progress_line(news, ends, time.monotonic() - begun, skipped))
+        say_progress(what + progress_line(news, ends, time.monotonic() - begun, skipped))
 
     return Callbacks(cancelled=interrupted, progress=progress)
 

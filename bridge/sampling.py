@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.streaming.priming import encode_beginning, image_rows, images_end, video_end
+from ..sana_video_core.streaming.rebuild import MemoryCache, rebuild
 from ..sana_video_core.streaming.resume import InterruptedRun
-from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.state import State, Story, StreamState
 from ..sana_video_core.streaming.stream import (
     Extension,
     Sampling,
@@ -32,12 +34,13 @@ from .text_encoders import prompt_of
 from .vaes import encoder_of
 
 INTERRUPTED = InterruptedRun()
+MEMORIES = MemoryCache()  # of light states that were continued
 
 
 def extend_with(
     patcher: Any,
     positive: Any,
-    state: StreamState,
+    state: State,
     chunks: int,
     *,
     seed: int,
@@ -45,7 +48,7 @@ def extend_with(
     sampler: str,
     on_prompt_change: str,
     rule: str,
-) -> StreamState:
+) -> State:
     """The state after `chunks` more chunks. Whatever cannot work raises before anything is loaded."""
     model, prompt = HostedModel(patcher), prompt_of(positive)
     sampling = Sampling(
@@ -53,15 +56,15 @@ def extend_with(
         steps=steps,
         sampler=sampler,
         on_prompt_change=on_prompt_change,
-        loras=model.loras,
         rule=rule,
     )
 
     model.family.chunks.check_count(chunks)
     model.warn_of_step_caches()
 
-    def run(state: StreamState, chunks: int) -> Iterator[StreamState]:
+    def run(state: State, chunks: int) -> Iterator[StreamState]:
         extension = plan_extension(model, state, prompt, sampling, chunks=chunks)
+        extension = replace(extension, state=whole_state(patcher, model, extension.state))
         with device_of(patcher), stream_preview(patcher, model.family) as preview:
             ends = _seconds(model.family, extension)
             work = callbacks(chunks, len(sampling.sigmas), ends, preview.progress)
@@ -79,14 +82,25 @@ def _seconds(family: Family, extension: Extension) -> list[float]:
     return [(frames - family.compression.frames(before)) / family.fps for frames in counts]
 
 
-def latents_since(before: StreamState, after: StreamState) -> dict[str, Tensor]:
+def whole_state(patcher: Any, model: HostedModel, state: State) -> StreamState:
+    """A state that can be continued: what has no memory gets it by absorbing its chunks again."""
+    if isinstance(state, StreamState):
+        return state
+    with device_of(patcher):
+        model.load(state.identity.batch, state.identity.grid)
+        work = callbacks(len(state.chunks), 1, what="bringing the memory back, ")
+        device = intermediate_device()
+        return rebuild(model, state, shelf=MEMORIES, callbacks=work, device=device)
+
+
+def latents_since(before: Story, after: Story) -> dict[str, Tensor]:
     """The new chunks of `after`, as a LATENT [B, C, F, H, W] in VAE space."""
     vae, new = after.identity.rules.vae, after.history[len(before.history) :]
     return {"samples": torch.cat([to_vae_space(chunk.latents, vae) for chunk in new], dim=2)}
 
 
 def prime_with(
-    patcher: Any, vae: Any, positive: Any, state: StreamState, image: Tensor | None, video: Any
+    patcher: Any, vae: Any, positive: Any, state: State, image: Tensor | None, video: Any
 ) -> StreamState:
     """The stream that begins with an image or the end of a video."""
     model, prompt, identity = HostedModel(patcher), prompt_of(positive), state.identity

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.shapes import LatentGrid
+from ..sana_video_core.transformer.maker import Maker, maker_of
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
 from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
@@ -19,7 +20,7 @@ from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
 logger = logging.getLogger("sana_video")
 # ComfyUI's step caches need its own sampling loop; a distilled stream of four steps has nothing to skip
 STEP_CACHES = ("easycache", "lazycache")
-LORAS = "sana_video_loras"  # attachment of a patcher: names for the history
+LORAS = "sana_video_loras"  # attachment of a patcher: the AppliedLoras in their order
 
 
 class HostedModel:
@@ -45,10 +46,13 @@ class HostedModel:
         return self.patcher.model.get_dtype_inference()
 
     @property
-    def loras(self) -> tuple[str, ...]:
-        """Names of the LoRAs in use, as far as known."""
+    def maker(self) -> Maker:
+        """This MODEL with its LoRAs, as far as they are known."""
         named = tuple(self.patcher.get_attachment(LORAS) or ())
-        return named or (("unnamed",) if self.patcher.patches else ())
+        maker = maker_of(self.patcher.model.diffusion_model, named)
+        if named or not self.patcher.patches:
+            return maker
+        return maker._replace(loras=("unnamed",), weights=f"patches {self.patcher.patches_uuid}")
 
     def warn_of_step_caches(self) -> None:
         """Say that a node's step cache does nothing here."""

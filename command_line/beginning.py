@@ -10,7 +10,7 @@ from torch import Tensor
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.image_file import read_image
 from ..sana_video_core.streaming.priming import encode_beginning, video_end
-from ..sana_video_core.streaming.state import StreamState, check_fits
+from ..sana_video_core.streaming.state import State, check_fits
 from ..sana_video_core.streaming.stream import start
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.decoders import WanDecoder
@@ -44,7 +44,7 @@ def beginning_of(
     return latents
 
 
-def begun_or_empty(options: Namespace, model: SanaVideo) -> StreamState:
+def begun_or_empty(options: Namespace, model: SanaVideo) -> State:
     if options.state_in is None:
         height, width = size_of(options, model)
         return start(model, height=height, width=width, window=options.window or None)

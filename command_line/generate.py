@@ -18,7 +18,8 @@ from ..sana_video_core.files.video_writer import checked_fps
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
 from ..sana_video_core.streaming.pipeline import Pipeline
 from ..sana_video_core.streaming.priming import check_video_end
-from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.rebuild import rebuild
+from ..sana_video_core.streaming.state import LightState, State, StreamState
 from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
@@ -156,6 +157,9 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
     model.to(models.device)
     model.graphs = graphs_where_they_pay(model.device)
     from_chunk = len(state.history)
+    if isinstance(state, LightState):
+        with Bar("bringing back the memory") as bar:
+            state = rebuild(model, state, callbacks=bar.callbacks(), device=models.device)
     if beginning is not None:
         state = prime(model, state, prompts[0], beginning)
     return _film(options, models, model, vae, _Shots(state, prompts, sampling, from_chunk, preview))
@@ -164,7 +168,7 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
 class _Shots(NamedTuple):
     """A checked request."""
 
-    state: StreamState  # where it begins
+    state: State  # where it begins
     prompts: list[Prompt]
     sampling: Sampling
     from_chunk: int  # the first one that the film shows

@@ -25,7 +25,7 @@ from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.live import FilmPreview
-from ..sana_video_core.streaming.state import StreamState
+from ..sana_video_core.streaming.state import State, Story
 from ..sana_video_core.streaming.state_file import save_state
 from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
@@ -142,7 +142,7 @@ class Film(AbstractContextManager):
             print(f"wrote {self._options.sheet}")
 
 
-def stream_metadata(state: StreamState, from_chunk: int, frames: int) -> dict[str, object]:
+def stream_metadata(state: Story, from_chunk: int, frames: int) -> dict[str, object]:
     """Of the first `frames` of a film of the chunks from number `from_chunk` (counted from 0) on."""
     shorter = (
         replace(state, history=state.history[:end]) for end in range(from_chunk + 1, len(state.history))
@@ -182,7 +182,7 @@ def write_latents(options: Namespace, latents: Tensor) -> None:
     )
 
 
-def keep_state(options: Namespace, state: StreamState) -> None:
+def keep_state(options: Namespace, state: State) -> None:
     """Save the state under --state-out, or from now on elsewhere, if that can't be written any more."""
     try:
         save_state(state, options.state_out)

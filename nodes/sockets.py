@@ -9,7 +9,7 @@ from comfy_api.latest import io
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..sana_video_core.streaming.state import StreamState
+    from ..sana_video_core.streaming.state import State as AnyState
 
 State = io.Custom("SANA_STATE")
 TextEncoder = io.Custom("SANA_TEXT_ENCODER")  # carries a text_encoders.HostedTextEncoder
@@ -21,7 +21,7 @@ class SocketState(NamedTuple):
     `tensors` lists the state's tensors again: ComfyUI's memory accounting looks into tuples, not classes.
     """
 
-    state: StreamState
+    state: AnyState
     tensors: tuple[Tensor, ...]
 
     def __repr__(self) -> str:
@@ -31,5 +31,5 @@ class SocketState(NamedTuple):
         return report(self.state)
 
     @classmethod
-    def of(cls, state: StreamState) -> SocketState:
+    def of(cls, state: AnyState) -> SocketState:
         return cls(state, tuple(state.tensors()))

@@ -1,4 +1,4 @@
-"""Noise as a pure function of (seed, latent frame of the whole stream, draw number).
+"""Noise as a pure function of (seed, latent frame within its scene, draw number).
 
 A latent frame's noise doesn't depend on earlier draws, so N samplers of one chunk see the same noise as one
 sampler of N chunks. The global generator stays untouched.

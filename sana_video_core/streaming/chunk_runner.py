@@ -18,7 +18,7 @@ from ..errors import ChunkError
 from ..sampling.noise import draw_noise
 from ..sampling.solvers import sample_euler, sample_few_step
 from ..transformer.memory import Memory, memory_tensors, memory_to
-from .state import StreamState
+from .state import Story, StreamState
 from .stream_model import StreamModel
 
 
@@ -55,7 +55,7 @@ class ChunkRunner:
     @torch.no_grad()
     def denoise(
         self,
-        state: StreamState,
+        state: Story,
         memory: Memory | None,
         length: int,
         *,
@@ -65,7 +65,7 @@ class ChunkRunner:
         rule: str,
     ) -> Tensor:
         """Clean latents [B, C, length, H, W], float32 on the model's device. The memory is only read."""
-        identity, first = state.identity, state.latent_frames
+        identity, first = state.identity, state.position
 
         def draw(number: int) -> Tensor:
             size = {"batch": identity.batch, "channels": identity.channels, "grid": identity.grid}
@@ -83,7 +83,7 @@ class ChunkRunner:
         return sample_few_step(velocity, draw, sigmas, rule)
 
     @torch.no_grad()
-    def absorb(self, state: StreamState, memory: Memory | None, latents: Tensor) -> Memory:
+    def absorb(self, state: Story, memory: Memory | None, latents: Tensor) -> Memory:
         """The memory after clean latents that follow `state`, on the model's device."""
         self.callbacks.check(self._where)
         after = self.model.absorb(

@@ -16,7 +16,7 @@ from ..files.transfer import Transfer, one_behind
 from ..shapes import Compression
 from ..vae.statistics import to_vae_space
 from ..vae.tiling import Tiling
-from .state import Chunk, StreamState
+from .state import Chunk, Story
 
 # what becomes of frames [B, 3, n, H, W] on the device, before they are copied to the CPU
 Form: TypeAlias = Callable[[Tensor], Tensor]
@@ -30,7 +30,7 @@ class Decoder(Protocol):
     ) -> Iterator[Tensor]: ...
 
 
-def check_first_chunk(state: StreamState, from_chunk: int) -> None:
+def check_first_chunk(state: Story, from_chunk: int) -> None:
     """Raises InputError unless the stream has a chunk of this number (counted from 0)."""
     if not state.history:
         raise InputError("There is nothing to decode: this stream is empty. Sample a chunk first.")
@@ -52,7 +52,7 @@ def first_needed(history: Sequence[Chunk], from_chunk: int) -> int:
 
 def decode_history(
     vae: Decoder,
-    state: StreamState,
+    state: Story,
     *,
     from_chunk: int = 0,
     form: Form | None = None,
@@ -234,7 +234,7 @@ def decode_clip(
     yield from _checked(pieces(), form)
 
 
-def first_chunk_of(state: StreamState, latents: Tensor) -> int:
+def first_chunk_of(state: Story, latents: Tensor) -> int:
     """The number of the first chunk in a sampler's `latents` [B, C, F, H, W] (VAE space) and `state`.
 
     Raises InputError if the latents aren't the end of this state's history.

@@ -24,7 +24,7 @@ from ..files.image_file import frame_bytes
 from ..vae.decoders import WanDecoder
 from ..vae.tiling import Tiling
 from .decoding import decode_chunks, decode_history, first_needed
-from .state import Chunk, Identity, StreamState
+from .state import Chunk, Identity, Story
 
 logger = logging.getLogger("sana_video")
 
@@ -87,7 +87,7 @@ class Pipeline(AbstractContextManager):
         """What ended the decoding thread, if it failed."""
         return self._worker and self._worker.error
 
-    def add(self, state: StreamState) -> None:
+    def add(self, state: Story) -> None:
         """Hand over a state with new chunks. They are decoded meanwhile, or at the end."""
         if self._overlap == "auto":
             room = has_room(self._vae, state.identity, self._sampling, self._device)
@@ -101,7 +101,7 @@ class Pipeline(AbstractContextManager):
             self._worker.add((self._added, chunk, _moments(self._sampling, self._device)))
             self._added += 1
 
-    def finish(self, state: StreamState) -> None:
+    def finish(self, state: Story) -> None:
         """Decode what is left of the newest state. Raises what decoding and writing raise."""
         if self.begun or self.overlapped:  # Ctrl-C may have come before the first state was added
             try:
@@ -114,7 +114,7 @@ class Pipeline(AbstractContextManager):
         if not self.overlapped:
             self._decode_all(state)
 
-    def _decode_all(self, state: StreamState) -> None:
+    def _decode_all(self, state: Story) -> None:
         """What a thread has shown before it ran out of memory isn't shown again."""
         self._vae.to(self._device)
         known = self._shown
@@ -137,7 +137,7 @@ class Pipeline(AbstractContextManager):
         finally:
             self._stopped.set()
 
-    def _begin(self, state: StreamState) -> None:
+    def _begin(self, state: Story) -> None:
         self._vae.to(self._device)
         self._added = first = first_needed(state.history, self._from_chunk)
         rules = state.identity.rules

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..config import STREAM_RULES
 from ..files.filmstrip import filmstrip_of
-from .state import StreamState
+from .state import Story, StreamState
 
 MOST = 6  # thumbnails of a filmstrip, so that they can be read on a node
 ENDS = 10  # prompts at the beginning and the end of a long stream that a short text names
 LETTERS = 100  # of each of these prompts
 
 
-def report(state: StreamState) -> str:
+def report(state: Story) -> str:
     """What a state holds, as text: one line each for model, video, memory and every chunk."""
     identity = state.identity
     height, width = identity.rules.compression.pixels(identity.grid)
@@ -27,7 +27,7 @@ def report(state: StreamState) -> str:
         f"model        {identity.family}, fingerprint {identity.fingerprint[:12]}",
         f"video        {width} x {height}, batch {identity.batch}, {len(state.history)} chunks, "
         f"{state.frames} frames ({state.frames / identity.rules.fps:.1f} s)",
-        f"memory       {state.bytes / 2**20:.1f} MiB, window {identity.window or 'none (the whole past)'}; "
+        f"memory       {_memory(state)}, window {identity.window or 'none (the whole past)'}; "
         f"history {history / 2**20:.1f} MiB",
     ]
     for number, chunk in enumerate(state.history):
@@ -41,11 +41,9 @@ def report(state: StreamState) -> str:
     return "\n".join(lines)
 
 
-def brief(state: StreamState) -> list[str]:
+def brief(state: Story) -> list[str]:
     """What a state holds, in short: a line for all of it, and one for every prompt with its chunks."""
-    lines = [
-        f"{_length(state)} · memory {state.bytes / 2**20:.1f} MiB · model {state.identity.fingerprint[:12]}"
-    ]
+    lines = [f"{_length(state)} · memory {_memory(state)} · model {state.identity.fingerprint[:12]}"]
     told = zip(_labels(state), state.history, strict=True)
     chunks = []
     for prompt, same in groupby(told, key=lambda entry: entry[1].prompt):
@@ -60,13 +58,18 @@ def brief(state: StreamState) -> list[str]:
     return lines + chunks
 
 
-def _length(state: StreamState) -> str:
+def _memory(state: Story) -> str:
+    """Its size; a light state has none until somebody goes on from it."""
+    return f"{state.bytes / 2**20:.1f} MiB" if isinstance(state, StreamState) else "none (history only)"
+
+
+def _length(state: Story) -> str:
     height, width = state.identity.rules.compression.pixels(state.identity.grid)
     chunks = f"{len(state.history)} chunk{'s' * (len(state.history) != 1)}"
     return f"{chunks} · {state.frames} frames · {state.seconds:.1f} s · {width} x {height}"
 
 
-def _labels(state: StreamState) -> list[str]:
+def _labels(state: Story) -> list[str]:
     """A name for each chunk, with the seconds of video up to its end."""
     rules, labels = state.identity.rules, []
     frames = scene = length = 0
@@ -79,7 +82,7 @@ def _labels(state: StreamState) -> list[str]:
     return labels
 
 
-def filmstrip(state: StreamState, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
+def filmstrip(state: Story, picture: Callable[[Tensor], Image.Image]) -> Image.Image:
     """What a state holds, as a picture for a node: its length and size, and at most `MOST` chunks with their
     prompts, the first and the last among them.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 
-from .state import StreamState
+from .state import State
 
-Run = Callable[[StreamState, int], Iterator[StreamState]]
+Run = Callable[[State, int], Iterator[State]]
 
 
 class InterruptedRun:
@@ -14,9 +14,9 @@ class InterruptedRun:
 
     def __init__(self) -> None:
         # the request, the state that it began with (compared by identity), and the newest state
-        self._kept: tuple[Hashable, StreamState, StreamState] | None = None
+        self._kept: tuple[Hashable, State, State] | None = None
 
-    def run_or_resume(self, request: Hashable, state: StreamState, chunks: int, run: Run) -> StreamState:
+    def run_or_resume(self, request: Hashable, state: State, chunks: int, run: Run) -> State:
         """The state after `chunks` more chunks, which `run(state, chunks)` makes one by one.
 
         `request` is everything that decides them, apart from their number. If the same request was
@@ -35,7 +35,7 @@ class InterruptedRun:
             raise
         return newest
 
-    def _resumed(self, request: Hashable, state: StreamState, chunks: int) -> StreamState:
+    def _resumed(self, request: Hashable, state: State, chunks: int) -> State:
         """The state at which the same request was interrupted, or the one that it begins with."""
         if self._kept is None:
             return state

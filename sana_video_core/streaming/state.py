@@ -1,5 +1,6 @@
 """A stream's state: its memory, identity and history. An immutable value.
 
+Without the memory it is light: everything was made, and can be shown; to go on, the memory is made again.
 B batch, C channels, F latent frames, H W latent rows and columns. A new state shares the old one's unchanged
 tensors. So branching costs nothing, and no function may write to a tensor that it didn't allocate.
 """
@@ -7,7 +8,7 @@ tensors. So branching costs nothing, and no function may write to a tensor that 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,8 +17,12 @@ from ..config import STREAM_RULES, Family, family_named
 from ..errors import StateError
 from ..files.fingerprint import weights_fingerprint
 from ..shapes import LatentGrid
+from ..text.embedding import Embedding
 from ..transformer.memory import Memory, memory_bytes, memory_tensors, memory_to
 from .stream_model import StreamModel
+
+# how a chunk began: first of its scene, under the text before, under a new one (two ways), or from a picture
+ENTRIES = ("start", "same", "recache", "keep", "primed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +56,16 @@ class Chunk:
     scene: int
     seed: int | None = None  # None for a primed chunk
     primed: bool = False
-    loras: tuple[str, ...] = ()
+    loras: tuple[str, ...] = ()  # names
     rule: str = STREAM_RULES[0]  # of few_step
+    # what absorbing it again needs to know; None in files of format 1
+    entry: str | None = None  # one of ENTRIES
+    text: Embedding | None = None
+    weights: str = ""  # sha256 over the LoRAs' content and strengths; "" without any
+    compute: str = ""  # compute_tag of the model
+    # of the store: the name of this chunk, and its name wherever it was computed
+    key: str | None = None
+    anywhere: str | None = None
 
     @property
     def length(self) -> int:
@@ -61,24 +74,22 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StreamState:
-    """A stream between two chunks."""
+class Story:
+    """A stream's identity and history: all that showing it needs."""
 
     identity: Identity
-    memory: Memory | None = None  # after the last chunk of this scene; None at its start
-    memory_before: Memory | None = None  # before the last chunk, where recache starts; no older one is kept
     history: tuple[Chunk, ...] = ()
     scene: int = 0
 
     @property
-    def position(self) -> int:
-        """Latent frames in the current scene: the rotary position of the next one."""
-        return sum(chunk.length for chunk in self.history if chunk.scene == self.scene)
+    def chunks(self) -> tuple[Chunk, ...]:
+        """Those of the current scene."""
+        return tuple(chunk for chunk in self.history if chunk.scene == self.scene)
 
     @property
-    def latent_frames(self) -> int:
-        """Latent frames in the whole stream: the noise index of the next one."""
-        return sum(chunk.length for chunk in self.history)
+    def position(self) -> int:
+        """Latent frames in the current scene: the next one's rotary position, and number of its noise."""
+        return sum(chunk.length for chunk in self.chunks)
 
     @property
     def frames(self) -> int:
@@ -93,12 +104,10 @@ class StreamState:
         """Frames that the history decodes to from chunk number `chunk` (counted from 0) on."""
         return self.frames - replace(self, history=self.history[:chunk]).frames
 
-    def only_row(self, row: int) -> StreamState:
-        """One video of the batch, to decode: its history without a memory."""
+    def only_row(self, row: int) -> LightState:
+        """One video of the batch, to decode."""
         history = tuple(replace(chunk, latents=chunk.latents[row : row + 1]) for chunk in self.history)
-        return replace(
-            self, identity=replace(self.identity, batch=1), memory=None, memory_before=None, history=history
-        )
+        return LightState(identity=replace(self.identity, batch=1), history=history, scene=self.scene)
 
     @property
     def seconds(self) -> float:
@@ -112,15 +121,61 @@ class StreamState:
             scenes.setdefault(chunk.scene, []).append(chunk.length)
         return tuple(tuple(lengths) for lengths in scenes.values())
 
+    def story_tensors(self) -> list[Tensor]:
+        """Of every chunk, and of each text once."""
+        texts = {chunk.text.content: chunk.text for chunk in self.history if chunk.text is not None}
+        latents = [chunk.latents for chunk in self.history]
+        return latents + [tensor for text in texts.values() for tensor in text.tensors()]
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that it holds."""
+        return self.story_tensors()
+
+    def _story_to(self, device: torch.device | str) -> tuple[Chunk, ...]:
+        """The history on another device. Texts stay shared."""
+        texts: dict[str, Embedding] = {}
+        moved: list[Chunk] = []
+        for chunk in self.history:
+            if chunk.text is not None:
+                text = texts.setdefault(chunk.text.content, chunk.text.to(device))
+                chunk = replace(chunk, text=text)
+            moved.append(replace(chunk, latents=chunk.latents.to(device)))
+        return tuple(moved)
+
+    def with_cut(self) -> StreamState:
+        """The state at the start of a new scene. Nothing before it decides what is made in it."""
+        scene = self.scene + 1 if self.position else self.scene
+        return StreamState(identity=self.identity, history=self.history, scene=scene)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LightState(Story):
+    """A stream between two chunks, without its memory: 4 MB a chunk at 480x832."""
+
+    def to(self, device: torch.device | str) -> LightState:
+        """The same state on another device; tensors that are already there are shared."""
+        return replace(self, history=self._story_to(device))
+
+    def with_chunk(self, chunk: Chunk) -> LightState:
+        """The state after one more chunk that somebody has made."""
+        return replace(self, history=(*self.history, chunk))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StreamState(Story):
+    """A stream between two chunks."""
+
+    memory: Memory | None = None  # after the last chunk of this scene; None at its start
+    memory_before: Memory | None = None  # before the last chunk, where recache starts; no older one is kept
+
     @property
     def bytes(self) -> int:
         """Size of both memories in bytes, without the history."""
         return memory_bytes(self.memory) + memory_bytes(self.memory_before)
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor of the state: both memories, then the history."""
-        memories = memory_tensors(self.memory) + memory_tensors(self.memory_before)
-        return memories + [chunk.latents for chunk in self.history]
+        """Both memories', then the history's."""
+        return memory_tensors(self.memory) + memory_tensors(self.memory_before) + self.story_tensors()
 
     def to(self, device: torch.device | str) -> StreamState:
         """The same state on another device; tensors that are already there are shared."""
@@ -128,16 +183,27 @@ class StreamState:
             self,
             memory=memory_to(self.memory, device),
             memory_before=memory_to(self.memory_before, device),
-            history=tuple(replace(chunk, latents=chunk.latents.to(device)) for chunk in self.history),
+            history=self._story_to(device),
         )
 
     def with_chunk(self, chunk: Chunk, memory: Memory) -> StreamState:
         """The state after one more chunk. The memory moves to `memory_before`, whose old value is dropped."""
         return replace(self, memory=memory, memory_before=self.memory, history=(*self.history, chunk))
 
-    def with_cut(self) -> StreamState:
-        """The state at the start of a new scene: no memory; history, frame count and noise continue."""
-        return replace(self, memory=None, memory_before=None, scene=self.scene + 1) if self.position else self
+    def light(self) -> LightState:
+        """Without the memory."""
+        return LightState(identity=self.identity, history=self.history, scene=self.scene)
+
+
+def shared_embedding(story: Story, text: Embedding) -> Embedding:
+    """The one that the story has of this content already, on the same device, or else this one."""
+    known = (chunk.text for chunk in reversed(story.history) if chunk.text is not None)
+    device = text.embeddings.device
+    same = (each for each in known if each.content == text.content and each.embeddings.device == device)
+    return next(same, text)
+
+
+State: TypeAlias = StreamState | LightState
 
 
 def model_identity(model: StreamModel) -> dict[str, Any]:
@@ -147,7 +213,7 @@ def model_identity(model: StreamModel) -> dict[str, Any]:
 
 
 def check_fits(
-    state: StreamState,
+    state: Story,
     model: StreamModel,
     *,
     height: int | None = None,

@@ -1,9 +1,11 @@
 """A state as one safetensors file: named tensors, versioned metadata, never pickle.
 
-Format 1. Metadata: `sana_video_state` (the version) and `state` (JSON: identity, scene, `story` for the
-history without its latents, and the number of blocks in each memory). Tensors: `memory.B.` and
-`memory_before.B.` followed by the names of block B's memory (BlockMemory.named_tensors), and
-`story.I.latents` of chunk I.
+Format 2. Metadata: `sana_video_state` (the version) and `state` (JSON: identity, scene, `story` for the
+history without its tensors, whether it is `light`, and the number of blocks in each memory). Tensors:
+`memory.B.` and `memory_before.B.` followed by the names of block B's memory (BlockMemory.named_tensors),
+`story.I.latents` of chunk I, and `text.T.embeddings` and `text.T.mask` of text T: `texts` has their contents'
+names, and chunks their numbers. Format 1 knew no light states, no texts, and not how a chunk began; its
+states are whole.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ import torch
 from torch import Tensor
 
 from ..config import FAMILIES, STREAM_RULES, check_choice
-from ..errors import FileError
+from ..errors import FileError, StateError
 from ..files.finite import check_finite
 from ..files.tensor_file import parse_json, read_metadata, read_safetensors, write_tensors
+from ..text.embedding import Embedding, named_embedding
 from ..transformer.memory import Memory, MemorySize, block_memory
-from .state import Chunk, Identity, StreamState
+from .state import ENTRIES, Chunk, Identity, LightState, State, Story, StreamState
 
 FORMAT = "sana_video_state"
-VERSION = 1
+VERSION = 2
+READABLE = ("1", "2")
 # the JSON's fields and their types
 IDENTITY_FIELDS: dict[str, tuple[type, ...]] = {
     "fingerprint": (str,),
@@ -45,21 +49,45 @@ CHUNK_FIELDS: dict[str, tuple[type, ...]] = {
     "primed": (bool,),
     "loras": (list,),
     "rule": (str,),  # absent in older files
+    "entry": (str, type(None)),  # this and the rest: absent in format 1
+    "weights": (str,),
+    "compute": (str,),
+    "key": (str, type(None)),
+    "anywhere": (str, type(None)),
 }
+OLDER = {"rule": STREAM_RULES[0], "entry": None, "weights": "", "compute": "", "key": None, "anywhere": None}
 
 
-def save_state(state: StreamState, path: Path | str) -> None:
+def save_state(state: State, path: Path | str) -> None:
     """Write a state. If that raises FileError, an older file of this name stays as it was."""
+    if isinstance(state, LightState):
+        check_light(state)
+    texts = _texts(state)
     described = {
         "identity": asdict(state.identity),
         "scene": state.scene,
-        "blocks": {"memory": len(state.memory or ()), "memory_before": len(state.memory_before or ())},
-        "story": [{name: getattr(chunk, name) for name in CHUNK_FIELDS} for chunk in state.history],
+        "light": isinstance(state, LightState),
+        "texts": [text.content for text in texts],
+        "blocks": {name: len(memory or ()) for name, memory in _memories(state).items()},
+        "story": [
+            {name: getattr(chunk, name) for name in CHUNK_FIELDS} | {"text": _number(chunk.text, texts)}
+            for chunk in state.history
+        ],
     }
     write_tensors(path, _named_tensors(state), {FORMAT: str(VERSION), "state": json.dumps(described)})
 
 
-def load_state(path: Path | str) -> StreamState:
+def check_light(state: Story) -> None:
+    """Raises StateError unless the state can be saved without its memory, to make that again later."""
+    for number, chunk in enumerate(state.history):
+        if chunk.entry is None or chunk.text is None:
+            raise StateError(
+                f"Chunk {number} of this stream comes from an older state file, which doesn't say how it was "
+                "made, so the memory couldn't be made again from the history. Save everything."
+            )
+
+
+def load_state(path: Path | str) -> State:
     """Read a state, on the CPU.
 
     Raises FileError for a damaged file, one with NaN in any tensor, a newer one or one of another kind.
@@ -71,13 +99,12 @@ def load_state(path: Path | str) -> StreamState:
     # copies: mapped tensors would change with the file
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
+        check_finite(tensors, path)
         state = _state_from(described, tensors)
         _check(state, tensors)
-        check_finite(tensors, path)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        reason = {KeyError: f"{error} is missing", ValueError: f"{error}"}.get(
-            type(error), "its parts do not fit"
-        )
+        known = {KeyError: f"{error} is missing", ValueError: f"{error}", StateError: f"{error}"}
+        reason = known.get(type(error), "its parts do not fit")
         raise FileError(
             f"“{path.name}” is an incomplete or damaged state ({reason}). Save it again, or use an older one."
         ) from error
@@ -95,29 +122,58 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
         raise FileError(
             f"“{path.name}” isn't a saved state. States are written by Save State (or --state-out)."
         )
-    if version != str(VERSION):
+    if version not in READABLE:
         raise FileError(
             f"“{path.name}” is a state of format {version}; "
-            f"this version of the pack reads format {VERSION}. Update the pack."
+            f"this version of the pack reads formats 1 to {VERSION}. Update the pack."
         )
 
 
-def _state_from(described: Any, tensors: Mapping[str, Tensor]) -> StreamState:
+def _state_from(described: Any, tensors: Mapping[str, Tensor]) -> State:
     identity = Identity(**_fields(described["identity"], IDENTITY_FIELDS))
+    contents, texts = described.get("texts", []), dict[int, Embedding]()
     history = []
     for i, entry in enumerate(described["story"]):
-        fields = _fields({"rule": STREAM_RULES[0], **entry}, CHUNK_FIELDS)
+        fields = _fields({**OLDER, **entry}, CHUNK_FIELDS)
         check_choice(f"the rule of chunk {i}", fields["rule"], STREAM_RULES)
+        if fields["entry"] is not None:
+            check_choice(f"the beginning of chunk {i}", fields["entry"], ENTRIES)
         if not all(isinstance(lora, str) for lora in fields["loras"]):
             raise ValueError(f"the LoRAs of chunk {i} are {fields['loras']}")
         fields["loras"] = tuple(fields["loras"])
-        history.append(Chunk(latents=tensors[f"story.{i}.latents"], **fields))
-    memories = {
+        text = _text_from(entry.get("text"), contents, texts, tensors)
+        history.append(Chunk(latents=tensors[f"story.{i}.latents"], text=text, **fields))
+    scene = _fields(described, {"scene": (int,)})["scene"]
+    story: Any = {"identity": identity, "scene": scene, "history": tuple(history)}
+    memories: Any = {
         name: _memory_from(name, described["blocks"][name], identity.window, tensors)
         for name in ("memory", "memory_before")
     }
-    scene = _fields(described, {"scene": (int,)})["scene"]
-    return StreamState(identity=identity, scene=scene, history=tuple(history), **memories)
+    if _fields({"light": False, **described}, {"light": (bool,)})["light"]:
+        if any(memories.values()):
+            raise ValueError("it has a memory and says that it has none")
+        return LightState(**story)
+    return StreamState(**story, **memories)
+
+
+def _text_from(
+    number: Any, contents: list[str], texts: dict[int, Embedding], tensors: Mapping[str, Tensor]
+) -> Embedding | None:
+    """The text of this number, which several chunks share."""
+    if number is None:
+        return None
+    if type(number) is not int:
+        raise ValueError(f"a text's number is {number!r}")
+    if number not in texts:
+        embeddings, mask = tensors[f"text.{number}.embeddings"], tensors.get(f"text.{number}.mask")
+        if embeddings.ndim != 3 or embeddings.dtype != torch.float32:
+            raise ValueError(f"text.{number}.embeddings is {embeddings.dtype} of {list(embeddings.shape)}")
+        if mask is not None and (mask.shape != embeddings.shape[:2] or mask.dtype != torch.bool):
+            raise ValueError(f"text.{number}.mask is {mask.dtype} of {list(mask.shape)}")
+        texts[number] = named_embedding(embeddings, mask)
+        if texts[number].content != contents[number]:
+            raise ValueError(f"text.{number} isn't what it was")
+    return texts[number]
 
 
 def _fields(record: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
@@ -128,7 +184,7 @@ def _fields(record: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) ->
     return {name: record[name] for name in kinds}
 
 
-def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
+def _check(state: State, tensors: Mapping[str, Tensor]) -> None:
     """Raises ValueError if the parts of a file don't belong together."""
     identity = state.identity
     if identity.family not in FAMILIES:
@@ -148,7 +204,20 @@ def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
         if list(chunk.latents.shape) != shape or chunk.latents.dtype != torch.float32:
             kind = f"{chunk.latents.dtype} of shape {list(chunk.latents.shape)}"
             raise ValueError(f"story.{i}.latents is {kind} instead of {shape}")
-    chunks = scenes.count(state.scene)
+    if isinstance(state, StreamState):
+        _check_memories(state, scenes.count(state.scene))
+    elif not state.position:
+        raise ValueError("there is nothing in its scene, so it can't be without a memory")
+    else:
+        check_light(state)
+    unused = sorted(tensors.keys() - _named_tensors(state).keys())
+    if unused:
+        raise ValueError(f"nothing says what {unused[0]} is")
+
+
+def _check_memories(state: StreamState, chunks: int) -> None:
+    """Raises ValueError unless both memories are those of a scene of `chunks` chunks."""
+    identity = state.identity
     _check_memory("memory", state.memory, identity, chunks)
     _check_memory("memory_before", state.memory_before, identity, chunks - 1)
     kinds = _kinds(state.memory)
@@ -156,9 +225,6 @@ def _check(state: StreamState, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError("its blocks are of different models")
     if state.memory_before is not None and _kinds(state.memory_before) != kinds:
         raise ValueError("its two memories are of different models")
-    unused = sorted(tensors.keys() - _named_tensors(state).keys())
-    if unused:
-        raise ValueError(f"nothing says what {unused[0]} is")
 
 
 def _check_memory(name: str, memory: Memory | None, identity: Identity, chunks: int) -> None:
@@ -180,10 +246,29 @@ def _kinds(memory: Memory | None) -> list[tuple[type, MemorySize]]:
     return [(type(block), block.size) for block in memory or ()]
 
 
-def _named_tensors(state: StreamState) -> dict[str, Tensor]:
+def _memories(state: State) -> dict[str, Memory | None]:
+    if isinstance(state, LightState):
+        return {"memory": None, "memory_before": None}
+    return {"memory": state.memory, "memory_before": state.memory_before}
+
+
+def _texts(state: Story) -> list[Embedding]:
+    """Each text of the history once."""
+    return list({chunk.text.content: chunk.text for chunk in state.history if chunk.text}.values())
+
+
+def _number(text: Embedding | None, texts: list[Embedding]) -> int | None:
+    return None if text is None else [each.content for each in texts].index(text.content)
+
+
+def _named_tensors(state: State) -> dict[str, Tensor]:
     """Every tensor of a state under its name in the file."""
     tensors = {f"story.{i}.latents": chunk.latents for i, chunk in enumerate(state.history)}
-    for name, memory in (("memory", state.memory), ("memory_before", state.memory_before)):
+    for number, text in enumerate(_texts(state)):
+        tensors[f"text.{number}.embeddings"] = text.embeddings
+        if text.mask is not None:
+            tensors[f"text.{number}.mask"] = text.mask
+    for name, memory in _memories(state).items():
         for b, block in enumerate(memory or ()):
             tensors |= {f"{name}.{b}.{part}": tensor for part, tensor in block.named_tensors().items()}
     return tensors

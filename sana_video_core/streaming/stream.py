@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +18,21 @@ from ..callbacks import Callbacks
 from ..config import PROMPT_CHANGES, STREAM_RULES, STREAM_SAMPLERS, check_choice
 from ..errors import InputError, StateError
 from ..sampling.schedule import few_step_sigmas
+from ..text.embedding import Embedding, embedding_of
 from ..text.prompt import Prompt
 from ..transformer.inputs import check_text
 from ..transformer.memory import Memory, check_window, memory_to
 from .chunk_runner import ChunkRunner
-from .state import Chunk, Identity, StreamState, check_fits, model_identity
+from .state import (
+    Chunk,
+    Identity,
+    LightState,
+    State,
+    StreamState,
+    check_fits,
+    model_identity,
+    shared_embedding,
+)
 from .stream_model import StreamModel
 
 
@@ -33,7 +45,6 @@ class Sampling:
     sampler: str = "few_step"
     shift: float = 8.0
     on_prompt_change: str = "recache"
-    loras: tuple[str, ...] = ()  # names of the LoRAs in use, for the history
     rule: str = STREAM_RULES[0]  # of few_step, see few_step_levels
 
     def __post_init__(self) -> None:
@@ -56,11 +67,19 @@ class Sampling:
 class Extension:
     """A checked request: what `run_extension` will do."""
 
-    state: StreamState  # where it begins; for a cut, the start of the new scene
+    state: State  # where it begins; for a cut, the start of the new scene
     prompt: Prompt
     sampling: Sampling
     entry: str  # how its first chunk begins: start, same, or one of PROMPT_CHANGES
     plan: tuple[int, ...]  # latent frames of each chunk
+    names: tuple[ChunkName, ...] = ()  # of each chunk, where a store gives it some
+
+
+class ChunkName(NamedTuple):
+    """A chunk's name in a store."""
+
+    key: str
+    anywhere: str  # without what it was computed on
 
 
 def start(
@@ -90,7 +109,7 @@ def _check_causal(model: StreamModel) -> None:
 
 def plan_extension(
     model: StreamModel,
-    state: StreamState,
+    state: State,
     prompt: Prompt,
     sampling: Sampling,
     *,
@@ -99,7 +118,8 @@ def plan_extension(
 ) -> Extension:
     """Check and plan `chunks` more chunks, or those of the latent lengths in `plan`.
 
-    Whatever cannot work raises InputError or StateError here, before any work.
+    Whatever cannot work raises InputError or StateError here, before any work. A plan from a light state
+    needs its memory before it runs (rebuild), except after a cut.
     """
     _check_causal(model)
     check_fits(state, model)
@@ -121,7 +141,7 @@ def plan_extension(
 
 def extend(
     model: StreamModel,
-    state: StreamState,
+    state: State,
     prompt: Prompt,
     sampling: Sampling,
     *,
@@ -147,23 +167,29 @@ def run_extension(
     A chunk that is cancelled, fails, or has NaN or Inf raises (ChunkError names chunk and step); the states
     before it stay good.
     """
+    state = extension.state
+    text = shared_embedding(state, embedding_of(extension.prompt, device))
+    assert isinstance(state, StreamState), "whoever planned from a light state makes it whole"
     runner = ChunkRunner(
         model,
-        _prepare(model, extension.prompt),
+        _prepare(model, text),
         callbacks or Callbacks(),
         chunks=len(extension.plan),
         calls_per_chunk=len(extension.sampling.sigmas),
         device=device,
     )
-    return _chunks(runner, extension)
+    return _chunks(runner, state, extension, text)
 
 
-def _chunks(runner: ChunkRunner, extension: Extension) -> Iterator[StreamState]:
-    state, prompt, sampling = extension.state, extension.prompt, extension.sampling
-    if extension.entry == "recache":
+def _chunks(
+    runner: ChunkRunner, state: StreamState, extension: Extension, text: Embedding
+) -> Iterator[StreamState]:
+    prompt, sampling = extension.prompt, extension.sampling
+    maker, entry = runner.model.maker, "start" if extension.entry == "cut" else extension.entry
+    if entry == "recache":
         state = runner.recache(state)
     memory = memory_to(state.memory, runner.model.device)  # stays on the model's device from chunk to chunk
-    for length in extension.plan:
+    for length, name in zip(extension.plan, chain(extension.names, repeat(None)), strict=False):
         runner.begin_chunk()
         latents = runner.denoise(
             state,
@@ -182,16 +208,22 @@ def _chunks(runner: ChunkRunner, extension: Extension) -> Iterator[StreamState]:
             digest=prompt.digest,
             scene=state.scene,
             seed=sampling.seed,
-            loras=sampling.loras,
+            loras=maker.loras,
             rule=sampling.rule,
+            entry=entry,
+            text=text,
+            weights=maker.weights,
+            compute=maker.compute,
+            key=name and name.key,
+            anywhere=name and name.anywhere,
         )
-        state = state.with_chunk(chunk, memory_to(memory, runner.device))
+        state, entry = state.with_chunk(chunk, memory_to(memory, runner.device)), "same"
         yield state
 
 
 def prime(
     model: StreamModel,
-    state: StreamState,
+    state: State,
     prompt: Prompt,
     latents: Tensor,
     *,
@@ -202,7 +234,7 @@ def prime(
 
     A video is absorbed by the original's plan. Raises StateError if the stream isn't empty.
     """
-    check_prime(model, state)
+    state = check_prime(model, state)
     identity = state.identity
     required = (identity.channels, identity.rows, identity.columns)
     shape = (latents.shape[1], *latents.shape[3:]) if latents.ndim == 5 else ()
@@ -214,9 +246,10 @@ def prime(
     latents = latents.to(model.device, torch.float32).expand(identity.batch, -1, -1, -1, -1)
     plan = model.family.chunks.plan(latents.shape[2])
     model.family.chunks.check_room(0, plan)
+    text, maker = embedding_of(prompt, device), model.maker
     runner = ChunkRunner(
         model,
-        _prepare(model, prompt),
+        _prepare(model, text),
         callbacks or Callbacks(),
         chunks=len(plan),
         calls_per_chunk=1,
@@ -228,22 +261,34 @@ def prime(
         memory = runner.absorb(state, memory, piece)
         runner.settle()
         kept = piece.clone().to(device)  # shares no memory with the caller's tensor
-        chunk = Chunk(latents=kept, prompt=prompt.text, digest=prompt.digest, scene=state.scene, primed=True)
+        chunk = Chunk(
+            latents=kept,
+            prompt=prompt.text,
+            digest=prompt.digest,
+            scene=state.scene,
+            primed=True,
+            loras=maker.loras,
+            entry="primed",
+            text=text,
+            weights=maker.weights,
+            compute=maker.compute,
+        )
         state = state.with_chunk(chunk, memory_to(memory, device))
     return state
 
 
-def check_prime(model: StreamModel, state: StreamState) -> None:
+def check_prime(model: StreamModel, state: State) -> StreamState:
     """Raises what `prime` would for any latents, so that nothing is encoded in vain."""
     _check_causal(model)
     check_fits(state, model)
-    if state.history:
+    if state.history or isinstance(state, LightState):
         raise StateError(
             f"This stream already holds {state.frames} frames; only an empty one can be primed. "
             "Connect the state of a Start node."
         )
+    return state
 
 
 @torch.no_grad()
-def _prepare(model: StreamModel, prompt: Prompt) -> object:
-    return model.prepare_text(prompt.embeddings, prompt.mask)
+def _prepare(model: StreamModel, text: Embedding) -> object:
+    return model.prepare_text(text.embeddings, text.mask)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import Family, TransformerConfig
+from ..transformer.maker import Maker
 from ..transformer.memory import Memory
 
 
@@ -22,6 +23,8 @@ class StreamModel(Protocol):
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
+    @property
+    def maker(self) -> Maker: ...
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> Any: ...
     def __call__(
         self, latents: Tensor, timesteps: Tensor, text: Any, *, memory: Memory | None, first_frame: int

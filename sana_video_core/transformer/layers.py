@@ -43,6 +43,14 @@ class TextKeys(NamedTuple):
     values: Tensor  # [B, A, L, d]
 
 
+class PreparedText(NamedTuple):
+    """One prompt, projected once for all steps and chunks."""
+
+    caption: Tensor  # [B, L, D]
+    blocks: tuple[TextKeys, ...]
+    bias: Tensor | None  # [B, 1, 1, L], 0 for text and MASKED for padding
+
+
 class SelfAttention(nn.Module):
     """Linear attention with ReLU features; rotary positions in the numerator only."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from ..shapes import LatentGrid
 from .embedders import CaptionEmbedder, PatchEmbedder, TimestepEmbedder
 from .gemm import Fp8Gemm, FullGemm, Gemm, WeightsOf, layer_weights
 from .inputs import check_memory, check_text, check_text_fits, check_timesteps, without_padding
-from .layers import MASKED, Block, BlockContext, FinalLayer, TextKeys
+from .layers import MASKED, Block, BlockContext, FinalLayer, PreparedText
+from .maker import AppliedLora, Maker, maker_of
 from .memory import BlockMemory, Memory, check_window
 from .ops import Choice, choose
 from .pass_graphs import Pass, PassGraphs, PassInputs
@@ -27,14 +28,6 @@ from .positions import rotary_table
 from .runner import Runner, choose_runner
 
 CAPTION_NORM_EPS = 1e-5
-
-
-class PreparedText(NamedTuple):
-    """One prompt, projected once for all steps and chunks."""
-
-    caption: Tensor  # [B, L, D]
-    blocks: tuple[TextKeys, ...]
-    bias: Tensor | None  # [B, 1, 1, L], 0 for text and MASKED for padding
 
 
 class SanaVideo(nn.Module):
@@ -58,6 +51,7 @@ class SanaVideo(nn.Module):
         place = {"device": device, "dtype": dtype}
         self.config, self.family = config, family
         self.fingerprint: str | None = None
+        self.loras: tuple[AppliedLora, ...] = ()  # those that the weights contain
         self.kernels = "auto"  # a name in config.BACKENDS
         self.precision = "full"  # of the large GEMMs: a name in config.PRECISIONS
         self.graphs: PassGraphs | None = None  # whoever knows that the weights stay may give it some
@@ -91,6 +85,11 @@ class SanaVideo(nn.Module):
     def compute_device(self) -> torch.device:
         """Where the network computes. Hosts that move weights when needed override it."""
         return self.device
+
+    @property
+    def maker(self) -> Maker:
+        """What decides the bits of its results, besides its file and the inputs."""
+        return maker_of(self, self.loras)
 
     def prepare_text(self, text: Tensor, text_mask: Tensor | None = None) -> PreparedText:
         """Project embeddings [B, L, caption channels] with mask [B, L] (true or 1 = text), once a prompt.

@@ -159,7 +159,7 @@ def test_a_damaged_state_is_refused():
 def test_another_kind_of_file_is_refused_before_the_run(base):
     path = base / "output" / "sana_states" / "other.safetensors"
     path.parent.mkdir(parents=True)
-    for metadata, said in ((None, "isn't a saved state"), ({"sana_video_state": "2"}, "Update the pack")):
+    for metadata, said in ((None, "isn't a saved state"), ({"sana_video_state": "3"}, "Update the pack")):
         save_file({"x": torch.zeros(1)}, path, metadata)
         assert said in node("LoadState").validate_inputs(_name(path))
 

@@ -114,7 +114,9 @@ def test_a_state_socket_lists_the_tensors_of_its_state():
     assert state._fields == ("state", "tensors")
     assert [id(tensor) for tensor in state.tensors] == [id(tensor) for tensor in state.state.tensors()]
     assert isinstance(state.tensors, tuple)
-    assert len(state.tensors) == 2 * 3 * 3 + 2  # two memories of three blocks, and the history
+    assert (
+        len(state.tensors) == 2 * 3 * 3 + 2 + 2
+    )  # two memories of three blocks, the history, and its one text with its mask
     assert {type(socket).__name__ for socket in (state, start())} == {"SocketState"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +28,11 @@ def begin(pack: Pack, model, **size):
 
 
 def run(pack: Pack, model, state, text: str = "a", *, plan=(3,), device="cpu", **sampling):
-    """The state after a plan of small chunks."""
+    """The state after a plan of small chunks, of a model that says it has the `loras` (“style 0.5”)."""
+    loras = sampling.pop("loras", ())
+    applied = pack.core("transformer.maker").AppliedLora
+    parts = [lora.rpartition(" ") for lora in loras]
+    model.loras = tuple(applied(name, f"content of {name}", float(strength)) for name, _, strength in parts)
     chosen = pack.core("streaming.stream").Sampling(**{"seed": 7, "steps": 2, **sampling})
     *_, last = pack.core("streaming.stream").extend(
         model, state, prompt(pack, text), chosen, plan=plan, device=device
@@ -44,7 +47,8 @@ def assert_same_state(a, b) -> None:
     assert len(a.tensors()) == len(b.tensors())
     assert all(same(x, y) for x, y in zip(a.tensors(), b.tensors(), strict=True))
     for one, other in zip(a.history, b.history, strict=True):
-        fields = [name for name in type(one).__slots__ if name != "latents"]
+        fields = [name for name in type(one).__slots__ if name not in ("latents", "text")]
+        assert (one.text and one.text.content) == (other.text and other.text.content)
         assert [getattr(one, name) for name in fields] == [getattr(other, name) for name in fields]
 
 
@@ -144,11 +148,12 @@ def prompt_changes(pack: Pack) -> None:
     assert all(map(same, *(_tensors(pack, memory) for memory in (recached.memory_before, expected))))
     assert not torch.equal(recached.memory_before[1].vk, state.memory[1].vk)
 
-    # noise runs on, positions and memory do not
-    fresh = replace(begin(pack, model), history=state.history, scene=1)
-    assert torch.equal(cut.history[-1].latents, run(pack, model, fresh, "b", plan=(2,)).history[-1].latents)
+    # nothing before a cut decides what comes after it
+    alone = run(pack, model, begin(pack, model), "b", plan=(2,))
+    assert torch.equal(cut.history[-1].latents, alone.history[-1].latents)
+    assert all(map(same, _tensors(pack, cut.memory), _tensors(pack, alone.memory)))
     assert cut.memory_before is None
-    assert (cut.scene, cut.position, cut.latent_frames) == (1, 2, 7)
+    assert (cut.scene, cut.position, len(cut.history)) == (1, 2, 3)
     assert cut.frames == (4 * 4 + 1) + (4 * 1 + 1)
     assert recached.frames == 4 * 6 + 1
     same_text = run(pack, model, state, "a", plan=(2,), on_prompt_change="cut")
@@ -219,14 +224,14 @@ def euler_through_the_stream(pack: Pack) -> None:
 def noise_through_the_stream(pack: Pack) -> None:
     """Few-step chunks by formula: which noise enters, at which sigma, position and memory.
 
-    The second chunk reads the first; a cut starts at position 0 with no memory, but its noise runs on.
+    The second chunk reads the first; a cut starts at position 0 with no memory and the first noise.
     """
     model = pack.tiny_model()
     state = run(pack, model, begin(pack, model, batch=2), "a", plan=(3, 2), seed=9)
     cut = run(pack, model, state, "b", plan=(2,), seed=9, on_prompt_change="cut")
     for made, text, drawn_at, where in (
         (state.history[1], "a", 3, {"memory": state.memory_before, "first_frame": 3}),
-        (cut.history[2], "b", 5, {}),
+        (cut.history[2], "b", 0, {}),
     ):
         assert_close(made.latents, _two_steps(pack, model, prompt(pack, text), drawn_at, where), 1e-5)
 

@@ -19,7 +19,7 @@ def _stream():
     model = PACK.tiny_model(depth=1)
     image = torch.zeros(1, 16, 1, 4, 6)
     state = PACK.core("streaming.stream").prime(model, begin(PACK, model), prompt(PACK, "a cat"), image)
-    state = run(PACK, model, state, "a cat", plan=(2,), steps=1, loras=("soft", "loud 0.5"))
+    state = run(PACK, model, state, "a cat", plan=(2,), steps=1, loras=("soft 1", "loud 0.5"))
     return run(PACK, model, state, "a dog", plan=(3,), steps=1, seed=9, on_prompt_change="cut")
 
 
@@ -33,7 +33,7 @@ def test_report_says_everything():
     assert "48 x 32, batch 1, 3 chunks, 18 frames (1.1 s)" in lines[1]
     assert f"{state.bytes / 2**20:.1f} MiB, window none (the whole past)" in lines[2]
     assert lines[3] == "chunk 0      scene 0, 1 latent frames, primed: a cat"
-    assert lines[4] == "chunk 1      scene 0, 2 latent frames, seed 7, LoRAs soft, loud 0.5: a cat"
+    assert lines[4] == "chunk 1      scene 0, 2 latent frames, seed 7, LoRAs soft 1, loud 0.5: a cat"
     assert lines[5] == "chunk 2      scene 1, 3 latent frames, seed 9: a dog"
 
 

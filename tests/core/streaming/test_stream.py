@@ -93,18 +93,16 @@ def test_the_last_prompt_decides_what_a_change_is():
 
 def test_the_history_holds_the_request():
     model = PACK.tiny_model()
-    state = run(
-        PACK, model, begin(PACK, model), "a", seed=11, loras=("style.safetensors", "face.safetensors")
-    )
+    state = run(PACK, model, begin(PACK, model), "a", seed=11, loras=("style 1", "face 0.5"))
     chunk = state.history[0]
     assert (chunk.seed, chunk.prompt, chunk.digest) == (11, "a", "digest of a")
-    assert chunk.loras == ("style.safetensors", "face.safetensors")
+    assert chunk.loras == ("style 1", "face 0.5")
     assert not chunk.primed
 
 
 def test_a_cut_of_an_empty_stream_changes_nothing():
     state = begin(PACK, PACK.tiny_model())
-    assert state.with_cut() is state
+    assert_same_state(state.with_cut(), state)
 
 
 def test_a_generator_that_is_closed_early_leaves_the_last_state():
