@@ -33,13 +33,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     with written(path):
         check_place(path)
         with hidden_folder(path) as folder:
-            temporary = folder / "new"  # no suffix: it must be in no list of models or states
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            yield temporary
-            temporary.chmod(mode)  # safetensors makes a file that only its owner can read
-            flush(temporary)
+            with whole(folder / "new") as temporary:  # no suffix: it must be in no list of models or states
+                yield temporary
             temporary.replace(path)
+
+
+@contextmanager
+def whole(temporary: Path) -> Iterator[Path]:
+    """A new file in a hidden folder; after the block it is on the disk, and others may read it."""
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    yield temporary
+    temporary.chmod(mode)  # safetensors makes a file that only its owner can read
+    flush(temporary)
 
 
 @contextmanager

@@ -67,6 +67,12 @@ def remove_dead(path: Path) -> None:
                 os.close(handle)
 
 
+def living(path: Path) -> int:
+    """How many hidden folders of this name have writers that live; those of dead ones are removed."""
+    remove_dead(path)
+    return sum(1 for _ in path.parent.glob(f".*.{_digest(_letters(path.name))}.*"))
+
+
 def _beginning(path: Path) -> Path:
     """What the names of all hidden folders of a name begin with; short, whatever the name."""
     kept = os.fsencode(path.name)[:NAME_KEPT].decode(errors="ignore")

@@ -119,6 +119,12 @@ def parse_json(text: str, path: Path, what: str) -> object:
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write one safetensors file, complete or not at all."""
+    with atomic_path(path) as temporary:
+        save_tensors(temporary, tensors, metadata)
+
+
+def save_tensors(temporary: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Save tensors under a name that nobody else reads: the file is there before it is whole."""
     owned: dict[str, Tensor] = {}
     written: set[int] = set()
     for name, tensor in tensors.items():
@@ -127,8 +133,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
         shared = tensor.data_ptr() in written
         written.add(tensor.data_ptr())
         owned[name] = tensor.clone() if shared else tensor
-    with atomic_path(path) as temporary:
-        save_file(owned, temporary, dict(metadata))
+    save_file(owned, temporary, dict(metadata))
 
 
 @contextmanager
