@@ -6,13 +6,16 @@ columns, S tokens per latent frame.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 from .errors import InputError
 
 LONGEST_SIDE = 4096  # pixels
 LARGEST_AREA = 4096 * 2304  # 24 times what the 480p models were trained at
+SLOWEST_BROADCAST = 12  # frames a second of which there is a kind with 1000/1001 of it
 MOST_TOKENS = 1 << 22  # of a whole clip: 2600 latent frames of 832 x 480, or 113 of 4096 x 2304
 
 
@@ -166,3 +169,14 @@ class ChunkRule:
                 f"{room} more ({room // self.base if position else self.most} chunks); "
                 "then start a new scene (on prompt change: cut)."
             )
+
+
+def checked_fps(fps: float | Fraction) -> Fraction:
+    """A frame rate as a fraction, 29.97 as 30000/1001. Raises InputError for one that no file can have."""
+    if not (math.isfinite(fps) and 0.01 <= fps <= 1000):
+        raise InputError(f"fps is {fps}; it has to be 0.01 to 1000; SANA-Video makes 16.")
+    whole = round(fps * 1001 / 1000)  # 30 for 29.97
+    broadcast = Fraction(whole * 1000, 1001)
+    if fps % 1 and whole >= SLOWEST_BROADCAST and abs(fps / broadcast - 1) < 2e-4:  # 23.98 is 24000/1001, too
+        return broadcast
+    return Fraction(fps).limit_denominator(1001)

@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from ..errors import FileError, InputError
+from ..shapes import checked_fps
 from .atomic import check_place, flush
 from .claims import keep_elsewhere
 from .encoders import ENCODERS, check_codec, encoder_options
@@ -34,7 +35,6 @@ from .image_file import to_bytes
 logger = logging.getLogger("sana_video")
 
 BT709 = 1  # its number in H.264's tables of primaries, transfer and matrix alike
-SLOWEST_BROADCAST = 12  # frames a second of which there is a kind with 1000/1001 of it
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: luma in 16 … 235
 THREADS = 8
 FRAGMENT_SECONDS = 1  # lost on a full disk, besides what the encoder still holds
@@ -218,16 +218,6 @@ class VideoWriter(AbstractContextManager):
                 raise
             what = f"Writing “{self.path}” failed after {self.frames} frames: {error.strerror}."
             raise FileError(f"{what} {advice}") from error
-
-
-def checked_fps(fps: float | Fraction) -> Fraction:
-    if not (math.isfinite(fps) and 0.01 <= fps <= 1000):
-        raise InputError(f"fps is {fps}; it has to be 0.01 to 1000; SANA-Video makes 16.")
-    whole = round(fps * 1001 / 1000)  # 30 for 29.97
-    broadcast = Fraction(whole * 1000, 1001)
-    if fps % 1 and whole >= SLOWEST_BROADCAST and abs(fps / broadcast - 1) < 2e-4:  # 23.98 is 24000/1001, too
-        return broadcast
-    return Fraction(fps).limit_denominator(1001)
 
 
 def _pictures(frames: Tensor) -> tuple[Iterator[np.ndarray], int, int]:
