@@ -5,8 +5,10 @@ ComfyUI leaves a widget's limits to a node that names it in `validate_inputs`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..sana_video_core.config import FAMILIES, LONGSANA_480P, check_choice
-from ..sana_video_core.shapes import ChunkRule, check_picture
+from ..sana_video_core.shapes import ChunkRule, check_picture, checked_fps
 from .files import TRANSFORMER, check, path_of, saved_state, sentence
 
 LEAST, MOST = 16, 4096  # pixels of a side
@@ -35,6 +37,18 @@ def clip_length(frames: int | None) -> bool | str:
     if frames is not None and frames > LONGEST_CLIP:
         return f"A clip of {frames} frames is too long; choose up to {LONGEST_CLIP}."
     return frames is None or sentence(LONGSANA_480P.compression.latent_frames, frames)
+
+
+def script(text: str | None, seconds: float | None, fps: float | None) -> bool | str:
+    """Whether a film's script can be planned, as far as it is known."""
+    from ..sana_video_core.films.lines import read_lines
+    from ..sana_video_core.films.script import parse_script
+
+    if text is None:
+        return fps is None or sentence(checked_fps, fps)
+    if seconds is None or fps is None:
+        return sentence(read_lines, text)
+    return sentence(partial(parse_script, seed=0, seconds=seconds, fps=fps), text)
 
 
 def model(name: str | None, family: str | None) -> bool | str:
