@@ -14,8 +14,8 @@ from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.image_reader import opened_image
 from ..sana_video_core.files.noise_file import read_noise
-from ..sana_video_core.files.video_writer import checked_fps
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
+from ..sana_video_core.shapes import checked_fps
 from ..sana_video_core.streaming.pipeline import Pipeline
 from ..sana_video_core.streaming.priming import check_video_end
 from ..sana_video_core.streaming.rebuild import rebuild

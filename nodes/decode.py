@@ -51,7 +51,7 @@ class SanaVideoDecodeStream(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, fps=None, codec=None) -> bool | str:
         from ..sana_video_core.files.encoders import check_codec
-        from ..sana_video_core.files.video_writer import checked_fps
+        from ..sana_video_core.shapes import checked_fps
 
         known = [(checked_fps, fps), (check_codec, codec)]
         # None: linked, so not known yet

@@ -1,4 +1,4 @@
-"""The encoders of a video file, and whether one works on this machine."""
+"""The encoders of a video file: what they take, and whether one works on this machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def encoder_options(encoder: str, crf: int) -> dict[str, str]:
     if encoder == "h264_nvenc":
         return {"preset": "p5", "rc": "vbr", "cq": str(max(1, crf))}  # 0 would mean any
     return {"preset": PRESET, "crf": str(crf)}
+
+
+def check_crf(crf: int) -> None:
+    if not 0 <= crf <= 51:
+        raise InputError(f"crf is {crf}; it has to be 0 (lossless) to 51 (poor); 18 is usual.")
 
 
 def check_codec(codec: str) -> None:

@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import FileError, InputError
+from ..shapes import checked_fps
 from .film import Film, Missed, Moment, Source, film_in, named, opened
 from .film_picture import FilmPictures
+from .growing_file import METADATA_KEY
 from .image_file import fitted, stack_pictures
-from .video_writer import METADATA_KEY, checked_fps
 
 logger = logging.getLogger("sana_video")
 T = TypeVar("T")

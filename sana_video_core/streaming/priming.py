@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..files.film import Source
 from ..files.image_file import fit_images
 from ..files.video_reader import check_end, nearest_frames, read_frames
-from ..files.video_writer import checked_fps
+from ..shapes import checked_fps
 from ..vae.statistics import to_model_space
 
 PRIMED = 41  # latent frames taken from the end of a video: 161 frames, 10 s

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError
-from comfyui_sana_video.sana_video_core.files import claims, video_writer
+from comfyui_sana_video.sana_video_core.files import claims, growing_file
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.calibration import limit
@@ -140,13 +140,13 @@ def test_a_disk_that_is_full_from_the_start_leaves_the_older_file(tmp_path):
 def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, monkeypatch, reported):
     """FFmpeg does not report every failed write at a file's end; then only the truncated copy shows it."""
 
-    def no_room(source, target, metadata):
-        assert original(source, target, metadata) == 40
+    def no_room(source, target, metadata, audio):
+        assert original(source, target, metadata, audio) == 40
         os.truncate(target, target.stat().st_size - 1)
-        return 0 if reported else video_writer._whole_frames(target)
+        return 0 if reported else growing_file._whole_frames(target)
 
-    original = video_writer._copy_as_ordinary_mp4
-    monkeypatch.setattr(video_writer, "_copy_as_ordinary_mp4", no_room)
+    original = growing_file._copy_as_ordinary_mp4
+    monkeypatch.setattr(growing_file, "_copy_as_ordinary_mp4", no_room)
     write_numbers(tmp_path / "a.mp4", 40, metadata={"seed": 7})
     assert "moof" in boxes(tmp_path / "a.mp4")
     assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(40))
@@ -157,7 +157,7 @@ def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, 
 def test_a_copy_that_cannot_be_written_counts_as_nothing(tmp_path):
     write_numbers(tmp_path / "a.mp4", 5)
     missing = tmp_path / "missing" / "b.mp4"
-    assert video_writer._copy_as_ordinary_mp4(tmp_path / "a.mp4", missing, "") == 0
+    assert growing_file._copy_as_ordinary_mp4(tmp_path / "a.mp4", missing, "", None) == 0
 
 
 def test_a_name_that_is_a_folder_is_refused_before_any_work(tmp_path):
@@ -215,11 +215,11 @@ def test_a_failed_close_does_not_hide_the_exception_of_the_block(tmp_path, caplo
 
 
 def test_a_second_interrupt_while_it_is_finished_costs_nothing(tmp_path, monkeypatch):
-    def interrupted(source, target, metadata):
+    def interrupted(source, target, metadata, audio):
         target.write_bytes(source.read_bytes()[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video_writer, "_copy_as_ordinary_mp4", interrupted)
+    monkeypatch.setattr(growing_file, "_copy_as_ordinary_mp4", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_numbers(tmp_path / "a.mp4", 20)
     assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(20))

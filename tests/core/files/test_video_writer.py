@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
-from comfyui_sana_video.sana_video_core.files import encoders, image_file, video_writer
+from comfyui_sana_video.sana_video_core.files import encoders, image_file
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
-from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter, checked_fps
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.calibration import limit
 from support.video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
@@ -59,7 +59,7 @@ def test_rate_and_length_are_right(tmp_path, fps):
     ],
 )
 def test_broadcasting_s_rates_are_exact(given, exact):
-    assert checked_fps(given) == exact
+    assert encoders.checked_fps(given) == exact
 
 
 def test_frames_may_come_in_any_portions_types_and_shapes(tmp_path):
@@ -178,7 +178,7 @@ def test_impossible_options_are_refused_before_any_work(tmp_path, name, options,
 
 
 def test_a_missing_encoder_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setitem(video_writer.ENCODERS, "h264", "libnothing264")
+    monkeypatch.setitem(encoders.ENCODERS, "h264", "libnothing264")
     with pytest.raises(FileError, match=r"cannot write h264.*libnothing264.*pip install"):
         VideoWriter(tmp_path / "a.mp4")
     assert names(tmp_path) == []
