@@ -110,7 +110,7 @@ except Exception as error:
 
 
 @posix
-@pytest.mark.parametrize("room, least", [(40_000, 15), (70_000, 30)])
+@pytest.mark.parametrize("room, least", [(45_000, 15), (80_000, 30)])
 def test_a_full_disk_keeps_the_complete_fragments(tmp_path, room, least):
     process = run_python(DISK_FULL, tmp_path / "a.mp4", room)
     said, failed = process.communicate(timeout=limit(60))
