@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ from .tiny_names import is_of_pictures, tiny_tensors
 
 TRANSFORMER = "SANA-Video transformer"
 FIRST = ("x_embedder.proj.weight", "patch_embedding.weight")  # by the original, by diffusers
+Network = TypeVar("Network", bound=nn.Module)
+ALIGNMENT = 64  # bytes, of every tensor that torch makes
 OUR_CLASSES = "SanaVideo"  # part of the class name in every config.json that is meant for us
 
 
@@ -67,7 +69,20 @@ def load_transformer(
         model = SanaVideo(checkpoint.config, checkpoint.family, operations=operations)
     load_strictly(model, checkpoint.tensors, Path(path).absolute(), TRANSFORMER)
     model.fingerprint = weights_fingerprint(checkpoint.tensors)
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return ready(model, device, dtype)
+
+
+def ready(module: Network, device: torch.device | str, dtype: torch.dtype | None) -> Network:
+    """A loaded network on its device, frozen.
+
+    Tensors that are mapped from a file begin anywhere, and the last bits of a CPU's sums depend on that: they
+    are copied, so that numbers don't depend on who loaded the file.
+    """
+    module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    for parameter in module.parameters():
+        if parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
+    return module
 
 
 def read_checkpoint(
@@ -129,7 +144,7 @@ def build_vae(
     with torch.device("meta"):
         vae = WanVAE(VAEConfig.from_state_dict(tensors))
     vae.load_state_dict(tensors, assign=True)
-    return vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return ready(vae, device, dtype)
 
 
 def read_vae(path: Path | str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ..errors import FileError
 from ..files.finite import check_finite
 from ..vae.decoders import WanDecoder
 from ..vae.tiny_decoder import TinyDecoder
-from .checkpoint import build_vae, check_complete, checked_vae, read_vae_tensors
+from .checkpoint import build_vae, check_complete, checked_vae, read_vae_tensors, ready
 from .tiny_names import USE, kind_of, tiny_tensors
 
 
@@ -65,4 +65,4 @@ def _build(
         decoder = TinyDecoder(kind)
     names = decoder.state_dict().keys()
     decoder.load_state_dict({name: tensors[name] for name in names}, assign=True)
-    return decoder.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return ready(decoder, device, dtype)
