@@ -15,12 +15,10 @@ from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.transformer.maker import Maker, maker_of
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
+from .changes import STEP_CACHES, NamedChanges, stream_options, unnamed_changes
 from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
 
 logger = logging.getLogger("sana_video")
-# ComfyUI's step caches need its own sampling loop; a distilled stream of four steps has nothing to skip
-STEP_CACHES = ("easycache", "lazycache")
-LORAS = "sana_video_loras"  # attachment of a patcher: the AppliedLoras in their order
 
 
 class HostedModel:
@@ -35,7 +33,7 @@ class HostedModel:
             )
         self.patcher, network = patcher, patcher.model.diffusion_model
         self.config, self.family, self.fingerprint = network.config, network.family, network.fingerprint
-        self._options = _transformer_options(patcher)
+        self._options = stream_options(patcher)
 
     @property
     def device(self) -> torch.device:
@@ -48,11 +46,14 @@ class HostedModel:
     @property
     def maker(self) -> Maker:
         """This MODEL with its LoRAs, as far as they are known."""
-        named = tuple(self.patcher.get_attachment(LORAS) or ())
-        maker = maker_of(self.patcher.model.diffusion_model, named)
-        if named or not self.patcher.patches:
-            return maker
-        return maker._replace(loras=("unnamed",), weights=f"patches {self.patcher.patches_uuid}")
+        named = NamedChanges.of(self.patcher)
+        unnamed = "" if named.whole else f"patches {self.patcher.patches_uuid}"
+        return maker_of(self.patcher.model.diffusion_model, named.loras, unnamed)
+
+    @property
+    def unnamed_changes(self) -> str | None:
+        """What else changes what this MODEL computes in a stream, in words; None for nothing."""
+        return unnamed_changes(self.patcher)
 
     def warn_of_step_caches(self) -> None:
         """Say that a node's step cache does nothing here."""
@@ -109,14 +110,3 @@ class HostedModel:
         """Load this clone's weights, with room for a chunk. In every execute: clones share a module."""
         needed = self.patcher.memory_required([batch, self.config.channels, self.family.chunks.first, *grid])
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
-
-
-def _transformer_options(patcher: Any) -> dict[str, Any]:
-    """The options and wrappers that nodes set on a MODEL, without those of step caches."""
-    options = {k: v for k, v in patcher.model_options["transformer_options"].items() if k not in STEP_CACHES}
-    wrappers = comfy.patcher_extension.merge_nested_dicts(options.get("wrappers", {}), patcher.wrappers)
-    options["wrappers"] = {
-        kind: {key: listed for key, listed in by_key.items() if key not in STEP_CACHES}
-        for kind, by_key in wrappers.items()
-    }
-    return options

@@ -15,27 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..transformer.maker import AppliedLora
 from .lora import CanonicalLora
 from .lora_file import lora_name, read_lora
 
 TUCKER = "abkl, bc, ad -> dckl"  # a core [r, r, h, w] between [r, columns] and [r, rows]
-
-
-class AppliedLora(NamedTuple):
-    """A LoRA that changes a model."""
-
-    name: str
-    content: str  # hex sha256 of what it changes, however its file spells it
-    strength: float
-
-    @property
-    def label(self) -> str:
-        """As histories name it."""
-        return f"{self.name} {self.strength:g}"
-
-    @classmethod
-    def of(cls, lora: CanonicalLora, path: Path, strength: float) -> AppliedLora:
-        return cls(lora_name(path), lora_content(lora), strength)
 
 
 class WeightChange(NamedTuple):
@@ -64,8 +48,12 @@ def apply_loras(model: nn.Module, choices: Sequence[tuple[Path, float]]) -> tupl
         changed = changed_weight(getattr(owner, leaf), listed)
         setattr(owner, leaf, nn.Parameter(changed, requires_grad=False))
     return tuple(
-        AppliedLora.of(lora, path, strength) for lora, (path, strength) in zip(loras, choices, strict=True)
+        applied_lora(lora, path, strength) for lora, (path, strength) in zip(loras, choices, strict=True)
     )
+
+
+def applied_lora(lora: CanonicalLora, path: Path, strength: float) -> AppliedLora:
+    return AppliedLora(lora_name(path), lora_content(lora), strength)
 
 
 def lora_content(lora: CanonicalLora) -> str:

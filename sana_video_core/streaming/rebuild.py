@@ -120,7 +120,7 @@ def check_rebuild(model: StreamModel, story: Story, begun: int = 0) -> None:
         if chunk.weights != weights:
             raise StateError(
                 f"Chunk {number} of this stream was made {_with(chunk.loras)}, and the model here is "
-                f"{_with(model.maker.loras)}. Its memory can only be made again by the model that made it: "
+                f"{_with(model.maker.labels)}. Its memory can only be made again by the model that made it: "
                 "connect that one, or continue from a state that was saved whole."
             )
 

@@ -51,9 +51,9 @@ def unet_manual_cast(weight_dtype, inference_device, *_):
 def load_models_gpu(models, memory_required=0, **_):
     """Move `models` to their devices; the others that are loaded go back to their offload devices first."""
     for patcher in [old for old in _loaded if all(old.model is not new.model for new in models)]:
-        patcher.model.to(patcher.offload_device)
+        patcher.unpatch_model(patcher.offload_device)
     for patcher in models:
-        patcher.model.to(patcher.load_device)
+        patcher.patch_model(patcher.load_device)
     _loaded[:] = models
 
 

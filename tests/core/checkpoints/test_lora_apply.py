@@ -10,8 +10,8 @@ import torch
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_transformer
 from comfyui_sana_video.sana_video_core.checkpoints.lora import canonical_lora
 from comfyui_sana_video.sana_video_core.checkpoints.lora_apply import (
-    AppliedLora,
     WeightChange,
+    applied_lora,
     apply_loras,
     changed_weight,
     lora_content,
@@ -179,6 +179,6 @@ def test_content_is_what_acts(tmp_path):
     found = set()
     for alpha in (4, 8):
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": alpha}))
-        found.add(AppliedLora.of(read_lora(folder, SHAPES), folder / "adapter_model.safetensors", 1.0))
+        found.add(applied_lora(read_lora(folder, SHAPES), folder / "adapter_model.safetensors", 1.0))
     assert {lora.name for lora in found} == {"snow"}
     assert len({lora.content for lora in found}) == 2
