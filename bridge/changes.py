@@ -64,7 +64,8 @@ def _unnamed(patcher: Any) -> Iterator[str]:
     if _any(patcher, "injections"):
         yield "a LoRA in bypass mode"
     for name, value in patcher.object_patches.items():
-        if name not in INERT_OBJECTS and named.tables.get(name) is not value:
+        ours = name in named.tables and named.tables[name] is value
+        if not ours and name not in INERT_OBJECTS:
             yield "a dtype of another node" if name == "manual_cast_dtype" else f"a patch of {name}"
     for key in _wrapper_keys(patcher):
         yield NODES.get(key, f"a wrapper of another node{f' ({key})' if key else ''}")

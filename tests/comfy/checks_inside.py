@@ -161,6 +161,7 @@ def main() -> None:
         "checks_clips",
         "checks_streams",
         "checks_loras",
+        "checks_lora_kinds",
         "checks_text_vae",
         "checks_drafts",
         "checks_fused",

@@ -13,6 +13,7 @@ FILES = (
     "checks_clips.py",
     "checks_streams.py",
     "checks_loras.py",
+    "checks_lora_kinds.py",
     "checks_text_vae.py",
     "checks_drafts.py",
     "checks_fused.py",

@@ -143,7 +143,7 @@ KINDS = patcher_extension.WrappersMP
 UNNAMED = {
     "patch": (_foreign_patch, "a LoRA of another loader"),
     "table": (_table_of_another, TABLE),
-    "dtype": (lambda p: p.add_object_patch("manual_cast_dtype", torch.float16), "a dtype of another node"),
+    "dtype": (lambda p: p.add_object_patch("manual_cast_dtype", None), "a dtype of another node"),
     "compiled": (_wrapper(KINDS.APPLY_MODEL, "torch.compile"), "TorchCompileModel"),
     "wrapper": (_wrapper(KINDS.DIFFUSION_MODEL, "blur"), "blur"),
     "weight wrapper": (lambda p: setattr(p, "weight_wrapper_patches", {"a": [id]}), "another node changed"),
