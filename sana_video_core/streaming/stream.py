@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ from ..sampling.schedule import few_step_sigmas
 from ..text.embedding import Embedding, embedding_of
 from ..text.prompt import Prompt
 from ..transformer.inputs import check_text
-from ..transformer.memory import Memory, check_window, memory_to
+from ..transformer.memory import check_window, memory_to
 from .chunk_runner import ChunkRunner
+from .rebuild import rebuild
 from .state import (
     Chunk,
     Identity,
@@ -234,8 +236,20 @@ def prime(
 
     A video is absorbed by the original's plan. Raises StateError if the stream isn't empty.
     """
-    state = check_prime(model, state)
-    identity = state.identity
+    story = primed(model, state, prompt, latents, device=device)
+    return rebuild(model, story, callbacks=callbacks, device=device)
+
+
+def primed(
+    model: StreamModel,
+    state: State,
+    prompt: Prompt,
+    latents: Tensor,
+    *,
+    device: torch.device | str = "cpu",
+) -> LightState:
+    """What `prime` makes, before anything is absorbed. Raises as it does."""
+    identity = check_prime(model, state).identity
     required = (identity.channels, identity.rows, identity.columns)
     shape = (latents.shape[1], *latents.shape[3:]) if latents.ndim == 5 else ()
     if shape != required or len(latents) not in (1, identity.batch):
@@ -243,38 +257,25 @@ def prime(
             f"Latents of shape {list(latents.shape)} cannot prime this stream; it takes [1 or "
             f"{identity.batch}, {identity.channels}, latent frames, {identity.rows}, {identity.columns}]."
         )
-    latents = latents.to(model.device, torch.float32).expand(identity.batch, -1, -1, -1, -1)
     plan = model.family.chunks.plan(latents.shape[2])
     model.family.chunks.check_room(0, plan)
-    text, maker = embedding_of(prompt, device), model.maker
-    runner = ChunkRunner(
-        model,
-        _prepare(model, text),
-        callbacks or Callbacks(),
-        chunks=len(plan),
-        calls_per_chunk=1,
-        device=device,
+    maker, latents = model.maker, latents.expand(identity.batch, -1, -1, -1, -1)
+    chunk = partial(
+        Chunk,
+        prompt=prompt.text,
+        digest=prompt.digest,
+        scene=state.scene,
+        primed=True,
+        loras=maker.labels,
+        entry="primed",
+        text=embedding_of(prompt, device),
+        weights=maker.weights,
+        compute=maker.compute,
     )
-    memory: Memory | None = None
-    for piece in latents.split(plan, dim=2):
-        runner.begin_chunk()
-        memory = runner.absorb(state, memory, piece)
-        runner.settle()
-        kept = piece.clone().to(device)  # shares no memory with the caller's tensor
-        chunk = Chunk(
-            latents=kept,
-            prompt=prompt.text,
-            digest=prompt.digest,
-            scene=state.scene,
-            primed=True,
-            loras=maker.labels,
-            entry="primed",
-            text=text,
-            weights=maker.weights,
-            compute=maker.compute,
-        )
-        state = state.with_chunk(chunk, memory_to(memory, device))
-    return state
+    # copies: they share no memory with the caller's tensor
+    pieces = (piece.to(device, torch.float32, copy=True) for piece in latents.split(plan, dim=2))
+    history = tuple(chunk(latents=piece.contiguous()) for piece in pieces)
+    return LightState(identity=identity, history=history, scene=state.scene)
 
 
 def check_prime(model: StreamModel, state: State) -> StreamState:

@@ -13,6 +13,7 @@ from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.files import encoders, image_file
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from comfyui_sana_video.sana_video_core.shapes import checked_fps
 from support.calibration import limit
 from support.video_files import SIZE, boxes, grey, names, numbers_in, run_python, write_numbers
 
@@ -59,7 +60,7 @@ def test_rate_and_length_are_right(tmp_path, fps):
     ],
 )
 def test_broadcasting_s_rates_are_exact(given, exact):
-    assert encoders.checked_fps(given) == exact
+    assert checked_fps(given) == exact
 
 
 def test_frames_may_come_in_any_portions_types_and_shapes(tmp_path):

@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.films import compute, keys
+from comfyui_sana_video.sana_video_core.films import keys
 from comfyui_sana_video.sana_video_core.films.keys import Link, Root, SegmentKey, json_digest, tensors_digest
+from comfyui_sana_video.sana_video_core.transformer import compute
 from comfyui_sana_video.sana_video_core.transformer.compute import compute_tag
 
 ROOT = Root(
