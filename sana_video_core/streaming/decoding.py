@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import groupby, takewhile
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -67,14 +67,13 @@ def decode_history(
     VAE computes, if its parameters are elsewhere. Raises ChunkError for NaN; the frames before it came.
     """
     check_first_chunk(state, from_chunk)
-    first = first_needed(state.history, from_chunk)
+    first, total = first_needed(state.history, from_chunk), len(state.history)
     yield from decode_chunks(
         vae,
-        state.history[first:],
+        zip(range(first, total), state.history[first:], strict=True),
         state.identity.rules,
-        first=first,
-        from_chunk=from_chunk,
-        total=len(state.history),
+        shown=range(from_chunk, total),
+        total=total,
         form=form,
         tiling=tiling,
         callbacks=callbacks,
@@ -85,27 +84,26 @@ def decode_history(
 @torch.no_grad()
 def decode_chunks(
     vae: Decoder,
-    chunks: Iterable[Chunk],
+    chunks: Iterable[tuple[int, Chunk]],
     rules: Family,
     *,
-    first: int,
-    from_chunk: int,
+    shown: Container[int],
     total: int,
     form: Form | None = None,
     tiling: Tiling | None = None,
     callbacks: Callbacks | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """As decode_history, for chunks that may still be coming: they are taken as they are needed.
+    """As decode_history, for numbered chunks that may still be coming: they are taken as they are needed.
 
-    The first one has the number `first`; `total` is how many the stream will have. Both are for words, and
-    for what is dropped before `from_chunk`.
+    The frames of a scene come from its first chunk in `shown` on; those of chunks before it are dropped.
+    `total` is how many chunks the stream will have, for words.
     """
     device, callbacks = _device_of(vae) if device is None else device, callbacks or Callbacks()
 
     def pieces() -> Iterator[_Piece]:
-        for _, group in groupby(enumerate(chunks, first), key=lambda item: item[1].scene):
-            scene = _Scene(group, from_chunk, total, rules.compression)
+        for _, group in groupby(chunks, key=lambda item: item[1].scene):
+            scene = _Scene(group, shown, total, rules.compression)
             latents = _Pieces(
                 lambda scene=scene: (to_vae_space(part.to(device), rules.vae) for part in scene.latents())
             )
@@ -161,12 +159,12 @@ class _Scene:
     """Where a decoder is in the chunks of one scene, in frames. The next chunks may still be coming."""
 
     def __init__(
-        self, coming: Iterator[tuple[int, Chunk]], from_chunk: int, total: int, compression: Compression
+        self, coming: Iterator[tuple[int, Chunk]], shown: Container[int], total: int, compression: Compression
     ) -> None:
         self.coming, self.known = coming, list[Chunk]()
         # for each latent frame: its chunk's number, its place in the chunk, the chunk's length
         self.places: list[tuple[int, int, int]] = []
-        self.from_chunk, self.total, self.compression, self.made = from_chunk, total, compression, 0
+        self.shown, self.total, self.compression, self.made = shown, total, compression, 0
 
     def latents(self) -> Iterator[Tensor]:
         """Of each chunk, from the first one on."""
@@ -186,7 +184,8 @@ class _Scene:
     @property
     def _dropped(self) -> int:
         """How many frames, of those known by now, come before what is shown."""
-        return self.compression.frames(sum(number < self.from_chunk for number, _, _ in self.places))
+        before = takewhile(lambda place: place[0] not in self.shown, self.places)
+        return self.compression.frames(sum(1 for _ in before))
 
     def decoded(self, frames: Iterator[Tensor], callbacks: Callbacks) -> Iterator[_Piece]:
         """The decoded frames that are wanted. Each piece can be cancelled before, and is reported after."""

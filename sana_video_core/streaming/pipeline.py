@@ -159,13 +159,12 @@ class Pipeline(AbstractContextManager):
         self._worker = Worker(work, room=ROOM, name="decoding")
 
     def _decode(self, items: Iterator[Item], first: int, rules: Family) -> None:
-        with _own_streams(_cuda(self._sampling, self._device)) as streams:
+        with own_streams(cuda_devices(self._sampling, self._device)) as streams:
             for frames in decode_chunks(
                 self._vae,
                 _handed_over(items, first, streams),
                 rules,
-                first=first,
-                from_chunk=self._from_chunk,
+                shown=range(self._from_chunk, self._total),
                 total=self._total,
                 form=frame_bytes,
                 tiling=self._tiling,
@@ -194,7 +193,7 @@ def has_room(vae: WanDecoder, identity: Identity, sampling: torch.device, decodi
     return free > needed + SPARE
 
 
-def _cuda(*devices: torch.device) -> list[torch.device]:
+def cuda_devices(*devices: torch.device) -> list[torch.device]:
     """The CUDA devices among them, each once; the last one stays the last."""
     return list(dict.fromkeys(device for device in devices if device.type == "cuda"))
 
@@ -202,14 +201,14 @@ def _cuda(*devices: torch.device) -> list[torch.device]:
 def _moments(*devices: torch.device) -> list[torch.cuda.Event]:
     """Now, on each device: what a thread has asked for so far is done by then."""
     moments = []
-    for device in _cuda(*devices):
+    for device in cuda_devices(*devices):
         moments.append(torch.cuda.Event())
         moments[-1].record(torch.cuda.current_stream(device))
     return moments
 
 
 @contextmanager
-def _own_streams(devices: list[torch.device]) -> Iterator[list[torch.cuda.Stream]]:
+def own_streams(devices: list[torch.device]) -> Iterator[list[torch.cuda.Stream]]:
     """In the block, this thread works on streams of its own; the last device is the current one."""
     streams = [_stream(device) for device in devices]
     with ExitStack() as stack:
@@ -224,7 +223,9 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _handed_over(items: Iterator[Item], first: int, streams: list[torch.cuda.Stream]) -> Iterator[Chunk]:
+def _handed_over(
+    items: Iterator[Item], first: int, streams: list[torch.cuda.Stream]
+) -> Iterator[tuple[int, Chunk]]:
     """The chunks from number `first` on, once this thread's streams wait for what made them."""
     for number, chunk, moments in items:
         if number < first:  # a second time: Ctrl-C came between adding it and counting it
@@ -235,4 +236,4 @@ def _handed_over(items: Iterator[Item], first: int, streams: list[torch.cuda.Str
                 stream.wait_event(moment)
             if chunk.latents.device == stream.device:
                 chunk.latents.record_stream(stream)  # or its memory might be another's while it is read
-        yield chunk
+        yield number, chunk

@@ -83,7 +83,7 @@ def rebuild(
     callbacks: Callbacks | None = None,
     device: torch.device | str = "cpu",
 ) -> StreamState:
-    """The state that goes on from `story`, on `device`. A state that has its memory comes back as it is.
+    """The state that goes on from `story`, its memory on `device`. One that has a memory comes back as it is.
 
     It begins at the newest memory that is known: `base`, if it is an earlier state of the same scene, or one
     on the `shelf`; else at the scene's first chunk. Raises StateError if this model didn't make the chunks.
@@ -105,7 +105,7 @@ def rebuild(
         scene=story.scene,
         memory=memory_to(known.after, device),
         memory_before=memory_to(known.before, device),
-    ).to(device)
+    )
 
 
 def check_rebuild(model: StreamModel, story: Story, begun: int = 0) -> None:

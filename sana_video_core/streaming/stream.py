@@ -30,6 +30,7 @@ from .state import (
     Identity,
     LightState,
     State,
+    Story,
     StreamState,
     check_fits,
     model_identity,
@@ -125,9 +126,7 @@ def plan_extension(
     """
     _check_causal(model)
     check_fits(state, model)
-    entry = "same" if state.position else "start"
-    if state.position and state.history[-1].digest != prompt.digest:
-        entry = sampling.on_prompt_change
+    entry = entry_of(state, prompt, sampling)
     if entry == "cut":
         state = state.with_cut()
     plan = model.family.chunks.following(state.position, chunks) if plan is None else plan
@@ -139,6 +138,13 @@ def plan_extension(
             "give one, or one for each."
         )
     return Extension(state=state, prompt=prompt, sampling=sampling, entry=entry, plan=plan)
+
+
+def entry_of(state: Story, prompt: Prompt, sampling: Sampling) -> str:
+    """How the next chunk begins under this prompt: start, same, or one of PROMPT_CHANGES."""
+    if not state.position:
+        return "start"
+    return "same" if state.history[-1].digest == prompt.digest else sampling.on_prompt_change
 
 
 def extend(
