@@ -27,7 +27,7 @@ COLON, DASH, ARROW = r"[:\uff1a]", r"[-\u2013\u2014]", r"[-\u2013\u2014~>\u2192]
 TIME = re.compile(
     r"(?:\d{1,4}[.)]\s+)?@?[\[({<]?\s*"  # the number in a list, brackets
     rf"(\d{{1,6}}(?:{COLON}\d{{1,6}})+)(?:[.,](\d{{1,9}}))?(?:s(?:ec)?)?"
-    r"(?![A-Za-z\d_]|[.,:\uff1a]\d)(?:\s*[\])}>])?"
+    r"(?![A-Za-z\d_]|[.,:\uff1a]\d)[\])}>]?"
 )
 UNTIL = re.compile(rf"\s*(?:{ARROW}+|to)\s*[\[({{<]?\d+{COLON}\d")  # after a time: a range
 AFTER_TIME = re.compile(rf"(?:{ARROW}|\.)*")
@@ -215,7 +215,7 @@ def _check_text(number: int, begins: Fraction | None, text: str) -> None:
         ) from error
     if not text.strip(" .…_-\u2013\u2014") or LIKE_CHANGE.fullmatch(text):
         raise mistake(number, f"it has no text. Write what is seen in this shot, as in {EXAMPLE}.")
-    if END.fullmatch(text) or (begins is not None and ENDING.match(text)):
+    if END.fullmatch(text) or ENDING.match(text):
         raise mistake(
             number,
             f"{quoted(text)}: “end” stands alone after its time and ends the film, as in “0:30 end”. "
@@ -228,7 +228,7 @@ def _check_text(number: int, begins: Fraction | None, text: str) -> None:
             f"{quoted(text)}: to say how a shot begins, write “cut:”, “keep:” or “recache:” with its colon. "
             "If these words belong to the picture, begin with others.",
         )
-    if TIME.match(text):
+    if TIME.match(text) or UNTIL.match(text):
         raise mistake(
             number,
             f"{quoted(text)} begins with a second time. Give one; if it belongs to the picture, begin with "

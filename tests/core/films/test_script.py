@@ -184,7 +184,7 @@ def test_line_ends_of_all_systems_comments_and_blank_lines_keep_their_numbers():
         ("80s disco", "80s disco"),
         ("3 foxes run", "3 foxes run"),
         ("- a fox", "a fox"),
-        ("end of the road", "end of the road"),
+        ("0:00 ) a", ") a"),
         ("0:00 \U0001f98a", "\U0001f98a"),
     ],
 )
@@ -302,12 +302,14 @@ def test_room_of_a_scene():
         ("a\nend", ("Line 2", "“end” has no time", "0:30 end")),
         ("0:00 a\nend", ("Line 2", "“end” has no time")),
         ("0:00 a\n0:10 end of it", ("Line 2", "“end of it”", "another word")),
+        ("a\nend of the road", ("Line 2", "“end of the road”", "another word")),
         ("0:00 a\n0:10 cut: end", ("Line 2", "stands alone")),
         ("0:00 a\n0:75 b", ("Line 2", "“0:75”", "1:15")),
         ("0:00 a\n75:00 b", ("Line 2", "“75:00”", "1:15:00")),
         ("0:00 a\n1:60:00 b", ("Line 2", "2:00:00")),
         ("0:00 a\n0:00:05:12 b", ("Line 2", "4 parts", "h:mm:ss")),
         ("0:00-0:05 a", ("Line 1", "two times", "only the time at which it begins")),
+        ("a\n--0:10", ("Line 2", "second time")),
         ("0:00 to 0:05 a", ("Line 1", "two times")),
         ("00:00:00,000 --> 00:00:05,000 a", ("Line 1", "two times")),
         ("0:00 a\n0:05 0:10 b", ("Line 2", "second time")),
@@ -409,6 +411,79 @@ def test_a_plans_script_gives_the_plan_again():
         assert again == plan
         assert script_of(again) == script_of(plan)
     assert most > 20
+
+
+PIECES = (
+    *(
+        "0:00",
+        "0:05",
+        "1:00",
+        "0:2.5",
+        "[0:20]",
+        "cut:",
+        "keep:",
+        "recache:",
+        "cut",
+        "cut to",
+        "seed=7",
+        "seed =",
+    ),
+    *(
+        "seed",
+        "--seed 3",
+        "end",
+        "END",
+        "a fox",
+        "\t",
+        "\n",
+        "\n",
+        "\r\n",
+        "#",
+        "-",
+        "->",
+        "\u2014",
+        "\u2026",
+        ".",
+        ":",
+    ),
+    *(
+        ",",
+        "(",
+        ")",
+        "[",
+        "]",
+        "<",
+        ">",
+        "*",
+        "|",
+        "0",
+        "7",
+        "s",
+        "\x00",
+        "\u200b",
+        "\xa0",
+        "\u72d0",
+        "@",
+        "2)",
+        '"',
+    ),
+)
+
+
+def test_any_text_gives_a_sentence_or_a_plan_that_can_be_written_again():
+    dice, plans, sentences = random.Random(19), 0, set()
+    for _ in range(3000):
+        begin = dice.choice(("", "0:00 a\n", "a\n"))
+        text = begin + dice.choice(("", " ")).join(dice.choices(PIECES, k=dice.randint(1, 15)))
+        try:
+            plan = parse(text)
+        except InputError as error:
+            sentences.add(str(error).partition(": ")[2][-25:])
+            continue
+        plans += 1
+        assert parse(script_of(plan)) == plan, text
+    assert plans > 100
+    assert len(sentences) > 20
 
 
 # --- where it lives
