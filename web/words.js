@@ -8,7 +8,8 @@ const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 const AFTER = [0, 500, 2000]; // milliseconds: the page may hear of a run only after its error
 const LETTER = 6.5, LINE = 16, LINES = 6; // pixels of the page's small type; more lines scroll
 const refused = new Set(); // ids of nodes whose values were refused
-const said = new Map(); // by node: { nodeId, text, before: its height without words, grown: with them }
+// by node: { nodeId, text, before: its height without words, grown: with them, shown: its result as text }
+const said = new Map();
 
 function nodeAt(executionId) {
   const path = String(executionId).split(":");
@@ -69,6 +70,19 @@ function recover({ detail }) {
   for (const nodeId of detail.nodes) if (said.get(nodeAt(nodeId))?.failed) forget({ detail: nodeId });
 }
 
+// A node whose result is in the cache doesn't speak again. Where the page hasn't heard it, or has heard it of
+// another result, what it shows is said.
+function remember({ detail: { node: nodeId, output } }) {
+  const node = nodeAt(nodeId), words = said.get(node);
+  if (!node || !output?.text) return;
+  const shown = output.text.join("\n");
+  if (!words || (words.shown ?? shown) !== shown) {
+    const text = shown.replaceAll("\n", "  \n").replaceAll("<", "\u2039").replaceAll(">", "\u203a");
+    api.dispatchCustomEvent("progress_text", { nodeId, text });
+  }
+  said.get(node).shown = shown;
+}
+
 // What ComfyUI refuses before it runs, in our words: “width - The width is 33 pixels; …”
 function tell(nodeErrors) {
   for (const [nodeId, { errors }] of Object.entries(nodeErrors ?? {})) {
@@ -101,6 +115,7 @@ app.registerExtension({
     api.addEventListener("executing", forget);
     api.addEventListener("execution_error", fail);
     api.addEventListener("execution_cached", recover);
+    api.addEventListener("executed", remember);
     // of a node in a subgraph, the page shows words only there
     app.canvas.canvas.addEventListener("litegraph:set-graph", () => setTimeout(repeat));
     for (const end of ENDS) api.addEventListener(end, () => AFTER.forEach((time) => setTimeout(repeat, time)));

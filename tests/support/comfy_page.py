@@ -208,7 +208,7 @@ class ComfyPage:
     def type_text(self, node: str, text: str) -> None:
         """Into the node's text box."""
         if self.vue:
-            self.page.locator(f"[data-node-id='{node}'] textarea").click()
+            self.page.locator(f"[data-node-id='{node}'] textarea").first.click()
         else:
             self.page.mouse.click(*self.widget(node, "text"))
         self.page.keyboard.press("Control+a")
