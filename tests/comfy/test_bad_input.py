@@ -70,6 +70,10 @@ REFUSED = {
         ),
         ["output folder"],
     ),
+    "a script whose last shot has no end": (
+        lambda: {"s": node("SanaVideoScript", script="0:00 a\n0:20 b", seconds=15.0, seed=0, fps=16.0)},
+        ["Line 2: this last shot begins at 0:20", "“0:25 end”"],
+    ),
     "negative fps": (lambda: with_film(chain(1), fps=-4.0), ["fps is -4.0", "0.01 to 1000"]),
 }
 
@@ -162,6 +166,13 @@ def test_a_failure_gives_a_reason_and_the_next_run_works(server, other_weights, 
     assert run.error["exception_type"] in [f"SANA-Video.{k}Error" for k in ("Input", "File", "State")]
     assert message.strip() in run.words[run.error["node_id"]]
     assert server.run(chain(1)).error is None
+
+
+def test_a_script_runs_unwired_and_shows_its_plan(server):
+    graph = {"s": node("SanaVideoScript", script="a {b|c}\ncut: d", seconds=5.0, seed=7, fps=16.0)}
+    run = server.run(graph)
+    assert run.words["s"].startswith("2 chunks · 2 scenes · 82 frames")
+    assert run.shown["s"]["text"][0].splitlines()[1].endswith("seed 7 · a {b|c}")
 
 
 def test_an_image_of_another_aspect_is_center_cropped(server, other_weights):
