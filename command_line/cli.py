@@ -1,4 +1,4 @@
-"""The command line: `sana-video run | studio | generate | info | convert | make-demo`."""
+"""The command line: `sana-video run | studio | generate | store | info | convert | make-demo`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
 from ..sana_video_core.shapes import check_picture
 from ..standalone.studio import serve as studio
 from . import run as workflow
+from . import store
 from .process import endings_are_ctrl_c, lasting_streams
 
 CTRL_C = 130  # the status of what was stopped
@@ -73,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     studio.add_arguments(page)
     page.set_defaults(run=studio.run)
     _add_generate(commands)
+    kept = commands.add_parser(
+        "store", help="what films keep on the disk; make it less", formatter_class=_Formatter
+    )
+    store.add_arguments(kept)
+    kept.set_defaults(run=store.run)
 
     info = commands.add_parser("info", help="say what a checkpoint, state or video file is")
     info.add_argument("file", type=Path)

@@ -23,16 +23,17 @@ NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, hidden: Path | None = None) -> Iterator[Path]:
     """A temporary path, renamed to `path` if the block succeeds and removed if it fails.
 
-    Writers of one name don't disturb each other; the file is of the one that ends last. Raises FileError,
-    with the system's reason, if the file cannot be written; an older file then stays.
+    Writers of one name don't disturb each other; the file is of the one that ends last. What dead ones left
+    goes with the next of this name, or of the name `hidden` on the same disk. Raises FileError, with the
+    system's reason, if the file cannot be written; an older file then stays.
     """
     path = Path(path)
     with written(path):
         check_place(path)
-        with hidden_folder(path) as folder:
+        with hidden_folder(hidden or path) as folder:
             with whole(folder / "new") as temporary:  # no suffix: it must be in no list of models or states
                 yield temporary
             temporary.replace(path)

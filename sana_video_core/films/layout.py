@@ -23,6 +23,7 @@ MARK, VERSION = "store.json", 1
 FORMAT = "sana_video_store"
 SUFFIX = ".safetensors"
 DAMAGED = ".damaged"
+HIDDEN = "new"  # of all that isn't finished, so that any writer removes what any dead one left
 IN_OUTPUT = Path("sana_films", "store")  # where a host's output folder has it
 KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -47,7 +48,7 @@ def make_store(folder: Path) -> None:
         check_store(folder)
         return
     make_folder(folder)
-    with atomic_path(folder / MARK) as new:
+    with atomic_path(folder / MARK, folder / HIDDEN) as new:
         new.write_text(json.dumps({FORMAT: VERSION}), encoding="utf-8")
 
 

@@ -7,7 +7,6 @@ takes nothing of a film that isn't finished, either.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from ..errors import FileError
 from ..files.atomic import atomic_path, make_folder
 from ..files.places import is_file
 from ..files.text_file import read_text
-from .layout import KEY, KINDS, make_store
+from .layout import HIDDEN, KEY, KINDS, make_store
 
-logger = logging.getLogger("sana_video")
 FORMAT, VERSION = "sana_video_film", 1
 
 
@@ -34,6 +32,11 @@ class Manifest:
     keys: Mapping[str, tuple[str, ...]]
     finished: bool = True
     made: float = field(default_factory=time.time)  # seconds since 1970
+
+    @property
+    def names(self) -> frozenset[tuple[str, str]]:
+        """Kind and key of each entry."""
+        return frozenset((kind, key) for kind, keys in self.keys.items() for key in keys)
 
     @property
     def is_there(self) -> bool:
@@ -63,20 +66,19 @@ def write_manifest(folder: Path, film: Manifest) -> None:
         "finished": film.finished,
         "made": film.made,
     }
-    with atomic_path(path) as new:
+    with atomic_path(path, folder / HIDDEN) as new:
         new.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def read_manifests(folder: Path) -> tuple[dict[Path, Manifest], list[Path]]:
-    """A store's films by the path of their manifest, and the manifests that can't be read, with a warning."""
-    films, damaged = {}, []
+def read_manifests(folder: Path) -> tuple[dict[Path, Manifest], dict[Path, str]]:
+    """A store's films by the path of their manifest; and why other manifests can't be read."""
+    films, unread = {}, {}
     for path in sorted((folder / "films").glob("[!.]*.json")):
         try:
             films[path] = _film_from(json.loads(read_text(path)))
         except (FileError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            damaged.append(path)
-            logger.warning("The manifest “%s” can't be read (%s), so its film isn't listed.", path, error)
-    return films, damaged
+            unread[path] = str(error)
+    return films, unread
 
 
 def _film_from(content: dict[str, Any]) -> Manifest:

@@ -21,7 +21,7 @@ from ..files.atomic import make_folder, whole, written
 from ..files.hidden import hidden_folder
 from .entry import Entry, check_numbers, offered, read_entry, save_entry
 from .holds import held
-from .layout import DAMAGED, anywhere_folder, entry_path, make_store
+from .layout import DAMAGED, HIDDEN, anywhere_folder, entry_path, make_store
 from .manifest import Manifest, write_manifest
 
 logger = logging.getLogger("sana_video")
@@ -82,8 +82,7 @@ class Store:
         """Whether a whole file has the name now, and not because somebody else was first."""
         make_store(self.folder)
         make_folder(path.parent)
-        # one hidden name for all entries: any writer removes what dead ones left
-        with written(path), hidden_folder(self.folder / "entry") as hidden:
+        with written(path), hidden_folder(self.folder / HIDDEN) as hidden:
             with whole(hidden / "new") as temporary:
                 save_entry(temporary, kind, key, new)
             placed = _name_once(temporary, path)

@@ -336,12 +336,10 @@ import sys, pathlib
 sys.path.insert(0, sys.argv[1])
 import conftest, torch
 from comfyui_sana_video.sana_video_core.films.store import Store
-store = Store(pathlib.Path(sys.argv[2]))
-mine = float(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
-for i in range(int(sys.argv[4])):
-    entry = store.write("segments", f"{i:064x}", {"a": torch.full((5,), mine)}, {})
+for i in range(int(sys.argv[3])):
+    entry = Store(pathlib.Path(sys.argv[2])).write("segments", f"{i:064x}", {"a": torch.full((5,), 1.0)}, {})
     print(entry.tensors["a"][0].item(), flush=True)
 """
 
@@ -369,21 +367,22 @@ def processes(*commands):
 
 def test_of_two_processes_each_gets_what_is_stored(films):
     count = 40
-    commands = [(WRITER, ROOT / "tests", films.folder, mine, count) for mine in (1, 2)]
-    with processes(*commands) as both:
-        for process in both:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        said = [process.communicate()[0].split() for process in both]
-    assert said[0] == said[1]
-    stored = [films.read("segments", f"{i:064x}").tensors["a"][0].item() for i in range(count)]
-    assert [float(value) for value in said[0]] == stored
+    with processes((WRITER, ROOT / "tests", films.folder, count)) as (other,):
+        other.stdin.write("\n")
+        other.stdin.flush()
+        keys = [f"{i:064x}" for i in range(count)]
+        ours = [
+            films.write("segments", key, {"a": torch.zeros(5)}, {}).tensors["a"][0].item() for key in keys
+        ]
+        theirs = [float(word) for word in other.communicate()[0].split()]
+    assert ours == theirs
+    assert ours == [films.read("segments", key).tensors["a"][0].item() for key in keys]
     assert len(files(films.folder)) == count + 1
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_entry(films):
     films.write("chunks", KEY, latents(), {})
-    left = films.folder / f"{hidden._beginning(films.folder / 'entry').name}.12345678"
+    left = films.folder / f"{hidden._beginning(films.folder / 'new').name}.12345678"
     left.mkdir()
     (left / "lock").touch()
     (left / "new").write_bytes(b"half")
