@@ -62,6 +62,7 @@ BROKEN = {
     "a layer imports a layer above it": ("layers", "sana_video_core.errors", "bridge.model"),
     "training imports the command line": ("layers", "training.flow", "command_line.files"),
     "a room imports a room above it": ("rooms", "files.atomic", "streaming.state"),
+    "a stream imports films": ("rooms", "streaming.state", "films.store"),
     "a room imports its neighbour": ("rooms", "transformer.layers", "vae.layers"),
     "the bottom imports a room": ("rooms", "config", "files.atomic"),
     "a second door to the kernels": ("kernels", "sana_video_core.transformer.layers", "kernels.dispatch"),

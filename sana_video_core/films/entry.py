@@ -58,7 +58,7 @@ def read_entry(path: Path, kind: str, key: str) -> Entry:
     tensors, metadata = read_safetensors(path)
     sealed = {name: metadata.get(name, "") for name in SEALED}
     if sealed[FORMAT] not in ("", str(VERSION)):
-        raise FileError(f"it is of format {sealed[FORMAT]}, and this version of the pack reads {VERSION}")
+        raise FileError(f"it is of format {sealed[FORMAT]!r}, and this version of the pack reads {VERSION}")
     if metadata.get("seal") != json_digest(sealed):
         raise FileError("it isn't as it was written")
     if (sealed["kind"], sealed["key"]) != (kind, key):

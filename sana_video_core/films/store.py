@@ -30,6 +30,7 @@ logger = logging.getLogger("sana_video")
 LAWFUL = ("chunks", "embeddings", "memories")
 DAY = 24 * 60 * 60.0  # seconds; the time of last use is no finer, so that reading seldom writes
 TRIES = 3
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def _identity(found: os.stat_result) -> tuple[int, int, int]:
 
 def _put_aside(path: Path, error: OSError) -> None:
     """Rename a damaged entry; of several under one key the first is kept, to look at."""
-    aside, reason = path.with_name(f"{path.name}{DAMAGED}"), error.__cause__ or error
+    aside, reason = path.with_name(f"{path.name}{DAMAGED}"), _short(error.__cause__ or error)
     try:
         if os.path.lexists(aside):
             path.unlink()
@@ -155,6 +156,12 @@ def _put_aside(path: Path, error: OSError) -> None:
         logger.warning("“%s” is damaged (%s) and can't be renamed (%s).", path, reason, refusal.strerror)
         return
     logger.warning("“%s” is damaged (%s). It was put aside (%s), and is made again.", path, reason, DAMAGED)
+
+
+def _short(error: BaseException) -> str:
+    """A reason on one line; parts of it may come from the damaged file."""
+    words = str(error)[:LONGEST_REASON]
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _name_once(temporary: Path, path: Path) -> bool:

@@ -23,6 +23,8 @@ from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.image_file import save_frame
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors, write_tensors
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from comfyui_sana_video.sana_video_core.films.layout import entry_path
+from comfyui_sana_video.sana_video_core.films.store import Store
 from comfyui_sana_video.sana_video_core.streaming.state_file import load_state, save_state
 from comfyui_sana_video.standalone.engine.core_nodes import SaveVideo
 from comfyui_sana_video.standalone.studio import files as page_files
@@ -161,3 +163,16 @@ def test_a_video_saved_without_comfyui_has_no_name_until_it_is_whole(tmp_path, r
         assert said == ("written" if room >= len(whole) else "refused"), room
         if said == "written":
             (output / "film_00002_.mp4").unlink()
+
+
+def test_an_entry_of_a_store_is_whole_or_not_there(tmp_path, request):
+    store, key, made = Store(tmp_path), "ab" * 32, {"latents": torch.arange(8.0)}
+    store.write("chunks", key, made, {})
+    path = entry_path(tmp_path, "chunks", key)
+    size, said = path.stat().st_size, []
+    for room in rooms(size, request):
+        path.unlink(missing_ok=True)
+        said.append(outcome(partial(store.write, "chunks", key, made, {}), room))
+        assert [file.name for file in tmp_path.glob(".*")] == [], room
+        assert (store.read("chunks", key) is not None) == path.exists() == (said[-1] == "written"), room
+    assert (said[0], said[-1]) == ("refused", "written")

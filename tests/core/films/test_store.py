@@ -170,7 +170,7 @@ DAMAGE = {
     ),
     "without metadata": (lambda path, _: save_file(load_file(path), path), "as it was written"),
     "other words": (_change(about='{"x": 1}'), "as it was written"),
-    "a newer format": (_sealed(sana_video_store="2"), "format 2"),
+    "a newer format": (_sealed(sana_video_store="2"), "format '2'"),
     "words of no kind": (_sealed(about="[]"), "what it is"),
     "words that are no JSON": (_sealed(about="{"), "Expecting"),
     "not a number": (_not_a_number, "no numbers"),
