@@ -35,7 +35,7 @@ class Entry:
 def offered(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Entry:
     """An entry that isn't in a file yet."""
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    return Entry(tensors, about, tensors_digest(tensors))
+    return Entry(tensors, json.loads(json.dumps(about)), tensors_digest(tensors))  # as it will be read
 
 
 def save_entry(temporary: Path, kind: str, key: str, entry: Entry) -> None:

@@ -27,7 +27,7 @@ def compute_tag(device: torch.device, dtype: torch.dtype, backend: str, precisio
         "dtype": str(dtype).removeprefix("torch."),
         "numerics": str(NUMERICS),
         **(_gpu_settings() if device.type == "cuda" else _cpu_settings() if device.type == "cpu" else {}),
-        "float32": torch.get_float32_matmul_precision(),
+        "float32": _float32(device),
     }
     return "; ".join(f"{name} {value.replace(';', ',')}" for name, value in parts.items() if value)
 
@@ -66,8 +66,6 @@ def _gpu_settings() -> dict[str, str]:
     """Versions of the libraries, and the switches of PyTorch that let them round otherwise."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     switches = {
-        "tf32": matmul.allow_tf32,
-        "cudnn tf32": cudnn.allow_tf32,
         "fp16 accumulation": getattr(matmul, "allow_fp16_accumulation", False),  # since PyTorch 2.7
         "fp16 reduction": matmul.allow_fp16_reduced_precision_reduction,
         "bf16 reduction": matmul.allow_bf16_reduced_precision_reduction,
@@ -79,3 +77,17 @@ def _gpu_settings() -> dict[str, str]:
         "cudnn": str(cudnn.version()),
         "switches": ", ".join(name for name, on in switches.items() if on) or "none",
     }
+
+
+def _float32(device: torch.device) -> str:
+    """In what matrix products and convolutions of float32 are computed: ieee, tf32, bf16."""
+    gpu, backends = device.type == "cuda", torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
+        tf32 = (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32) if gpu else ()
+        return ", ".join(map(str, (torch.get_float32_matmul_precision(), *tf32)))
+    # the older getters raise where somebody used these
+    places = (
+        (backends.cuda.matmul, backends.cudnn.conv) if gpu else (backends.mkldnn.matmul, backends.mkldnn.conv)
+    )
+    general = backends.fp32_precision.replace("none", "ieee")
+    return ", ".join(place.fp32_precision.replace("none", general) for place in places)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,7 +178,6 @@ def test_the_tag_says_what_computes_and_how(monkeypatch):
         (compute, "_cpu_name", lambda: "another; CPU"),
         (compute.platform, "system", lambda: "Another"),
         (torch, "get_num_threads", lambda: 1000),
-        (torch, "get_float32_matmul_precision", lambda: "medium"),
         (torch, "__version__", "1.0"),
         (torch.backends.cpu, "get_cpu_capability", lambda: "NEON"),
     ]:
@@ -186,6 +186,28 @@ def test_the_tag_says_what_computes_and_how(monkeypatch):
             others.append(tag(None, None, None, None))
     assert len({base, *others}) == len(others) + 1
     assert tag(None, None, None, None) == base
+
+
+def test_the_tag_says_how_float32_is_computed(monkeypatch):
+    """Also where somebody sets it in the way of PyTorch 2.9, after which the older getters raise."""
+
+    def computed(matmul, general="none"):
+        mkldnn = {
+            "matmul": SimpleNamespace(fp32_precision=matmul),
+            "conv": SimpleNamespace(fp32_precision="none"),
+        }
+        fake = SimpleNamespace(cpu=cpu, fp32_precision=general, mkldnn=SimpleNamespace(**mkldnn), cuda=newer)
+        monkeypatch.setattr(torch, "backends", fake)
+        return tag(None, None, None, None).rpartition("float32 ")[2]
+
+    cpu, newer = torch.backends.cpu, SimpleNamespace(matmul=SimpleNamespace(fp32_precision="none"))
+    assert computed("none") == computed("ieee") == "ieee, ieee"
+    assert computed("bf16") == "bf16, ieee"
+    assert computed("none", "tf32") == "tf32, tf32"
+    older = SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))
+    monkeypatch.setattr(torch, "backends", SimpleNamespace(cpu=cpu, cuda=older))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    assert tag(None, None, None, None).endswith("; float32 medium")
 
 
 def test_the_tag_of_a_gpu(monkeypatch):
