@@ -47,6 +47,7 @@ class Piece(NamedTuple):
     name: ChunkName
     latents: Tensor | None  # [B, C, F, H, W]
     compute: str
+    scene: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def plan_making(
     Without a `namer` or a `store` everything is to be sampled. With `anywhere`, chunks that another machine
     has made are taken, too. Without `resume` nothing is taken.
     """
-    moment, pieces = story, list[Piece]()
+    moment, pieces, compute = story, list[Piece](), model.maker.compute
     before = name_of(story) if namer and store else ChunkName("", "")
     for number, request in enumerate(requests):
         if request.opens and moment.position:
@@ -95,7 +96,7 @@ def plan_making(
         if entry == "start" and namer and store:
             before = name_of(moment)
         for length in extension.plan:
-            piece = Piece(number, entry, length, text, before, None, model.maker.compute)
+            piece = Piece(number, entry, length, text, before, None, compute, moment.scene)
             if namer and store:
                 before = namer.sampled(before, entry, length, text, request.sampling)
                 piece = _looked_up(store, piece._replace(name=before), resume, anywhere)
@@ -158,8 +159,8 @@ def make(
 ) -> Iterator[State]:
     """The state after each chunk, from the store or sampled; histories are on the CPU.
 
-    `begin` is called before the model works, for a host that has to load it. What was sampled is in the store
-    before it is yielded, if that can be written. Raises as `run_extension` and `rebuild` do.
+    `begin` is called before every call of the model, for a host that may have to load it. What was sampled is
+    in the store before it is yielded, if that can be written. Raises as `run_extension` and `rebuild` do.
     """
     work = _Making(making, shelf, callbacks or Callbacks(), begin)
     for (number, known), group in groupby(
@@ -210,7 +211,7 @@ class _Making:
             extension.state,
             base=self.whole,
             shelf=self.shelf,
-            callbacks=Callbacks(self.callbacks.cancelled),
+            callbacks=Callbacks(self._cancelled),
             device=self.model.device,
         )
         names = tuple(piece.name for piece in pieces) if self.store else ()
@@ -232,7 +233,12 @@ class _Making:
             number = news.chunk + done if news.chunk else 0  # 0: recache, before the first chunk
             self.callbacks.progress(news._replace(chunk=number, chunks=total))
 
-        return Callbacks(self.callbacks.cancelled, progress)
+        return Callbacks(self._cancelled, progress)
+
+    def _cancelled(self) -> bool:
+        """Asked before every call of the model."""
+        self.begin()
+        return self.callbacks.cancelled()
 
     def _keep(self, chunk: Chunk) -> None:
         if self.store is None or chunk.key is None or chunk.anywhere is None:

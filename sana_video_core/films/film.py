@@ -1,0 +1,126 @@
+"""A film: its chunks from the store or the model, its frames in a file that grows meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..callbacks import Callbacks
+from ..errors import FileError
+from ..files.film_file import FilmFile
+from ..streaming.rebuild import Shelf
+from ..streaming.state import State
+from .making import Making, make
+from .manifest import Manifest
+from .projector import Projector, Screen
+from .reel import Part, Reel
+from .store import Store
+
+logger = logging.getLogger("sana_video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """All chunks of a film's story, those before it too: scene, latent frames and name of each."""
+
+    scenes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    names: tuple[str | None, ...]
+    frames: tuple[int, ...]
+    from_chunk: int  # the first one that the film shows
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        pairs = zip(self.names, self.frames, strict=True)
+        return tuple(Part(name, frames) for name, frames in pairs)[self.from_chunk :]
+
+
+def outline_of(making: Making, from_chunk: int) -> Outline:
+    history, pieces = making.story.history, making.pieces
+    scenes = [chunk.scene for chunk in history] + [piece.scene for piece in pieces]
+    lengths = [chunk.length for chunk in history] + [piece.length for piece in pieces]
+    names = [chunk.key for chunk in history] + [piece.name.key or None for piece in pieces]
+    count = making.story.identity.rules.compression.frames
+    frames, before = list[int](), dict[int, int]()
+    for scene, length in zip(scenes, lengths, strict=True):
+        position = before.get(scene, 0)
+        frames.append(count(position + length) - count(position))
+        before[scene] = position + length
+    return Outline(
+        scenes=tuple(scenes),
+        lengths=tuple(lengths),
+        names=tuple(names),
+        frames=tuple(frames),
+        from_chunk=from_chunk,
+    )
+
+
+@dataclass(kw_only=True)
+class Film:
+    """A film that is ready to be made: `states` makes it, in its file's `with` block."""
+
+    making: Making
+    outline: Outline
+    file: FilmFile
+    reel: Reel
+    screen: Screen
+    script: str = ""
+    shelf: Shelf | None = None
+    store: Store | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = self.making.store
+
+    def states(
+        self,
+        *,
+        sampling: Callbacks,
+        decoding: Callbacks,
+        see: Callable[[Tensor], object] = lambda frames: None,
+        begun: Callable[[bool], object] = lambda begun: None,
+    ) -> Iterator[State]:
+        """The state after each chunk, the film being written meanwhile. After the last one it is whole.
+
+        `see` is shown decoded frames, bytes [n, H, W, 3], in a thread. Raises what sampling, decoding and
+        writing raise; then what is finished is in the file and in the store.
+        """
+        outline, story = self.outline, self.making.story
+        self._list(finished=False)
+        with Projector(
+            self.screen,
+            self.reel,
+            story.identity.rules,
+            first=outline.from_chunk,
+            scenes=outline.scenes,
+            lengths=outline.lengths,
+            callbacks=decoding,
+            see=see,
+        ) as projector:
+            for chunk in story.history:
+                projector.add(chunk)
+            work = make(self.making, shelf=self.shelf, callbacks=sampling, begin=projector.sample)
+            for state in work:
+                projector.add(state.history[-1])
+                yield state
+            projector.finish()
+        self._list(finished=True)
+
+    def _list(self, *, finished: bool) -> None:
+        """Tell the store what this film is made of, so that pruning leaves it."""
+        if self.store is None:
+            return
+        chunks = [name for name in self.outline.names if name]
+        texts = dict.fromkeys(piece.text.content for piece in self.making.pieces)
+        keys = {
+            "chunks": tuple(chunks),
+            "embeddings": tuple(texts),
+            "segments": tuple(filter(None, self.reel.keys)),
+        }
+        film = Manifest(path=str(self.file.path), script=self.script, keys=keys, finished=finished)
+        try:
+            self.store.keep_film(film)
+        except FileError as error:
+            logger.warning("%s Pruning the store wouldn't know what this film needs.", error)

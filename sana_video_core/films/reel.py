@@ -1,0 +1,145 @@
+"""A film's segments in their order: those that the store has, and those that are encoded now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+from ..files.film_file import FilmFile
+from ..files.segments import SegmentEncoder, encoder_version
+from .keys import SegmentKey
+from .store import Store
+
+logger = logging.getLogger("sana_video")
+MP4 = "mp4"
+WHOLE = "whole"  # pictures that are decoded at once, not in tiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How chunks become segments: all that a segment's key holds besides its chunk."""
+
+    vae: str  # content of the file
+    vae_dtype: str
+    kernels: str
+    compute: str
+    fps: Fraction
+    codec: str
+    crf: int = 18
+    tiling: str = WHOLE
+
+    def key(self, chunk: str) -> str:
+        """The name of a chunk's segment."""
+        return SegmentKey(
+            chunk=chunk,
+            vae=self.vae,
+            vae_dtype=self.vae_dtype,
+            tiling=self.tiling,
+            kernels=self.kernels,
+            compute=self.compute,
+            fps=self.fps,
+            codec=self.codec,
+            crf=self.crf,
+            row=0,
+            encoder=encoder_version(self.codec),
+        ).key
+
+
+class Part:
+    """One chunk of the film: its name in the store, if it has one, and how many frames it is."""
+
+    def __init__(self, chunk: str | None, frames: int) -> None:
+        self.chunk, self.frames = chunk, frames
+
+
+class Reel:
+    """Puts a film together. `missing` are the numbers of the parts whose frames have to be written.
+
+    Without a `look` (a VAE that has no name) or a store, these are all of them.
+    """
+
+    def __init__(
+        self,
+        file: FilmFile,
+        parts: Sequence[Part],
+        *,
+        codec: str,
+        crf: int = 18,
+        look: Look | None = None,
+        store: Store | None = None,
+        tiling: Callable[[], str] = lambda: WHOLE,
+        resume: bool = True,
+    ) -> None:
+        """`tiling` says how the decoder works now, as it may change when memory is short."""
+        self.file, self.parts, self._codec, self._crf = file, parts, codec, crf
+        self._look, self._store, self._tiling = look, store, tiling
+        self.keys = [look.key(part.chunk) if look and part.chunk else None for part in parts]
+        self.missing = frozenset(n for n in range(len(parts)) if not (resume and self._has(n)))
+        self._next = 0  # the part that comes next
+        self._encoder: SegmentEncoder | None = None
+        self._began_in = WHOLE
+
+    def work(self, frames: Iterable[Tensor]) -> None:
+        """Bytes [n, H, W, 3] of the missing parts in their order, however they are cut, become the film."""
+        self._append_known()
+        for piece in frames:
+            while len(piece):
+                piece = self._written(piece)
+
+    def _written(self, piece: Tensor) -> Tensor:
+        """Encodes what belongs to the next part, and gives the rest."""
+        if self._encoder is None:
+            self._encoder, self._began_in = (
+                SegmentEncoder(fps=self.file.fps, codec=self._codec, crf=self._crf),
+                self._tiling(),
+            )
+        mine = piece[: self.parts[self._next].frames - self._encoder.frames]
+        self._encoder.write(mine)
+        if self._encoder.frames == self.parts[self._next].frames:
+            segment, self._encoder = self._encoder.finish(), None
+            self.file.append(self._kept(segment))
+            self._next += 1
+            self._append_known()
+        return piece[len(mine) :]
+
+    def _append_known(self) -> None:
+        while self._next < len(self.parts) and self._next not in self.missing:
+            segment = self._read(self._next)
+            if segment is None:
+                raise FileError("A part of the film has disappeared from the store. Make the film again.")
+            self.file.append(segment)
+            self._next += 1
+
+    def _has(self, number: int) -> bool:
+        return self._read(number) is not None
+
+    def _read(self, number: int) -> bytes | None:
+        key = self.keys[number]
+        entry = self._store.read("segments", key) if self._store and key else None
+        if entry is None or entry.about.get("frames") != self.parts[number].frames:
+            return None
+        return entry.tensors[MP4].numpy().tobytes()
+
+    def _kept(self, segment: bytes) -> bytes:
+        """The segment that counts: the one of the first who made it."""
+        number, part = self._next, self.parts[self._next]
+        steady = self._look and part.chunk and self._tiling() == self._began_in
+        if not self._store or not steady or not self._look or not part.chunk:
+            return segment
+        key = replace(self._look, tiling=self._began_in).key(part.chunk)
+        data = torch.from_numpy(np.frombuffer(segment, dtype=np.uint8).copy())
+        try:
+            entry = self._store.write("segments", key, {MP4: data}, {"frames": part.frames})
+        except FileError as error:
+            logger.warning("%s The film goes on; after a crash, this part would be decoded again.", error)
+            self._store = None
+            return segment
+        self.keys[number] = key
+        return entry.tensors[MP4].numpy().tobytes()
