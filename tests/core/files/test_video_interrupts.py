@@ -70,9 +70,15 @@ def test_the_older_file_stays_until_the_new_one_is_complete(tmp_path):
 
 @posix
 def test_a_killed_process_never_touches_the_name_and_the_next_writer_cleans_up(tmp_path):
+    """And what a film's segments were plays: see below for what a writer's does on a full disk."""
     before = write_numbers(tmp_path / "a.mp4", 3).read_bytes()
     process = run_python(
         """
+        from comfyui_sana_video.sana_video_core.files.film_file import FilmFile
+        from comfyui_sana_video.sana_video_core.files.segments import encode_segment
+        film = FilmFile(sys.argv[2], fps=16)
+        for value in (10, 100):
+            film.append(encode_segment([torch.full((8, 64, 96, 3), value, dtype=torch.uint8)], fps=16))
         writer = VideoWriter(sys.argv[1])
         while True:
             writer.write(torch.rand(3, 8, 64, 96))
@@ -80,6 +86,7 @@ def test_a_killed_process_never_touches_the_name_and_the_next_writer_cleans_up(t
                 print("ready", flush=True)
         """,
         tmp_path / "a.mp4",
+        tmp_path / "film.mp4",
     )
     try:
         assert process.stdout.readline() == "ready\n", process.stderr.read()
@@ -87,10 +94,13 @@ def test_a_killed_process_never_touches_the_name_and_the_next_writer_cleans_up(t
         process.kill()
         process.communicate()
     assert (tmp_path / "a.mp4").read_bytes() == before
-    hidden, video = names(tmp_path)
-    assert (hidden[:7], video) == (".a.mp4.", "a.mp4")
+    hidden, of_film, video = names(tmp_path)
+    assert (hidden[:7], of_film[:10], video) == (".a.mp4.", ".film.mp4.", "a.mp4")
+    kept = read_frames(tmp_path / of_film / "partial.mp4").mean((0, 1, 3, 4))
+    assert kept.add(1).mul(127.5).round().tolist() == [10] * 8 + [100] * 8
     write_numbers(tmp_path / "a.mp4", 5)
-    assert names(tmp_path) == ["a.mp4"]
+    write_numbers(tmp_path / "film.mp4", 5)
+    assert names(tmp_path) == ["a.mp4", "film.mp4"]
     assert numbers_in(read_frames(tmp_path / "a.mp4")) == list(range(5))
 
 
