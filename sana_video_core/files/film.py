@@ -100,7 +100,8 @@ class Film:
             beside = (*container.streams.audio, *container.streams.subtitles)
             for packet in container.demux(stream, *beside):
                 self._hear(packet)
-                if packet.stream_index != stream.index:
+                # the packet that empties the decoder at the end has a stream, and 0 as its number
+                if packet.stream.index != stream.index:
                     continue
                 if packet.is_corrupt:  # a decoder with several threads may not report it
                     raise FileError(f"{named(self.source)} is cut off or damaged. Copy or download it again.")

@@ -341,6 +341,22 @@ def test_a_film_that_ends_early_is_read_as_far_as_it_goes_with_a_word(tmp_path, 
     assert re.search(r"b\.mkv” ends early: its header says 4\.0 s, but only [12]\.\d s", record.getMessage())
 
 
+def test_a_film_after_its_sound_in_the_file_is_read_to_its_end(tmp_path):
+    """As some phones and Matroska write it. The decoder holds the last frames until it is emptied."""
+    path = write_numbers(tmp_path / "a.mp4", 20)
+    with av.open(str(path)) as film, av.open(str(tmp_path / "b.mkv"), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000)
+        video = container.add_stream_from_template(film.streams.video[0], opaque=True)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), format="s16", layout="stereo")
+        samples.sample_rate, samples.pts = 8000, 0
+        container.mux(sound.encode(samples))
+        for packet in film.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+    assert numbers_in(read_frames(tmp_path / "b.mkv")) == list(range(20))
+
+
 def test_sound_that_lasts_longer_is_no_early_end(tmp_path, caplog):
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         video, sound = container.add_stream("libx264", rate=16), container.add_stream("pcm_s16le", rate=8000)
