@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from torch import Tensor
 
 from ..errors import FileError, InputError
@@ -123,15 +123,27 @@ def read_audio(path: Path | str) -> Audio:
                     f"The sound of “{path}” is in a format that the installed FFmpeg doesn't know. "
                     "Export it again as WAV."
                 )
-            layout = LAYOUTS.get(stream.codec_context.channels, "stereo")
-            resampler = AudioResampler(format="fltp", layout=layout, rate=stream.rate)
-            decoded = [*container.decode(stream), None]
-            blocks = [made.to_ndarray() for frame in decoded for made in resampler.resample(frame)]
+            blocks = [frame.to_ndarray() for frame in _frames(container, stream, path)]
     except av.FFmpegError as error:
         raise FileError(
             f"“{path}” cannot be read as sound: {error.strerror}. It may be damaged, cut off or of another "
             "kind; see whether a player plays it to the end, and export it again as WAV."
         ) from error
     if not blocks:
-        raise FileError(f"The sound of “{path}” is empty. Choose another file.")
+        raise FileError(
+            f"The sound of “{path}” is empty, or cut off before its beginning. Choose another file."
+        )
     return Audio(torch.from_numpy(np.concatenate(blocks, 1)), stream.rate)
+
+
+def _frames(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[av.AudioFrame]:
+    """The decoded sound, in a layout that Audio takes."""
+    layout = LAYOUTS.get(stream.codec_context.channels, "stereo")
+    resampler, found = AudioResampler(format="fltp", layout=layout, rate=stream.rate), 0
+    for packet in container.demux(stream):
+        found += packet.size > 0
+        if packet.is_corrupt or (not packet.size and found < stream.frames):  # an MP4's index says how many
+            raise FileError(f"“{path}” is cut off or damaged. Copy or download it again.")
+        for frame in packet.decode():
+            yield from resampler.resample(frame)
+    yield from resampler.resample(None)

@@ -7,14 +7,15 @@ import json
 import logging
 import struct
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from threading import Lock
 
 import av
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from ..errors import FileError, InputError
 from ..shapes import checked_fps
@@ -174,10 +175,10 @@ def _copy_as_ordinary_mp4(source: Path, target: Path, metadata: str, audio: Audi
             av.open(str(target), "w", format="mp4", options=flags) as copy,
         ):
             copy.metadata.update(fragments.metadata | {METADATA_KEY: metadata})
-            packets = _film_packets(fragments, copy)
-            if audio is not None:
-                heard = sound_packets(audio, add_sound(copy, audio))
-                packets = heapq.merge(packets, heard, key=_moment)
+            # without `opaque`, PyAV before 15 opens an encoder for the copy and writes empty packets
+            film = copy.add_stream_from_template(fragments.streams.video[0], opaque=True)
+            heard = () if audio is None else sound_packets(audio, add_sound(copy, audio))
+            packets = heapq.merge(_film_packets(fragments, film), heard, key=_moment)
             for packet in packets:
                 copy.mux(packet)
                 sound += packet.stream.type == "audio"
@@ -186,10 +187,8 @@ def _copy_as_ordinary_mp4(source: Path, target: Path, metadata: str, audio: Audi
     return _whole_frames(target) if _whole_packets(target, "audio") == sound else 0
 
 
-def _film_packets(source: InputContainer, copy: OutputContainer) -> Iterable[av.Packet]:
-    """The packets of a file's film, for a new stream of the copy."""
-    # without `opaque`, PyAV before 15 opens an encoder for the copy and writes empty packets
-    stream = copy.add_stream_from_template(source.streams.video[0], opaque=True)
+def _film_packets(source: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """The packets of a file's film, for another file's stream."""
     for packet in source.demux(video=0):
         if packet.size:  # PyAV ends with an empty packet
             packet.stream = stream
