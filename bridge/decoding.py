@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.atomic import move
+from ..sana_video_core.files.audio import Audio
 from ..sana_video_core.files.background import encoding
 from ..sana_video_core.files.image_file import frame_bytes, to_images
 from ..sana_video_core.files.video_writer import VideoWriter
@@ -77,14 +78,19 @@ def decode_to_file(
     from_chunk: int,
     fps: float,
     codec: str,
+    audio: Mapping[str, Any] | None = None,
 ) -> Path:
-    """One row of a stream as a video at `path`. If stopped, the finished part moves to `rescue()`."""
+    """One row of a stream as a video at `path`. If stopped, the finished part moves to `rescue()`.
+
+    `audio` is a host's: see sound_of.
+    """
     decoder, identity = vae_of(vae), state.identity
     if row >= identity.batch:
         raise InputError(
             f"Row {row} was asked for, but this stream has a batch of {identity.batch} (counted from 0)."
         )
     check_first_chunk(state, from_chunk)
+    sound = sound_of(audio, row)
     metadata = {
         "prompts": [c.prompt for c in state.history],
         "seeds": [c.seed for c in state.history],
@@ -93,7 +99,7 @@ def decode_to_file(
     try:
         with (
             device_of(decoder.patcher),
-            VideoWriter(path, metadata=metadata, fps=fps, codec=codec) as writer,
+            VideoWriter(path, metadata=metadata, fps=fps, codec=codec, audio=sound) as writer,
             encoding(writer) as encoder,
             film_preview(fps) as preview,
         ):
@@ -107,6 +113,27 @@ def decode_to_file(
             _keep(path, rescue)
         raise
     return path
+
+
+def sound_of(audio: Mapping[str, Any] | None, row: int) -> Audio | None:
+    """The sound of one row of a batch, from a host's {"waveform": [B, channels, samples], "sample_rate": Hz}.
+
+    One sound alone is every row's. None, as of a silent video, stays None. Raises InputError.
+    """
+    if audio is None:
+        return None
+    waveform = audio["waveform"]
+    if waveform.dim() != 3:
+        raise InputError(
+            f"Sound of shape {list(waveform.shape)} was given; it has to be [batch, channels, samples]. "
+            "Connect what Load Audio or Get Video Components gives."
+        )
+    if len(waveform) != 1 and row >= len(waveform):
+        raise InputError(
+            f"Sound for {len(waveform)} videos was given, and row {row} was asked for (counted from 0). "
+            "Give one sound, or one for each row."
+        )
+    return Audio(waveform[0 if len(waveform) == 1 else row], audio["sample_rate"])
 
 
 def _keep(path: Path, rescue: Callable[[], AbstractContextManager[Path]]) -> None:

@@ -43,6 +43,7 @@ class SanaVideoDecodeStream(io.ComfyNode):
                 io.Float.Input("fps", default=16.0, min=0.01, max=1000.0, step=0.01),
                 io.Combo.Input("codec", options=[*CODECS], default=CODECS[0], advanced=True),
                 io.Int.Input("batch_row", default=0, min=0, max=15, advanced=True),
+                io.Audio.Input("audio", optional=True),
             ],
             outputs=[io.Video.Output(display_name="video")],
             search_aliases=["vae decode", "create video", "save long video", "stream to file"],
@@ -59,10 +60,10 @@ class SanaVideoDecodeStream(io.ComfyNode):
         return next((words for words in said if words is not True), True)
 
     @classmethod
-    def execute(cls, vae, state, from_chunk, fps, codec, batch_row) -> io.NodeOutput:
+    def execute(cls, vae, state, from_chunk, fps, codec, batch_row, audio=None) -> io.NodeOutput:
         from ..bridge.decoding import decode_to_file
 
-        options = {"from_chunk": from_chunk, "fps": fps, "codec": codec, "row": batch_row}
+        options = {"from_chunk": from_chunk, "fps": fps, "codec": codec, "row": batch_row, "audio": audio}
         rescue = partial(new_file, "video/interrupted", ".mp4")
         path = decode_to_file(vae, state.state, temporary_file(".mp4"), rescue, **options)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)))

@@ -12,6 +12,7 @@ from comfyui_sana_video.bridge import decoding
 from comfyui_sana_video.bridge.vaes import HostedVae
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files import encoders
+from comfyui_sana_video.sana_video_core.files.audio import read_audio
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from support.artist import (
@@ -191,6 +192,71 @@ def test_a_codec_that_this_machine_lacks_is_refused_before_anything_runs(base, m
     with refused("no engine for h264_nvenc", "Choose h264."):
         run("DecodeStream", demo().vae, one_chunk()[1], 0, 16.0, "h264_nvenc", 0)
     assert not _files(base)
+
+
+# --- sound
+
+
+def _sound(*shape, rate=8000):
+    """As ComfyUI's AUDIO; row b is b + 1 periods of a wave every 40 samples."""
+    wave = torch.sin(2 * torch.pi * torch.arange(shape[-1]) / 40)
+    rows = torch.arange(1, shape[0] + 1).view(-1, *[1] * (len(shape) - 1))
+    return {"waveform": (0.2 * rows * wave).expand(shape).contiguous(), "sample_rate": rate}
+
+
+def _loudness(video):
+    """Channels, seconds, and the loudest sample."""
+    sound = read_audio(video.get_stream_source()).waveform
+    return sound.shape[0], sound.shape[1] / 8000, sound.abs().amax(1)[0].item()
+
+
+def _with_sound(audio, state=None, row=0):
+    return run("DecodeStream", demo().vae, state or two_chunks()[1], 0, 16.0, "h264", row, audio)
+
+
+def test_sound_is_cut_to_the_film(base):
+    video = _with_sound(_sound(1, 2, 8000 * 60))
+    channels, seconds, loud = _loudness(video)
+    assert (channels, loud) == (2, pytest.approx(0.2, abs=0.04))
+    assert seconds == pytest.approx(81 / 16, abs=0.15)  # as decoded, in AAC's parts of 0.128 s
+    video.save_to(str(base / "saved.mp4"))
+    assert torch.equal(
+        read_audio(base / "saved.mp4").waveform, read_audio(video.get_stream_source()).waveform
+    )
+    assert _with_sound(None).get_frame_count() == video.get_frame_count() == 81
+
+
+def test_each_row_has_its_sound_or_all_have_one():
+    _, state, _ = sample(start(2, 32, 32))
+    for sound, row, loud in (
+        (_sound(1, 1, 999), 1, 0.2),
+        (_sound(2, 1, 30000), 1, 0.4),
+        (_sound(3, 1, 30000), 0, 0.2),
+    ):
+        assert _loudness(_with_sound(sound, state, row))[2] == pytest.approx(loud, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    "audio, words",
+    [
+        (_sound(2, 9), "[batch, channels, samples]"),
+        (_sound(1, 3, 9), "3 channels"),
+        (_sound(1, 2, 0), "is empty"),
+        (_sound(1, 2, 9, rate=0), "0 samples a second"),
+        ({"waveform": torch.full((1, 1, 9), float("nan")), "sample_rate": 8000}, "NaN"),
+    ],
+)
+def test_impossible_sound_is_refused_before_anything_is_decoded(base, monkeypatch, audio, words):
+    monkeypatch.setattr(decoding, "_history", lambda *_, **__: pytest.fail("decoded"))
+    with refused(words):
+        _with_sound(audio)
+    assert not _files(base)
+
+
+def test_sound_for_fewer_rows_than_asked_for_is_refused():
+    _, state, _ = sample(start(3, 32, 32))
+    with refused("Sound for 2 videos", "row 2"):
+        _with_sound(_sound(2, 1, 9), state, 2)
 
 
 def test_frames_are_encoded_in_a_thread_while_the_next_are_decoded(monkeypatch):

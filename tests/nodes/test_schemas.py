@@ -42,7 +42,7 @@ OUTPUT_KEYWORDS = {"id", "display_name", "tooltip", "is_output_list"}
 IO_NAMES = {
     *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType"),
     *("Combo", "Int", "Float", "String", "Boolean"),
-    *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Sigmas", "Noise"),
+    *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Audio", "Sigmas", "Noise"),
 }
 
 

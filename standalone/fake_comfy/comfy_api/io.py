@@ -87,7 +87,7 @@ String = Custom("STRING", f"{HEAD} multiline placeholder default dynamic_prompts
 Combo, AnyType = Custom("COMBO", CHOICE, multiselect=False), Custom("*")
 Model, Clip, Vae, Conditioning = Custom("MODEL"), Custom("CLIP"), Custom("VAE"), Custom("CONDITIONING")
 Latent, Image, Mask, Video = Custom("LATENT"), Custom("IMAGE"), Custom("MASK"), Custom("VIDEO")
-Sigmas, Noise = Custom("SIGMAS"), Custom("NOISE")
+Sigmas, Noise, Audio = Custom("SIGMAS"), Custom("NOISE"), Custom("AUDIO")
 
 
 @dataclass
