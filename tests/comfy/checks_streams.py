@@ -62,6 +62,31 @@ def a_sampler_writes_to_none_of_its_inputs(demo):
 
 
 @check
+def sound_goes_through_comfyui_s_own_nodes_and_into_its_files(demo):
+    import torch
+
+    def decoded(audio):
+        return run("SanaVideoDecodeStream", demo.vae, state, 0, 16.0, "h264", 0, audio)
+
+    def of(video):
+        return core_node("comfy_extras.nodes_video", "GetVideoComponents").execute(video).args[1]
+
+    _, state, _ = demo.sample()
+    assert of(decoded(None)) is None
+    tone = 0.5 * torch.sin(torch.arange(9 * 44100) * 0.06)
+    audio = of(decoded({"waveform": tone.expand(1, 2, -1), "sample_rate": 44100}))
+    assert audio["sample_rate"] == 44100
+    assert abs(audio["waveform"].shape[2] / 44100 - 41 / 16) < 0.05
+    with tempfile.TemporaryDirectory() as folder:
+        from comfy_api.latest import InputImpl
+
+        decoded(audio).save_to(str(Path(folder) / "saved.mp4"))
+        again = of(InputImpl.VideoFromFile(str(Path(folder) / "saved.mp4")))["waveform"]
+    length = 2 * 44100
+    assert (again[..., :length] - tone[:length]).abs().mean() < 0.05
+
+
+@check
 def memory_accounting_sees_a_state(demo):
     """As ComfyUI's RAM pressure cache counts: tensors on the CPU, in lists and tuples."""
     import torch
