@@ -81,6 +81,7 @@ class FilmFile(GrowingFile):
         with av.open(made, "w", format="mp4", options=options) as container:
             container.metadata[METADATA_KEY] = self._metadata
             stream = container.add_stream_from_template(part.stream, opaque=True)
+            stream.time_base = 1 / self.fps
             for packet in part.packets:
                 packet.stream = stream
                 container.mux(packet)

@@ -177,6 +177,7 @@ def _copy_as_ordinary_mp4(source: Path, target: Path, metadata: str, audio: Audi
             copy.metadata.update(fragments.metadata | {METADATA_KEY: metadata})
             # without `opaque`, PyAV before 15 opens an encoder for the copy and writes empty packets
             film = copy.add_stream_from_template(fragments.streams.video[0], opaque=True)
+            film.time_base = fragments.streams.video[0].time_base  # in PyAV 16 it would be 1/90000
             heard = () if audio is None else sound_packets(audio, add_sound(copy, audio))
             packets = heapq.merge(_film_packets(fragments, film), heard, key=_moment)
             for packet in packets:

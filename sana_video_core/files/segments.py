@@ -8,6 +8,7 @@ joined segments are the film that one uninterrupted run would make.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -47,21 +48,37 @@ class SegmentEncoder:
 
     def write(self, frames: Tensor) -> None:
         """Append bytes [n, H, W, 3], uint8 on the CPU, or pixels as VideoWriter takes them."""
-        for picture in pictures(frames):
-            if self._container is None:
-                container = av.open(self._file, "w", format="mp4")
-                self._encoder.begin(container, picture.shape[1], picture.shape[0])
-                self._container = container
-            self._encoder.write(picture)
+        with _explained():
+            for picture in pictures(frames):
+                if self._container is None:
+                    self._container = self._open(picture.shape[1], picture.shape[0])
+                self._encoder.write(picture)
 
     def finish(self) -> bytes:
         """The segment, an MP4. Raises InputError if it has no frames."""
         if self._container is None or not self.frames:
             raise InputError("A part of a film without frames was asked for; it takes at least one.")
         self._encoder.stop()
-        with self._container:  # closes it
+        with _explained(), self._container:  # closes it
             self._encoder.end()
         return self._file.getvalue()
+
+    def _open(self, width: int, height: int) -> OutputContainer:
+        container = av.open(self._file, "w", format="mp4")
+        weakref.finalize(self, container.close)  # PyAV 16 crashes where one in memory is forgotten open
+        self._encoder.begin(container, width, height)
+        return container
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise FileError(
+            f"Encoding failed ({error.strerror}). Choose another size or codec; h264_nvenc may be in use by "
+            "other programs."
+        ) from error
 
 
 def encode_segment(

@@ -13,7 +13,7 @@ import av
 import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError, InputError
-from comfyui_sana_video.sana_video_core.files import growing_file
+from comfyui_sana_video.sana_video_core.files import frame_encoder, growing_file
 from comfyui_sana_video.sana_video_core.files.encoders import checked_fps, encoder_options
 from comfyui_sana_video.sana_video_core.files.film_file import FilmFile
 from comfyui_sana_video.sana_video_core.files.frame_encoder import THREADS
@@ -148,6 +148,26 @@ def test_what_cannot_be_a_segment_is_refused():
     for options in ({"fps": 0}, {"fps": 16, "crf": 52}, {"fps": 16, "codec": "vp9"}):
         with pytest.raises(InputError, match=r"fps is 0|crf is 52|“vp9”"):
             SegmentEncoder(**options)
+
+
+def test_a_segment_that_is_given_up_is_closed_at_once():
+    """PyAV 16 crashes the process where a container in memory is forgotten open."""
+    encoder = SegmentEncoder(fps=16)
+    encoder.write(noisy(3))
+    file, container = encoder._file, encoder._container
+    assert b"moov" not in file.getvalue()
+    del encoder
+    assert b"moov" in file.getvalue()
+    del container
+
+
+def test_an_encoder_that_fails_says_what_to_do(monkeypatch):
+    def refuses(*_):
+        raise av.FFmpegError(22, "Invalid argument")
+
+    monkeypatch.setattr(frame_encoder.FrameEncoder, "begin", refuses)
+    with pytest.raises(FileError, match=r"Encoding failed \(Invalid argument\)\. Choose"):
+        encode_segment([noisy(1)], fps=16)
 
 
 def test_the_encoder_s_version_names_what_decides_the_bytes():

@@ -29,7 +29,7 @@ def test_every_frame_comes_back_in_order(tmp_path, count):
     assert names(tmp_path) == ["a.mp4"]
 
 
-@pytest.mark.parametrize("fps", [16, 24, Fraction(30000, 1001)])
+@pytest.mark.parametrize("fps", [16, 24, Fraction(30000, 1001), Fraction(24000, 1001)])
 def test_rate_and_length_are_right(tmp_path, fps):
     write_numbers(tmp_path / "a.mp4", 50, fps=fps)
     with av.open(str(tmp_path / "a.mp4")) as container:
