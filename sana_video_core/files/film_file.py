@@ -92,6 +92,7 @@ class FilmFile(GrowingFile):
         """Add to the hidden file, or leave it as it was."""
         with self._partial.open("r+b", buffering=0) as file:
             file.seek(self._size)
+            file.truncate()  # what an interrupt left uncounted
             try:
                 rest = memoryview(fragment)
                 while rest:

@@ -127,7 +127,7 @@ class GrowingFile(AbstractContextManager):
                 made = self._whole
         finally:
             if audio is not None and made is self._partial:
-                logger.warning("“%s” has no sound: there was no room for a copy with it.", self.path)
+                logger.warning("“%s” has no sound: the copy that has it could not be finished.", self.path)
             try:
                 flush(made)
                 made.replace(self.path)

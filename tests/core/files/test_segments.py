@@ -340,6 +340,15 @@ def test_a_write_that_fails_leaves_whole_segments_and_may_be_tried_again(tmp_pat
     assert planes(tmp_path / "a.mp4") == planes(*map(BytesIO, parts))
 
 
+def test_a_segment_that_an_interrupt_left_uncounted_is_replaced(tmp_path):
+    parts = made(30, 2)
+    with FilmFile(tmp_path / "a.mp4", fps=16) as film:
+        with film._partial.open("ab") as file:  # longer than what follows
+            file.write(joined(tmp_path / "b.mp4", parts[:1]).read_bytes())
+        film.append(parts[1])
+    assert planes(tmp_path / "a.mp4") == planes(BytesIO(parts[1]))
+
+
 def test_without_room_for_the_copy_the_fragments_take_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(growing_file, "_copy_as_ordinary_mp4", lambda *_: 0)
     parts = made(3, 2)
