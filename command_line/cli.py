@@ -25,6 +25,7 @@ from ..sana_video_core.shapes import check_picture
 from ..standalone.studio import serve as studio
 from . import run as workflow
 from . import store
+from .loras import add_lora_option
 from .process import endings_are_ctrl_c, lasting_streams
 
 CTRL_C = 130  # the status of what was stopped
@@ -144,6 +145,7 @@ def _add_generate(commands) -> None:
     )
     models.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
     models.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the model")
+    add_lora_option(models)
     models.add_argument("--device", default="auto", help="auto, cpu or cuda")
     models.add_argument("--vae-device", metavar="DEVICE", help="where the VAE computes; --device by default")
     models.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the transformer")

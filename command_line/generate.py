@@ -28,6 +28,7 @@ from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
 from ..sana_video_core.vae.decoders import WanDecoder
 from .beginning import beginning_of, begun_or_empty, size_of
 from .console import Bar, FilmBar
+from .loras import change_by_loras, find_loras
 from .models import Models, choose_models, encode_prompts, load_decoder, load_model
 from .outputs import (
     Film,
@@ -46,6 +47,7 @@ from .preview import SamplingPreview, check_family, held
 def generate(options: Namespace) -> int:
     """Run `sana-video generate`. Returns the exit status."""
     _check_texts(options)
+    find_loras(options)
     check_targets(options)
     _read_beginning(options)
     with ExitStack() as targets:
@@ -54,6 +56,7 @@ def generate(options: Namespace) -> int:
         models = choose_models(options)
         model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
         _check_options(options, model)
+        options.loras = change_by_loras(model, options)
         hold_latents(options, model.family, targets)
         vae = load_decoder(models, options) if model.family.vae.built_in else None
         try:
@@ -146,6 +149,7 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
         steps=options.steps,
         sampler=options.sampler,
         on_prompt_change=options.on_prompt_change,
+        loras=tuple(lora.label for lora in options.loras),
         rule=options.rule or STREAM_RULES[0],
     )
     state = begun_or_empty(options, model)

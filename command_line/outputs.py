@@ -58,13 +58,17 @@ def check_targets(options: Namespace) -> None:
         check_place(path)
         if path.suffix.lower() not in suffixes:
             raise InputError(f"“{path}” has to end with {' or '.join(suffixes)}.")
-        for name in SOURCES:
-            source = getattr(options, name)
-            if source is not None and same_file(path, source):
-                option = name.replace("_", "-")
+        for option, source in _sources(options):
+            if same_file(path, source):
                 raise InputError(f"“{path}” is what --{option} reads, and would be lost. Give another name.")
     if sum(value is not None for value in (options.image, options.video, options.state_in)) > 1:
         raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
+
+
+def _sources(options: Namespace) -> list[tuple[str, Path]]:
+    """Options and files that are only read."""
+    given = [(name.replace("_", "-"), getattr(options, name)) for name in SOURCES]
+    return [entry for entry in given if entry[1]] + [("lora", lora.path) for lora in options.loras]
 
 
 def hold_targets(options: Namespace, targets: ExitStack) -> None:
@@ -151,6 +155,7 @@ def stream_metadata(state: Story, from_chunk: int, frames: int) -> dict[str, obj
     return {
         "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
         "seeds": [chunk.seed for chunk in state.history[from_chunk:]],
+        "loras": [list(chunk.loras) for chunk in state.history[from_chunk:]],
         "plan": state.plan,
         "from_chunk": from_chunk,
         "model": {"family": state.identity.family, "fingerprint": state.identity.fingerprint},
@@ -165,6 +170,7 @@ def write_clip(options: Namespace, vae: WanDecoder, latents: Tensor) -> None:
             "negative": options.negative,
             "seed": options.seed,
             "steps": options.steps,
+            "loras": [lora.label for lora in options.loras],
         }
         ready = to_vae_space(latents, vae.spec)
         for frames in decode_clip(vae, ready, vae.spec, form=frame_bytes, tiling=tiling_of(options)):

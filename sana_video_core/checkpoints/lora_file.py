@@ -55,7 +55,7 @@ def read_lora(path: Path, shapes: Mapping[str, Sequence[int]]) -> CanonicalLora:
     Warns of what falls away. Raises FileError as `canonical_lora`, and for NaN and methods that are no LoRA.
     """
     if is_folder(path):
-        path = _adapter_in(path)
+        path = adapter_in(path)
     tensors, metadata = read_tensors(path)
     check_finite(tensors, path)
     config = _config_beside(path)
@@ -85,7 +85,8 @@ def _has_alpha(lora: CanonicalLora) -> bool:
     return any(name.endswith((".alpha", ".diff", ".set_weight", ".lokr_w1")) for name in lora.tensors)
 
 
-def _adapter_in(folder: Path) -> Path:
+def adapter_in(folder: Path) -> Path:
+    """The LoRA in a folder that PEFT saved. Raises FileError."""
     for suffix in SUFFIXES:
         if is_file(folder / f"{ADAPTER}{suffix}"):
             return folder / f"{ADAPTER}{suffix}"
