@@ -27,6 +27,7 @@ from ..sana_video_core.streaming.decoding import (
 )
 from ..sana_video_core.streaming.priming import image_rows
 from ..sana_video_core.streaming.state import Story
+from ..sana_video_core.vae.reach import decoder_reach
 from .devices import device_of, intermediate_device
 from .live import film_preview
 from .progress import callbacks
@@ -64,7 +65,13 @@ def _history(
 ) -> Iterator[Tensor]:
     work = callbacks(len(state.history), STEPS)
     return decode_history(
-        decoder, state, from_chunk=from_chunk, form=form, callbacks=work, device=decoder.device
+        decoder,
+        state,
+        from_chunk=from_chunk,
+        form=form,
+        callbacks=work,
+        device=decoder.device,
+        reach=decoder_reach(decoder.network),
     )
 
 

@@ -14,6 +14,7 @@ from ..config import Family, VAESpec
 from ..errors import ChunkError, InputError
 from ..files.transfer import Transfer, one_behind
 from ..shapes import Compression
+from ..vae.reach import decoder_reach
 from ..vae.statistics import to_vae_space
 from ..vae.tiling import Tiling
 from .state import Chunk, Story
@@ -41,13 +42,17 @@ def check_first_chunk(state: Story, from_chunk: int) -> None:
         )
 
 
-def first_needed(history: Sequence[Chunk], from_chunk: int) -> int:
+def first_needed(history: Sequence[Chunk], from_chunk: int, reach: int | None) -> int:
     """The number of the chunk at which decoding has to begin, to show those from `from_chunk` on.
 
-    It is the first one of its scene: the decoder's causal cache reaches back to the scene's first frame.
+    It is the last one that lies `reach` latent frames before them, or the first one of their scene; of an
+    unknown reach (None) the first.
     """
-    scene = history[from_chunk].scene
-    return next(number for number, chunk in enumerate(history) if chunk.scene == scene)
+    first, back = from_chunk, 0
+    while first and history[first - 1].scene == history[from_chunk].scene and (reach is None or back < reach):
+        first -= 1
+        back += history[first].length
+    return first
 
 
 def decode_history(
@@ -59,15 +64,18 @@ def decode_history(
     tiling: Tiling | None = None,
     callbacks: Callbacks | None = None,
     device: torch.device | None = None,
+    reach: int | None = None,
 ) -> Iterator[Tensor]:
     """Frames [B, 3, n, H, W] in [-1, 1] of the chunks from number `from_chunk` (counted from 0) on.
 
-    Earlier chunks of the same scene are decoded too, and their frames dropped. So the frames are those of one
-    decode of the whole. With a `form`, what it makes of them comes instead, on the CPU. `device` is where the
-    VAE computes, if its parameters are elsewhere. Raises ChunkError for NaN; the frames before it came.
+    Earlier chunks of the same scene are decoded too, as far as the VAE looks back, and their frames dropped.
+    So the frames are those of one decode of the whole. With a `form`, what it makes of them comes instead, on
+    the CPU. `device` is where the VAE computes, if its parameters are elsewhere, and `reach` its
+    decoder_reach, if it is a host's. Raises ChunkError for NaN; the frames before it came.
     """
     check_first_chunk(state, from_chunk)
-    first, total = first_needed(state.history, from_chunk), len(state.history)
+    reach, total = decoder_reach(vae) if reach is None else reach, len(state.history)
+    first = first_needed(state.history, from_chunk, reach)
     yield from decode_chunks(
         vae,
         zip(range(first, total), state.history[first:], strict=True),

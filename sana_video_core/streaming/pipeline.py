@@ -22,6 +22,7 @@ from ..config import OVERLAPS, Family, check_choice
 from ..files.background import Worker
 from ..files.image_file import frame_bytes
 from ..vae.decoders import WanDecoder
+from ..vae.reach import decoder_reach
 from ..vae.tiling import Tiling
 from .decoding import decode_chunks, decode_history, first_needed
 from .state import Chunk, Identity, Story
@@ -139,7 +140,7 @@ class Pipeline(AbstractContextManager):
 
     def _begin(self, state: Story) -> None:
         self._vae.to(self._device)
-        self._added = first = first_needed(state.history, self._from_chunk)
+        self._added = first = first_needed(state.history, self._from_chunk, decoder_reach(self._vae))
         rules = state.identity.rules
 
         def work(items: Iterator[Item]) -> None:

@@ -45,6 +45,28 @@ def test_a_continued_chunk_gives_its_frames_of_the_whole(vae, state, from_chunk,
     assert same(_frames(vae, state, from_chunk=from_chunk), _frames(vae, state)[:, :, first_frame:])
 
 
+@pytest.fixture(scope="module")
+def long(vae):
+    """A scene of 3 + 20 + 18 + 1 + 21 latent frames and one of 2, in small pictures; and its frames."""
+    model = PACK.tiny_model(depth=1)
+    state = run(PACK, model, begin(PACK, model), "a", plan=(3, 20, 18, 1, 21), steps=1)
+    state = run(PACK, model, state, "b", plan=(2,), steps=1, on_prompt_change="cut")
+    history = tuple(replace(chunk, latents=chunk.latents[..., :2, :1].clone()) for chunk in state.history)
+    state = replace(state, history=history)
+    return state, _frames(vae, state)
+
+
+@pytest.mark.parametrize("from_chunk, begun", [(1, 0), (2, 0), (3, 1), (4, 1), (5, 5)])
+def test_decoding_begins_as_far_back_as_the_decoder_looks(vae, long, from_chunk, begun):
+    """That is 38 latent frames."""
+    state, whole = long
+    seen = []
+    work = callbacks.Callbacks(progress=lambda done: seen.append(done.chunk))
+    shown = _frames(vae, state, from_chunk=from_chunk, callbacks=work)
+    assert seen[0] == begun + 1
+    assert same(shown, whole[:, :, whole.shape[2] - state.frames_from(from_chunk) :])
+
+
 def test_primed_chunks_are_shown(vae):
     model = PACK.tiny_model(depth=1)
     image = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(0))
