@@ -56,7 +56,7 @@ def generate(options: Namespace) -> int:
         models = choose_models(options)
         model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
         _check_options(options, model)
-        options.loras = change_by_loras(model, options)
+        change_by_loras(model, options)
         hold_latents(options, model.family, targets)
         vae = load_decoder(models, options) if model.family.vae.built_in else None
         try:
@@ -149,7 +149,6 @@ def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: 
         steps=options.steps,
         sampler=options.sampler,
         on_prompt_change=options.on_prompt_change,
-        loras=tuple(lora.label for lora in options.loras),
         rule=options.rule or STREAM_RULES[0],
     )
     state = begun_or_empty(options, model)

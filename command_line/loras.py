@@ -12,7 +12,6 @@ from ..sana_video_core.files.places import is_file, is_folder
 from ..sana_video_core.files.weight_names import SUFFIXES
 
 if TYPE_CHECKING:
-    from ..sana_video_core.checkpoints.lora_apply import AppliedLora
     from ..sana_video_core.transformer.model import SanaVideo
 
 STRONGEST = 100.0  # as the node's widget
@@ -48,11 +47,11 @@ def find_loras(options: argparse.Namespace) -> None:
             raise FileError(f"There is no LoRA at “{path}”. Check its name and its folder.")
 
 
-def change_by_loras(model: SanaVideo, options: argparse.Namespace) -> tuple[AppliedLora, ...]:
+def change_by_loras(model: SanaVideo, options: argparse.Namespace) -> None:
     """Change a loaded model by --lora. Raises FileError as `apply_loras`, before a weight is changed."""
     from ..sana_video_core.checkpoints.lora_apply import apply_loras
 
-    return apply_loras(model, [choice for choice in options.loras if choice.strength])
+    model.loras = options.loras = apply_loras(model, [choice for choice in options.loras if choice.strength])
 
 
 def _lora(text: str) -> LoraChoice:
