@@ -131,6 +131,13 @@ def _add_generate(commands) -> None:
     add("--motion-score", type=int, help="added to the prompt: 10 (LongSANA) is calm, 30 (50 steps) lively")
     add("--instruction", help="text before each prompt, instead of the original system prompt; '' for none")
 
+    _add_models(generate)
+    _add_kinds(generate)
+    generate.set_defaults(run=_generate)
+
+
+def _add_models(generate: argparse.ArgumentParser) -> None:
+    """Options that say which models, and where they compute."""
     models = generate.add_argument_group("models (the demo set by default)")
     models.add_argument(
         "--model", type=Path, help="transformer file or folder, or a whole diffusers pipeline folder"
@@ -150,9 +157,6 @@ def _add_generate(commands) -> None:
     models.add_argument("--vae-device", metavar="DEVICE", help="where the VAE computes; --device by default")
     models.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the transformer")
     models.add_argument("--tile", type=int, help="decode in tiles of this many latents (32 suits small GPUs)")
-
-    _add_kinds(generate)
-    generate.set_defaults(run=_generate)
 
 
 def _add_kinds(generate: argparse.ArgumentParser) -> None:
