@@ -214,9 +214,10 @@ def test_the_hidden_file_grows_by_whole_segments_that_play(tmp_path):
         for number, part in enumerate(parts, 1):
             film.append(part)
             assert planes(film._partial) == planes(*map(BytesIO, parts[:number]))
-            assert [float(moment) for moment, _ in shown(film._partial)] == [
-                n / 16 for n in range(film.frames)
-            ]
+            assert [16 * moment for moment, _ in shown(film._partial)] == list(range(film.frames))
+            data = film._partial.read_bytes()
+            numbers = [data[found.end() + 4 : found.end() + 8] for found in re.finditer(b"mfhd", data)]
+            assert [int.from_bytes(found, "big") for found in numbers] == list(range(1, number + 1))
         assert film.frames == 48
         assert not (tmp_path / "a.mp4").exists()
 
