@@ -167,8 +167,17 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     )
     stream.add_argument("--state-in", type=Path, help="continue from this state")
     stream.add_argument("--state-out", type=Path, help="save the state to continue from")
+    stream.add_argument(
+        "--light", action="store_true", help="--state-out without the memory, which --state-in makes again"
+    )
     stream.add_argument("--video", type=Path, help="continue the last 10 seconds of this video")
-    stream.add_argument("--on-prompt-change", choices=PROMPT_CHANGES, default=PROMPT_CHANGES[0])
+    stream.add_argument(
+        "--on-prompt-change",
+        choices=PROMPT_CHANGES,
+        default=PROMPT_CHANGES[0],
+        help="read the last chunk again under the new prompt (default), leave the memory as it is, or begin "
+        "a scene, with the noise that --seed begins with",
+    )
     stream.add_argument(
         "--rule",
         choices=STREAM_RULES,

@@ -19,6 +19,7 @@ from ..sana_video_core.files.tensor_file import read_metadata as read_tensor_met
 from ..sana_video_core.files.video_reader import read_metadata as read_video_metadata
 from ..sana_video_core.files.weight_names import SAFETENSORS_SUFFIXES
 from ..sana_video_core.streaming.report import report
+from ..sana_video_core.streaming.state import LightState
 from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.text.system_prompt import find_system_prompt
@@ -35,7 +36,9 @@ def describe(path: Path) -> str:
         how = f"\n{json.dumps(made, indent=2, ensure_ascii=False)}" if made else ""
         return f"{path.name}: a video, {Film(path).description}{how}"
     if _is_state(path):
-        return f"{path.name}: the state of a stream\n{report(load_state(path))}"
+        state, version = load_state(path), read_tensor_metadata(path)[STATE_FORMAT]
+        held = "history only" if isinstance(state, LightState) else "everything"
+        return f"{path.name}: the state of a stream, {held}, format {version}\n{report(state)}"
     try:
         return _transformer(path)
     except FileError as no_transformer:

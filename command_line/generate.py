@@ -20,7 +20,7 @@ from ..sana_video_core.streaming.pipeline import Pipeline
 from ..sana_video_core.streaming.priming import check_video_end
 from ..sana_video_core.streaming.rebuild import rebuild
 from ..sana_video_core.streaming.state import LightState, State, StreamState
-from ..sana_video_core.streaming.state_file import load_state
+from ..sana_video_core.streaming.state_file import check_light, load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
@@ -94,6 +94,8 @@ def _read_beginning(options: Namespace) -> None:
     """
     if options.state_in is not None:
         options.state_in = load_state(options.state_in)
+        if options.light:
+            check_light(options.state_in)
     if options.noise is not None:
         options.noise = read_noise(options.noise)
     if options.image is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.config import Family
-from ..sana_video_core.errors import FileError, InputError
+from ..sana_video_core.errors import FileError, InputError, StateError
 from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.background import Worker, encoding
 from ..sana_video_core.files.claims import claim, first_free, numbered, written_elsewhere
@@ -25,8 +25,8 @@ from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.live import FilmPreview
-from ..sana_video_core.streaming.state import State, Story
-from ..sana_video_core.streaming.state_file import save_state
+from ..sana_video_core.streaming.state import State, Story, StreamState
+from ..sana_video_core.streaming.state_file import check_light, save_state
 from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
@@ -61,6 +61,8 @@ def check_targets(options: Namespace) -> None:
         for option, source in _sources(options):
             if same_file(path, source):
                 raise InputError(f"“{path}” is what --{option} reads, and would be lost. Give another name.")
+    if options.light and options.state_out is None:
+        raise InputError("--light says what --state-out writes: give both, or leave out --light.")
     if sum(value is not None for value in (options.image, options.video, options.state_in)) > 1:
         raise InputError("--image and --video begin a video and --state-in continues one; use one of them.")
 
@@ -188,13 +190,27 @@ def write_latents(options: Namespace, latents: Tensor) -> None:
     )
 
 
-def keep_state(options: Namespace, state: State) -> None:
+def keep_state(options: Namespace, state: StreamState) -> None:
     """Save the state under --state-out, or from now on elsewhere, if that can't be written any more."""
+    kept = _kept(options, state)
     try:
-        save_state(state, options.state_out)
+        save_state(kept, options.state_out)
     except FileError as error:
-        options.state_out, _ = written_elsewhere(options.state_out, lambda path: save_state(state, path))
+        options.state_out, _ = written_elsewhere(options.state_out, lambda path: save_state(kept, path))
         logger.warning("%s The state goes to “%s” instead.", error, options.state_out)
+
+
+def _kept(options: Namespace, state: StreamState) -> State:
+    """What --light leaves of a state; everything, if its memory could not be made again."""
+    if not options.light:
+        return state
+    try:
+        check_light(state)
+    except StateError as error:
+        options.light = False
+        logger.warning("%s It was saved whole, in spite of --light.", error)
+        return state
+    return state.light()
 
 
 def _safely(options: Namespace, write: Callable[[Path], Result]) -> Result:

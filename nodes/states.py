@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..sana_video_core.config import STATE_PARTS
 from . import checks
 from .files import STATES, check_prefix, new_file, saved_state, saved_states, sentence, state_prefix
 from .help import schema
@@ -46,7 +47,11 @@ class SanaVideoSaveState(io.ComfyNode):
         return schema(
             "SanaVideoSaveState",
             "state",
-            inputs=[State.Input("state"), io.String.Input("filename_prefix", default=f"{STATES}/state")],
+            inputs=[
+                State.Input("state"),
+                io.String.Input("filename_prefix", default=f"{STATES}/state"),
+                io.Combo.Input("what", options=[*STATE_PARTS], default=STATE_PARTS[0], optional=True),
+            ],
             outputs=[State.Output(display_name="state")],
             search_aliases=["checkpoint", "save stream", "resume later"],
             is_output_node=True,
@@ -57,7 +62,8 @@ class SanaVideoSaveState(io.ComfyNode):
         return filename_prefix is None or sentence(check_prefix, state_prefix(filename_prefix))
 
     @classmethod
-    def execute(cls, state, filename_prefix) -> io.NodeOutput:
+    def execute(cls, state, filename_prefix, what=STATE_PARTS[0]) -> io.NodeOutput:
+        from ..bridge.states import saved_line, state_to_save
         from ..bridge.words import say
         from ..sana_video_core.errors import InputError
         from ..sana_video_core.streaming.state_file import save_state
@@ -65,10 +71,11 @@ class SanaVideoSaveState(io.ComfyNode):
         with new_file(state_prefix(filename_prefix), ".safetensors") as path:
             if not state.state.history:
                 raise InputError("This stream is empty: there is nothing to save. Sample or prime it first.")
-            save_state(state.state, path)
-        saved = f"Saved {path.name}: {state.state.frames} frames, {path.stat().st_size / 2**20:.1f} MiB."
-        say(saved)
-        return io.NodeOutput(state, ui=ui.PreviewText(saved))
+            saved = state_to_save(state.state, what)
+            save_state(saved, path)
+        line = saved_line(path.name, saved, path.stat().st_size)
+        say(line)
+        return io.NodeOutput(state, ui=ui.PreviewText(line))
 
 
 class SanaVideoLoadState(io.ComfyNode):

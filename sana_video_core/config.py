@@ -24,6 +24,7 @@ PROMPT_CHANGES: tuple[str, ...] = ("recache", "keep", "cut")
 DTYPES: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of weights
 CODECS: tuple[str, ...] = ("h264", "h264_nvenc")  # by the CPU, by an NVIDIA GPU that has an encoder
 OVERLAPS: tuple[str, ...] = ("auto", "on", "off")  # decoding while the next chunk is sampled
+STATE_PARTS: tuple[str, ...] = ("everything", "history only")  # of a state in a file
 NOISE_DEVICES: tuple[str, ...] = ("gpu", "cpu")
 GUIDANCE: tuple[str, ...] = ("batched", "sequential")  # both branches as one batch, or one after the other
 

@@ -18,17 +18,21 @@ ENDS = 10  # prompts at the beginning and the end of a long stream that a short 
 LETTERS = 100  # of each of these prompts
 
 
+def bytes_of_history(state: Story) -> int:
+    """Of all chunks, and of each text once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.story_tensors())
+
+
 def report(state: Story) -> str:
     """What a state holds, as text: one line each for model, video, memory and every chunk."""
     identity = state.identity
     height, width = identity.rules.compression.pixels(identity.grid)
-    history = sum(chunk.latents.numel() * chunk.latents.element_size() for chunk in state.history)
     lines = [
         f"model        {identity.family}, fingerprint {identity.fingerprint[:12]}",
         f"video        {width} x {height}, batch {identity.batch}, {len(state.history)} chunks, "
         f"{state.frames} frames ({state.frames / identity.rules.fps:.1f} s)",
         f"memory       {_memory(state)}, window {identity.window or 'none (the whole past)'}; "
-        f"history {history / 2**20:.1f} MiB",
+        f"history {bytes_of_history(state) / 2**20:.1f} MiB",
     ]
     for number, chunk in enumerate(state.history):
         made = "primed" if chunk.primed else f"seed {chunk.seed}"

@@ -85,6 +85,13 @@ def check_light(state: Story) -> None:
                 f"Chunk {number} of this stream comes from an older state file, which doesn't say how it was "
                 "made, so the memory couldn't be made again from the history. Save everything."
             )
+    for earlier, chunk in pairwise(state.chunks):
+        if chunk.weights != earlier.weights:
+            loras = (" and ".join(each.loras) or "none" for each in (earlier, chunk))
+            raise StateError(
+                f"The LoRAs of this stream changed within a scene (from {' to '.join(loras)}), so no single "
+                "model could make the memory again from the history. Save everything."
+            )
 
 
 def load_state(path: Path | str) -> State:

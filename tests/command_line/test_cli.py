@@ -483,6 +483,47 @@ def test_a_codec_that_this_machine_lacks_is_refused_before_models_are_loaded(san
     assert not list(Path().glob("*.mp4"))
 
 
+def test_a_light_state_goes_on_as_if_never_saved(sana):
+    """One with its memory does, too; the second prompt reads the last chunk again under a new one."""
+    words = [*SMALL, "--steps", 1, "--seed", 4]
+    assert (
+        sana("generate", "a", "b", "c", *words, "--out", "v.mp4", "--state-out", "whole.safetensors")[0] == 0
+    )
+    begun = sana(
+        "generate", "a", "b", *words, "--out", "w.mp4", "--state-out", "light.safetensors", "--light"
+    )
+    assert begun[0] == 0
+    assert Path("light.safetensors").stat().st_size < Path("whole.safetensors").stat().st_size / 2
+    on = ["--state-in", "light.safetensors", "--state-out", "end.safetensors", "--out", "x.mp4"]
+    assert sana("generate", "c", *words, *on)[0] == 0
+    whole, end = _state("whole.safetensors"), _state("end.safetensors")
+    assert [chunk.entry for chunk in end.history] == ["start", "recache", "recache"]
+    assert len(whole.tensors()) == len(end.tensors())
+    assert all(same(a, b) for a, b in zip(whole.tensors(), end.tensors(), strict=True))
+    assert "history only, format 2" in sana("info", "light.safetensors")[1]
+    assert "none (history only)" in sana("info", "light.safetensors")[1]
+    assert "everything, format 2" in sana("info", "whole.safetensors")[1]
+
+
+def test_light_goes_with_a_state_that_can_be(sana, monkeypatch, caplog):
+    status, _, err = sana("generate", "a", "--light", "--out", "v.mp4")
+    assert (status, "give both" in err) == (1, True)
+    assert sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")[0] == 0
+    files, state = PACK.core("streaming.state_file"), _state("s.safetensors")
+    old = replace(state.history[0], entry=None, text=None)
+    files.save_state(replace(state, history=(old,)), "old.safetensors")
+    on = ["--steps", 1, "--state-out", "s.safetensors", "--light", "--out", "w.mp4"]
+    status, _, err = sana("generate", "a", "--state-in", "old.safetensors", *on)
+    assert status == 1
+    assert "older state file" in err
+    assert not Path("w.mp4").exists()
+    other = replace(state, history=(replace(state.history[0], weights="x", loras=("style 1",)),))
+    files.save_state(other, "other.safetensors")  # the memory is kept whole where only that can be continued
+    assert sana("generate", "a", "--state-in", "other.safetensors", *on)[0] == 0
+    assert "changed within a scene (from style 1 to none)" in caplog.text
+    assert _state("s.safetensors").memory is not None
+
+
 def test_a_state_of_another_model_or_size_is_refused(sana):
     sana("generate", "a", *SMALL, "--steps", 1, "--state-out", "s.safetensors")
     sana("make-demo", "other", "--seed", 9)

@@ -2,11 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from comfyui_sana_video.bridge import progress, sampling, states
 from comfyui_sana_video.nodes.files import saved_state, saved_states
+from comfyui_sana_video.nodes.sockets import SocketState
+from comfyui_sana_video.sana_video_core.files.video_reader import read_frames
+from comfyui_sana_video.sana_video_core.streaming.rebuild import MemoryCache
+from comfyui_sana_video.sana_video_core.streaming.state import LightState
 from PIL import Image
 from safetensors.torch import save_file
 from support.artist import (
@@ -68,10 +74,10 @@ def test_the_filmstrip_shows_the_chunks():
 # --- save and load
 
 
-def _save(state, prefix="sana_states/state") -> Path:
+def _save(state, prefix="sana_states/state", **options) -> Path:
     """The newest file, and what the node said of it."""
     before = set(Path.cwd().glob("output/**/*"))
-    output = output_of("SaveState", state, prefix)
+    output = output_of("SaveState", state, prefix, **options)
     (new,) = [path for path in Path.cwd().glob("output/**/*") if path.is_file() and path not in before]
     assert output.args == (state,)
     (said,) = output.ui.as_dict()["text"]
@@ -102,6 +108,142 @@ def test_continuing_from_a_file_is_bit_identical():
 def test_a_primed_stream_is_saved_too():
     state = run("Prime", demo().model, demo().vae, demo().positive, start(), torch.ones(1, 8, 8, 3))
     assert same_state(run("LoadState", _name(_save(state))), state)
+
+
+# --- light states
+
+
+def _recached():
+    return sample(two_chunks()[1], positive=demo().other)[1]
+
+
+def _light(state):
+    path = _save(state, what="history only")
+    return run("LoadState", _name(path))
+
+
+@pytest.fixture
+def absorbs(monkeypatch):
+    """The first frame of every pass that absorbs; nothing is remembered of other tests."""
+    monkeypatch.setattr(sampling, "MEMORIES", MemoryCache())
+    monkeypatch.setattr(states, "MEMORIES", sampling.MEMORIES)
+    network, seen = type(demo().model.model.diffusion_model), []
+    absorb = network.absorb
+
+    def counted(self, *args, **options):
+        seen.append(options["first_frame"])
+        return absorb(self, *args, **options)
+
+    monkeypatch.setattr(network, "absorb", counted)
+    return seen
+
+
+def test_a_light_state_goes_on_to_the_same_bits(absorbs):
+    whole = _recached()
+    light = _light(whole)
+    assert type(light.state) is LightState
+    assert len(light.tensors) == 7  # three chunks, two texts with their masks
+    passed, text, chunks, *_ = run("StateInfo", light)
+    assert (passed, chunks) == (light, 3)
+    assert "none (history only)" in text
+    for positive in (demo().positive, demo().other):
+        absorbs.clear()
+        assert same_state(sample(light, positive=positive)[1], sample(whole, positive=positive)[1])
+
+
+def test_two_samplers_behind_a_light_state_bring_its_memory_back_once(absorbs):
+    light = _light(_recached())
+    absorbs.clear()
+    sample(light, positive=demo().other)
+    assert absorbs == [0, 11, 11, 21, 31]  # the second 11 is the recache, 31 the new chunk
+    absorbs.clear()
+    sample(light, positive=demo().other, seed=9)
+    assert absorbs == [31]
+    absorbs.clear()
+    sample(light, on_prompt_change="cut")  # a scene of its own needs no memory
+    assert absorbs == [0]
+
+
+def test_a_light_state_decodes(absorbs):
+    light, whole = _light(_recached()), _recached()
+    latent = sample(two_chunks()[1], positive=demo().other)[0]
+    absorbs.clear()
+    assert torch.equal(run("Decode", demo().vae, latent, light), run("Decode", demo().vae, latent, whole))
+    films = [run("DecodeStream", demo().vae, state, 0, 16.0, "h264", 0) for state in (light, whole)]
+    ours, other = (read_frames(film.get_stream_source(), fps=None) for film in films)
+    assert ours.shape[2] == 121
+    assert torch.equal(ours, other)
+    assert torch.equal(run("StateInfo", light)[4], run("StateInfo", whole)[4])  # the filmstrip
+    assert not absorbs
+
+
+def test_a_light_state_is_not_primed():
+    with refused("already holds 81 frames", "Start node"):
+        run(
+            "Prime",
+            demo().model,
+            demo().vae,
+            demo().positive,
+            _light(two_chunks()[1]),
+            torch.ones(1, 8, 8, 3),
+        )
+
+
+def test_bringing_the_memory_back_is_said_and_can_be_stopped(absorbs, monkeypatch):
+    said, interrupts, light = [], iter([False] * 2 + [True] * 9), _light(_recached())
+    monkeypatch.setattr(progress, "say_progress", said.append)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(progress, "interrupted", lambda: next(interrupts))
+        with refused("Stopped"):
+            sample(light)
+    assert [line.split(" · ")[0] for line in said] == [
+        f"bringing the memory back, chunk {number} of 3" for number in (1, 2)
+    ]
+    said.clear()
+    sample(light)
+    back = [line for line in said if line.startswith("bringing the memory back, ")]
+    assert back[-1].startswith("bringing the memory back, 3 chunks · took")
+    assert said[len(back)].startswith("chunk 1 of 1")
+
+
+def test_sizes_are_said(absorbs):
+    def said(what):
+        return output_of("SaveState", two_chunks()[1], "sana_states/a", what).ui.as_dict()["text"][0]
+
+    history = sum(tensor.numel() * tensor.element_size() for tensor in _light(two_chunks()[1]).tensors)
+    assert f"The history only takes {history / 2**20:.1f} MiB." in said("everything")
+    assert "history only, 81 frames, " in said("history only")
+    assert "everything, 81 frames, " in said("everything")
+
+
+def test_everything_of_a_light_state(absorbs, caplog):
+    """Is saved if somebody has brought its memory back; else the history is, with a word."""
+    light = _light(_recached())
+    again = run("LoadState", _name(_save(light)))
+    assert type(again.state) is LightState
+    assert "run a Block Sampler behind this state first" in caplog.text
+    assert same_state(again, light)
+    sample(light)
+    caplog.clear()
+    assert same_state(run("LoadState", _name(_save(light))), _recached())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"entry": None, "text": None}, "older state file"),
+        ({"weights": "x", "loras": ("style 1",)}, "changed within a scene (from style 1 to none)"),
+    ],
+)
+def test_what_can_not_be_light_is_refused_before_anything_is_written(base, changed, said):
+    state = two_chunks()[1].state
+    state = SocketState.of(replace(state, history=(replace(state.history[0], **changed), state.history[1])))
+    before = sorted(base.rglob("*"))
+    with refused(said, "Save everything"):
+        run("SaveState", state, "sana_states/state", "history only")
+    assert [path for path in sorted(base.rglob("*")) if path.is_file()] == [p for p in before if p.is_file()]
+    _save(state)
 
 
 def test_an_empty_stream_is_not_saved(base):
