@@ -175,8 +175,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
         "--on-prompt-change",
         choices=PROMPT_CHANGES,
         default=PROMPT_CHANGES[0],
-        help="read the last chunk again under the new prompt (default), leave the memory as it is, or begin "
-        "a scene, with the noise that --seed begins with",
+        help="read the last chunk again (default), leave the memory as it is, or begin a scene, also its noise",
     )
     stream.add_argument(
         "--rule",
