@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
+import torch
 from torch import Tensor, nn
 
 from ..sana_video_core.errors import InputError
@@ -40,9 +42,12 @@ class _Holder(nn.Module):
 class HostedTextEncoder:
     """Our text encoder, moved by ComfyUI."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    software = f"transformers {version('transformers')}"
+
+    def __init__(self, encoder: TextEncoder, path: Path | None = None) -> None:
+        """`path` is where the encoder came from, if anybody knows."""
         management = comfy.model_management
-        self.encoder = encoder
+        self.encoder, self.path = encoder, path
         self.patcher = comfy.model_patcher.ModelPatcher(
             _Holder(encoder.model),
             load_device=management.text_encoder_device(),
@@ -56,7 +61,11 @@ class HostedTextEncoder:
             dtype = None  # as stored: half precision is only slower there
         near = [path if is_folder(path) else path.parent]
         system_prompt = find_system_prompt(near=near, extra=filter(None, [_pixeldit("_PIXELDIT_CHI_PROMPT")]))
-        return cls(load_text_encoder(path, dtype=dtype, system_prompt=system_prompt))
+        return cls(load_text_encoder(path, dtype=dtype, system_prompt=system_prompt), path)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.encoder.dtype
 
     def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
         return self.encoder.resolve_system_prompt(system_prompt)
@@ -80,7 +89,30 @@ class ClipTextEncoder:
                 "SANA-Video reads text with Gemma-2: "
                 "choose the type pixeldit in Load CLIP, or use Load SANA-Video Text Encoder."
             )
-        self.clip = clip
+        self.clip, self.patcher = clip, clip.patcher
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it was loaded from, if it is one and nothing has changed the CLIP since."""
+        made = getattr(self.patcher, "cached_patcher_init", None)
+        known = bool(made) and getattr(made[0], "__name__", "") == "load_clip_model_patcher"
+        paths = made[1][0] if known else ()
+        return Path(paths[0]) if len(paths) == 1 and not self._changed else None
+
+    @property
+    def _changed(self) -> bool:
+        patcher = self.patcher
+        objects = patcher.object_patches.keys() - {"manual_cast_dtype"}  # which every CLIP has
+        return bool(patcher.patches or patcher.hook_patches or objects or self.clip.layer_idx is not None)
+
+    @property
+    def software(self) -> str:
+        attention = importlib.import_module("comfy.ldm.modules.attention").optimized_attention
+        return f"ComfyUI {importlib.import_module('comfyui_version').__version__}, {attention.__name__}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.clip.cond_stage_model.parameters()).dtype
 
     def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
         if system_prompt is True:

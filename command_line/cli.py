@@ -175,7 +175,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
         "--on-prompt-change",
         choices=PROMPT_CHANGES,
         default=PROMPT_CHANGES[0],
-        help="read the last chunk again (default), leave the memory as it is, or begin a scene, also its noise",
+        help="read the last chunk again (default), leave the memory as it is, or begin a scene and its noise",
     )
     stream.add_argument(
         "--rule",

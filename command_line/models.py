@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +20,17 @@ from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
 from ..sana_video_core.files.tensor_file import read_metadata
 from ..sana_video_core.files.weight_names import SAFETENSORS_SUFFIXES
-from ..sana_video_core.text.encoder import load_text_encoder
+from ..sana_video_core.films.store import Store
+from ..sana_video_core.films.texts import Reading, encoder_content, prompts_of
+from ..sana_video_core.text.encoder import (
+    TextEncoder,
+    load_text_encoder,
+    resolved_system_prompt,
+    system_prompt_of,
+)
 from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
+from ..sana_video_core.transformer.compute import compute_tag
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
@@ -115,22 +125,54 @@ def encode_prompts(
     models: Models, options: Namespace, texts: list[str], *, negative: bool = False
 ) -> list[Prompt]:
     """The prompts as the transformer reads them, on the CPU. The text encoder is freed afterwards."""
+    encoder = _text_encoder(models, _original(models))
+    asked = [(text, _asked(options), options.motion_score) for text in texts]
+    if negative:
+        asked.append((options.negative, False, None))
+    return [
+        _on_cpu(encode_prompt(encoder, text, system_prompt=before, motion_score=score))
+        for text, before, score in asked
+    ]
+
+
+def prompts_through(store: Store, models: Models, options: Namespace, texts: Sequence[str]) -> list[Prompt]:
+    """The prompts of a film, from its store. The text encoder is loaded if there is one it doesn't have."""
+    original = _original(models)
+    known = system_prompt_of(models.text_encoder, original)
+    software = f"transformers {version('transformers')}"
+    reading = Reading(
+        encoder=encoder_content(models.text_encoder, store),
+        compute=compute_tag(models.device, _text_dtype(models), software, "full"),
+        system_prompt=resolved_system_prompt(_asked(options), known),
+        motion_score=options.motion_score,
+    )
+
+    def encode(texts: list[str]) -> list[Prompt]:
+        encoder, how = _text_encoder(models, original), {"motion_score": reading.motion_score}
+        return [encode_prompt(encoder, text, system_prompt=reading.system_prompt, **how) for text in texts]
+
+    return prompts_of(store, texts, reading, encode)
+
+
+def _asked(options: Namespace) -> bool | str:
+    return True if options.instruction is None else options.instruction
+
+
+def _original(models: Models) -> str | None:
+    """The original's system prompt, from the transformer's file or beside it."""
     stored = _stored_system_prompt(models.transformer)
     near = models.transformer if is_folder(models.transformer) else models.transformer.parent
-    original = find_system_prompt(near=[near], extra=[stored] if stored else [])
-    dtype = torch.float32 if models.device.type == "cpu" else torch.bfloat16
+    return find_system_prompt(near=[near], extra=[stored] if stored else [])
+
+
+def _text_dtype(models: Models) -> torch.dtype:
+    return torch.float32 if models.device.type == "cpu" else torch.bfloat16
+
+
+def _text_encoder(models: Models, original: str | None) -> TextEncoder:
     disable_progress_bar()  # no bar for the files of one model
-    encoder = load_text_encoder(
-        models.text_encoder, device=models.device, dtype=dtype, system_prompt=original
-    )
-    system_prompt = True if options.instruction is None else options.instruction
-    prompts = [
-        encode_prompt(encoder, text, system_prompt=system_prompt, motion_score=options.motion_score)
-        for text in texts
-    ]
-    if negative:
-        prompts.append(encode_prompt(encoder, options.negative, system_prompt=False))
-    return [_on_cpu(prompt) for prompt in prompts]
+    dtype = _text_dtype(models)
+    return load_text_encoder(models.text_encoder, device=models.device, dtype=dtype, system_prompt=original)
 
 
 def _on_cpu(prompt: Prompt) -> Prompt:

@@ -116,6 +116,17 @@ class SegmentKey(_Schema):
         object.__setattr__(self, "fps", Fraction(self.fps))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextKey(_Schema):
+    """A text as an encoder reads it."""
+
+    text: str  # stripped, as it is read
+    encoder: str  # content of the file or folder
+    compute: str  # `compute_tag` of the encoder
+    system_prompt: str  # sha256 of what comes before the text; "" for nothing
+    motion_score: int  # 0 for none
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Hex sha256 of named tensors: names, dtypes, shapes and bytes, in any order."""
     digest = sha256()

@@ -21,13 +21,15 @@ from torch import Tensor
 
 from ..errors import FileError, InputError
 from ..files.places import is_file
+from ..files.tensor_file import read_json
 from .advice import warn_of_unread
 from .gemma_file import load_gemma_file
-from .gemma_folder import load_gemma_folder
+from .gemma_folder import folders_of, load_gemma_folder
 from .prompt import motion_suffix, without_size
 from .system_prompt import find_system_prompt
 
 logger = logging.getLogger("sana_video")
+STORED = "sana_instruction"  # of config.json: a system prompt of the encoder's own
 
 
 @functools.cache  # one warning per process: a long video encodes many prompts
@@ -40,6 +42,19 @@ def _warn_no_system_prompt() -> None:
     )
 
 
+def resolved_system_prompt(asked: bool | str | None, known: str | None) -> str | None:
+    """What is put before a prompt: True is the system prompt that is known, False or None is nothing."""
+    if asked is True:
+        if known is None:
+            _warn_no_system_prompt()
+        return known or None
+    if asked is False or asked is None:
+        return None
+    if not isinstance(asked, str):
+        raise InputError(f"The instruction must be on, off or a text, and {asked!r} is none of these.")
+    return asked or None
+
+
 class TextEncoder:
     """A tokenizer and a Gemma-2 without its head. Holds no state between calls.
 
@@ -50,7 +65,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, model: Any, *, system_prompt: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.model = model.eval()
-        stored = getattr(model.config, "sana_instruction", None)  # ours only if it is text
+        stored = getattr(model.config, STORED, None)  # ours only if it is text
         self.system_prompt = stored if isinstance(stored, str) else system_prompt
         self._bos = _special_id(tokenizer, model, "bos_token_id")
         self._pad = _special_id(tokenizer, model, "pad_token_id")
@@ -65,17 +80,7 @@ class TextEncoder:
 
     def resolve_system_prompt(self, system_prompt: bool | str | None) -> str | None:
         """What `encode` puts before a prompt: True is the original's, False or None is nothing."""
-        if system_prompt is True:
-            if self.system_prompt is None:
-                _warn_no_system_prompt()
-            return self.system_prompt or None
-        if system_prompt is False or system_prompt is None:
-            return None
-        if not isinstance(system_prompt, str):
-            raise InputError(
-                f"The instruction must be on, off or a text, and {system_prompt!r} is none of these."
-            )
-        return system_prompt or None
+        return resolved_system_prompt(system_prompt, self.system_prompt)
 
     @torch.no_grad()  # not inference_mode: the output may be used in training
     def encode(
@@ -161,6 +166,14 @@ def _checked_prompts(prompts: str | Sequence[str]) -> list[str]:
                 "probably an emoji that was cut in two. Delete it and type it again."
             ) from error
     return texts
+
+
+def system_prompt_of(path: str | Path, system_prompt: str | None = None) -> str | None:
+    """The one that `load_text_encoder` would give its encoder, without loading it. Raises FileError."""
+    path = Path(path).absolute()
+    near = [path.parent] if is_file(path) else folders_of(path)
+    stored = None if is_file(path) else (read_json(near[0] / "config.json") or {}).get(STORED)
+    return stored if isinstance(stored, str) else system_prompt or find_system_prompt(near=near)
 
 
 def load_text_encoder(

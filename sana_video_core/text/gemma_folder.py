@@ -23,8 +23,14 @@ NEEDED = (
 )
 
 
+def folders_of(path: Path) -> list[Path]:
+    """The folders that may hold files of one download, that of the model first. Raises FileError."""
+    folder, tokenizer_folder = _find_folders(path)
+    return list(dict.fromkeys((folder, folder.parent, tokenizer_folder)))
+
+
 def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, Any, list[Path]]:
-    """Tokenizer, Gemma2Model on the CPU, and the folders that may hold more files of the same download.
+    """Tokenizer, Gemma2Model on the CPU, and `folders_of` the path.
 
     `path` is absolute, else as in `load_text_encoder`. Nothing is downloaded, and no code in it is run.
     """
@@ -38,7 +44,7 @@ def load_gemma_folder(path: Path, *, dtype: torch.dtype | None) -> tuple[Any, An
             f"but the text encoder in {folder} only {model.config.vocab_size}: they do not belong together. "
             "Take both from one download."
         )
-    return tokenizer, model, list(dict.fromkeys((folder, folder.parent, tokenizer_folder)))
+    return tokenizer, model, folders_of(path)
 
 
 def _find_folders(path: Path) -> tuple[Path, Path]:

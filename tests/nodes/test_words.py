@@ -191,7 +191,7 @@ def test_a_step_cache_that_does_nothing_is_told(page):
 
 def test_a_saved_state_is_told(page, base):
     run("SaveState", one_chunk()[1], "mine")
-    assert _ending(page).startswith("Saved mine_00001_.safetensors: 41 frames, ")
+    assert _ending(page).startswith("Saved mine_00001_.safetensors: everything, 41 frames, ")
 
 
 def test_decoding_says_chunks_only(page):
