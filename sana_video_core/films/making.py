@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -12,19 +11,18 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Callbacks, Progress
-from ..errors import FileError
 from ..streaming.rebuild import Shelf, rebuild
-from ..streaming.state import Chunk, LightState, State, Story, shared_embedding
+from ..streaming.state import Chunk, LightState, State, Story, StreamState, shared_embedding
 from ..streaming.stream import ChunkName, Sampling, plan_extension, run_extension
 from ..streaming.stream_model import StreamModel
 from ..text.embedding import Embedding, embedding_of
 from ..text.prompt import Prompt
 from .entry import Entry
-from .naming import Namer, name_of
+from .keeping import LATENTS, Keeping
+from .naming import Namer, absorbed_again, name_of
 from .store import Store
 
-logger = logging.getLogger("sana_video")
-LATENTS = "latents"
+NAMELESS = ChunkName("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +50,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """A checked request for chunks after `story`, with what the store has of them.
-
-    `base` is where a memory is known, if the story has none. Histories are on the CPU.
-    """
+    """A checked request for chunks after `story`, with what the store has of them."""
 
     model: StreamModel
     story: State
@@ -84,8 +79,10 @@ def plan_making(
     Without a `namer` or a `store` everything is to be sampled. With `anywhere`, chunks that another machine
     has made are taken, too. Without `resume` nothing is taken.
     """
+    if namer and store:
+        story = namer.named(story)
     moment, pieces, compute = story, list[Piece](), model.maker.compute
-    before = name_of(story) if namer and store else ChunkName("", "")
+    before = name_of(story) if namer and store else NAMELESS
     for number, request in enumerate(requests):
         if request.opens and moment.position:
             moment = moment.with_cut()
@@ -98,36 +95,46 @@ def plan_making(
         for length in extension.plan:
             piece = Piece(number, entry, length, text, before, None, compute, moment.scene)
             if namer and store:
+                before = before if _is_at_hand(moment, compute) else absorbed_again(before, compute)
                 before = namer.sampled(before, entry, length, text, request.sampling)
-                piece = _looked_up(store, piece._replace(name=before), resume, anywhere)
+                piece = _looked_up(store, moment, piece._replace(name=before), resume, anywhere)
                 before = piece.name
             pieces.append(piece)
             moment, entry = appended(moment, _stand_in(moment, request.prompt, piece)), "same"
     return Making(model=model, story=story, requests=tuple(requests), pieces=tuple(pieces), store=store)
 
 
-def _looked_up(store: Store, piece: Piece, resume: bool, anywhere: bool) -> Piece:
+def _is_at_hand(story: Story, compute: str) -> bool:
+    """Whether the memory to go on from is that of the machine that made the last chunk."""
+    whole = isinstance(story, StreamState) or not story.position
+    return whole or story.history[-1].compute == compute
+
+
+def _looked_up(store: Store, story: Story, piece: Piece, resume: bool, anywhere: bool) -> Piece:
     """The piece with what the store has of it, under its name or that of another machine."""
-    keys = [piece.name.key] if resume else []
-    keys += [key for key in store.anywhere(piece.name.anywhere) if key not in keys] if anywhere else []
-    for key in keys:
+    others = store.anywhere(piece.name.anywhere) if anywhere else ()
+    for key in dict.fromkeys((piece.name.key, *others)) if resume else ():
         entry = store.read("chunks", key)
-        if entry is not None and _is_of(entry, piece):
+        if entry is not None and _is_of(entry, story, piece):
             name = ChunkName(key, piece.name.anywhere)
             return piece._replace(name=name, latents=entry.tensors[LATENTS], compute=entry.about["compute"])
     return piece
 
 
-def _is_of(entry: Entry, piece: Piece) -> bool:
-    latents = entry.tensors.get(LATENTS)
-    return latents is not None and latents.shape[2] == piece.length and "compute" in entry.about
+def _is_of(entry: Entry, story: Story, piece: Piece) -> bool:
+    latents, size = entry.tensors.get(LATENTS), _size(story, piece)
+    fits = latents is not None and latents.shape == size and latents.dtype == torch.float32
+    return fits and isinstance(entry.about.get("compute"), str)
+
+
+def _size(story: Story, piece: Piece) -> tuple[int, ...]:
+    identity = story.identity
+    return (identity.batch, identity.channels, piece.length, *identity.grid)
 
 
 def _stand_in(story: Story, prompt: Prompt, piece: Piece) -> Chunk:
     """A chunk that isn't made yet, to plan those after it."""
-    identity = story.identity
-    size = (identity.batch, identity.channels, piece.length, *identity.grid)
-    return _chunk(torch.empty(size, device="meta"), story, prompt, piece)
+    return _chunk(torch.empty(_size(story, piece), device="meta"), story, prompt, piece)
 
 
 def _chunk(latents: Tensor, story: Story, prompt: Prompt, piece: Piece, **how: object) -> Chunk:
@@ -160,26 +167,33 @@ def make(
     """The state after each chunk, from the store or sampled; histories are on the CPU.
 
     `begin` is called before every call of the model, for a host that may have to load it. What was sampled is
-    in the store before it is yielded, if that can be written. Raises as `run_extension` and `rebuild` do.
+    written to the store while the next chunk is, at the latest by the end of its first model call. If that
+    fails, a warning says so, and nothing more is written. Raises as `run_extension` and `rebuild` do.
     """
-    work = _Making(making, shelf, callbacks or Callbacks(), begin)
-    for (number, known), group in groupby(
-        making.pieces, lambda each: (each.request, each.latents is not None)
-    ):
-        request, pieces = making.requests[number], list(group)
-        if pieces[0].entry == "start":
-            work.open_scene()
-        yield from (work.found if known else work.sampled)(request, pieces)
+    with Keeping(making.store) as keeping:
+        work = _Making(making, keeping, shelf, callbacks or Callbacks(), begin)
+        for (number, known), group in groupby(
+            making.pieces, lambda each: (each.request, each.latents is not None)
+        ):
+            request, pieces = making.requests[number], list(group)
+            if pieces[0].entry == "start":
+                work.open_scene()
+            yield from (work.found if known else work.sampled)(request, pieces)
 
 
 class _Making:
     """Where a making is."""
 
     def __init__(
-        self, making: Making, shelf: Shelf | None, callbacks: Callbacks, begin: Callable[[], object]
+        self,
+        making: Making,
+        keeping: Keeping,
+        shelf: Shelf | None,
+        callbacks: Callbacks,
+        begin: Callable[[], object],
     ) -> None:
-        self.model, self.store, self.total = making.model, making.store, len(making.pieces)
-        self.shelf, self.callbacks, self.begin = shelf, callbacks, begin
+        self.model, self.total = making.model, len(making.pieces)
+        self.keeping, self.shelf, self.callbacks, self.begin = keeping, shelf, callbacks, begin
         self.story: State = making.story
         self.whole: State | None = making.story  # the newest state with a memory, where a rebuild may begin
         self.done = 0
@@ -206,30 +220,44 @@ class _Making:
         self.begin()
         plan = tuple(piece.length for piece in pieces)
         extension = plan_extension(self.model, self.story, request.prompt, request.sampling, plan=plan)
-        state = rebuild(
-            self.model,
-            extension.state,
-            base=self.whole,
-            shelf=self.shelf,
-            callbacks=Callbacks(self._cancelled),
-            device=self.model.device,
-        )
-        names = tuple(piece.name for piece in pieces) if self.store else ()
+        self._keep_beginning(extension.state)
+        state = self._rebuilt(extension.state)
+        names = tuple(piece.name for piece in pieces if piece.name != NAMELESS)
         extension, work = replace(extension, state=state, names=names), self._counted()
         device = self.model.device
         for newer in run_extension(self.model, extension, callbacks=work, device=device):
             chunk = newer.history[-1]
             chunk = replace(chunk, latents=chunk.latents.cpu(), text=pieces[0].text)
             self.story = self.whole = replace(newer, history=(*self.story.history, chunk))
-            self._keep(chunk)
+            self.keeping.chunk(chunk)
             self.done += 1
             yield self.story
+
+    def _keep_beginning(self, state: State) -> None:
+        """What comes before the chunks that are sampled, and no sampler has kept."""
+        for chunk in state.chunks:
+            if chunk.primed:
+                self.keeping.chunk(chunk)
+        self.keeping.memory(state, self.model.maker)
+
+    def _rebuilt(self, state: State) -> StreamState:
+        """With its memory. After another machine's chunk it is made again here, from the whole scene."""
+        known = _is_at_hand(state, self.model.maker.compute)
+        return rebuild(
+            self.model,
+            state,
+            base=self.whole if known else None,
+            shelf=self.shelf if known else None,
+            callbacks=Callbacks(self._cancelled),
+            device=self.model.device,
+        )
 
     def _counted(self) -> Callbacks:
         """Callbacks that count the chunks of the whole making."""
         done, total = self.done, self.total
 
         def progress(news: Progress) -> None:
+            self.keeping.settle()  # so a kill costs no more than this chunk
             number = news.chunk + done if news.chunk else 0  # 0: recache, before the first chunk
             self.callbacks.progress(news._replace(chunk=number, chunks=total))
 
@@ -239,14 +267,3 @@ class _Making:
         """Asked before every call of the model."""
         self.begin()
         return self.callbacks.cancelled()
-
-    def _keep(self, chunk: Chunk) -> None:
-        if self.store is None or chunk.key is None or chunk.anywhere is None:
-            return
-        about = {"compute": chunk.compute, "prompt": chunk.prompt, "seed": chunk.seed, "entry": chunk.entry}
-        try:
-            self.store.write("chunks", chunk.key, {LATENTS: chunk.latents}, about)
-            self.store.add_anywhere(chunk.anywhere, chunk.key)
-        except FileError as error:
-            logger.warning("%s The film goes on; after a crash, it would begin again from here.", error)
-            self.store = None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..config import Family
 from ..streaming.rebuild import memory_names
-from ..streaming.state import Chunk, Story, StreamState
+from ..streaming.state import Chunk, State, Story, StreamState
 from ..streaming.stream import ChunkName, Sampling
 from ..text.embedding import Embedding
 from ..transformer.maker import Maker
-from .keys import Link, Root, tensors_digest
+from .keys import Link, Root, json_digest, tensors_digest
 
 ABSORB = "clean pass"  # how a chunk enters the memory; an experiment has another name
 
@@ -33,6 +34,21 @@ class Namer(NamedTuple):
         fields = {"length": chunk.length, "embedding": chunk.text.content, "latents": latents}
         return self._name(before, entry="primed", **fields)
 
+    def named(self, story: State) -> State:
+        """The story with names for its scene's chunks, if those were all primed by this model."""
+        scene, name, chunks = story.chunks, _root(story), list[Chunk]()
+        if not scene or not all(chunk.primed and chunk.key is None and self._made(chunk) for chunk in scene):
+            return story
+        for chunk in scene:
+            name = self.primed(name, chunk)
+            chunks.append(replace(chunk, key=name.key, anywhere=name.anywhere))
+        earlier = len(story.history) - len(scene)
+        return replace(story, history=(*story.history[:earlier], *chunks))
+
+    def _made(self, chunk: Chunk) -> bool:
+        made_by = (chunk.weights, chunk.compute)
+        return chunk.text is not None and made_by == (self.maker.weights, self.maker.compute)
+
     def _name(self, before: ChunkName, **fields: object) -> ChunkName:
         loras = tuple((lora.content, lora.strength) for lora in self.maker.loras)
         link = Link(
@@ -53,6 +69,12 @@ def name_of(story: Story) -> ChunkName:
     if last.key is not None and last.anywhere is not None:
         return ChunkName(last.key, last.anywhere)
     return _root(story, _content(story))
+
+
+def absorbed_again(before: ChunkName, compute: str) -> ChunkName:
+    """What a chunk follows if the memory before it was lost, and made again by another machine."""
+    key = json_digest({"what": "absorbed again", "before": before.key, "compute": compute})
+    return ChunkName(key, before.anywhere)
 
 
 def _root(story: Story, tensors: str | None = None) -> ChunkName:
