@@ -95,9 +95,9 @@ class ClipTextEncoder:
     def path(self) -> Path | None:
         """The file that it was loaded from, if it is one and nothing has changed the CLIP since."""
         made = getattr(self.patcher, "cached_patcher_init", None)
-        known = bool(made) and getattr(made[0], "__name__", "") == "load_clip_model_patcher"
-        paths = made[1][0] if known else ()
-        return Path(paths[0]) if len(paths) == 1 and not self._changed else None
+        if self._changed or not made or made[0].__name__ != "load_clip_model_patcher" or len(made[1][0]) != 1:
+            return None
+        return Path(made[1][0][0])
 
     @property
     def _changed(self) -> bool:

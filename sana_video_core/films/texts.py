@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from ..errors import FileError
 from ..text.advice import warn_of_syntax
 from ..text.embedding import Embedding, embedding_of, named_embedding
 from ..text.prompt import Prompt, prompt_digest, without_size
+from .contents import content_of
 from .keys import TextKey
 from .layout import KEY
 from .store import Store
@@ -46,10 +48,21 @@ class Reading:
         ).key
 
 
+def encoder_content(
+    path: Path, store: Store, progress: Callable[[int, int], None] = lambda done, total: None
+) -> str | None:
+    """Content of an encoder's file or folder, or None with a warning if it can't be read any more."""
+    try:
+        return content_of(path, store, progress)
+    except FileError as error:
+        logger.warning("%s Until then, prompts are encoded again each time.", error)
+        return None
+
+
 def prompts_of(
     store: Store | None, texts: Sequence[str], reading: Reading, encode: Callable[[list[str]], list[Prompt]]
 ) -> list[Prompt]:
-    """The texts as prompts, with the embeddings that chunks remember: float32 on the CPU, zero in the padding.
+    """Texts as prompts, with embeddings as chunks remember them: float32, on the CPU, zero in padding.
 
     `encode` is called once, with all texts that aren't known, or never.
     """
