@@ -49,7 +49,7 @@ def generate(options: Namespace) -> int:
     _check_texts(options)
     find_loras(options)
     check_targets(options)
-    _read_beginning(options)
+    read_beginning(options)
     with ExitStack() as targets:
         hold_targets(options, targets)
         targets.enter_context(held(options))
@@ -65,10 +65,11 @@ def generate(options: Namespace) -> int:
                 return _generate_stream(options, models, model, vae)
             return _generate_clip(options, models, model, vae)
         except torch.OutOfMemoryError as error:
-            raise InputError(_out_of_memory(options)) from error
+            raise InputError(out_of_memory(options)) from error
 
 
-def _out_of_memory(options: Namespace) -> str:
+def out_of_memory(options: Namespace) -> str:
+    """What to do about a device without room."""
     return (
         f"{options.device} ran out of memory. "
         "Try a smaller --size, --tile 32 for the VAE, --overlap off, --sequential for guidance, or "
@@ -87,7 +88,7 @@ def _check_texts(options: Namespace) -> None:
             ) from error
 
 
-def _read_beginning(options: Namespace) -> None:
+def read_beginning(options: Namespace) -> None:
     """Refuse what a video begins from, if it can't be read, before anything is loaded.
 
     In place of their paths, --state-in and --noise become what these files hold.
@@ -231,7 +232,7 @@ def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder,
                 raise
             stopped = error.with_traceback(None)  # which keeps the sampler's tensors alive
             words = (
-                _out_of_memory(options)
+                out_of_memory(options)
                 if isinstance(error, torch.OutOfMemoryError)
                 else str(error) or "Stopped."
             )

@@ -25,7 +25,7 @@ from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.live import FilmPreview
-from ..sana_video_core.streaming.state import State, Story, StreamState
+from ..sana_video_core.streaming.state import LightState, State, Story
 from ..sana_video_core.streaming.state_file import check_light, save_state
 from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
@@ -190,7 +190,7 @@ def write_latents(options: Namespace, latents: Tensor) -> None:
     )
 
 
-def keep_state(options: Namespace, state: StreamState) -> None:
+def keep_state(options: Namespace, state: State) -> None:
     """Save the state under --state-out, or from now on elsewhere, if that can't be written any more."""
     kept = _kept(options, state)
     try:
@@ -200,9 +200,9 @@ def keep_state(options: Namespace, state: StreamState) -> None:
         logger.warning("%s The state goes to “%s” instead.", error, options.state_out)
 
 
-def _kept(options: Namespace, state: StreamState) -> State:
+def _kept(options: Namespace, state: State) -> State:
     """What --light leaves of a state; everything, if its memory could not be made again."""
-    if not options.light:
+    if not options.light or isinstance(state, LightState):
         return state
     try:
         check_light(state)

@@ -144,18 +144,12 @@ def _draw_example(prompt: dict[str, Any], folder: Path) -> None:
 
 
 def _write_sheet(files: list[Path], sheet: Path) -> None:
-    import av
-
     from ..sana_video_core.errors import InputError
-    from ..sana_video_core.files.image_file import SHEET_FRAMES, contact_sheet
-    from ..sana_video_core.files.video_reader import read_frames
+    from .sheet import write_sheet
 
     videos = [file for file in files if file.suffix == ".mp4"]
     if not videos:
         raise InputError(
             "A contact sheet was asked for, but this workflow saves no video; add a Save Video node."
         )
-    with av.open(str(videos[-1])) as video:
-        fps = min(16, SHEET_FRAMES * av.time_base / (video.duration or av.time_base))
-    frames = read_frames(videos[-1], fps=fps)[0].unbind(1)
-    contact_sheet([(f"{index / fps:.1f} s", frame) for index, frame in enumerate(frames)], sheet)
+    write_sheet(videos[-1], sheet)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..callbacks import Callbacks
+from ..config import PROMPT_CHANGES
 from ..errors import FileError
 from ..files.film_file import FilmFile
 from ..streaming.rebuild import Shelf
 from ..streaming.state import State
-from .making import Making, make
+from ..streaming.stream import Sampling
+from ..text.prompt import Prompt
+from .making import Making, Request, make
 from .manifest import Manifest
+from .plan import Plan
 from .projector import Projector, Screen
 from .reel import Part, Reel
-from .store import Store
 
 logger = logging.getLogger("sana_video")
 
@@ -58,7 +61,18 @@ def outline_of(making: Making, from_chunk: int) -> Outline:
     )
 
 
-@dataclass(kw_only=True)
+def requests_of(plan: Plan, prompts: Mapping[str, Prompt], sampling: Sampling) -> tuple[Request, ...]:
+    """What a plan asks a model for. `prompts` are those of its texts."""
+    requests = []
+    for shot in plan.shots:
+        change = shot.change if shot.change in PROMPT_CHANGES[:2] else PROMPT_CHANGES[0]
+        how = replace(sampling, seed=shot.seed, on_prompt_change=change)
+        cut = shot.change == "cut"
+        requests.append(Request(prompt=prompts[shot.text], sampling=how, chunks=shot.chunks, opens=cut))
+    return tuple(requests)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Film:
     """A film that is ready to be made: `states` makes it, in its file's `with` block."""
 
@@ -69,10 +83,6 @@ class Film:
     screen: Screen
     script: str = ""
     shelf: Shelf | None = None
-    store: Store | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.store = self.making.store
 
     def states(
         self,
@@ -80,7 +90,6 @@ class Film:
         sampling: Callbacks,
         decoding: Callbacks,
         see: Callable[[Tensor], object] = lambda frames: None,
-        begun: Callable[[bool], object] = lambda begun: None,
     ) -> Iterator[State]:
         """The state after each chunk, the film being written meanwhile. After the last one it is whole.
 
@@ -110,7 +119,8 @@ class Film:
 
     def _list(self, *, finished: bool) -> None:
         """Tell the store what this film is made of, so that pruning leaves it."""
-        if self.store is None:
+        store = self.making.store
+        if store is None:
             return
         chunks = [name for name in self.outline.names if name]
         texts = dict.fromkeys(piece.text.content for piece in self.making.pieces)
@@ -121,6 +131,6 @@ class Film:
         }
         film = Manifest(path=str(self.file.path), script=self.script, keys=keys, finished=finished)
         try:
-            self.store.keep_film(film)
+            store.keep_film(film)
         except FileError as error:
             logger.warning("%s Pruning the store wouldn't know what this film needs.", error)

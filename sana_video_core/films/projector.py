@@ -28,7 +28,7 @@ class Screen:
 
     decoder: Decoder
     device: torch.device
-    overlap: bool  # beside the sampling; else in turn with it
+    overlap: Callable[[], bool]  # beside the sampling, or in turn with it? asked once a chunk was sampled
     tiling: Tiling | None = None
     reach: int | None = None  # latent frames that decide a frame; None: all of its scene
     # what a host does before the other of the two works; with `overlap` once each, as both stay
@@ -87,6 +87,7 @@ class Projector(AbstractContextManager):
         self._threads = ExitStack()
         self.begun = False  # whether frames come
         self._sampling = self._loaded = False  # whose turn it is; whether the decoder was ever loaded
+        self._overlap: bool | None = None  # unknown until a chunk was sampled
 
     def __enter__(self) -> Projector:
         self._encoding = self._threads.enter_context(
@@ -102,9 +103,11 @@ class Projector(AbstractContextManager):
         number, self._next = self._next, self._next + 1
         if number not in self.needed:
             return
+        if self._overlap is None and self._sampling:
+            self._overlap = self._screen.overlap()
         self._idle.clear()
         self._decoding.add((number, chunk))
-        while not self._screen.overlap and not self._idle.wait(TICK) and self._decoding.error is None:
+        while not self._overlap and not self._idle.wait(TICK) and self._decoding.error is None:
             self._callbacks.check(f"while chunk {number + 1} of {self._total} was decoded")
 
     def sample(self) -> None:
@@ -125,9 +128,9 @@ class Projector(AbstractContextManager):
 
     def _asked(self, items: Iterator[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:
         for item in items:
-            if not self._loaded or not self._screen.overlap:
+            if not self._loaded or not self._overlap:
                 self._screen.to_decode()
-                self._loaded, self._sampling = True, self._screen.overlap and self._sampling
+                self._loaded, self._sampling = True, bool(self._overlap)
             yield item
             self._idle.set()  # who asks for the next one has done with this one
 

@@ -14,6 +14,9 @@ from torch import Tensor
 from ..errors import FileError
 from ..files.film_file import FilmFile
 from ..files.segments import SegmentEncoder, encoder_version
+from ..transformer.compute import compute_tag
+from ..vae.decoders import WanDecoder
+from ..vae.wan_vae import WanVAE
 from .keys import SegmentKey
 from .store import Store
 
@@ -50,6 +53,22 @@ class Look:
             row=0,
             encoder=encoder_version(self.codec),
         ).key
+
+
+def look_of(
+    vae: WanDecoder, device: torch.device, content: str, *, fps: Fraction, codec: str, tiling: str = WHOLE
+) -> Look:
+    """The look of films that this VAE decodes on `device`; `content` is its file's."""
+    kernels = "triton" if isinstance(vae, WanVAE) and vae.kernel_choice(device).triton else "plain"
+    return Look(
+        vae=content,
+        vae_dtype=str(vae.dtype).removeprefix("torch."),
+        kernels=kernels,
+        compute=compute_tag(device, vae.dtype, kernels, "full"),
+        fps=fps,
+        codec=codec,
+        tiling=tiling,
+    )
 
 
 class Part:
