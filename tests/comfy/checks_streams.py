@@ -8,6 +8,7 @@ import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import patch
 
 from calibration import limit
 from checks_inside import check, close, core_node, pack, run, same
@@ -48,6 +49,34 @@ def videos_in_files_in_memory_trimmed_and_of_pictures_begin_a_stream(demo):
         assert latents(part).shape[2] == 2
         pictures = Types.VideoComponents(images=part.get_components().images, frame_rate=Fraction(16))
         close(latents(InputImpl.VideoFromComponents(pictures)), latents(part), 0.1)
+
+
+@check
+def a_light_state_goes_on_decodes_and_is_shown(demo):
+    """Its memory comes back to the same bits, once for two samplers; nobody else needs it."""
+    _, begun, _ = demo.sample()
+    latent, whole, _ = demo.sample(state=begun, positive=demo.negative)  # with a recache
+    light = pack("nodes.sockets").SocketState.of(whole.state.light())
+    rebuilding, calls = pack("sana_video_core.streaming.rebuild"), []
+    absorbed = rebuilding._absorbed
+
+    def counted(*given):
+        calls.append(given)
+        return absorbed(*given)
+
+    with patch.object(rebuilding, "_absorbed", counted):
+        assert same(*(run("SanaVideoDecode", demo.vae, latent, state) for state in (light, whole)))
+        films = [
+            run("SanaVideoDecodeStream", demo.vae, state, 0, 16.0, "h264", 0) for state in (light, whole)
+        ]
+        assert same(*(film.get_components().images for film in films))
+        assert "none (history only)" in run("SanaVideoStateInfo", light)[1]
+        assert not calls
+        for seed in (3, 4):
+            (_, one, _), (_, other, _) = (demo.sample(state=state, seed=seed) for state in (light, whole))
+            assert len(one.tensors) == len(other.tensors)
+            assert all(same(a, b) for a, b in zip(one.tensors, other.tensors, strict=True))
+        assert len(calls) == 1
 
 
 @check

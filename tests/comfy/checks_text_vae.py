@@ -7,6 +7,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from checks_inside import ROOT, check, close, image, pack, refused, run, same
 
@@ -98,6 +99,45 @@ def cores_clip_and_our_encoder_agree(demo):
         empty = run("SanaVideoTextEncode", core, "", 0, True)[0]
         _, extra = run("SanaVideoTextEncode", ours, "", 0, True)[0]
         assert same(extra["attention_mask"], empty[1]["attention_mask"])
+
+
+@check
+def known_prompts_of_cores_clip_need_no_call(demo):
+    """A CLIP is known by its file, until something changes it."""
+    store_of, through = pack("sana_video_core.films.store").Store, pack("bridge.prompts").prompts_through
+    embedding = pack("sana_video_core.text.embedding").embedding_of
+    encoders = pack("bridge.text_encoders")
+    clip_encoder, prompt_of = encoders.ClipTextEncoder, encoders.prompt_of
+    how, calls, encode = {"motion_score": 10, "instruction": True}, [], clip_encoder.encode
+
+    def counted(self, prompts, **options):
+        calls.append(prompts)
+        return encode(self, prompts, **options)
+
+    with tempfile.TemporaryDirectory() as folder, patch.object(clip_encoder, "encode", counted):
+        path, store = _gemma_file(Path(folder)), store_of(Path(folder) / "store")
+        core = _core_clip(path, "PIXELDIT")
+        assert clip_encoder(core).path == path
+        (fresh,), (known,) = (through(store, core, ["a red circle"], **how) for _ in range(2))
+        assert calls == ["a red circle"]
+        (node,) = run("SanaVideoTextEncode", core, "a red circle", 10, True)
+        calls.clear()
+        for prompt in (fresh, known):
+            assert embedding(prompt).content == embedding(prompt_of([node])).content
+            assert (prompt.digest, prompt.text) == (node[1]["sana_digest"], "a red circle")
+        again = _core_clip(path, "PIXELDIT")  # another day
+        through(store, again, ["a red circle"], **how)
+        assert not calls
+        layered, patched = core.clone(), core.clone()
+        layered.clip_layer(-2)
+        key = next(key for key in core.patcher.model_state_dict() if key.endswith("norm.weight"))
+        assert patched.add_patches({key: ("diff", (core.patcher.model_state_dict()[key] * 0,))}, 1.0)
+        for changed in (layered, patched):
+            assert clip_encoder(changed).path is None
+        ours = encoders.HostedTextEncoder.load(path)
+        assert ours.path == path
+        through(store, ours, ["a red circle"], **how)  # other software: other bits
+        assert len(list((Path(folder) / "store" / "texts").rglob("*.safetensors"))) == 2
 
 
 @check

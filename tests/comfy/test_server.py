@@ -79,6 +79,33 @@ def test_a_changed_state_file_is_read_again(server):
     assert "2 chunks" in json.dumps(again.shown["info"])
 
 
+def test_a_light_state_goes_on_another_day(server):
+    """Saved as history only, and gone on from by two samplers: the same as without a file, absorbed once."""
+    words = {"end": prompt("the ball stops")}
+    begun = chain(2, seed=61) | {
+        "save": changed({"s": _saved("block2", "light")}, "s", what="history only")["s"]
+    }
+    straight = {f"a{seed}": sampler(["block2", 1], "end", seed=seed) for seed in (1, 2)}
+    straight |= {f"s{seed}": _saved(f"a{seed}", f"straight{seed}") for seed in (1, 2)}
+    assert server.run(begun | words | straight).error is None
+    folder = server.base / "output" / "sana_states"
+    path = next(folder.glob("light_*.safetensors"))
+    graph = loaders() | words | {"load": node("SanaVideoLoadState", file=f"sana_states/{path.name} [output]")}
+    graph |= {"info": show(["load", 0]), "film": film(["load", 0]), "video": save_video(["film", 0], "light")}
+    graph |= {f"a{seed}": sampler(["load", 0], "end", seed=seed) for seed in (1, 2)}
+    graph |= {f"s{seed}": _saved(f"a{seed}", f"again{seed}") for seed in (1, 2)}
+    went_on = server.run(graph)
+    assert went_on.error is None, went_on.error
+    assert "none (history only)" in json.dumps(went_on.shown["info"])
+    bars = [name for name, _, most in went_on.progress if name in ("a1", "a2") and most == 2]
+    assert bars in (["a1", "a1"], ["a2", "a2"])  # two chunks are absorbed again, by one sampler
+    for seed in (1, 2):
+        names = (f"straight{seed}", f"again{seed}")
+        one, other = (load_state(next(folder.glob(f"{name}_*"))).tensors() for name in names)
+        assert len(one) == len(other)
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 # --- progress, previews, interrupts
 
 
