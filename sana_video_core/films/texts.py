@@ -82,9 +82,13 @@ def _known(store: Store | None, text: str, reading: Reading) -> Prompt | None:
     embedding = stored_embedding(store, str(entry.about.get("embedding")))
     if embedding is None:
         return None
+    unread = tuple(map(str, entry.about.get("unread", ())))
     warn_of_syntax(text)  # as an encoder would
+    for sentence in unread:
+        logger.warning("%s", sentence)
     digest = prompt_digest(text, system_prompt=reading.system_prompt, motion_score=reading.motion_score)
-    return Prompt(embeddings=embedding.embeddings, mask=embedding.mask, digest=digest, text=text)
+    tensors = {"embeddings": embedding.embeddings, "mask": embedding.mask}
+    return Prompt(**tensors, digest=digest, text=text, unread=unread)
 
 
 def _plain(prompt: Prompt) -> Prompt:
@@ -99,7 +103,8 @@ def _keep(store: Store, prompts: Iterable[Prompt], keys: Iterable[str | None]) -
             embedding = embedding_of(prompt)
             write_embedding(store, embedding)
             if key is not None:
-                store.write("texts", key, {}, {"embedding": embedding.content, "prompt": prompt.text})
+                about = {"embedding": embedding.content, "prompt": prompt.text, "unread": prompt.unread}
+                store.write("texts", key, {}, about)
     except FileError as error:
         logger.warning("%s Until then, prompts are encoded again each time.", error)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 PRINTABLE = "".join(map(chr, range(33, 127)))  # ASCII without the space
 logger = logging.getLogger("sana_video")
 SHOWN = 300  # characters of a quoted text
+_said: ContextVar[list[str] | None] = ContextVar("said", default=None)
 # (word:1.3), ((word)), [from:to:0.5], embedding:name, <lora:name:0.8>; not a ratio or a time of day
 SYNTAX = re.compile(
     r"\([^()]*(?:[^()\d\s]\s*:\s*[+-]?\d|:\s*[+-]?\d*\.\d+)[\d.]*\s*\)"
@@ -45,12 +48,24 @@ def warn_of_unread(text: str, suffix: str, count: Callable[[str], int], most: in
         end = len(text[:end].rstrip(PRINTABLE))
     unread = [_quoted(text[end:].strip())] if text[end:].strip() else []
     unread += ["the motion score"] if suffix else []
-    logger.warning(
-        "The prompt has %d tokens and the model reads %d: %s had no effect. Shorten it.",
-        tokens,
-        most,
-        " and ".join(unread),
+    sentence = (
+        f"The prompt has {tokens} tokens and the model reads {most}: {' and '.join(unread)} had no effect. "
+        "Shorten it."
     )
+    logger.warning("%s", sentence)
+    if (said := _said.get()) is not None:
+        said.append(sentence)
+
+
+@contextmanager
+def said_of_unread() -> Iterator[list[str]]:
+    """What `warn_of_unread` says in the block, to say it again where the text needn't be read again."""
+    said: list[str] = []
+    token = _said.set(said)
+    try:
+        yield said
+    finally:
+        _said.reset(token)
 
 
 def _quoted(text: str) -> str:

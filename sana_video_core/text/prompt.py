@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .advice import warn_of_syntax
+from .advice import said_of_unread, warn_of_syntax
 
 logger = logging.getLogger("sana_video")
 SIZE_FLAGS = re.compile("--(?:aspect_ratio|ar|hw)")
@@ -27,6 +27,7 @@ class Prompt:
     mask: Tensor | None  # [1 or B, L], true where there is text
     digest: str  # by prompt_digest, or embedding_digest if the text is unknown
     text: str = ""
+    unread: tuple[str, ...] = ()  # sentences about what of it had no effect
 
 
 class PromptEncoder(Protocol):
@@ -49,9 +50,10 @@ def encode_prompt(
     text = without_size(text)
     warn_of_syntax(text)
     used = encoder.resolve_system_prompt(system_prompt)
-    embeddings, mask = encoder.encode(text, system_prompt=used, motion_score=motion_score)
+    with said_of_unread() as said:
+        embeddings, mask = encoder.encode(text, system_prompt=used, motion_score=motion_score)
     digest = prompt_digest(text, system_prompt=used, motion_score=motion_score)
-    return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text)
+    return Prompt(embeddings=embeddings, mask=mask, digest=digest, text=text, unread=tuple(said))
 
 
 def without_size(text: str) -> str:

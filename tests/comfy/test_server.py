@@ -82,9 +82,7 @@ def test_a_changed_state_file_is_read_again(server):
 def test_a_light_state_goes_on_another_day(server):
     """Saved as history only, and gone on from by two samplers: the same as without a file, absorbed once."""
     words = {"end": prompt("the ball stops")}
-    begun = chain(2, seed=61) | {
-        "save": changed({"s": _saved("block2", "light")}, "s", what="history only")["s"]
-    }
+    begun = changed(chain(2, seed=61) | {"save": _saved("block2", "light")}, "save", what="history only")
     straight = {f"a{seed}": sampler(["block2", 1], "end", seed=seed) for seed in (1, 2)}
     straight |= {f"s{seed}": _saved(f"a{seed}", f"straight{seed}") for seed in (1, 2)}
     assert server.run(begun | words | straight).error is None
