@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +17,7 @@ from ..sana_video_core.transformer.maker import Maker, maker_of
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
 from .changes import STEP_CACHES, NamedChanges, stream_options, unnamed_changes
-from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity
+from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity, load_patcher
 
 logger = logging.getLogger("sana_video")
 
@@ -49,6 +50,12 @@ class HostedModel:
         named = NamedChanges.of(self.patcher)
         unnamed = "" if named.whole else f"patches {self.patcher.patches_uuid}"
         return maker_of(self.patcher.model.diffusion_model, named.loras, unnamed)
+
+    @property
+    def file(self) -> Path | None:
+        """The file or folder that it was loaded from; None if another pack made this MODEL."""
+        load, *rest = self.patcher.cached_patcher_init or (None,)
+        return rest[0][0] if load is load_patcher else None
 
     @property
     def unnamed_changes(self) -> str | None:

@@ -111,6 +111,7 @@ class SanaVideoBlockSampler(io.ComfyNode):
                 io.Combo.Input(
                     "rule", options=[*STREAM_RULES], default=STREAM_RULES[0], optional=True, advanced=True
                 ),
+                io.Boolean.Input("store", default=False, optional=True, advanced=True),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -139,11 +140,21 @@ class SanaVideoBlockSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, state, chunks, seed, steps, sampler, on_prompt_change, rule=STREAM_RULES[0]
+        cls,
+        model,
+        positive,
+        state,
+        chunks,
+        seed,
+        steps,
+        sampler,
+        on_prompt_change,
+        rule=STREAM_RULES[0],
+        store=False,
     ) -> io.NodeOutput:
         from ..bridge.sampling import extend_with, latents_since
 
-        options = {"seed": seed, "steps": steps, "sampler": sampler, "rule": rule}
+        options = {"seed": seed, "steps": steps, "sampler": sampler, "rule": rule, "store": store}
         options |= {"on_prompt_change": on_prompt_change}
         after = extend_with(model, positive, state.state, chunks, **options)
         return io.NodeOutput(latents_since(state.state, after), SocketState.of(after), after.frames)

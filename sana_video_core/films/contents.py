@@ -6,9 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
+from ..config import TransformerConfig
 from ..errors import FileError
 from ..files.places import is_folder, visible_files
 from ..files.refusals import closed
@@ -45,6 +47,21 @@ def content_of(path: Path | str, store: Store, progress: Callable[[int, int], No
         return contents[0]
     names = [file.relative_to(path).as_posix() for file in files]
     return json_digest(list(zip(names, contents, strict=True)))
+
+
+def transformer_content(
+    path: Path | str,
+    config: TransformerConfig,
+    store: Store,
+    progress: Callable[[int, int], None] = _no_report,
+) -> str:
+    """The content of a transformer's file, with its sizes: a config.json beside the file may decide those.
+
+    Of a pipeline's folder only the transformer counts. Raises FileError.
+    """
+    part = Path(path) / "transformer"
+    content = content_of(part if is_folder(part) else path, store, progress)
+    return json_digest({"content": content, "config": asdict(config)})
 
 
 def _decisive(folder: Path) -> Iterator[Path]:

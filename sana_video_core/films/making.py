@@ -162,16 +162,20 @@ def make(
     *,
     shelf: Shelf | None = None,
     callbacks: Callbacks | None = None,
+    absorbing: Callbacks | None = None,
     begin: Callable[[], object] = lambda: None,
 ) -> Iterator[State]:
     """The state after each chunk, from the store or sampled; histories are on the CPU.
 
-    `begin` is called before every call of the model, for a host that may have to load it. What was sampled is
-    written to the store while the next chunk is, at the latest by the end of its first model call. If that
-    fails, a warning says so, and nothing more is written. Raises as `run_extension` and `rebuild` do.
+    `begin` is called before every call of the model, for a host that may have to load it; `absorbing` is told
+    of memories that are made again. What was sampled is written to the store while the next chunk is, at the
+    latest by the end of its first model call. If that fails, a warning says so, and nothing more is written.
+    Raises as `run_extension` and `rebuild` do.
     """
     with Keeping(making.store) as keeping:
-        work = _Making(making, keeping, shelf, callbacks or Callbacks(), begin)
+        callbacks = callbacks or Callbacks()
+        absorbing = absorbing or Callbacks(callbacks.cancelled)
+        work = _Making(making, keeping, shelf, callbacks, absorbing, begin)
         for (number, known), group in groupby(
             making.pieces, lambda each: (each.request, each.latents is not None)
         ):
@@ -190,10 +194,12 @@ class _Making:
         keeping: Keeping,
         shelf: Shelf | None,
         callbacks: Callbacks,
+        absorbing: Callbacks,
         begin: Callable[[], object],
     ) -> None:
         self.model, self.total = making.model, len(making.pieces)
-        self.keeping, self.shelf, self.callbacks, self.begin = keeping, shelf, callbacks, begin
+        self.keeping, self.shelf, self.begin = keeping, shelf, begin
+        self.callbacks, self.absorbing = callbacks, absorbing
         self.story: State = making.story
         self.whole: State | None = making.story  # the newest state with a memory, where a rebuild may begin
         self.done = 0
@@ -248,7 +254,7 @@ class _Making:
             state,
             base=self.whole if known else None,
             shelf=self.shelf if known else None,
-            callbacks=Callbacks(self._cancelled),
+            callbacks=self.absorbing,
             device=self.model.device,
         )
 

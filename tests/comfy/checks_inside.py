@@ -165,6 +165,7 @@ def main() -> None:
         "checks_text_vae",
         "checks_drafts",
         "checks_fused",
+        "checks_store",
     ):
         importlib.import_module(name)
     results = {}

@@ -17,6 +17,7 @@ FILES = (
     "checks_text_vae.py",
     "checks_drafts.py",
     "checks_fused.py",
+    "checks_store.py",
 )
 
 pytestmark = needs_comfyui

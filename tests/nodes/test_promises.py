@@ -110,7 +110,7 @@ def test_promises_are_kept():
 def test_promises_hold_what_matters():
     stored = _stored()
     sampler = {entry["name"]: entry for entry in stored["SanaVideoBlockSampler"]["inputs"]}
-    assert " ".join(sampler) == "model positive state chunks seed steps sampler on_prompt_change rule"
+    assert " ".join(sampler) == "model positive state chunks seed steps sampler on_prompt_change rule store"
     assert sampler["seed"] == {
         "name": "seed",
         "type": "INT",

@@ -20,6 +20,7 @@ ADVANCED = {
     "sampler",
     "instruction",
     "codec",
+    "store",
     "batch_row",
     "grid",
     "rule",

@@ -1,5 +1,6 @@
 """The store: what is written is read, whoever comes first; what is damaged is made again."""
 
+import dataclasses
 import errno
 import hashlib
 import logging
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_sana_video.sana_video_core.config import FAMILIES
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files import hidden
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_metadata
 from comfyui_sana_video.sana_video_core.films import contents, entry, holds, store
-from comfyui_sana_video.sana_video_core.films.contents import content_of
+from comfyui_sana_video.sana_video_core.films.contents import content_of, transformer_content
 from comfyui_sana_video.sana_video_core.films.holds import alone, held
 from comfyui_sana_video.sana_video_core.films.layout import KINDS, entry_path
 from comfyui_sana_video.sana_video_core.films.store import DAY, Store
@@ -543,3 +545,19 @@ def test_a_content_that_cannot_be_kept_is_still_a_content(tmp_path, model, caplo
     (tmp_path / "store").write_text("a file")
     assert content_of(model, Store(tmp_path / "store")) == content_of(model, Store(tmp_path / "other"))
     assert len(words(caplog)) == 1
+
+
+def test_a_transformer_is_its_file_and_its_sizes(films, tmp_path):
+    """Other heads on the same weights are another model; the rest of a pipeline is not."""
+    config = FAMILIES["demo"].config
+    pipeline = tmp_path / "pipeline"
+    (pipeline / "transformer").mkdir(parents=True)
+    (pipeline / "transformer" / "model.safetensors").write_bytes(b"weights")
+    content = transformer_content(pipeline, config, films)
+    (pipeline / "vae.safetensors").write_bytes(b"a decoder")
+    assert transformer_content(pipeline, config, films) == content
+    assert transformer_content(pipeline / "transformer", config, films) == content
+    other = dataclasses.replace(config, head_dim=config.head_dim // 2)
+    assert transformer_content(pipeline, other, films) != content
+    (pipeline / "transformer" / "model.safetensors").write_bytes(b"another")
+    assert transformer_content(pipeline, config, films) != content
