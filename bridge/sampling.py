@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -67,7 +67,7 @@ def _from_store(model: HostedModel, state: State, request: Request, named: Named
     making = plan_making(model, state.to("cpu"), [request], namer=named.namer, store=named.store)
     if making.missing < request.chunks:
         say(f"{request.chunks - making.missing} of {request.chunks} chunks are from the store.")
-    begin = partial(model.load, identity.batch, identity.grid)
+    begin = cache(partial(model.load, identity.batch, identity.grid))  # asked for before every call
     shelf = StoreShelf(MEMORIES, named.store)
     with device_of(patcher), stream_preview(patcher, model.family) as preview:
         work = _callbacks(model.family, making, preview.progress)
