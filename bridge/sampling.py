@@ -141,8 +141,23 @@ def prime_with(
 ) -> StreamState:
     """The stream that begins with an image or the end of a video."""
     model, prompt, identity = HostedModel(patcher), prompt_of(positive), state.identity
-    encoder = encoder_of(vae)
-    if (image is None) == (video is None):
+    latents = beginning_with(model, vae, state, image, video)
+    if latents is None:
+        raise InputError("Connect either an image or a video: one of them is what the stream begins with.")
+    with device_of(patcher):
+        model.load(identity.batch, identity.grid)
+        work = callbacks(len(model.family.chunks.plan(latents.shape[2])), 1)
+        return prime(model, state, prompt, latents, callbacks=work, device=intermediate_device())
+
+
+def beginning_with(
+    model: HostedModel, vae: Any, state: State, image: Tensor | None, video: Any
+) -> Tensor | None:
+    """An image, or the end of a video, as latents [1 or B, C, F, H, W] in model space; None without them."""
+    if image is None and video is None:
+        return None
+    encoder, identity = encoder_of(vae), state.identity
+    if image is not None and video is not None:
         raise InputError("Connect either an image or a video: one of them is what the stream begins with.")
     check_prime(model, state)
     height, width = model.family.compression.pixels(identity.grid)
@@ -152,11 +167,7 @@ def prime_with(
         pixels = _end_of(video, model, width, height)
     with device_of(encoder.patcher):
         encoder.load_for(len(pixels), identity.grid)
-        latents = encode_beginning(encoder.encode, pixels, model.family)
-    with device_of(patcher):
-        model.load(identity.batch, identity.grid)
-        work = callbacks(len(model.family.chunks.plan(latents.shape[2])), 1)
-        return prime(model, state, prompt, latents, callbacks=work, device=intermediate_device())
+        return encode_beginning(encoder.encode, pixels, model.family)
 
 
 def _end_of(video: Any, model: HostedModel, width: int, height: int) -> Tensor:

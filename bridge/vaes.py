@@ -56,6 +56,13 @@ def _load_patcher(path: Path, disable_dynamic: bool = False) -> Any:
     return load_vae(path).patcher
 
 
+def file_of(vae: comfy.sd.VAE) -> Path | None:
+    """The file that a VAE was loaded from, by our loader or ComfyUI's; None if nothing says so."""
+    load, *rest = getattr(vae.patcher, "cached_patcher_init", None) or (None,)
+    known = (_load_patcher, getattr(comfy.sd, "load_vae_patcher", _load_patcher))
+    return Path(rest[0][0]) if load in known else None
+
+
 class HostedDecoder:
     """A VAE of ComfyUI's for Wan 2.1's latents, whoever loaded it, decoded by our network."""
 
@@ -63,6 +70,7 @@ class HostedDecoder:
 
     def __init__(self, vae: comfy.sd.VAE, network: HostedNetwork | HostedTinyDecoder) -> None:
         self.network, self.patcher, self.device = network, vae.patcher, vae.device
+        self.in_tiles = False  # since memory ran out
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
         """Load the weights, with room for one step of this size."""
@@ -85,6 +93,7 @@ class HostedDecoder:
             made += pixels.shape[2]
             yield pixels
         comfy.model_management.soft_empty_cache()
+        self.in_tiles = True
         logger.warning(IN_TILES, "decoding continues")
         for pixels in self.network.decode_stream(pieces, tiling=Tiling()):
             known = min(made, pixels.shape[2])

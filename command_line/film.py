@@ -15,9 +15,8 @@ from ..sana_video_core.files.audio import read_audio
 from ..sana_video_core.files.claims import claim
 from ..sana_video_core.files.film_file import FilmFile
 from ..sana_video_core.files.text_file import read_text
-from ..sana_video_core.films.contents import content_of
+from ..sana_video_core.films.contents import content_of, transformer_content
 from ..sana_video_core.films.film import Film, Outline, outline_of, requests_of
-from ..sana_video_core.films.keys import json_digest
 from ..sana_video_core.films.layout import IN_OUTPUT
 from ..sana_video_core.films.making import Making, plan_making
 from ..sana_video_core.films.memories import StoreShelf
@@ -39,7 +38,7 @@ from .console import FilmBar
 from .generate import out_of_memory, read_beginning
 from .loras import change_by_loras, find_loras
 from .models import Models, choose_models, load_decoder, load_model, prompts_through
-from .outputs import check_targets, keep_state, stream_metadata, tiling_of
+from .outputs import check_targets, keep_state, tiling_of
 from .preview import SamplingPreview, film_preview, held
 from .sheet import write_sheet
 from .turns import Turns
@@ -133,9 +132,7 @@ class _Studio:
         self.model.to(self.models.device)  # last: text encoder and VAE have used it
         if beginning is not None:
             story = primed(self.model, story, prompts[plan.shots[0].text], beginning)
-        content = content_of(self.models.transformer, self.store)
-        if options.config is not None:
-            content = json_digest([content, content_of(options.config, self.store)])
+        content = transformer_content(self.models.transformer, self.model.config, self.store)
         return plan_making(
             self.model,
             story,
@@ -194,9 +191,8 @@ class _Studio:
             )
             work, decoding = bar.sampling(0, partial(see, 0)), bar.decoding(outline.from_chunk)
             try:
-                for newer in made.states(sampling=work, decoding=decoding, see=seen.frames):
-                    state = newer
-                    file.describe(stream_metadata(state, outline.from_chunk, sum(outline.frames)))
+                for state in made.states(sampling=work, decoding=decoding, see=seen.frames):  # noqa: B007
+                    pass
             except (KeyboardInterrupt, SanaVideoError):
                 count = len(state.history) - len(making.story.history)
                 bar.say(

@@ -19,6 +19,7 @@ from ..sana_video_core.shapes import checked_fps
 from ..sana_video_core.streaming.pipeline import Pipeline
 from ..sana_video_core.streaming.priming import check_video_end
 from ..sana_video_core.streaming.rebuild import rebuild
+from ..sana_video_core.streaming.report import stream_metadata
 from ..sana_video_core.streaming.state import LightState, State, StreamState
 from ..sana_video_core.streaming.state_file import check_light, load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
@@ -36,7 +37,6 @@ from .outputs import (
     hold_latents,
     hold_targets,
     keep_state,
-    stream_metadata,
     tiling_of,
     write_clip,
     write_latents,

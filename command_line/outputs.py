@@ -6,7 +6,6 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ from ..sana_video_core.files.tensor_file import write_tensors
 from ..sana_video_core.files.video_writer import VideoWriter
 from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.live import FilmPreview
-from ..sana_video_core.streaming.state import LightState, State, Story
+from ..sana_video_core.streaming.state import LightState, State
 from ..sana_video_core.streaming.state_file import check_light, save_state
 from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
@@ -146,22 +145,6 @@ class Film(AbstractContextManager):
         if self._options.sheet is not None:
             contact_sheet(self._sheet, self._options.sheet)
             print(f"wrote {self._options.sheet}")
-
-
-def stream_metadata(state: Story, from_chunk: int, frames: int) -> dict[str, object]:
-    """Of the first `frames` of a film of the chunks from number `from_chunk` (counted from 0) on."""
-    shorter = (
-        replace(state, history=state.history[:end]) for end in range(from_chunk + 1, len(state.history))
-    )
-    state = next((part for part in shorter if part.frames_from(from_chunk) >= frames), state)
-    return {
-        "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
-        "seeds": [chunk.seed for chunk in state.history[from_chunk:]],
-        "loras": [list(chunk.loras) for chunk in state.history[from_chunk:]],
-        "plan": state.plan,
-        "from_chunk": from_chunk,
-        "model": {"family": state.identity.family, "fingerprint": state.identity.fingerprint},
-    }
 
 
 def write_clip(options: Namespace, vae: WanDecoder, latents: Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .decode import SanaVideoDecode, SanaVideoDecodeStream
-from .films import SanaVideoScript
+from .films import SanaVideoLongVideo, SanaVideoScript
 from .loading import SanaVideoLoraLoader, SanaVideoModelLoader, SanaVideoTextEncoderLoader, SanaVideoVAELoader
 from .one_shot import SanaVideoEmptyLatent, SanaVideoNoise, SanaVideoSigmas
 from .states import SanaVideoLoadState, SanaVideoSaveState, SanaVideoStateInfo
@@ -34,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     SanaVideoEmptyLatent,
     SanaVideoNoise,
     SanaVideoScript,
+    SanaVideoLongVideo,
 ]
 for node in NODES:
     speaking(node)

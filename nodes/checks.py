@@ -9,7 +9,7 @@ from functools import partial
 
 from ..sana_video_core.config import FAMILIES, LONGSANA_480P, check_choice
 from ..sana_video_core.shapes import ChunkRule, check_picture, checked_fps
-from .files import TRANSFORMER, check, path_of, saved_state, sentence
+from .files import TRANSFORMER, check, check_prefix, path_of, saved_state, sentence
 
 LEAST, MOST = 16, 4096  # pixels of a side
 MOST_CHUNKS = ChunkRule().most
@@ -49,6 +49,24 @@ def script(text: str | None, seconds: float | None, fps: float | None) -> bool |
     if seconds is None or fps is None:
         return sentence(read_lines, text)
     return sentence(partial(parse_script, seed=0, seconds=seconds, fps=fps), text)
+
+
+def film(
+    text: str | None,
+    seconds: float | None,
+    fps: float | None,
+    width: int | None,
+    height: int | None,
+    prefix: str | None,
+    codec: str | None,
+) -> bool | str:
+    """Whether a film can be planned and written, as far as it is known."""
+    from ..sana_video_core.files.encoders import check_codec
+
+    said = [script(text, seconds, fps), size(width, height)]
+    said += [sentence(check_prefix, prefix, ".mp4")] if prefix is not None else []
+    said += [sentence(check_codec, codec)] if codec is not None else []
+    return next((words for words in said if words is not True), True)
 
 
 def model(name: str | None, family: str | None) -> bool | str:

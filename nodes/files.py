@@ -221,9 +221,14 @@ def new_file(prefix: str, suffix: str) -> Iterator[Path]:
         yield path
 
 
-def check_prefix(prefix: str) -> None:
+def subfolder_of(path: Path) -> str:
+    """Where a file in ComfyUI's output folder lies in it, as the page asks for it."""
+    return path.parent.relative_to(Path(folder_paths.get_output_directory()).resolve()).as_posix()
+
+
+def check_prefix(prefix: str, suffix: str = ".safetensors") -> None:
     """Raises InputError or FileError unless a new file of this prefix can be written: it is tried."""
-    with new_file(prefix, ".safetensors"):
+    with new_file(prefix, suffix):
         pass
 
 

@@ -25,6 +25,8 @@ DTYPES: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of weights
 CODECS: tuple[str, ...] = ("h264", "h264_nvenc")  # by the CPU, by an NVIDIA GPU that has an encoder
 OVERLAPS: tuple[str, ...] = ("auto", "on", "off")  # decoding while the next chunk is sampled
 STATE_PARTS: tuple[str, ...] = ("everything", "history only")  # of a state in a file
+# where a film is decoded, in ComfyUI's words
+VAE_DEVICES: tuple[str, ...] = ("default", *(f"gpu:{number}" for number in range(8)))
 NOISE_DEVICES: tuple[str, ...] = ("gpu", "cpu")
 GUIDANCE: tuple[str, ...] = ("batched", "sequential")  # both branches as one batch, or one after the other
 

@@ -13,6 +13,7 @@ from ..config import PROMPT_CHANGES
 from ..errors import FileError
 from ..files.film_file import FilmFile
 from ..streaming.rebuild import Shelf
+from ..streaming.report import stream_metadata
 from ..streaming.state import State
 from ..streaming.stream import Sampling
 from ..text.prompt import Prompt
@@ -113,6 +114,8 @@ class Film:
             work = make(self.making, shelf=self.shelf, callbacks=sampling, begin=projector.sample)
             for state in work:
                 projector.add(state.history[-1])
+                about = stream_metadata(state, outline.from_chunk, sum(outline.frames))
+                self.file.describe(about | {"script": self.script})
                 yield state
             projector.finish()
         self._list(finished=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from textwrap import shorten
 
@@ -101,3 +102,19 @@ def filmstrip(state: Story, picture: Callable[[Tensor], Image.Image]) -> Image.I
         thumbnail = picture(chunks[number].latents[:, :, middle : middle + 1])
         cells.append((thumbnail, labels[number], chunks[number].prompt))
     return filmstrip_of([_length(state)], cells)
+
+
+def stream_metadata(state: Story, from_chunk: int, frames: int) -> dict[str, object]:
+    """Of the first `frames` of a film of the chunks from number `from_chunk` (counted from 0) on."""
+    shorter = (
+        replace(state, history=state.history[:end]) for end in range(from_chunk + 1, len(state.history))
+    )
+    state = next((part for part in shorter if part.frames_from(from_chunk) >= frames), state)
+    return {
+        "prompts": [chunk.prompt for chunk in state.history[from_chunk:]],
+        "seeds": [chunk.seed for chunk in state.history[from_chunk:]],
+        "loras": [list(chunk.loras) for chunk in state.history[from_chunk:]],
+        "plan": state.plan,
+        "from_chunk": from_chunk,
+        "model": {"family": state.identity.family, "fingerprint": state.identity.fingerprint},
+    }

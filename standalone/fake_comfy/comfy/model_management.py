@@ -57,6 +57,10 @@ def load_models_gpu(models, memory_required=0, **_):
     _loaded[:] = models
 
 
+def get_free_memory(dev=None):
+    return torch.cuda.mem_get_info(dev)[0]
+
+
 def soft_empty_cache(force=False):
     torch.cuda.empty_cache()
 
