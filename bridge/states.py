@@ -15,11 +15,10 @@ logger = logging.getLogger("sana_video")
 
 
 def state_to_save(state: State, what: str) -> State:
-    """The state with its memory, or without. Raises StateError if that could not be made again later."""
+    """The state with its memory, or without; `save_state` refuses what could not be made again."""
     check_choice("what", what, STATE_PARTS)
     if what == STATE_PARTS[0]:
         return _whole(state) if isinstance(state, LightState) else state
-    check_light(state)
     # at the start of a scene there is no memory to leave out
     return state.light() if isinstance(state, StreamState) and state.position else state
 

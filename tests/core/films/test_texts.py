@@ -128,6 +128,12 @@ def test_an_embedding_that_was_lost_is_made_again(films, damage, caplog):
     assert ("is damaged" in caplog.text) == (damage == "cut short")
 
 
+def test_an_embedding_under_the_name_of_another_is_not_taken(films):
+    one, other = (embedding_of(prompt) for prompt in Encoder()(["a fox", "snow"]))
+    films.write("embeddings", one.content, {"embeddings": other.embeddings, "mask": other.mask}, {})
+    assert stored_embedding(films, one.content) is None
+
+
 def test_a_full_disk_is_one_warning(films, caplog, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
