@@ -56,6 +56,7 @@ class Making:
     story: State
     requests: tuple[Request, ...]
     pieces: tuple[Piece, ...]
+    namer: Namer | None
     store: Store | None
 
     @property
@@ -101,7 +102,14 @@ def plan_making(
                 before = piece.name
             pieces.append(piece)
             moment, entry = appended(moment, _stand_in(moment, request.prompt, piece)), "same"
-    return Making(model=model, story=story, requests=tuple(requests), pieces=tuple(pieces), store=store)
+    return Making(
+        model=model,
+        story=story,
+        requests=tuple(requests),
+        pieces=tuple(pieces),
+        namer=namer,
+        store=store,
+    )
 
 
 def _is_at_hand(story: Story, compute: str) -> bool:
@@ -172,7 +180,7 @@ def make(
     latest by the end of its first model call. If that fails, a warning says so, and nothing more is written.
     Raises as `run_extension` and `rebuild` do.
     """
-    with Keeping(making.store) as keeping:
+    with Keeping(making.store, making.namer) as keeping:
         callbacks = callbacks or Callbacks()
         absorbing = absorbing or Callbacks(callbacks.cancelled)
         work = _Making(making, keeping, shelf, callbacks, absorbing, begin)
@@ -244,7 +252,7 @@ class _Making:
         for chunk in state.chunks:
             if chunk.primed:
                 self.keeping.chunk(chunk)
-        self.keeping.memory(state, self.model.maker)
+        self.keeping.memory(state)
 
     def _rebuilt(self, state: State) -> StreamState:
         """With its memory. After another machine's chunk it is made again here, from the whole scene."""

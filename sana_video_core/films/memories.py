@@ -14,6 +14,7 @@ from ..streaming.state import Chunk, StreamState
 from ..transformer.maker import Maker
 from ..transformer.memory import Memory, block_memory
 from .layout import entry_path
+from .naming import Namer
 from .store import Store
 
 KIND = "memories"
@@ -39,12 +40,15 @@ class StoreShelf:
         self.cache.put(name, memories)
 
 
-def is_needed(store: Store, state: StreamState, maker: Maker) -> bool:
-    """Whether a state's memory has to be kept to go on later, with `maker` only, from the state's chunks.
+def is_needed(store: Store, state: StreamState, namer: Namer) -> bool:
+    """Whether a state's memory has to be kept to go on later, with this model only, from the state's chunks.
 
     It has to where another model made one of them: a rebuild needs the model that absorbed. Once is enough.
     """
-    foreign = [number for number, chunk in enumerate(state.chunks) if not _is_by(maker, chunk)]
+    scene = state.chunks
+    foreign = [number for number, chunk in enumerate(scene) if not _is_by(namer.maker, chunk)]
+    if scene and _file_of(store, scene[-1]) not in (None, namer.content):
+        foreign.append(len(scene) - 1)
     names = memory_names(state)[foreign[-1] :] if foreign else []
     return bool(names) and not any(is_file(entry_path(store.folder, KIND, name)) for name in names)
 
@@ -66,6 +70,12 @@ def keep_memory(store: Store, state: StreamState) -> None:
 def _is_by(maker: Maker, chunk: Chunk) -> bool:
     known = chunk.entry is not None and chunk.text is not None
     return known and (chunk.weights, chunk.compute) == (maker.weights, maker.compute)
+
+
+def _file_of(store: Store, chunk: Chunk) -> str | None:
+    """The content of the file that made a chunk; files of one model in two dtypes have one fingerprint."""
+    entry = store.read("chunks", chunk.key) if chunk.key else None
+    return entry and entry.about.get("model")
 
 
 def _memories(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Memories:

@@ -423,6 +423,24 @@ def test_a_stream_goes_on_after_a_restart_without_the_model_that_was_before(mode
     assert "with the LoRA style 0.5" in refusal(lambda: chain(store, 7), StateError)
 
 
+def test_the_memory_is_kept_where_another_file_of_the_model_goes_on(model, calls, stores):
+    """As the same model in another dtype: its fingerprint is the same."""
+    store = next(stores)
+
+    def chain(samplers: int):
+        state, shelf = begin(PACK, model, **SIZE), StoreShelf(MemoryCache(), store)
+        for number in range(samplers):
+            content = "float32" if number == 0 else "bfloat16"
+            state = film(model, store, shot("a"), story=state, shelf=shelf, content=content)
+
+    chain(3)
+    assert calls.sampled == [0, 11, 21]
+    assert len(list((store.folder / "memories").rglob("*.safetensors"))) == 1
+    chain(4)
+    assert calls.absorbed == [11, 21, 31]
+    assert calls.sampled == [31]
+
+
 def test_the_memory_of_another_machine_is_kept(model, calls, stores, monkeypatch):
     store = next(stores)
     there = film(model, next(stores), shot("a"))
@@ -476,9 +494,9 @@ def test_sampling_does_not_wait_for_the_disk(model, stores, monkeypatch):
     """A chunk is written while the next one's first call runs, and not later."""
     free, events, write, threads = threading.Event(), [], keeping._write, threading.active_count()
 
-    def slow(store, chunk):
+    def slow(*arguments):
         assert free.wait(10)
-        write(store, chunk)
+        write(*arguments)
         events.append("written")
 
     def called(*_) -> None:
