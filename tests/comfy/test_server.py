@@ -190,3 +190,40 @@ def test_cache_none(tmp_path):
         again = bare.run(chain(3, seed=71))
         assert set(again.ran) >= {"block1", "block2", "block3"}
         assert json.dumps(again.shown["info3"]["text"]) == json.dumps(run.shown["info3"]["text"])
+
+
+# --- the store
+
+
+def test_a_chain_goes_on_after_comfyui_was_killed(tmp_path):
+    """The states are saved, so their files show every bit of both films."""
+    graph = changed(chain(3, seed=72, store=True), "block2", chunks=2, steps=20)
+    graph["text2"] = prompt("a blue cube falls")
+    graph = changed(graph, "block2", positive=["text2", 0])
+    save = node("SanaVideoSaveState", state=["block3", 1], filename_prefix="sana_states/killed")
+    graph["save"] = save
+
+    def kill(kind, data):
+        if kind == "progress" and data["node"] == "block2" and data["value"] >= 25:
+            server.process.kill()
+
+    with running(tmp_path) as server:
+        killed = server.run(graph, on_event=kill)
+        assert killed.ran[-1] == "block2"
+    with running(tmp_path) as server:
+        run = server.run(graph)
+        assert run.error is None, run.error
+        assert run.words["block1"].startswith("1 of 1 chunks are from the store.")
+        assert run.words["block2"].startswith("1 of 2 chunks are from the store.")
+        again = server.run(changed(graph, "save", filename_prefix="sana_states/again"))
+        without = server.run({name: _without_store(each) for name, each in graph.items()})
+        assert again.error is without.error is None
+    saved = [load_state(path) for path in sorted((tmp_path / "output" / "sana_states").iterdir())]
+    assert len(saved) == 3
+    for other in saved[1:]:
+        pairs = zip(saved[0].tensors(), other.tensors(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def _without_store(each):
+    return each | {"inputs": {name: value for name, value in each["inputs"].items() if name != "store"}}

@@ -64,8 +64,8 @@ class Run(NamedTuple):
 
 
 class Server:
-    def __init__(self, url: str, base: Path, log: Path) -> None:
-        self.url, self.base, self.log = url, base, log
+    def __init__(self, url: str, base: Path, log: Path, process: subprocess.Popen) -> None:
+        self.url, self.base, self.log, self.process = url, base, log, process
 
     def ask(self, path: str, body=None):
         """(status, JSON or None)"""
@@ -164,7 +164,7 @@ def running(base: Path, *options: str):
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    server = Server(f"http://127.0.0.1:{port}", base, log)
+    server = Server(f"http://127.0.0.1:{port}", base, log, process)
     try:
         _wait_until_ready(server, process)
         yield server
