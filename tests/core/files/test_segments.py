@@ -15,7 +15,7 @@ import pytest
 import torch
 from comfyui_sana_video.sana_video_core.errors import Cancelled, FileError, InputError
 from comfyui_sana_video.sana_video_core.files import frame_encoder, growing_file
-from comfyui_sana_video.sana_video_core.files.encoders import checked_fps, encoder_options
+from comfyui_sana_video.sana_video_core.files.encoders import encoder_options
 from comfyui_sana_video.sana_video_core.files.film_file import FilmFile
 from comfyui_sana_video.sana_video_core.files.frame_encoder import THREADS
 from comfyui_sana_video.sana_video_core.files.segments import (
@@ -26,6 +26,7 @@ from comfyui_sana_video.sana_video_core.files.segments import (
 )
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames, read_metadata
 from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
+from comfyui_sana_video.sana_video_core.shapes import checked_fps
 from support.video_files import boxes, grey, names, numbers_in
 
 SIZE = (64, 96)  # height, width
