@@ -36,7 +36,7 @@ from .state import (
     model_identity,
     shared_embedding,
 )
-from .stream_model import StreamModel
+from .stream_model import StreamModel, check_causal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,22 +92,13 @@ def start(
 
     Raises InputError for a model that isn't block-causal.
     """
-    _check_causal(model)
+    check_causal(model)
     if batch < 1:
         raise InputError(f"A batch of {batch} was asked for; give at least 1.")
     check_window(None, window)
     rows, columns = model.family.compression.grid(height, width)
     identity = Identity(**model_identity(model), rows=rows, columns=columns, batch=batch, window=window)
     return StreamState(identity=identity)
-
-
-def _check_causal(model: StreamModel) -> None:
-    if not model.family.causal:
-        raise InputError(
-            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. "
-            "If the file is a LongSANA checkpoint, choose the family longsana_480p where it is loaded "
-            "(in Load SANA-Video Model; the weights don't show it)."
-        )
 
 
 def plan_extension(
@@ -124,7 +115,7 @@ def plan_extension(
     Whatever cannot work raises InputError or StateError here, before any work. A plan from a light state
     needs its memory before it runs (rebuild), except after a cut.
     """
-    _check_causal(model)
+    check_causal(model)
     check_fits(state, model)
     entry = entry_of(state, prompt, sampling)
     if entry == "cut":
@@ -286,7 +277,7 @@ def primed(
 
 def check_prime(model: StreamModel, state: State) -> StreamState:
     """Raises what `prime` would for any latents, so that nothing is encoded in vain."""
-    _check_causal(model)
+    check_causal(model)
     check_fits(state, model)
     if state.history or isinstance(state, LightState):
         raise StateError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import Family, TransformerConfig
+from ..errors import InputError
 from ..transformer.maker import Maker
 from ..transformer.memory import Memory
 
@@ -33,3 +34,13 @@ class StreamModel(Protocol):
         self, latents: Tensor, text: Any, *, memory: Memory | None, first_frame: int, window: int | None
     ) -> Memory: ...
     def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def check_causal(model: StreamModel) -> None:
+    """Raises InputError for a model that can't stream."""
+    if not model.family.causal:
+        raise InputError(
+            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. "
+            "If the file is a LongSANA checkpoint, choose the family longsana_480p where it is loaded "
+            "(in Load SANA-Video Model; the weights don't show it)."
+        )
