@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,8 @@ def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     with patch.object(model_set, "demo_set") as built_in:
         built_in.return_value = model_set.write_demo_set(folder / "set")
+        for path in folder.rglob("*"):
+            os.utime(path, (1_000_000, 1_000_000))  # long settled, so that its content is remembered
         return run("ModelLoader", DEMO, "auto")
 
 
