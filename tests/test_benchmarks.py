@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from comfyui_sana_video.benchmarks import decode, end_to_end, plot, report, stream, timing
+from comfyui_sana_video.benchmarks import decode, end_to_end, film, plot, report, stream, timing
 from support.pack import ROOT
 
 PAGE = ROOT / "docs" / "speed.md"
@@ -170,6 +170,15 @@ def test_the_benchmark_from_prompt_to_mp4_runs(tmp_path):
     for overlap in ("on", "off"):
         measured = case[f"overlap {overlap}"]
         assert measured["frames_per_s"] == pytest.approx(41 / measured["total_s"], rel=1e-3)
+
+
+def test_the_benchmark_of_a_film_runs(tmp_path):
+    film.main(["2", "--tiny", "--out", str(tmp_path)])
+    (case,) = cases_in(tmp_path).values()
+    assert case["frames"] == 81
+    assert case["frames_per_s"] == pytest.approx(81 / case["first_s"], rel=1e-3)
+    assert case["again_s"] < case["first_s"]  # nothing is sampled
+    assert 0 < case["after_a_kill_s"] < case["first_s"]
 
 
 def test_a_version_that_cannot_run_is_told_and_left_out():

@@ -485,3 +485,92 @@ def test_sampling_on_one_gpu_and_decoding_on_the_other():
         films.append(torch.cat(written))
     assert same(films[0], films[1])
     assert same(films[0], films[2])
+
+
+# --- films over a store
+
+
+def _stored_film(model, vae, folder, *, overlap, device="cuda", chunks=4):
+    """A film of two scenes, as the film node makes it: its frames, the last state, how much was sampled."""
+    core = PACK.core
+    film, making, naming, reel = map(core, (f"films.{name}" for name in ("film", "making", "naming", "reel")))
+    store = core("films.store").Store(folder / "store")
+    requests = [
+        making.Request(
+            prompt=checks_stream.prompt(PACK, text),
+            sampling=core("streaming.stream").Sampling(seed=7, steps=2, on_prompt_change=change),
+            chunks=chunks // 2,
+            opens=text == "b",
+        )
+        for text, change in (("a", "recache"), ("b", "recache"))
+    ]
+    begin = checks_stream.begin(PACK, model, height=128, width=192)
+    namer = naming.Namer("content", model.maker)
+    planned = making.plan_making(model, begin, requests, namer=namer, store=store)
+    outline, target = film.outline_of(planned, 0), torch.device(device)
+    with core("files.film_file").FilmFile(folder / f"{overlap}.mp4", fps=16) as file:
+        made = film.Film(
+            making=planned,
+            outline=outline,
+            file=file,
+            reel=reel.Reel(file, outline.parts, codec="h264"),
+            screen=core("films.projector").Screen(
+                decoder=vae,
+                device=target,
+                overlap=lambda: overlap,
+                reach=core("vae.reach").decoder_reach(vae),
+            ),
+        )
+        frames, silent = [], core("callbacks").Callbacks()
+        see = lambda piece: frames.append(piece.clone())  # noqa: E731
+        *_, last = made.states(sampling=silent, decoding=silent, see=see)
+    return torch.cat(frames), last, planned.missing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_stored_film_is_the_same_beside_and_in_turn_and_again(dtype, tmp_path):
+    wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
+    model = PACK.tiny_model(head=112, heads=4).to("cuda", dtype)
+    vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig(base_width=32)), 0).to("cuda", dtype)
+    results = []
+    for number, overlap in enumerate((False, True, True)):
+        (tmp_path / str(number)).mkdir()
+        results.append(_stored_film(model, vae, tmp_path / str(number), overlap=overlap))
+    again = _stored_film(model, vae, tmp_path / "0", overlap=True)
+    assert [missing for _, _, missing in (*results, again)] == [4, 4, 4, 0]
+    for frames, last, _ in (*results[1:], again):
+        assert same(frames, results[0][0])
+        for one, other in zip(last.history, results[0][1].history, strict=True):
+            assert same(one.latents, other.latents)
+    rebuilt = PACK.core("streaming.rebuild").rebuild(model, again[1], device="cpu")
+    checks_stream.assert_same_state(rebuilt, results[0][1].to("cpu"))
+
+
+@pytest.mark.parametrize("precision", ["full", "fp8"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_memory_made_again_has_the_bits_of_the_sampled_one(precision, recorded):
+    """With a recache in between; also from recorded passes, which a rebuild replays."""
+    rebuild, graphs = PACK.core("streaming.rebuild").rebuild, PACK.core("transformer.pass_graphs")
+    model = PACK.tiny_model(head=112, heads=4).to("cuda", torch.bfloat16)
+    model.precision = precision
+    model.graphs = graphs.PassGraphs(graphs.GpuRecorder) if recorded else None
+    size = {"height": 160, "width": 256}
+    state = checks_stream.run(PACK, model, checks_stream.begin(PACK, model, **size), "a", plan=(3, 2, 2))
+    state = checks_stream.run(PACK, model, state, "b", plan=(2, 2))
+    checks_stream.assert_same_state(rebuild(model, state.light()), state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_that_begins_in_mid_scene_makes_the_same_frames(dtype):
+    """At full width, so that cuDNN chooses its convolutions as for a film."""
+    wan_vae, demo = PACK.core("vae.wan_vae"), PACK.module("demo.model_set")
+    vae = demo.seeded(wan_vae.WanVAE(wan_vae.VAEConfig()), 0).to("cuda", dtype)
+    reach = PACK.core("vae.reach").decoder_reach(vae)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 16, reach + 6, 8, 12, generator=generator).cuda()
+    whole = torch.cat(list(vae.decode_stream(latents)), dim=2)
+    for first in (1, 4):
+        later = torch.cat(list(vae.decode_stream(latents[:, :, first:])), dim=2)
+        shown = 4 * (latents.shape[2] - first - reach)
+        assert same(later[:, :, -shown:], whole[:, :, -shown:])
