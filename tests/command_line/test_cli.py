@@ -231,19 +231,18 @@ def test_prompt_changes_reach_the_stream(sana):
 
 
 def test_after_a_cut_joined_runs_and_nodes_are_one_run(sana):
-    """States are put into files in the middle of a scene, and where the next one begins."""
+    """The file between two runs is made in the middle of a scene."""
     shots, cut = ["a", "b", "b", "c"], ["--on-prompt-change", "cut", "--steps", 1]
     assert sana("generate", *shots, *SMALL, *cut, "--state-out", "whole.safetensors")[0] == 0
     assert sana("generate", *shots[:2], *SMALL, *cut, "--state-out", "1.safetensors")[0] == 0
-    for number, shot in ((1, "b"), (2, "c")):
-        files = ["--state-in", f"{number}.safetensors", "--state-out", f"{number + 1}.safetensors"]
-        assert sana("generate", shot, *cut, *files)[0] == 0
+    files = ["--state-in", "1.safetensors", "--state-out", "2.safetensors"]
+    assert sana("generate", *shots[2:], *cut, *files)[0] == 0
     socket = artist.run("Start", artist.demo().model, 64, 32, 1)
     for shot in shots:
         words = artist.run("TextEncode", artist.demo().encoder, shot, 0, True)
         options = {"positive": words, "seed": 0, "steps": 1, "on_prompt_change": "cut"}
         socket = artist.sample(socket, **options)[1]
-    whole, joined = _state("whole.safetensors"), _state("3.safetensors")
+    whole, joined = _state("whole.safetensors"), _state("2.safetensors")
     assert [chunk.scene for chunk in whole.history] == [0, 1, 1, 2]
     for way, other in {"joined": joined, "nodes": socket.state}.items():
         assert [c.digest for c in other.history] == [c.digest for c in whole.history], way
