@@ -161,7 +161,7 @@ def _folder(path, _):
 
 
 DAMAGE = {
-    "cut short": (_cut, "incomplete|covered"),
+    "cut short": (_cut, "(?i)incomplete|covered"),
     "one bit": (_flip_last, "bytes aren't"),
     "empty": (lambda path, _: path.write_bytes(b""), "deserializ|header"),
     "no safetensors": (lambda path, _: path.write_bytes(b"hello" * 100), "deserializ|header"),
