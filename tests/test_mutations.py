@@ -307,14 +307,14 @@ MUTATIONS = {
     "noise counted from the chunk": (
         STREAM,
         f"{CORE}/streaming/chunk_runner.py",
-        "first = state.identity, state.latent_frames",
+        "first = state.identity, state.position",
         "first = state.identity, 0",
     ),
-    "noise counted from the scene": (
+    "noise counted on over a cut": (
         STREAM,
         f"{CORE}/streaming/chunk_runner.py",
-        "first = state.identity, state.latent_frames",
         "first = state.identity, state.position",
+        "first = state.identity, sum(chunk.length for chunk in state.history)",
     ),
     "one seed for all rows": (
         STREAM,
@@ -343,14 +343,14 @@ MUTATIONS = {
     "cut keeps the memory": (
         STREAM,
         f"{CORE}/streaming/state.py",
-        "replace(self, memory=None, memory_before=None,",
-        "replace(self,",
+        "return StreamState(identity=self.identity, history=self.history, scene=scene)",
+        "return replace(self, scene=scene)",
     ),
     "primed latents shared with the caller": (
         STREAM,
         f"{CORE}/streaming/stream.py",
-        "kept = piece.clone().to(device)",
-        "kept = piece.to(device)",
+        "torch.float32, copy=True)",
+        "torch.float32)",
     ),
     "ten latent frames first": (
         STREAM,
