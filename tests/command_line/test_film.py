@@ -7,6 +7,7 @@ import torch
 from comfyui_sana_video.command_line import outputs
 from comfyui_sana_video.sana_video_core.files.video_reader import read_metadata
 from comfyui_sana_video.sana_video_core.streaming import state
+from comfyui_sana_video.sana_video_core.streaming.report import stream_metadata
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_chunks_that_a_film_does_not_show_are_not_in_its_metadata(frames, shown)
         for text, length, scene in (("a", 11, 0), ("b", 10, 0), ("c", 11, 1))
     )
     whole = state.StreamState(identity=identity, history=history, scene=1)
-    metadata = outputs.stream_metadata(whole, 1, frames)
+    metadata = stream_metadata(whole, 1, frames)
     assert metadata["prompts"] == list(shown)
     assert metadata["seeds"] == [7] * len(shown)
     assert metadata["plan"] == ((11, 10), (11,))[: len(shown)]
