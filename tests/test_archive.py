@@ -22,7 +22,7 @@ def test_the_archive_holds_what_artists_use_and_no_server():
     assert {"bridge", "demo", "kernels", "nodes", "sana_video_core", "web", "workflows"} <= folders
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
     assert {"web/docs/SanaVideoStart.md", "web/state_colour.js"} <= set(names)
-    assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 20  # with their pictures
+    assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 22  # with their pictures
     assert "workflows/00_without_downloads.json" not in names  # the page would list the demo twice
     assert not [name for name in names if name.startswith("workflows/") and name.endswith(".py")]
 

@@ -35,7 +35,7 @@ PACK = {"cnr_id": PROJECT["name"], "ver": PROJECT["version"]}
 # only the page knows it
 NOTE = {"display_name": "Markdown Note", "output": [], "output_name": [], "input": {}}
 # The page lists the files by their names, as the disk has them, and its search puts short names first. So
-# each name has a word more than the one before: a search for “sana” finds them in order.
+# each name has a word more than the one before: a search for “sana” finds them in order, and the film early.
 TITLES = {
     "0": ("demo", scenes.without_downloads),
     "1": ("first long video", scenes.first_long_video),
@@ -47,6 +47,7 @@ TITLES = {
     "6": ("text to video, 5 s clip in 50 steps", scenes.text_to_video),
     "7": ("image to video, a 5 s clip in 50 steps", scenes.image_to_video),
     "8": ("text to video, a 5 s clip in 50 steps, 720p", scenes.large_clip),
+    "9": ("a film from a script", scenes.from_a_script),
 }
 NAMES = {number: f"SANA-Video {number} – {title}" for number, (title, _) in TITLES.items()}  # noqa: RUF001
 # for a command line; not in the registry's archive, so that the page doesn't list the demo twice

@@ -25,6 +25,7 @@ SHOWN = {
     "SamplerCustomAdvanced": PICTURE,
     "SanaVideoBlockSampler": PICTURE,
     "SanaVideoDecodeStream": PICTURE,
+    "SanaVideoLongVideo": FILM,
     "SanaVideoStateInfo": PICTURE,
     "SaveVideo": FILM,
 }

@@ -17,7 +17,7 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
     LTX: ("vae", f"Kijai/LTXV2_comfy/resolve/main/VAE/{LTX}"),
 }
 BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
-WIDE, MIDDLE, FILM = 360, 295, 430  # widths of nodes
+WIDE, MIDDLE, FILM, SCREEN = 360, 295, 430, 600  # widths of nodes
 BUILT_IN = "demo (built in)"
 DEMO = "**Without downloads:** the demo, *SANA-Video 0*, runs on a small built-in model."
 FOX = (
@@ -42,6 +42,11 @@ STORY = (
     ("it turns yellow, in a circle", "a red ball turns yellow and moves in a circle over a blue floor"),
     ("it grows", "a yellow ball grows over a blue floor"),
 )
+SCRIPT = f"""0:00 {FOX} {CAMERA}
+0:05 {RUN} {CAMERA}
+0:10 keep: {RUN} Snow begins to fall.
+0:15 cut: {LAKE}
+0:20 end"""
 BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
 
 
@@ -268,6 +273,20 @@ def image_to_video(sheet: Any) -> None:
         "as it is. Say in the prompt what the picture shows, and what happens."
     )
     clip(sheet, note, "image_to_video", f"{DRAWING} {WAVING}", image=True)
+
+
+def from_a_script(sheet: Any) -> None:
+    use = loaded(
+        sheet,
+        "## A film from a script\n\nA line is a shot: when it begins, and what is seen. Within a scene the model "
+        "reads the last chunk again under a new line; *keep:* leaves the memory as it is, *cut:* begins a new "
+        "scene.\n\nPress Run: the node shows the plan, then the film. Stop it, or close ComfyUI, and Run goes "
+        "on where it ended. Change a line, and only the later chunks of its scene are made.",
+        start=False,
+    )
+    with sheet.group("The film", PURPLE, SCREEN):
+        models = {"model": use.model, "text_encoder": use.encoder, "vae": use.vae}
+        sheet.add("SanaVideoLongVideo", script=SCRIPT, seconds=20, seed=7, **models)
 
 
 def large_clip(sheet: Any) -> None:

@@ -66,6 +66,14 @@ STORIES: dict[str, list[list[Shot]]] = {
     "6": [[Shot("a yellow star spins over a brown floor")]],
     "7": [[Shot("a purple ball moves in a circle over a grey floor")]],
     "8": [[Shot("a blue ring grows over a green floor")]],
+    "9": [
+        [
+            Shot("an orange star moves right over a grey floor"),
+            Shot("an orange star turns blue and spins over a grey floor"),
+            Shot("a blue star grows over a grey floor", 1, "keep"),
+            Shot("a yellow ring bounces off the walls over a purple floor", 2, "cut"),
+        ]
+    ],
 }
 
 

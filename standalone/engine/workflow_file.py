@@ -14,7 +14,7 @@ from ...sana_video_core.errors import FileError, InputError
 from ...sana_video_core.files.text_file import decode_text
 from .drawing import prompt_of, widgets
 from .dynamic_prompts import declared, resolve
-from .graph import Prompt, title
+from .graph import Prompt, is_link, title
 from .levels import DAMAGE
 from .page_nodes import without_page_nodes
 
@@ -69,7 +69,7 @@ def to_prompt(workflow: dict[str, Any], info: dict[str, Any]) -> Prompt:
 
 
 def apply_demo(prompt: Prompt) -> None:
-    """Choose the built-in demo set in every loader of ours, and reduce large videos to the demo's size."""
+    """Choose the built-in demo set in every loader of ours, its size for large videos, its motion score."""
     small = FAMILIES["demo"]
     for node in prompt.values():
         inputs, kind = node["inputs"], node.get("class_type")
@@ -77,7 +77,9 @@ def apply_demo(prompt: Prompt) -> None:
             inputs[LOADERS[kind]] = DEMO
             family = FAMILIES.get(str(inputs.get("family")))
             inputs |= {"family": "auto"} if "family" in inputs and (family is None or family.causal) else {}
-        if kind in ("SanaVideoStart", "SanaVideoEmptyLatent"):
+        if kind in ("SanaVideoTextEncode", "SanaVideoLongVideo") and not is_link(inputs.get("motion_score")):
+            inputs["motion_score"] = small.motion_score
+        if kind in ("SanaVideoStart", "SanaVideoEmptyLatent", "SanaVideoLongVideo"):
             for name, most in (("width", small.width), ("height", small.height)):
                 inputs[name] = (
                     min(inputs[name], most) if isinstance(inputs.get(name), int) else inputs.get(name, most)

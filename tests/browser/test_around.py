@@ -11,7 +11,7 @@ from support.calibration import until
 from support.comfy_page import ComfyPage
 from support.sites import ROOT
 
-DEMO = NAMES["0"]
+DEMO, FILM = NAMES["0"], NAMES["9"]
 
 
 def drawing(name):
@@ -19,7 +19,10 @@ def drawing(name):
 
 
 def test_templates_open_with_our_workflows(browser, site):
-    """In the studio they are what a newcomer sees first; in ComfyUI a search finds them, in order."""
+    """In the studio they are what a newcomer sees first; in ComfyUI a search finds them, in order.
+
+    The film, whose name is short, comes early.
+    """
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     window = ComfyPage(context.new_page(), site.url)
     window.first_visit()
@@ -31,7 +34,9 @@ def test_templates_open_with_our_workflows(browser, site):
     window.shot("templates")
     cards = dialog.locator("[data-testid^='template-workflow-']")
     found = [card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()]
-    assert [name for name in found if name in NAMES.values()] == list(NAMES.values())
+    found = [name for name in found if name in NAMES.values()]
+    assert FILM in found[:5]
+    assert sorted(found, key=FILM.__eq__) == list(NAMES.values())
     assert dialog.get_by_text(NAMES["1"]).first.is_visible()
     dialog.get_by_text(DEMO).first.click()
     dialog.wait_for(state="hidden")

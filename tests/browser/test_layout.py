@@ -11,7 +11,7 @@ from support.layout import RECTANGLES, SHOW, covered, results
 from support.sites import ROOT
 
 EVERY = os.environ.get("EVERY_WORKFLOW")  # takes a minute; a few have all kinds of nodes
-SOME = NAMES if EVERY else ("4a", "4b", "5", "7", "8")
+SOME = NAMES if EVERY else ("4a", "4b", "5", "7", "8", "9")
 FILES = [ROOT / "workflows" / f"{NAMES[number]}.json" for number in SOME]
 DEMO = ROOT / "workflows" / f"{NAMES['0']}.json"
 BOTH = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])

@@ -20,7 +20,7 @@ from support.comfyui import ROOT, needs_comfyui
 
 pytestmark = needs_comfyui
 
-WORKFLOWS = [NAMES[number] for number in ("0", "1", "2", "3", "4a", "4b", "5")]
+WORKFLOWS = [NAMES[number] for number in ("0", "1", "2", "3", "4a", "4b", "5", "9")]
 STATES = {NAMES["2"]: "cut", NAMES["4a"]: "today"}  # their names; the one ends in a second scene
 
 
@@ -85,7 +85,7 @@ def _prompt(name: str):
     prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     apply_demo(prompt)
     for node in prompt.values():
-        if node["class_type"] == "SanaVideoStart":
+        if node["class_type"] in ("SanaVideoStart", "SanaVideoLongVideo"):
             node["inputs"] |= {"width": 128, "height": 96}
     if name == NAMES["2"]:
         (last,) = [node for node in prompt.values() if node["class_type"] == "SanaVideoDecodeStream"]

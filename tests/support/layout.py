@@ -36,14 +36,14 @@ SHOW = """async ({text, report, picture, film, live}) => {
     for (const {id, type} of app.graph.nodes) {
         const node = String(id), send = (kind, data) => api.dispatchCustomEvent(kind, data);
         const executed = output => send('executed', {node, display_node: node, output, prompt_id: 'x'});
-        const words = type === 'SanaVideoStateInfo' ? report : text;
+        const words = ['SanaVideoStateInfo', 'SanaVideoLongVideo'].includes(type) ? report : text;
         if (type.startsWith('Sana')) send('progress_text', {nodeId: node, text: words, prompt_id: 'x'});
         const ids = {nodeId: node, displayNodeId: node, parentNodeId: node, realNodeId: node};
         const preview = {blob: jpeg, ...ids, promptId: 'x', jobId: 'x'};
         if (live.includes(type)) send('b_preview_with_metadata', preview);
         const file = filename => ({images: [{filename, subfolder: '', type: 'output'}]});
         if (type === 'SanaVideoStateInfo') executed(file('strip.png'));
-        if (type === 'SaveVideo') executed({...file(film), animated: [true]});
+        if (['SaveVideo', 'SanaVideoLongVideo'].includes(type)) executed({...file(film), animated: [true]});
     } }"""
 WARNING = (
     "The prompt has 412 tokens, and the model reads 300: “and soft golden light falls between the trunks” "

@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from comfyui_sana_video.sana_video_core.films.script import parse_script
 from comfyui_sana_video.standalone.engine.graph import fits
 from comfyui_sana_video.standalone.engine.workflow_file import to_prompt
 from comfyui_sana_video.workflows import build
@@ -214,7 +215,8 @@ def test_a_mistake_is_noticed(name, info):
 def test_twin_is_the_drawings_prompt(name, info):
     drawing, twin = read(name), read(f"api/{name}")
     assert to_prompt(deepcopy(drawing), info) == twin
-    of(drawing, "SanaVideoTextEncode")["widgets_values"][1] += 1
+    kind = "SanaVideoLongVideo" if name == build.NAMES["9"] else "SanaVideoTextEncode"
+    of(drawing, kind)["widgets_values"][1] += 1
     assert to_prompt(drawing, info) != twin
 
 
@@ -222,23 +224,39 @@ def test_files_are_what_the_script_writes():
     on_disk = {path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.json")}
     drawn = build.files()
     assert on_disk == drawn, "run python -m comfyui_sana_video.workflows.build"
-    assert len(NAMES) == 10
+    assert len(NAMES) == 11
     other = build.Sheet(build.known_nodes())
     with other.group("", "", 300), pytest.raises(KeyError, match="blocks"):
         other.add("SanaVideoBlockSampler", blocks=1)
 
 
+def test_a_film_needs_few_boxes():
+    film = read(build.NAMES["9"])
+    assert len(film["nodes"]) <= 8
+    plan = parse_script(of(film, "SanaVideoLongVideo")["widgets_values"][0], seconds=1, seed=7)
+    assert [(shot.change, shot.chunks) for shot in plan.shots] == [
+        ("start", 2),
+        ("recache", 2),
+        ("keep", 2),
+        ("cut", 2),
+    ]
+
+
 def test_names_are_in_order_however_the_page_sorts():
-    """By name; or, as its search does, short names first: 1.47 counts words, 1.58 their different parts."""
+    """By name; or, as its search does, short names first: 1.47 counts words, 1.58 their different parts.
+
+    That one brings the film, the last by name, in the first row.
+    """
     names = list(build.NAMES.values())
     assert names == sorted(names) == NAMES
+    assert len(names.pop().split()) < 9
     words = [name.lower().split() for name in names]
     lengths = [len(listed) for listed in words]
     parts = [len({part for word in listed for part in (word, *re.split("[-_]", word))}) for listed in words]
     assert lengths == sorted(set(lengths))
     assert parts == sorted(set(parts))
-    assert not re.search(r'[<>:"/\\|?*]', "".join(names))  # Windows
-    assert max(map(len, names)) < 60  # as much as a card shows
+    assert not re.search(r'[<>:"/\\|?*]', "".join(NAMES))  # Windows
+    assert max(map(len, NAMES)) < 60  # as much as a card shows
 
 
 def kinds(workflows):

@@ -144,6 +144,8 @@ def test_demo(family, becomes):
         "4": node("SanaVideoStart", width=832, height=64),
         "5": node("SanaVideoEmptyLatent", width=["9", 0], height=480),
         "6": node("Other", width=832, vae_name="c"),
+        "7": node("SanaVideoLongVideo", width=832, height=64, motion_score=10, seed=7),
+        "8": node("SanaVideoTextEncode", motion_score=["9", 0]),
     }
     apply_demo(prompt)
     assert prompt["1"]["inputs"] == {"model_name": DEMO, "family": becomes}
@@ -152,3 +154,5 @@ def test_demo(family, becomes):
     assert prompt["4"]["inputs"] == {"width": 128, "height": 64}
     assert prompt["5"]["inputs"] == {"width": ["9", 0], "height": 128}
     assert prompt["6"]["inputs"] == {"width": 832, "vae_name": "c"}
+    assert prompt["7"]["inputs"] == {"width": 128, "height": 64, "motion_score": 0, "seed": 7}
+    assert prompt["8"]["inputs"] == {"motion_score": ["9", 0]}
