@@ -32,12 +32,13 @@ class Transfer:
         return whole[:-1].view(self._dtype).view(self._shape), bool(whole[-1])
 
 
-def one_behind(items: Iterable[T]) -> Iterator[T]:
+def one_behind(items: Iterable[T | None]) -> Iterator[T]:
     """The items, each after the next one has been made, so that a device has work while one is waited for.
 
-    If making one fails, the last one comes before the error.
+    If making one fails, the last one comes before the error; so it does before a None, which says that the
+    next may take long.
     """
-    source, waiting = iter(items), []
+    source, waiting = iter(items), list[T]()
     while True:
         try:
             item = next(source)
@@ -48,7 +49,7 @@ def one_behind(items: Iterable[T]) -> Iterator[T]:
             yield from waiting
             raise
         yield from waiting
-        waiting = [item]
+        waiting = [] if item is None else [item]
 
 
 def arriving(tensors: Iterable[Tensor]) -> Iterator[Tensor]:

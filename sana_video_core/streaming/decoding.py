@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from itertools import groupby, takewhile
+from itertools import groupby
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -104,12 +104,12 @@ def decode_chunks(
 ) -> Iterator[Tensor]:
     """As decode_history, for numbered chunks that may still be coming: they are taken as they are needed.
 
-    The frames of a scene come from its first chunk in `shown` on; those of chunks before it are dropped.
-    `total` is how many chunks the stream will have, for words.
+    Frames of chunks that aren't in `shown` are dropped. All of a chunk have come before the next one is
+    waited for. `total` is how many chunks the stream will have, for words.
     """
     device, callbacks = _device_of(vae) if device is None else device, callbacks or Callbacks()
 
-    def pieces() -> Iterator[_Piece]:
+    def pieces() -> Iterator[_Piece | None]:
         for _, group in groupby(chunks, key=lambda item: item[1].scene):
             scene = _Scene(group, shown, total, rules.compression)
             latents = _Pieces(
@@ -127,13 +127,13 @@ class _Piece(NamedTuple):
     place: str  # for words
 
 
-def _checked(pieces: Iterable[_Piece], form: Form | None) -> Iterator[Tensor]:
+def _checked(pieces: Iterable[_Piece | None], form: Form | None) -> Iterator[Tensor]:
     """The pieces, or what `form` makes of them, on the CPU. Raises ChunkError for NaN or Inf.
 
-    While one is checked and copied, the next is decoded: nothing waits for the device.
+    While one is checked and copied, the next is decoded: nothing waits for the device, except at a None.
     """
     sent = (
-        (piece.pixels, piece.place, Transfer(
+        piece and (piece.pixels, piece.place, Transfer(
             form(piece.pixels) if form else piece.pixels.new_empty(0), piece.pixels.isfinite().all()
         ))
         for piece in pieces
@@ -189,24 +189,32 @@ class _Scene:
             return True
         return False
 
-    @property
-    def _dropped(self) -> int:
-        """How many frames, of those known by now, come before what is shown."""
-        before = takewhile(lambda place: place[0] not in self.shown, self.places)
-        return self.compression.frames(sum(1 for _ in before))
+    def decoded(self, frames: Iterator[Tensor], callbacks: Callbacks) -> Iterator[_Piece | None]:
+        """The decoded frames that are wanted. Each piece can be cancelled before, and is reported after.
 
-    def decoded(self, frames: Iterator[Tensor], callbacks: Callbacks) -> Iterator[_Piece]:
-        """The decoded frames that are wanted. Each piece can be cancelled before, and is reported after."""
-        while (done := self.compression.latent_frames_of(self.made)) < len(self.places) or self._take():
+        None comes before the next chunk is waited for.
+        """
+        while True:
+            if (done := self.compression.latent_frames_of(self.made)) >= len(self.places):
+                yield None
+                if not self._take():
+                    return
             place = f"chunk {self.places[done][0] + 1} of {self.total}"
             callbacks.check(f"while {place} was decoded")
-            pixels = next(frames)
-            skip = max(0, self._dropped - self.made)
+            pixels, before = next(frames), self.made
             self.made += pixels.shape[2]
             number, step, length = self.places[self.compression.latent_frames_of(self.made) - 1]
             callbacks.progress(Progress(number + 1, self.total, step, length, None))
-            if skip < pixels.shape[2]:
-                yield _Piece(pixels[:, :, skip:], place)
+            yield from (_Piece(pixels[:, :, part], place) for part in self._wanted(before))
+
+    def _wanted(self, before: int) -> Iterator[slice]:
+        """What is shown of the frames that came after so many; mostly they are one latent frame's."""
+        first, end = map(self.compression.latent_frames_of, (before, self.made))
+        for shown, group in groupby(range(first, end), lambda latent: self.places[latent][0] in self.shown):
+            latents = list(group)
+            borders = (self.compression.frames(latents[0]), self.compression.frames(latents[-1] + 1))
+            if shown:
+                yield slice(*(max(0, border - before) for border in borders))
 
 
 @torch.no_grad()

@@ -41,6 +41,17 @@ def test_an_item_comes_once_the_next_is_made():
     assert list(one_behind([])) == []
 
 
+def test_what_waits_comes_before_a_none():
+    made = []
+
+    def items():
+        for item in (0, 1, None, 2, None):
+            made.append(item)
+            yield item
+
+    assert [(item, len(made)) for item in one_behind(items())] == [(0, 2), (1, 3), (2, 5)]
+
+
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt("stop")])
 def test_an_error_comes_after_what_was_made_before_it(error):
     items = one_behind(_counting([], error))

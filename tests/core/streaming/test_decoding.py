@@ -144,6 +144,35 @@ def test_groups_of_latent_frames_give_the_same_frames(state, groups, from_chunk)
     assert single[0, 3, 0, 0, 0] == first_number
 
 
+@pytest.mark.parametrize("groups", [(1,), (1, 2), (2, 4), (99,)])
+@pytest.mark.parametrize("shown", [{0, 2}, {0, 1}, {1}, {2, 3}, {0, 3}, set(), {0, 1, 2, 3}])
+def test_chunks_between_those_that_are_shown_are_dropped(state, groups, shown):
+    history = [replace(chunk, scene=0) for chunk in (*state.history, state.history[0])]
+    work = {"device": torch.device("cpu"), "total": 4}
+    rules = state.identity.rules
+    whole, some = (
+        list(decoding.decode_chunks(Grouping(*groups), enumerate(history), rules, shown=which, **work))
+        for which in (range(4), shown)
+    )
+    frames = torch.cat(whole, dim=2).split([9, 8, 8, 12], dim=2)
+    expected = [frames[number] for number in sorted(shown)]
+    assert len(some) == 0 if not shown else same(torch.cat(some, dim=2), torch.cat(expected, dim=2))
+
+
+def test_all_frames_of_a_chunk_come_before_the_next_is_waited_for(vae, state):
+    """However long that is sampled."""
+    came = []
+
+    def chunks():
+        for number, chunk in enumerate(state.history):
+            assert sum(came) == state.frames_from(0) - state.frames_from(number)
+            yield number, chunk
+
+    for frames in decoding.decode_chunks(vae, chunks(), state.identity.rules, shown=range(3), total=3):
+        came.append(frames.shape[2])
+    assert sum(came) == 22
+
+
 @pytest.mark.parametrize("groups", [(1,), (1, 2), (5,)])
 def test_a_scene_before_the_requested_one_is_not_decoded(state, groups):
     decoder = Grouping(*groups)
