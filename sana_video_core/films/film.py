@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -92,32 +93,36 @@ class Film:
         decoding: Callbacks,
         see: Callable[[Tensor], object] = lambda frames: None,
     ) -> Iterator[State]:
-        """The state after each chunk, the film being written meanwhile. After the last one it is whole.
+        """The state after each chunk, the film being written meanwhile. When they end it is whole.
 
         `see` is shown decoded frames, bytes [n, H, W, 3], in a thread. Raises what sampling, decoding and
         writing raise; then what is finished is in the file and in the store.
         """
         outline, story = self.outline, self.making.story
         self._list(finished=False)
-        with Projector(
+        projector = Projector(
             self.screen,
             self.reel,
             story.identity.rules,
             first=outline.from_chunk,
             scenes=outline.scenes,
             lengths=outline.lengths,
-            callbacks=decoding,
+            callbacks=Callbacks(lambda: decoding.cancelled() or sampling.cancelled(), decoding.progress),
             see=see,
-        ) as projector:
-            for chunk in story.history:
-                projector.add(chunk)
-            work = make(self.making, shelf=self.shelf, callbacks=sampling, begin=projector.sample)
-            for state in work:
-                projector.add(state.history[-1])
-                about = stream_metadata(state, outline.from_chunk, sum(outline.frames))
-                self.file.describe(about | {"script": self.script})
-                yield state
-            projector.finish()
+        )
+        work = make(self.making, shelf=self.shelf, callbacks=sampling, begin=projector.sample)
+        try:
+            with projector, closing(work):  # at once: an error's traceback would keep it open
+                for chunk in story.history:
+                    projector.add(chunk)
+                for state in work:
+                    story = state
+                    yield state
+                    projector.add(state.history[-1])
+                projector.finish()
+        finally:
+            about = stream_metadata(story, outline.from_chunk, self.file.frames)
+            self.file.describe(about | {"script": self.script})
         self._list(finished=True)
 
     def _list(self, *, finished: bool) -> None:

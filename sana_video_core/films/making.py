@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
@@ -172,7 +172,7 @@ def make(
     callbacks: Callbacks | None = None,
     absorbing: Callbacks | None = None,
     begin: Callable[[], object] = lambda: None,
-) -> Iterator[State]:
+) -> Generator[State, None, None]:
     """The state after each chunk, from the store or sampled; histories are on the CPU.
 
     `begin` is called before every call of the model, for a host that may have to load it; `absorbing` is told

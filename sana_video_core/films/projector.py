@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..callbacks import Callbacks
 from ..config import Family
+from ..errors import Cancelled
 from ..files.background import PIECES, TICK, Worker
 from ..files.image_file import frame_bytes
 from ..streaming.decoding import Decoder, decode_chunks
@@ -84,9 +85,10 @@ class Projector(AbstractContextManager):
         self._shown = frozenset(first + number for number in reel.missing)
         self.needed = needed_chunks(scenes, lengths, self._shown, screen.reach)
         self._stopped, self._idle = threading.Event(), threading.Event()
+        self._idle.set()
         self._threads = ExitStack()
         self.begun = False  # whether frames come
-        self._sampling = self._loaded = False  # whose turn it is; whether the decoder was ever loaded
+        self._sampling = self._loaded = False  # whether the model, and whether the decoder, has its place
         self._overlap: bool | None = None  # unknown until a chunk was sampled
 
     def __enter__(self) -> Projector:
@@ -107,17 +109,23 @@ class Projector(AbstractContextManager):
             self._overlap = self._screen.overlap()
         self._idle.clear()
         self._decoding.add((number, chunk))
-        while not self._overlap and not self._idle.wait(TICK) and self._decoding.error is None:
-            self._callbacks.check(f"while chunk {number + 1} of {self._total} was decoded")
+        if not self._overlap:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until the decoder has done with what it has, or failed."""
+        while not self._idle.wait(TICK) and self._decoding.error is None:
+            self._callbacks.check(f"while chunk {self._next} of {self._total} was decoded")
 
     def sample(self) -> None:
         """To be called before every call of the model: it may have made room for the decoder."""
         if not self._sampling:
             self._screen.to_sample()
-            self._sampling = True
+            self._sampling, self._loaded = True, False  # the decoder may have made room
 
     def finish(self) -> None:
         """Wait until the film is whole. Raises what decoding and encoding raise."""
+        self._wait()
         self._decoding.finish()
         self._encoding.finish()
 
@@ -134,8 +142,15 @@ class Projector(AbstractContextManager):
             yield item
             self._idle.set()  # who asks for the next one has done with this one
 
-    @torch.no_grad()
     def _decode(self, items: Iterator[tuple[int, Chunk]]) -> None:
+        try:
+            self._shown_frames(items)
+        except Cancelled:
+            if not self._stopped.is_set():  # the block knows why it ends
+                raise
+
+    @torch.no_grad()
+    def _shown_frames(self, items: Iterator[tuple[int, Chunk]]) -> None:
         with self._screen.inside(), own_streams(cuda_devices(self._screen.device)):
             for frames in decode_chunks(
                 self._screen.decoder,

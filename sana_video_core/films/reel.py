@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..files.film_file import FilmFile
-from ..files.segments import SegmentEncoder, encoder_version
+from ..files.segments import SegmentEncoder, encoder_version, opened_segment
 from ..transformer.compute import compute_tag
 from ..vae.decoders import WanDecoder
 from ..vae.wan_vae import WanVAE
+from .entry import Entry
 from .keys import SegmentKey
 from .store import Store
 
@@ -99,6 +100,7 @@ class Reel:
         """`tiling` says how the decoder works now, as it may change when memory is short."""
         self.file, self.parts, self._codec, self._crf = file, parts, codec, crf
         self._look, self._store, self._tiling = look, store, tiling
+        self._keeps = store is not None  # until it can't be written
         self.keys = [look.key(part.chunk) if look and part.chunk else None for part in parts]
         self.missing = frozenset(n for n in range(len(parts)) if not (resume and self._has(n)))
         self._next = 0  # the part that comes next
@@ -142,15 +144,25 @@ class Reel:
     def _read(self, number: int) -> bytes | None:
         key = self.keys[number]
         entry = self._store.read("segments", key) if self._store and key else None
-        if entry is None or entry.about.get("frames") != self.parts[number].frames:
+        return None if entry is None else self._segment(entry, number)
+
+    def _segment(self, entry: Entry, number: int) -> bytes | None:
+        """What an entry holds, if it is this part and can be joined."""
+        data = entry.tensors.get(MP4)
+        if data is None or data.dtype != torch.uint8:
             return None
-        return entry.tensors[MP4].numpy().tobytes()
+        segment = data.numpy().tobytes()
+        try:
+            with opened_segment(segment, self.file.fps, 0) as part:
+                return segment if len(part.packets) == self.parts[number].frames else None
+        except FileError:
+            return None
 
     def _kept(self, segment: bytes) -> bytes:
         """The segment that counts: the one of the first who made it."""
         number, part = self._next, self.parts[self._next]
         steady = self._look and part.chunk and self._tiling() == self._began_in
-        if not self._store or not steady or not self._look or not part.chunk:
+        if not self._store or not self._keeps or not steady or not self._look or not part.chunk:
             return segment
         key = replace(self._look, tiling=self._began_in).key(part.chunk)
         data = torch.from_numpy(np.frombuffer(segment, dtype=np.uint8).copy())
@@ -158,7 +170,7 @@ class Reel:
             entry = self._store.write("segments", key, {MP4: data}, {"frames": part.frames})
         except FileError as error:
             logger.warning("%s The film goes on; after a crash, this part would be decoded again.", error)
-            self._store = None
+            self._keeps = False
             return segment
         self.keys[number] = key
-        return entry.tensors[MP4].numpy().tobytes()
+        return self._segment(entry, number) or segment
