@@ -21,10 +21,16 @@ class Turns:
         model.graphs = graphs_where_they_pay(models.device)
 
     def overlap(self, wanted: str) -> bool:
-        """Whether chunks are decoded while others are sampled; `wanted` is one of OVERLAPS."""
-        if wanted != "auto":
-            return wanted == "on"
-        return has_room(self._vae, self._identity, self._device, self._vae_device)
+        """Whether chunks are decoded while others are sampled; then both are in their places.
+
+        `wanted` is one of OVERLAPS.
+        """
+        both = wanted == "on"
+        if wanted == "auto":
+            both = has_room(self._vae, self._identity, self._device, self._vae_device)
+        if both:
+            self._vae.to(self._vae_device)
+        return both
 
     def to_sample(self) -> None:
         if self._model.device == self._device:

@@ -29,10 +29,11 @@ class Screen:
 
     decoder: Decoder
     device: torch.device
-    overlap: Callable[[], bool]  # beside the sampling, or in turn with it? asked once a chunk was sampled
+    # beside the sampling, or in turn with it? Asked once a chunk was sampled; if so, it places both
+    overlap: Callable[[], bool]
     tiling: Tiling | None = None
     reach: int | None = None  # latent frames that decide a frame; None: all of its scene
-    # what a host does before the other of the two works; with `overlap` once each, as both stay
+    # what a host does before the other of the two works, if they take turns
     to_sample: Callable[[], object] = lambda: None
     to_decode: Callable[[], object] = lambda: None
     inside: Callable[[], AbstractContextManager[Any]] = nullcontext  # around all decoding, in its thread
@@ -88,7 +89,7 @@ class Projector(AbstractContextManager):
         self._idle.set()
         self._threads = ExitStack()
         self.begun = False  # whether frames come
-        self._sampling = self._loaded = False  # whether the model, and whether the decoder, has its place
+        self._sampling = False  # whether the model has its place
         self._overlap: bool | None = None  # unknown until a chunk was sampled
 
     def __enter__(self) -> Projector:
@@ -121,7 +122,7 @@ class Projector(AbstractContextManager):
         """To be called before every call of the model: it may have made room for the decoder."""
         if not self._sampling:
             self._screen.to_sample()
-            self._sampling, self._loaded = True, False  # the decoder may have made room
+            self._sampling = True
 
     def finish(self) -> None:
         """Wait until the film is whole. Raises what decoding and encoding raise."""
@@ -136,9 +137,9 @@ class Projector(AbstractContextManager):
 
     def _asked(self, items: Iterator[tuple[int, Chunk]]) -> Iterator[tuple[int, Chunk]]:
         for item in items:
-            if not self._loaded or not self._overlap:
+            if not self._overlap:  # else both have their places, and a host may not move one beside the other
                 self._screen.to_decode()
-                self._loaded, self._sampling = True, bool(self._overlap)
+                self._sampling = False
             yield item
             self._idle.set()  # who asks for the next one has done with this one
 
