@@ -91,6 +91,7 @@ class Projector(AbstractContextManager):
         self.begun = False  # whether frames come
         self._sampling = False  # whether the model has its place
         self._overlap: bool | None = None  # unknown until a chunk was sampled
+        self._inference = torch.is_inference_mode_enabled()  # a thread has to be told
 
     def __enter__(self) -> Projector:
         self._encoding = self._threads.enter_context(
@@ -109,14 +110,9 @@ class Projector(AbstractContextManager):
         if self._overlap is None and self._sampling:
             self._overlap = self._screen.overlap()
         self._idle.clear()
-        self._decoding.add((number, chunk))
-        if not self._overlap:
-            self._wait()
-
-    def _wait(self) -> None:
-        """Until the decoder has done with what it has, or failed."""
-        while not self._idle.wait(TICK) and self._decoding.error is None:
-            self._callbacks.check(f"while chunk {self._next} of {self._total} was decoded")
+        self._decoding.add((number, chunk), self._check)
+        while not self._overlap and not self._idle.wait(TICK) and self._decoding.error is None:
+            self._check()
 
     def sample(self) -> None:
         """To be called before every call of the model: it may have made room for the decoder."""
@@ -126,9 +122,11 @@ class Projector(AbstractContextManager):
 
     def finish(self) -> None:
         """Wait until the film is whole. Raises what decoding and encoding raise."""
-        self._wait()
-        self._decoding.finish()
-        self._encoding.finish()
+        self._decoding.finish(self._check)
+        self._encoding.finish(self._check)
+
+    def _check(self) -> None:
+        self._callbacks.check(f"while chunk {self._next} of {self._total} was decoded")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None:
@@ -152,7 +150,11 @@ class Projector(AbstractContextManager):
 
     @torch.no_grad()
     def _shown_frames(self, items: Iterator[tuple[int, Chunk]]) -> None:
-        with self._screen.inside(), own_streams(cuda_devices(self._screen.device)):
+        with (
+            torch.inference_mode(self._inference),
+            self._screen.inside(),
+            own_streams(cuda_devices(self._screen.device)),
+        ):
             for frames in decode_chunks(
                 self._screen.decoder,
                 self._asked(items),
