@@ -33,9 +33,10 @@ class FilmFile(GrowingFile):
         fps: float | Fraction,
         metadata: Mapping[str, object] | None = None,
         audio: Audio | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
-        """`audio` is cut to the film's length, and ends before it if it is shorter."""
-        super().__init__(path, fps=fps, metadata=metadata, audio=audio)
+        """`audio` is cut to the film's length, and ends before it if it is shorter; `tags` are a host's."""
+        super().__init__(path, fps=fps, metadata=metadata, audio=audio, tags=tags)
         self._headers: Headers | None = None
         self._frames, self._segments, self._size = 0, 0, 0
 

@@ -45,9 +45,11 @@ class GrowingFile(AbstractContextManager):
         fps: float | Fraction,
         metadata: Mapping[str, object] | None,
         audio: Audio | None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """`metadata` is kept as JSON; `audio` is cut to the video's length, and ends before it if shorter.
 
+        `tags` are a host's own, as they are: MP4's players pass over names that they don't know.
         Everything that can be checked before the first frame is checked here, so that no sampling is wasted.
         """
         # absolute: FFmpeg takes “a:b.mp4” for a protocol, and the working folder may change
@@ -57,7 +59,7 @@ class GrowingFile(AbstractContextManager):
         self.fps = checked_fps(fps)
         if audio is not None:
             check_audio()
-        self._audio = audio
+        self._audio, self._tags = audio, dict(tags or {})
         self.describe(metadata or {})
         self._closed, self._lock = False, Lock()
         check_place(self.path)
@@ -123,7 +125,8 @@ class GrowingFile(AbstractContextManager):
             return 0
         audio = self._audio and self._audio.cut(kept / self.fps)
         try:
-            if _copy_as_ordinary_mp4(self._partial, self._whole, self._metadata, audio) == kept:
+            tags = self._tags | {METADATA_KEY: self._metadata}
+            if _copy_as_ordinary_mp4(self._partial, self._whole, tags, audio) == kept:
                 made = self._whole
         finally:
             if audio is not None and made is self._partial:
@@ -165,16 +168,17 @@ def _cut_to_whole_fragments(path: Path) -> int:
     return _whole_frames(path)
 
 
-def _copy_as_ordinary_mp4(source: Path, target: Path, metadata: str, audio: Audio | None) -> int:
+def _copy_as_ordinary_mp4(source: Path, target: Path, tags: Mapping[str, str], audio: Audio | None) -> int:
     """Copy a fragmented MP4 to one with its index in front, for seeking; returns how many frames arrived."""
-    flags = {"movflags": "faststart"}
+    own_tags = "+use_metadata_tags" if tags.keys() - {METADATA_KEY} else ""  # names that MP4 doesn't know
+    flags = {"movflags": f"faststart{own_tags}"}
     sound = 0
     try:
         with (
             av.open(str(source)) as fragments,
             av.open(str(target), "w", format="mp4", options=flags) as copy,
         ):
-            copy.metadata.update(fragments.metadata | {METADATA_KEY: metadata})
+            copy.metadata.update(fragments.metadata | tags)
             # without `opaque`, PyAV before 15 opens an encoder for the copy and writes empty packets
             film = copy.add_stream_from_template(fragments.streams.video[0], opaque=True)
             film.time_base = fragments.streams.video[0].time_base  # in PyAV 16 it would be 1/90000

@@ -15,4 +15,4 @@ class LatentPreviewMethod(Enum):
         return next((method for method in cls if method.value == value), None)
 
 
-args = SimpleNamespace(preview_method=LatentPreviewMethod.Auto, preview_size=512)
+args = SimpleNamespace(preview_method=LatentPreviewMethod.Auto, preview_size=512, disable_metadata=False)
