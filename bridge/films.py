@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from comfy.cli_args import args
 from torch import Tensor
 
 from ..sana_video_core.callbacks import Callbacks, Progress
@@ -39,7 +41,7 @@ from .devices import device_of, intermediate_device
 from .live import film_preview, stream_preview
 from .progress import callbacks, interrupted
 from .prompts import prompts_through
-from .sampling import MEMORIES, beginning_with
+from .sampling import MEMORIES, absorbing, beginning_with
 from .screens import screen_of
 from .stream_model import HostedModel
 from .vaes import HostedDecoder, file_of, vae_of
@@ -69,6 +71,15 @@ class Wish:
     vae_device: str = VAE_DEVICES[0]
     codec: str = CODECS[0]
     any_machine: bool = False
+    drawing: Mapping[str, str] = field(default_factory=dict)
+
+
+def drawing_of(hidden: Any) -> dict[str, str]:
+    """The workflow as ComfyUI's page finds it in a video, unless ComfyUI was started to leave it out."""
+    if hidden is None or args.disable_metadata:
+        return {}
+    known = {**(hidden.extra_pnginfo or {}), "prompt": hidden.prompt}
+    return {name: json.dumps(value) for name, value in known.items() if value is not None}
 
 
 def film_with(
@@ -91,7 +102,7 @@ def film_with(
     with store_for(model) as named:
         making = _making(model, encoder, plan, begun, beginning, wish, named)
         outline = outline_of(making, from_chunk=len(begun.history))
-        with FilmFile(path, fps=fps, audio=sound) as file:
+        with FilmFile(path, fps=fps, audio=sound, tags=wish.drawing) as file:
             reel = Reel(
                 file,
                 outline.parts,
@@ -162,7 +173,11 @@ def _look(vae: Any, decoder: HostedDecoder, named: Named, fps: Fraction, codec: 
     path = file_of(vae)
     if vae.patcher.patches:
         return None
-    content = content_of(path, named.store, _may_stop) if path else tensors_digest(vae.get_sd())
+    content = (
+        content_of(path, named.store, _may_stop)
+        if path
+        else tensors_digest(vae.first_stage_model.state_dict())
+    )
     return look_of(decoder.network, decoder.device, content, fps=fps, codec=codec)
 
 
@@ -175,10 +190,11 @@ def _made(film: Film, model: HostedModel, steps: int, fps: float) -> State:
     state, pieces, outline, frames_came = film.making.story, film.making.pieces, film.outline, False
     before = len(outline.frames) - len(pieces)
     ends = [sum(outline.frames[outline.from_chunk : before + n + 1]) / fps for n in range(len(pieces))]
+    known = [number for number, piece in enumerate(pieces, 1) if piece.latents is not None]
     with ExitStack() as stack:
         latents = stack.enter_context(stream_preview(model.patcher, model.family))
         shown = stack.enter_context(film_preview(fps))
-        work = callbacks(len(pieces), steps, ends)
+        work = callbacks(len(pieces), steps, ends, known=known)
 
         def see(frames: Tensor) -> None:
             nonlocal frames_came
@@ -194,6 +210,7 @@ def _made(film: Film, model: HostedModel, steps: int, fps: float) -> State:
             work.progress(news)
 
         stack.enter_context(device_of(model.patcher))
-        for state in film.states(sampling=replace(work, progress=progress), decoding=Callbacks(), see=see):  # noqa: B007
+        told = {"sampling": replace(work, progress=progress), "absorbing": absorbing()}
+        for state in film.states(**told, decoding=Callbacks(interrupted), see=see):  # noqa: B007
             pass
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -24,10 +24,12 @@ def callbacks(
     ends: Sequence[float] = (),
     preview: Callable[[Progress], object] = lambda news: None,
     what: str = "",
+    known: Collection[int] = (),
 ) -> Callbacks:
     """One progress bar over `chunks` x `steps`, and a line on the node; a preview hears of every step, too.
 
-    `ends` are the seconds of video up to the end of each chunk; `what` begins the line.
+    `ends` are the seconds of video up to the end of each chunk; `what` begins the line; `known` are the
+    numbers of chunks, from 1, that take no time.
     """
     bar = comfy.utils.ProgressBar(chunks * steps)
     begun, skipped = time.monotonic(), None
@@ -36,20 +38,23 @@ def callbacks(
         nonlocal skipped
         if news.chunk == 0:  # recache, before the first chunk
             return
-        if skipped is None:  # a decoder may begin in a later scene
-            skipped = (news.chunk - 1) * news.steps
+        if skipped is None and not known:  # a decoder may begin in a later scene
+            skipped = news.chunk - 1
+        free = sum(number < news.chunk for number in known), sum(number > news.chunk for number in known)
         done = (news.chunk - 1) * steps + news.step * steps // news.steps
         bar.update_absolute(done, chunks * steps)
         preview(news)
-        say_progress(what + progress_line(news, ends, time.monotonic() - begun, skipped))
+        say_progress(what + progress_line(news, ends, time.monotonic() - begun, skipped or free[0], free[1]))
 
     return Callbacks(cancelled=interrupted, progress=progress)
 
 
-def progress_line(news: Progress, ends: Sequence[float], elapsed: float, skipped: int = 0) -> str:
+def progress_line(
+    news: Progress, ends: Sequence[float], elapsed: float, skipped: int = 0, coming: int = 0
+) -> str:
     """“chunk 3 of 6 · 7.5 of 15 s · about 40 s left”, and when all is done, how long it took.
 
-    `skipped` are the calls before the first one: they took no time.
+    `skipped` are the chunks before this one that took no time, `coming` those after it that will take none.
     """
     length = [f"{_tenths(ends[news.chunk - 1])} of {_tenths(ends[-1])} s"] if ends else []
     done = (news.chunk - 1) * news.steps + news.step
@@ -57,7 +62,7 @@ def progress_line(news: Progress, ends: Sequence[float], elapsed: float, skipped
     if not left:
         whole = [f"{news.chunks} chunk{'s' * (news.chunks > 1)}", *(f"{_tenths(end)} s" for end in ends[-1:])]
         return " · ".join([*whole, f"took {_duration(elapsed)}"])
-    made = done - skipped
+    made, left = done - skipped * news.steps, left - coming * news.steps
     rest = [f"about {_duration(elapsed / made * left)} left"] if made > 1 else []  # the first call warms up
     return " · ".join([f"chunk {news.chunk} of {news.chunks}", *length, *rest])
 

@@ -71,7 +71,7 @@ def _from_store(model: HostedModel, state: State, request: Request, named: Named
     shelf = StoreShelf(MEMORIES, named.store)
     with device_of(patcher), stream_preview(patcher, model.family) as preview:
         work = _callbacks(model.family, making, preview.progress)
-        for newest in make(making, shelf=shelf, callbacks=work, absorbing=_absorbing(), begin=begin):  # noqa: B007
+        for newest in make(making, shelf=shelf, callbacks=work, absorbing=absorbing(), begin=begin):  # noqa: B007
             pass
     return newest.to(intermediate_device())
 
@@ -89,7 +89,7 @@ def _callbacks(family: Family, making: Making, preview: Callable[[Progress], obj
     return replace(work, progress=progress)
 
 
-def _absorbing() -> Callbacks:
+def absorbing() -> Callbacks:
     def progress(news: Progress) -> None:
         say_progress(f"bringing the memory back, chunk {news.chunk} of {news.chunks}")
 

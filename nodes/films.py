@@ -108,16 +108,29 @@ class SanaVideoLongVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, text_encoder, vae, script, seconds, width, height, seed, fps, filename_prefix, **options
+        cls,
+        model,
+        text_encoder,
+        vae,
+        script,
+        seconds,
+        width,
+        height,
+        seed,
+        fps,
+        filename_prefix,
+        state=None,
+        **options,
     ) -> io.NodeOutput:
-        from ..bridge.films import Wish, film_with
+        from ..bridge.films import Wish, drawing_of, film_with
 
+        options |= {"state": state and state.state, "drawing": drawing_of(cls.hidden)}
         wish = Wish(width=width, height=height, fps=fps, **options)
         with new_file(filename_prefix, ".mp4") as path:
-            state, frames = film_with(model, text_encoder, vae, script, seconds, seed, wish, path)
+            after, frames = film_with(model, text_encoder, vae, script, seconds, seed, wish, path)
         saved = ui.SavedResult(path.name, subfolder_of(path), io.FolderType.output)
         video = InputImpl.VideoFromFile(str(path))
-        return io.NodeOutput(video, SocketState.of(state), frames, ui=ui.PreviewVideo([saved]))
+        return io.NodeOutput(video, SocketState.of(after), frames, ui=ui.PreviewVideo([saved]))
 
 
 def _choice(name: str, options: tuple[str, ...]) -> Any:

@@ -91,10 +91,12 @@ class Film:
         *,
         sampling: Callbacks,
         decoding: Callbacks,
+        absorbing: Callbacks | None = None,
         see: Callable[[Tensor], object] = lambda frames: None,
     ) -> Iterator[State]:
         """The state after each chunk, the film being written meanwhile. When they end it is whole.
 
+        `absorbing` is told of memories that are made again, `decoding` asked only while this thread waits.
         `see` is shown decoded frames, bytes [n, H, W, 3], in a thread. Raises what sampling, decoding and
         writing raise; then what is finished is in the file and in the store.
         """
@@ -110,7 +112,13 @@ class Film:
             callbacks=Callbacks(lambda: decoding.cancelled() or sampling.cancelled(), decoding.progress),
             see=see,
         )
-        work = make(self.making, shelf=self.shelf, callbacks=sampling, begin=projector.sample)
+        work = make(
+            self.making,
+            shelf=self.shelf,
+            callbacks=sampling,
+            absorbing=absorbing,
+            begin=projector.sample,
+        )
         try:
             with projector, closing(work):  # at once: an error's traceback would keep it open
                 for chunk in story.history:
