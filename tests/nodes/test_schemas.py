@@ -45,10 +45,9 @@ INPUT_KEYWORDS = {
 }
 OUTPUT_KEYWORDS = {"id", "display_name", "tooltip", "is_output_list"}
 IO_NAMES = {
-    *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType"),
+    *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType", "FolderType"),
     *("Combo", "Int", "Float", "String", "Boolean"),
     *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Audio", "Sigmas", "Noise"),
-    "FolderType",
 }
 
 
