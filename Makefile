@@ -1,4 +1,4 @@
-# make demo: a video on a bare machine. make test: everything CI runs. Both install what they need into .venv.
+# make demo: a film on a bare machine. make test: everything CI runs. Both install what they need into .venv.
 # make studio: the same nodes in ComfyUI's page, in your browser.
 PYTHON ?= python3
 # for two cores: the tests of the page mostly wait
@@ -10,7 +10,8 @@ READY := $(VENV)/.ready
 .PHONY: demo studio test suite floor newest lint types clean
 
 demo: $(READY)
-	$(VENV)/bin/sana-video run workflows/00_without_downloads.json --base out --output out --sheet out/demo.png
+	mkdir -p out
+	$(VENV)/bin/sana-video film demo/film.txt --out out/demo.mp4 --sheet out/demo.png
 
 studio: $(READY)
 	mkdir -p out

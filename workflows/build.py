@@ -35,7 +35,8 @@ PACK = {"cnr_id": PROJECT["name"], "ver": PROJECT["version"]}
 # only the page knows it
 NOTE = {"display_name": "Markdown Note", "output": [], "output_name": [], "input": {}}
 # The page lists the files by their names, as the disk has them, and its search puts short names first. So
-# each name has a word more than the one before: a search for “sana” finds them in order, and the film early.
+# each name has a word more than the one before: a search for “sana” finds them in order. The film's is short:
+# it is found early.
 TITLES = {
     "0": ("demo", scenes.without_downloads),
     "1": ("first long video", scenes.first_long_video),

@@ -17,7 +17,8 @@ PICTURE = 250  # a live preview or an image, with its size: 220 and more on the 
 FILM = 320  # a video with its controls
 # progress, warnings, errors: six lines on the canvas, where more scroll, and four by Vue
 TEXT_ON_CANVAS, TEXT_BY_VUE = 126, 70
-REPORT_BY_VUE = 270  # State Info: 20 chunks with short prompts; Vue never scrolls it
+REPORTS = ("SanaVideoStateInfo", "SanaVideoLongVideo")
+REPORT_BY_VUE = 270  # 20 lines, of State Info or a film's plan; Vue never scrolls them
 
 SHOWN = {
     "KSampler": PICTURE,
@@ -50,7 +51,7 @@ class Content(NamedTuple):
         """In either renderer, with all that it may ever show."""
         ours = self.kind.startswith("SanaVideo")
         vue = 14 + 20 * self.slots + 28 * (self.rows - self.hidden) + 68 * self.boxes + FOOTER + BADGE * ours
-        text = REPORT_BY_VUE if self.kind == "SanaVideoStateInfo" else TEXT_BY_VUE
+        text = REPORT_BY_VUE if self.kind in REPORTS else TEXT_BY_VUE
         return SHOWN.get(self.kind, 0) + max(self.closed() + TEXT_ON_CANVAS * ours, vue + text * ours)
 
     def roomy(self) -> bool:

@@ -278,11 +278,9 @@ def image_to_video(sheet: Any) -> None:
 def from_a_script(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## A film from a script\n\nA line is a shot: when it begins, and what is seen. Within a "
-        "scene the model reads the last chunk again under a new line; *keep:* leaves the memory as "
-        "it is, *cut:* begins a new scene.\n\nPress Run: the node shows the plan, then the film. "
-        "Stop it, or close ComfyUI, and Run goes on where it ended. Change a line, and only the "
-        "later chunks of its scene are made.",
+        "## A film from a script\n\nA line is a shot. *keep:* leaves the memory as it is, *cut:* begins a "
+        "new scene. Stop it, or close ComfyUI: Run goes on where it ended. Change a line, and only the later "
+        "chunks of its scene are made.",
         start=False,
     )
     with sheet.group("The film", PURPLE, SCREEN):

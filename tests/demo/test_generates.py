@@ -4,19 +4,18 @@ A few videos that the shipped model gets right, so whatever goes wrong here is a
 picked: how often it gets them right, `benchmarks/quality.py` measures on many. All are sampled once.
 """
 
-import json
 import time
 from dataclasses import replace
 
 import pytest
 import torch
 from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.config import WAN_2_1
+from comfyui_sana_video.sana_video_core.config import DEMO, WAN_2_1
+from comfyui_sana_video.sana_video_core.films.script import parse_script
 from comfyui_sana_video.sana_video_core.streaming.stream import Sampling
-from comfyui_sana_video.sana_video_core.text.encoder import motion_suffix
 from comfyui_sana_video.sana_video_core.vae.statistics import to_vae_space
 from comfyui_sana_video.training import quality as module
-from comfyui_sana_video.training.measures import frames_of_chunk, obeyed
+from comfyui_sana_video.training.measures import obeyed
 from comfyui_sana_video.training.quality import Quality, changed_stories, held_out_stories
 from comfyui_sana_video.training.sampling import load, sample, watch, watch_state
 from comfyui_sana_video.training.scenes import TURNING, Shot
@@ -88,16 +87,19 @@ def test_pictures_survive_the_vae(quality):
 
 
 def test_the_video_that_everybody_sees_first_shows_what_its_prompts_say(quality):
-    """Workflow 00, which `make demo` runs; its six chunks take less than twice what three may take."""
-    began = time.perf_counter()
-    nodes = json.loads((ROOT / "workflows" / "api" / "00_without_downloads.json").read_text("utf-8")).values()
-    prompts = [n["inputs"] for n in nodes if n["class_type"] == "SanaVideoTextEncode"]
-    samplers = [n["inputs"] for n in nodes if n["class_type"] == "SanaVideoBlockSampler"]
-    state = None
-    for prompt, widgets in zip(prompts, samplers, strict=True):
-        sampling = Sampling(seed=widgets["seed"], on_prompt_change=widgets["on_prompt_change"])
-        words = [prompt["text"] + motion_suffix(prompt["motion_score"])]
-        state = sample(quality.models, words, sampling, chunks=widgets["chunks"], state=state)
+    """The film of `make demo`; its six chunks take less than twice what three may take."""
+    began, state = time.perf_counter(), None
+    plan = parse_script((ROOT / "demo" / "film.txt").read_text("utf-8"), seconds=1, seed=0, family=DEMO)
+    assert [(shot.change, shot.chunks) for shot in plan.shots] == [
+        ("start", 2),
+        ("recache", 1),
+        ("keep", 1),
+        ("cut", 2),
+    ]
+    for shot in plan.shots:
+        change = "recache" if shot.change == "start" else shot.change
+        sampling = Sampling(seed=shot.seed, on_prompt_change=change)
+        state = sample(quality.models, [shot.text], sampling, chunks=shot.chunks, state=state)
     assert state is not None
     detections = watch_state(quality.models, state).detections.of(0)
     assert time.perf_counter() - began < limit(60)
@@ -105,9 +107,11 @@ def test_the_video_that_everybody_sees_first_shows_what_its_prompts_say(quality)
         Shot("red", "ball", "right", "blue"),
         Shot("red", "ball", "circle", "blue", turns="yellow"),
         Shot("yellow", "ball", "grow", "blue"),
+        Shot("purple", "ring", "bounce", "green"),
     ]
-    assert [shot.sentence for shot in shots] == [prompt["text"] for prompt in prompts]
-    for number, shot in enumerate(shots):
-        first = frames_of_chunk(2 * number).start + (TURNING if number else 0)
-        frames = range(first, frames_of_chunk(2 * number + 1).stop)
+    assert [shot.sentence for shot in shots] == [shot.text for shot in plan.shots]
+    for planned, shot in zip(plan.shots, shots, strict=True):
+        first, last = planned.first_chunk, planned.first_chunk + planned.chunks
+        turning = TURNING if planned.change in ("recache", "keep") else 0
+        frames = range(plan.frames_before(first) + turning, plan.frames_before(last))
         assert obeyed(shot, detections, frames).all, shot.sentence
