@@ -16,6 +16,7 @@ from ..sana_video_core.errors import Cancelled, InputError, SanaVideoError
 from ..standalone.studio import serve as studio
 from . import run as workflow
 from . import store
+from .film_script import read_script
 from .options import Formatter, add_film, add_generate
 from .process import endings_are_ctrl_c, lasting_streams
 
@@ -107,9 +108,10 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _film(options: argparse.Namespace) -> int:
+    text = read_script(options)  # its mistakes are said before torch is there
     from .film import film
 
-    return film(options)
+    return film(options, text)
 
 
 def _info(options: argparse.Namespace) -> None:

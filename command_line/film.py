@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..sana_video_core.errors import InputError, SanaVideoError
+from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.audio import read_audio
 from ..sana_video_core.files.claims import claim
 from ..sana_video_core.files.film_file import FilmFile
-from ..sana_video_core.files.text_file import read_text
 from ..sana_video_core.films.contents import content_of, transformer_content
 from ..sana_video_core.films.film import Film, Outline, outline_of, requests_of
 from ..sana_video_core.films.layout import IN_OUTPUT
@@ -24,7 +23,6 @@ from ..sana_video_core.films.naming import Namer
 from ..sana_video_core.films.plan import Plan, describe
 from ..sana_video_core.films.projector import Screen
 from ..sana_video_core.films.reel import Look, Reel, look_of
-from ..sana_video_core.films.script import parse_script
 from ..sana_video_core.films.store import Store
 from ..sana_video_core.shapes import checked_fps
 from ..sana_video_core.streaming.rebuild import MemoryCache, rebuild
@@ -35,7 +33,9 @@ from ..sana_video_core.vae.decoders import WanDecoder
 from ..sana_video_core.vae.reach import decoder_reach
 from .beginning import beginning_of, begun_or_empty
 from .console import FilmBar
-from .generate import out_of_memory, read_beginning
+from .film_script import parsed
+from .generate import check_texts, out_of_memory, read_beginning
+from .kept import Kept
 from .loras import change_by_loras, find_loras
 from .models import Models, choose_models, load_decoder, load_model, prompts_through
 from .outputs import check_targets, keep_state, tiling_of
@@ -44,16 +44,16 @@ from .sheet import write_sheet
 from .turns import Turns
 
 
-def film(options: Namespace) -> int:
-    """Run `sana-video film`. Returns the exit status."""
-    text = read_text(options.script)
+def film(options: Namespace, text: str) -> int:
+    """Run `sana-video film` with a script that was read. Returns the exit status."""
     _fill_in(options)
+    check_texts(options.instruction or "")
+    tiling_of(options)
     find_loras(options)
     check_targets(options)
     read_beginning(options)
-    position = options.state_in.position if options.state_in else 0
-    about = {"seconds": options.seconds, "seed": options.seed, "fps": options.fps}
-    parse_script(text, **about, begins_at=position)  # so that mistakes are said before any work
+    if options.state_in:  # its scene may have no room
+        parsed(options, text, begins_at=options.state_in.position)
     options.audio = options.audio and read_audio(options.audio)
     with ExitStack() as targets:
         for path in (options.out, options.sheet, options.state_out):
@@ -119,8 +119,7 @@ class _Studio:
     def _plan(self, text: str, story: State, beginning: Tensor | None) -> Plan:
         options = self.options
         before = story.position if beginning is None else beginning.shape[2]
-        about = {"seconds": options.seconds, "seed": options.seed, "fps": options.fps}
-        plan = parse_script(text, **about, family=self.model.family, begins_at=before)
+        plan = parsed(options, text, family=self.model.family, begins_at=before)
         print("\n".join(describe(plan)))
         return plan
 
@@ -166,13 +165,14 @@ class _Studio:
         options, state, look = self.options, making.story, self._look()
         watch = SamplingPreview(options, self.model.family, self.vae, self.models.device)
         with (
-            FilmFile(options.out, fps=options.fps, audio=options.audio) as file,
+            Kept(options.out, making) as kept,
+            FilmFile(options.out, fps=options.fps, audio=options.audio) as kept.file,
             FilmBar(len(making.pieces)) as bar,
             _Seen(options) as seen,
             watch.shots(1, seen.begun) as see,
         ):
             reel = Reel(
-                file,
+                kept.file,
                 outline.parts,
                 codec=options.codec,
                 look=look,
@@ -183,22 +183,15 @@ class _Studio:
             made = Film(
                 making=making,
                 outline=outline,
-                file=file,
+                file=kept.file,
                 reel=reel,
                 screen=self._screen(making),
                 script=text,
                 shelf=self.shelf,
             )
             work, decoding = bar.sampling(0, partial(see, 0)), bar.decoding(outline.from_chunk)
-            try:
-                for state in made.states(sampling=work, decoding=decoding, see=seen.frames):  # noqa: B007
-                    pass
-            except (KeyboardInterrupt, SanaVideoError):
-                count = len(state.history) - len(making.story.history)
-                bar.say(
-                    f"{count} of {len(making.pieces)} chunks are kept: the same command goes on from there."
-                )
-                raise
+            for state in made.states(sampling=work, decoding=decoding, see=seen.frames):  # noqa: B007
+                kept.chunks += 1
         return state
 
     def _keep(self, state: State) -> None:

@@ -46,7 +46,7 @@ from .preview import SamplingPreview, check_family, held
 
 def generate(options: Namespace) -> int:
     """Run `sana-video generate`. Returns the exit status."""
-    _check_texts(options)
+    check_texts(*options.prompts, options.negative, options.instruction or "")
     find_loras(options)
     check_targets(options)
     read_beginning(options)
@@ -77,8 +77,9 @@ def out_of_memory(options: Namespace) -> str:
     )
 
 
-def _check_texts(options: Namespace) -> None:
-    for text in (*options.prompts, options.negative, options.instruction or ""):
+def check_texts(*texts: str) -> None:
+    """Refuse what can't be encoded."""
+    for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError as error:  # bytes of a terminal that Python couldn't read

@@ -35,7 +35,7 @@ logger = logging.getLogger("sana_video")
 Result = TypeVar("Result")
 LATENT = ".latent"  # what ComfyUI's Load Latent reads
 # files that are only read; a state may be continued in its own file
-SOURCES = ("image", "video", "noise", "model", "text_encoder", "vae", "config")
+SOURCES = ("script", "image", "video", "audio", "noise", "model", "text_encoder", "vae", "config")
 
 
 def tiling_of(options: Namespace) -> Tiling | None:
@@ -59,7 +59,7 @@ def check_targets(options: Namespace) -> None:
             raise InputError(f"“{path}” has to end with {' or '.join(suffixes)}.")
         for option, source in _sources(options):
             if same_file(path, source):
-                raise InputError(f"“{path}” is what --{option} reads, and would be lost. Give another name.")
+                raise InputError(f"“{path}” is what {option} reads, and would be lost. Give another name.")
     if options.light and options.state_out is None:
         raise InputError("--light says what --state-out writes: give both, or leave out --light.")
     if sum(value is not None for value in (options.image, options.video, options.state_in)) > 1:
@@ -68,8 +68,13 @@ def check_targets(options: Namespace) -> None:
 
 def _sources(options: Namespace) -> list[tuple[str, Path]]:
     """Options and files that are only read."""
-    given = [(name.replace("_", "-"), getattr(options, name)) for name in SOURCES]
-    return [entry for entry in given if entry[1]] + [("lora", lora.path) for lora in options.loras]
+    given = [(name, getattr(options, name, None)) for name in SOURCES]
+    named = [
+        (f"--{name.replace('_', '-')}" if name != "script" else "the script", path)
+        for name, path in given
+        if path
+    ]
+    return named + [("--lora", lora.path) for lora in options.loras]
 
 
 def hold_targets(options: Namespace, targets: ExitStack) -> None:

@@ -40,7 +40,8 @@ class Turns:
         self._model.to(self._device)
 
     def to_decode(self) -> None:
-        if self._device == self._vae_device and self._device.type == "cuda" and not self._both_fit():
+        shared = self._device == self._vae_device and self._device.type == "cuda"
+        if shared and not self._both_fit():
             self._model.graphs = None  # they hold activations, and know where the weights were
             self._model.to("cpu")
             torch.cuda.empty_cache()
