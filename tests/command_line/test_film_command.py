@@ -24,6 +24,7 @@ from comfyui_sana_video.sana_video_core.config import FAMILIES
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.claims import claim
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
+from comfyui_sana_video.sana_video_core.files.video_reader import read_metadata
 from comfyui_sana_video.sana_video_core.films import keeping
 from comfyui_sana_video.sana_video_core.films.prune import prune
 from comfyui_sana_video.sana_video_core.streaming.state import LightState, StreamState
@@ -34,6 +35,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.calibration import limit, until
 from support.films import pictures
+from support.tiny_files import SLIM, tiny_weights
 
 SMALL = ["--size", "64x32", "--steps", "1"]
 SCRIPT = "a ball\nkeep: a star\ncut: a square\n"
@@ -294,6 +296,32 @@ def test_a_state_in_and_out_is_a_longer_film(again, sampled, made, tmp_path):
     assert again(*words, seconds=10)[0] == 0
     assert len(sampled) == count
     assert same_state(load_state(Path("w.safetensors")), whole)  # rebuilt
+
+
+def test_a_script_that_begins_with_a_cut_on_a_state(again, sampled, made):
+    Path("more.txt").write_text("cut: a square\nanother\n", encoding="utf-8")
+    words = ["--state-in", made / "s.safetensors", "--seed", "0", "--state-out", "m.safetensors"]
+    status, out, _ = again(*words, script="more.txt", seconds=5)
+    assert status == 0
+    assert "81 frames" in out
+    assert sampled == ["a square", "another"]
+    assert load_state(Path("m.safetensors")).plan == ((11, 10), (11,), (11, 10))
+    assert read_metadata("more.mp4")["prompts"] == ["a square", "another"]
+
+
+def test_a_draft_decoder(again, demo, sampled, monkeypatch):
+    monkeypatch.setattr("comfyui_sana_video.sana_video_core.vae.tiny_decoder.WIDTHS", SLIM)
+    save_file(tiny_weights(dtype=torch.float16, widths=SLIM), "taew2_1.safetensors")
+    words = ["--model", demo.transformer, "--text-encoder", demo.text_encoder, "--vae", "taew2_1.safetensors"]
+    words += ["--motion-score", "0", "--store", STORE]
+    shown = []
+    for more in (["--state-out", "s.safetensors"], [], ["--no-resume"], ["--overlap", "on", "--no-resume"]):
+        status, _, err = again(*words, *more, "--out", "draft.mp4")
+        assert status == 0, err
+        shown.append(pictures(Path("draft.mp4")))
+    assert len(shown[0]) == 122
+    assert shown[0] == shown[1] == shown[2] == shown[3]
+    assert len(sampled) == 6  # none at first: the chunks are those of the film before
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])
