@@ -95,3 +95,17 @@ def clip(**changes):
 def with_film(graph, **changes):
     """The graph with a video of its first block."""
     return graph | {"film": film(["block1", 1], **changes), "save": save_video(["film", 0])}
+
+
+def long_video(script, **changes):
+    """A film of a script."""
+    graph = loaders()
+    inputs = {"model": ["model", 0], "text_encoder": ["encoder", 0], "vae": ["vae", 0], "script": script}
+    inputs |= {"seconds": 10.0, "width": WIDTH, "height": HEIGHT, "seed": 3, "fps": 16.0}
+    inputs |= {"filename_prefix": "sana_films/film", "resume": True, "steps": 2}
+    graph["film"] = node("SanaVideoLongVideo", **inputs | changes)
+    return graph
+
+
+def saved(state, name, what="everything"):
+    return node("SanaVideoSaveState", state=state, filename_prefix=f"sana_states/{name}", what=what)

@@ -167,7 +167,7 @@ def test_without_room_for_the_copy_the_fragmented_file_takes_the_name(tmp_path, 
 def test_a_copy_that_cannot_be_written_counts_as_nothing(tmp_path):
     write_numbers(tmp_path / "a.mp4", 5)
     missing = tmp_path / "missing" / "b.mp4"
-    assert growing_file._copy_as_ordinary_mp4(tmp_path / "a.mp4", missing, "", None) == 0
+    assert growing_file._copy_as_ordinary_mp4(tmp_path / "a.mp4", missing, {}, None) == 0
 
 
 def test_a_name_that_is_a_folder_is_refused_before_any_work(tmp_path):
