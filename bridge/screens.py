@@ -11,7 +11,6 @@ import torch
 from ..sana_video_core.config import VAE_DEVICES
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.films.projector import Screen
-from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.streaming.pipeline import SPARE
 from ..sana_video_core.streaming.state import Identity
 from ..sana_video_core.vae.reach import decoder_reach
@@ -26,20 +25,59 @@ def screen_of(
     model: HostedModel, decoder: HostedDecoder, vae: Any, identity: Identity, overlap: str, device: str
 ) -> Screen:
     """How the film node decodes. `overlap` is one of OVERLAPS, `device` one of VAE_DEVICES."""
-    load = partial(model.load, identity.batch, identity.grid)
+    turns = Turns(model, decoder, identity, overlap)
     if (elsewhere := _device(device, decoder.device)) != decoder.device:
         moved = moved_decoder(decoder, vae, elsewhere)
         reach = decoder_reach(moved)
-        return Screen(decoder=moved, device=elsewhere, overlap=lambda: True, reach=reach, to_sample=load)
+        return Screen(
+            decoder=moved, device=elsewhere, overlap=lambda: True, reach=reach, to_sample=turns.to_sample
+        )
     return Screen(
         decoder=decoder,
         device=decoder.device,
-        overlap=partial(_side_by_side, model, decoder, identity.grid, overlap),
+        overlap=turns.side_by_side,
         reach=decoder_reach(decoder.network),
-        to_sample=load,
-        to_decode=partial(decoder.load_for, identity.batch, identity.grid),
+        to_sample=turns.to_sample,
+        to_decode=turns.to_decode,
         inside=partial(device_of, decoder.patcher),
     )
+
+
+class Turns:
+    """Which of transformer and VAE ComfyUI has loaded on their device. Once both are, nobody loads any more.
+
+    Loading may unload the other one, so it is only done while that one rests.
+    """
+
+    def __init__(self, model: HostedModel, decoder: HostedDecoder, identity: Identity, overlap: str) -> None:
+        self._model, self._decoder, self._wish, self._both = model, decoder, overlap, False
+        self._size = identity.batch, identity.grid
+
+    def to_sample(self) -> None:
+        self._model.load(*self._size)
+
+    def to_decode(self) -> None:
+        if not self._both:
+            self._decoder.load_for(*self._size)
+
+    def side_by_side(self) -> bool:
+        """Whether the VAE can decode while the transformer samples: both are loaded then, whole, for good.
+
+        ComfyUI fetches weights that aren't into buffers which two threads would share. Asked while both rest,
+        so what sampling takes counts as free.
+        """
+        if self._wish == "off" or self._decoder.device.type != "cuda":
+            return False
+        management, device = comfy.model_management, self._decoder.device
+        patchers = [self._model.patcher, self._decoder.patcher]
+        needed = self._decoder.network.memory_for(*self._size, device) + self._model.memory_for(*self._size)
+        if any(each.is_dynamic() for each in patchers):
+            return False
+        management.load_models_gpu(patchers, memory_required=needed + SPARE)
+        whole = all(each.loaded_size() >= each.model_size() for each in patchers)
+        free = management.get_free_memory(device)
+        self._both = whole and (self._wish == "on" or free > needed + SPARE)
+        return self._both
 
 
 def _device(name: str, default: torch.device) -> torch.device:
@@ -58,24 +96,14 @@ def moved_decoder(decoder: HostedDecoder, vae: Any, device: torch.device) -> Wan
     """A copy of the VAE on another device. ComfyUI doesn't know of it; it goes with the film."""
     if not isinstance(decoder, HostedVae):
         raise InputError("A draft decoder takes no time worth a second GPU: choose default as vae_device.")
+    if decoder.patcher.patches:
+        raise InputError(
+            "Another node has changed this VAE's weights, which a copy on a second GPU wouldn't have: choose "
+            "default as vae_device."
+        )
     weights = vae.first_stage_model.state_dict()
     network = WanVAE(VAEConfig.from_state_dict(weights), device="meta", dtype=decoder.network.dtype)
     network.load_state_dict(
         {name: tensor.to(device, network.dtype) for name, tensor in weights.items()}, assign=True
     )
     return network.eval().requires_grad_(False)
-
-
-def _side_by_side(model: HostedModel, decoder: HostedDecoder, grid: LatentGrid, overlap: str) -> bool:
-    """Whether the VAE can decode while the transformer samples: both stay loaded, whole.
-
-    ComfyUI fetches weights that aren't into buffers which two threads would share.
-    """
-    if overlap == "off" or decoder.device.type != "cuda":
-        return False
-    management = comfy.model_management
-    patchers, needed = [model.patcher, decoder.patcher], decoder.network.memory_for(1, grid, decoder.device)
-    management.load_models_gpu(patchers, memory_required=needed + SPARE)
-    whole = all(not each.is_dynamic() and each.loaded_size() >= each.model_size() for each in patchers)
-    free = management.get_free_memory(decoder.device)
-    return whole and (overlap == "on" or free > needed + SPARE)

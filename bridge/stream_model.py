@@ -113,7 +113,11 @@ class HostedModel:
         executor = extension.WrapperExecutor.new_class_executor(call, base, wrappers)
         return executor.execute(latents, timesteps, None, None, None, self._options, stream=stream)
 
+    def memory_for(self, batch: int, grid: LatentGrid) -> int:
+        """Bytes that a chunk takes beside the weights."""
+        return self.patcher.memory_required([batch, self.config.channels, self.family.chunks.first, *grid])
+
     def load(self, batch: int, grid: LatentGrid) -> None:
         """Load this clone's weights, with room for a chunk. In every execute: clones share a module."""
-        needed = self.patcher.memory_required([batch, self.config.channels, self.family.chunks.first, *grid])
+        needed = self.memory_for(batch, grid)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)

@@ -75,6 +75,12 @@ class ModelPatcher:
     def is_dynamic(self):
         return False
 
+    def model_size(self):
+        return sum(tensor.nbytes for tensor in self.model.state_dict().values())
+
+    def loaded_size(self):
+        return sum(t.nbytes for t in self.model.state_dict().values() if t.device == self.load_device)
+
     def memory_required(self, input_shape):
         return self.model.memory_required(input_shape=input_shape)
 
