@@ -33,7 +33,7 @@ from ..sana_video_core.films.plan import Plan, describe
 from ..sana_video_core.films.reel import WHOLE, Look, Reel, look_of
 from ..sana_video_core.films.script import parse_script
 from ..sana_video_core.shapes import checked_fps
-from ..sana_video_core.streaming.state import State
+from ..sana_video_core.streaming.state import State, check_fits
 from ..sana_video_core.streaming.stream import Sampling, check_prime, primed, start
 from .chunk_store import Named, store_for
 from .decoding import sound_of
@@ -73,6 +73,11 @@ class Wish:
     any_machine: bool = False
     drawing: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def sampling(self) -> Sampling:
+        """Raises InputError for steps, a sampler or a rule that cannot be."""
+        return Sampling(steps=self.steps, sampler=self.sampler, rule=self.rule)
+
 
 def drawing_of(hidden: Any) -> dict[str, str]:
     """The workflow as ComfyUI's page finds it in a video, unless ComfyUI was started to leave it out."""
@@ -93,14 +98,16 @@ def film_with(
     if sum(each is not None for each in (wish.image, wish.video, wish.state)) > 1:
         raise InputError("A film begins with an image, a video or a state: connect one of them.")
     model.warn_of_step_caches()
-    begun, fps = _begun(model, wish), checked_fps(wish.fps)
-    beginning = beginning_with(model, vae, begun, wish.image, wish.video)
-    before = begun.position if beginning is None else beginning.shape[2]
+    begun, fps, sampling = _begun(model, wish), checked_fps(wish.fps), wish.sampling
+    screen = screen_of(model, decoder, vae, begun.identity, wish.overlap, wish.vae_device)
     about = {"seconds": seconds, "seed": seed, "fps": fps, "family": model.family}
-    plan = parse_script(script, **about, begins_at=before)
+    plan = parse_script(script, **about, begins_at=begun.position)
+    beginning = beginning_with(model, vae, begun, wish.image, wish.video)
+    if beginning is not None:
+        plan = parse_script(script, **about, begins_at=beginning.shape[2])
     say("\n".join(describe(plan)))
     with store_for(model) as named:
-        making = _making(model, encoder, plan, begun, beginning, wish, named)
+        making = _making(model, encoder, plan, sampling, begun, beginning, wish, named)
         outline = outline_of(making, from_chunk=len(begun.history))
         with FilmFile(path, fps=fps, audio=sound, tags=wish.drawing) as file:
             reel = Reel(
@@ -117,7 +124,7 @@ def film_with(
                 outline=outline,
                 file=file,
                 reel=reel,
-                screen=screen_of(model, decoder, vae, making.story.identity, wish.overlap, wish.vae_device),
+                screen=screen,
                 script=script,
                 shelf=StoreShelf(MEMORIES, named.store) if named else MEMORIES,
             )
@@ -126,7 +133,7 @@ def film_with(
 
 
 def _begun(model: HostedModel, wish: Wish) -> State:
-    """The state that the film continues, or an empty one. Raises InputError for a batch."""
+    """The state that the film continues, or an empty one. Raises for a batch, or one of another model."""
     if wish.state is None:
         return start(model, height=wish.height, width=wish.width)
     if wish.state.identity.batch != 1:
@@ -134,6 +141,7 @@ def _begun(model: HostedModel, wish: Wish) -> State:
             f"This state holds a batch of {wish.state.identity.batch} videos, and a film is one. "
             "Start a stream with batch_size 1."
         )
+    check_fits(wish.state, model)
     return wish.state.to("cpu")
 
 
@@ -141,6 +149,7 @@ def _making(
     model: HostedModel,
     encoder: Any,
     plan: Plan,
+    sampling: Sampling,
     begun: State,
     beginning: Tensor | None,
     wish: Wish,
@@ -153,7 +162,6 @@ def _making(
     story = begun
     if beginning is not None:
         story = primed(model, check_prime(model, begun), prompts[plan.shots[0].text], beginning)
-    sampling = Sampling(steps=wish.steps, sampler=wish.sampler, rule=wish.rule)
     making = plan_making(
         model,
         story,

@@ -166,6 +166,7 @@ def main() -> None:
         "checks_drafts",
         "checks_fused",
         "checks_store",
+        "checks_films",
     ):
         importlib.import_module(name)
     results = {}

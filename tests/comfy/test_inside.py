@@ -18,6 +18,7 @@ FILES = (
     "checks_drafts.py",
     "checks_fused.py",
     "checks_store.py",
+    "checks_films.py",
 )
 
 pytestmark = needs_comfyui

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -293,6 +294,12 @@ def _batch(loaded):
     return {"state": start(batch=2)}
 
 
+def _another_model(loaded):
+    state = start()
+    identity = replace(state.state.identity, fingerprint="another")
+    return {"state": state._replace(state=replace(state.state, identity=identity))}
+
+
 def _two(loaded):
     return {"state": start(), "image": artist.picture(HEIGHT, WIDTH)}
 
@@ -311,6 +318,7 @@ def _wide_sound(loaded):
 
 REFUSED = {
     _batch: ("batch of 2", "batch_size 1"),
+    _another_model: ("another",),
     _two: ("an image, a video or a state",),
     _picture_and_video: ("an image, a video or a state",),
     _not_a_vae: ("as VAE",),
@@ -332,13 +340,14 @@ def test_what_does_not_fit_is_said_before_any_work(film, loaded, base, begin, wo
     [
         ({"vae_device": "gpu:5"}, ("vae_device is gpu:5", "no CUDA GPUs")),
         ({"sampler": "x"}, ("sampler", "x")),
+        ({"steps": 0}, ("steps",)),
+        ({"script": "0:00 a\n0:75 b"}, ("Line 2",)),
     ],
 )
 def test_a_choice_that_cannot_work_is_said_before_any_work(film, loaded, base, changes, words):
     with calls(loaded) as made, refused(*words):
-        film(**changes)
-    assert made.calls == 0
-    assert "SanaVideoModel" not in made.loads
+        film(image=artist.picture(HEIGHT, WIDTH), **changes)
+    assert (made.calls, made.loads) == (0, [])
     assert not list(base.rglob("*.mp4"))
 
 
@@ -529,10 +538,13 @@ def test_it_says_its_plan_what_the_store_has_and_how_far_it_is(film, page, resta
 
 
 @pytest.mark.parametrize("stop_at", [2, 2 * CALLS + 1, 4 * CALLS])
-def test_what_is_finished_when_it_is_stopped_is_a_film(film, loaded, base, restart, stop_at, straight):
+def test_what_is_finished_when_it_is_stopped_is_a_film(
+    film, loaded, base, restart, stop_at, straight, caplog
+):
     with calls(loaded, stop_at) as made, pytest.raises(management.InterruptProcessingException):
         film()
     assert made.calls == stop_at
+    assert not caplog.messages, "who stops it knows"
     names = [path.name for path in (base / "output" / "sana_films").glob("*.mp4")]
     finished = (stop_at - 2) // CALLS if stop_at > 2 * CALLS + 1 else (stop_at - 1) // CALLS
     assert names == (["film_00001_.mp4"] if finished else [])
