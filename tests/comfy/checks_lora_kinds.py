@@ -142,8 +142,8 @@ def a_stream_with_loras_is_the_cores_own(demo):
         applied = pack("sana_video_core.checkpoints.lora_apply").apply_loras(core, choices)
         _, state, _ = demo.sample(hosted, chunks=2)
     named = pack("bridge.stream_model").HostedModel(hosted)
-    assert named.lora_contents == tuple((lora.content, lora.strength) for lora in applied)
-    assert named.loras == ("kinds 0.3", "split 0.5") == tuple(lora.label for lora in applied)
+    assert named.maker.loras == tuple(applied)
+    assert named.maker.labels == ("kinds 0.3", "split 0.5")
     assert named.unnamed_changes is None
     stream = pack("sana_video_core.streaming.stream")
     sampling = stream.Sampling(seed=3, steps=2, sampler="few_step", on_prompt_change="recache")
@@ -182,10 +182,10 @@ def what_other_nodes_change_is_told(demo):
         again = pack("bridge.lora").with_lora(both, path, 1.0)
         bypassed, _ = comfy.sd.load_bypass_lora_for_models(ours, None, load_file(path), 0.8, 0)
     assert model(ours).unnamed_changes is None
-    assert model(shifted.clone()).loras == ()
+    assert model(shifted.clone()).maker.labels == ()
     for changed in (both, again, both.clone()):
         assert "a LoRA of another loader" in model(changed).unnamed_changes
-        assert "unnamed" in model(changed).loras
+        assert "unnamed" in model(changed).maker.labels
     assert model(bypassed).unnamed_changes == "a LoRA in bypass mode"
     merged = demo.causal.clone()
     merged.add_patches(demo.clip_model.get_key_patches("diffusion_model."), 0.5, 0.5)
@@ -193,5 +193,5 @@ def what_other_nodes_change_is_told(demo):
     narrow = ours.clone()
     narrow.set_model_compute_dtype(None)
     assert model(narrow).unnamed_changes == "a dtype of another node"
-    assert model(narrow).loras == ("comfyui 1",)
+    assert model(narrow).maker.labels == ("comfyui 1",)
     assert model(demo.causal).unnamed_changes is None

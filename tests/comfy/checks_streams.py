@@ -129,8 +129,8 @@ def memory_accounting_sees_a_state(demo):
 
     _, state, _ = demo.sample()
     stream = state.state
-    history = sum(chunk.latents.numel() * 4 for chunk in stream.history)
-    assert walk([[state]]) == stream.bytes + history > 0
+    latents = sum(chunk.latents.numel() * 4 for chunk in stream.history)
+    assert walk([[state]]) == stream.bytes + walk(stream.story_tensors()) > stream.bytes + latents
     import comfy.model_management
 
     place = comfy.model_management.intermediate_device()
