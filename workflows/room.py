@@ -26,7 +26,7 @@ SHOWN = {
     "SamplerCustomAdvanced": PICTURE,
     "SanaVideoBlockSampler": PICTURE,
     "SanaVideoDecodeStream": PICTURE,
-    "SanaVideoLongVideo": FILM,
+    "SanaVideoLongVideo": FILM + 50,  # Vue draws a plan of 20 lines and the film
     "SanaVideoStateInfo": PICTURE,
     "SaveVideo": FILM,
 }
