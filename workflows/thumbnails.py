@@ -68,9 +68,9 @@ STORIES: dict[str, list[list[Shot]]] = {
     "8": [[Shot("a blue ring grows over a green floor")]],
     "9": [
         [
-            Shot("an orange star moves right over a grey floor"),
-            Shot("an orange star turns blue and spins over a grey floor"),
-            Shot("a blue star grows over a grey floor", 1, "keep"),
+            Shot("an orange square moves right over a grey floor"),
+            Shot("an orange square turns blue and moves down over a grey floor"),
+            Shot("a blue square grows over a grey floor", 1, "keep"),
             Shot("a yellow ring bounces off the walls over a purple floor", 2, "cut"),
         ]
     ],
