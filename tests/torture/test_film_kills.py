@@ -128,7 +128,7 @@ def test_killed_films_go_on(kind, seed, size, tmp_path, wholes, caplog):
     shutil.copy(place.parent / "begin.png", tmp_path)
     chance, folder, told = random.Random(f"{kind} {seed}"), tmp_path / "killed", []
     for _ in range(KILLS if seed is not None else 1):
-        before, wait = made(folder), seconds * (0.3 if seed is None else 0.25 * chance.random())
+        before, wait = made(folder), seconds * (0.3 if seed is None else 0.45 * chance.random())
         if ended(begin(killed_after(max(wait, 0.001), lambda: film(kind, size)), folder)) == 0:
             break
         told.append(f"{wait:.2f} s ({made(folder) - before} made)")
