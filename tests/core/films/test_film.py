@@ -116,7 +116,7 @@ def test_what_is_in_the_store_is_not_decoded(made, studio, counted):
     assert pictures(studio.path) == made[2]
 
 
-GAPS = [[0], [2], [4], [0, 2], [1, 3], [0, 4], [2, 3], [0, 1, 2, 3, 4]]
+GAPS = [[2], [0, 2], [1, 3], [0, 4]]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def check_rest(studio, made):
 
 
 # model calls of the film: 2 a chunk, one for the recache
-@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 6, 8, 11])
 def test_a_stop_between_two_model_calls(made, fresh, number):
     fresh.overlap = number % 2 == 0
     with pytest.raises(Stop):
@@ -253,8 +253,7 @@ def test_an_error_while_frames_are_decoded(made, fresh, where, number):
     assert chunks - shown in (1, 2)
 
 
-@pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("number", [1, 3, 5])
+@pytest.mark.parametrize("overlap, number", [(True, 1), (False, 3), (True, 5)])
 def test_a_full_disk_under_the_film(made, fresh, monkeypatch, overlap, number):
     fresh.overlap, full = overlap, at(number, OSError)
     write = film_file.FilmFile._write
