@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 DEMO = "demo (built in)"
 WIDTH, HEIGHT = 64, 48
@@ -105,6 +106,13 @@ def long_video(script, **changes):
     inputs |= {"filename_prefix": "sana_films/film", "resume": True, "steps": 2}
     graph["film"] = node("SanaVideoLongVideo", **inputs | changes)
     return graph
+
+
+def saved_in(path):
+    """All that is in a safetensors file. Its metadata has another order each time."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
 
 
 def saved(state, name, what="everything"):

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "comfy"))
 
-from graphs import long_video, sampler, saved
+from graphs import long_video, sampler, saved, saved_in
 from support.comfyui import frames_of, needs_comfyui, running
 
 SCRIPT = """0:00 a red ball rolls
@@ -47,10 +47,10 @@ def graph():
     return film
 
 
-def states(base: Path) -> list[bytes]:
-    """The newest state of each kind."""
+def states(base: Path) -> list[tuple]:
+    """What is in the newest state of each kind: the bytes of all tensors, and what is written of them."""
     found = [(base / "output" / "sana_states").glob(f"{name}_*") for name in ("light", "end")]
-    return [max(paths, key=lambda path: path.stat().st_mtime).read_bytes() for paths in found]
+    return [saved_in(max(paths, key=lambda path: path.stat().st_mtime)) for paths in found]
 
 
 def entries(base: Path) -> int:
