@@ -24,7 +24,7 @@ class SanaVideoScript(io.ComfyNode):
             inputs=[
                 io.String.Input("script", multiline=True, default=EXAMPLE, dynamic_prompts=False),
                 io.Float.Input("seconds", default=15.0, min=0.1, max=36000.0, step=0.1),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                _seed(),
                 io.Float.Input("fps", default=16.0, min=0.01, max=1000.0, step=0.01),
             ],
             outputs=[
@@ -67,7 +67,7 @@ class SanaVideoLongVideo(io.ComfyNode):
                 io.Float.Input("seconds", default=15.0, min=0.1, max=36000.0, step=0.1),
                 io.Int.Input("width", default=832, min=16, max=4096, step=16),
                 io.Int.Input("height", default=480, min=16, max=4096, step=16),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                _seed(),
                 io.Float.Input("fps", default=16.0, min=0.01, max=1000.0, step=0.01),
                 io.String.Input("filename_prefix", default="sana_films/film"),
                 io.Boolean.Input("resume", default=True),
@@ -131,6 +131,12 @@ class SanaVideoLongVideo(io.ComfyNode):
         saved = ui.SavedResult(path.name, subfolder_of(path), io.FolderType.output)
         video = InputImpl.VideoFromFile(str(path))
         return io.NodeOutput(video, SocketState.of(after), frames, ui=ui.PreviewVideo([saved]))
+
+
+def _seed() -> Any:
+    """It stays until the artist changes it: another one would be another film, not the rest of this."""
+    control = io.ControlAfterGenerate.fixed
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=control)
 
 
 def _choice(name: str, options: tuple[str, ...]) -> Any:

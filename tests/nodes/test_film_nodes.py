@@ -62,3 +62,10 @@ def test_what_is_linked_is_not_known_yet(values):
 def test_a_mistake_in_a_linked_script_is_said_by_the_run():
     with refused("Line 2", "0:20"):
         run("Script", "0:00 a\n0:20 b", 15.0, 7, 16.0)
+
+
+@pytest.mark.parametrize("name", ["Script", "LongVideo"])
+def test_the_seed_stays_when_a_film_is_queued(name):
+    """The page's own choice is another seed each time: after a crash, that would be another film."""
+    seed = next(entry for entry in node(name).GET_SCHEMA().inputs if entry.id == "seed")
+    assert seed.as_dict()["control_after_generate"] == "fixed"

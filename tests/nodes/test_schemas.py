@@ -45,7 +45,7 @@ INPUT_KEYWORDS = {
 }
 OUTPUT_KEYWORDS = {"id", "display_name", "tooltip", "is_output_list"}
 IO_NAMES = {
-    *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType", "FolderType"),
+    *("ComfyNode", "Schema", "NodeOutput", "Custom", "MultiType", "FolderType", "ControlAfterGenerate"),
     *("Combo", "Int", "Float", "String", "Boolean"),
     *("Model", "Clip", "Vae", "Conditioning", "Latent", "Image", "Video", "Audio", "Sigmas", "Noise"),
 }

@@ -15,6 +15,10 @@ class FolderType(str, Enum):
     input, output, temp = "input", "output", "temp"
 
 
+class ControlAfterGenerate(str, Enum):
+    fixed, increment, decrement, randomize = "fixed", "increment", "decrement", "randomize"
+
+
 class NumberDisplay(str, Enum):
     number, slider, gradient_slider = "number", "slider", "gradientslider"
 
