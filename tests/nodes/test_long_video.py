@@ -262,6 +262,9 @@ def test_the_pages_workflow_is_in_the_file(loaded, monkeypatch):
         tags = dict(file.metadata)
     assert (json.loads(tags["workflow"]), json.loads(tags["prompt"])) == (drawn, {"7": {}})
     assert json.loads(tags["comment"])["script"] == "a red ball"
+    boxes = [b"moov", b"udta", b"meta", b"keys", b"mdtaworkflow", b"ilst", b"mdat"]  # where the page looks
+    places = [path.read_bytes().index(box) for box in boxes]
+    assert places == sorted(places)
     monkeypatch.setattr(films.args, "disable_metadata", True)
     path = path_of(run("LongVideo", **values_of(loaded, "a red ball", seconds=2.5))[0])
     with av.open(str(path)) as file:
