@@ -168,6 +168,13 @@ def test_a_seed_has_the_control_that_artists_know():
     assert (seed["min"], seed["max"]) == (0, 2**64 - 1)
 
 
+def test_a_film_s_seed_stays_after_a_run():
+    """With another one, no chunk of the edited film would be in the store."""
+    for name in ("SanaVideoScript", "SanaVideoLongVideo"):
+        seed = next(e for e in NAMED[name].GET_SCHEMA().inputs if e.id == "seed").as_dict()
+        assert seed["control_after_generate"] == "fixed"
+
+
 # --- sources
 
 
