@@ -68,7 +68,7 @@ def a_chain_of_samplers_comes_from_the_store(demo):
         assert made.calls == 9
         with Counted(demo.causal) as made:
             chained = sample(demo, sample(demo, sample(demo)[1])[1])
-        assert (made.calls, made.loads) == (0, 0)
+        assert (made.calls, made.loads) == (0, 0), (made.calls, made.loads)
         assert not hasattr(chained[1].state, "memory")
         plain = sample(demo, sample(demo, chunks=2, store=False)[1], store=False)
         assert same(chained[0]["samples"], plain[0]["samples"])
