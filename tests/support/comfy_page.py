@@ -205,12 +205,12 @@ class ComfyPage:
             return [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10] }"""
         return self.page.evaluate(PLACE, self.page.evaluate(where, [node, name]))
 
-    def type_text(self, node: str, text: str) -> None:
+    def type_text(self, node: str, text: str, name: str = "text") -> None:
         """Into the node's text box."""
         if self.vue:
             self.page.locator(f"[data-node-id='{node}'] textarea").first.click()
         else:
-            self.page.mouse.click(*self.widget(node, "text"))
+            self.page.mouse.click(*self.widget(node, name))
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(text)
 
