@@ -53,11 +53,9 @@ def wrong_widgets(loaded, info):
         for name, kind, options, _ in entries(node["type"], info):
             if kind in KINDS and not options.get("forceInput"):
                 expected[name] = (kind, options)
-                if options.get(CONTROL):
-                    expected[CONTROL] = (
-                        "COMBO",
-                        {"options": ["fixed", "increment", "decrement", "randomize"]},
-                    )
+                if control := options.get(CONTROL):  # the page calls the widget by a word, if it is one
+                    choices = {"options": ["fixed", "increment", "decrement", "randomize"]}
+                    expected[CONTROL if control is True else control] = ("COMBO", choices)
                 if options.get("image_upload"):
                     expected["upload"] = ("BUTTON", {})
         if [widget["name"] for widget in node["widgets"]] != list(expected):
