@@ -113,6 +113,9 @@ class FilmBar(Bar):
         with self._lock:
             self.show((self._sampled + self._decoded) / 2, self._chunks, note)
 
+    def __exit__(self, kind: object = None, *error: object) -> None:
+        self.close(full=kind is None)  # what the store had of the film was not decoded
+
 
 class Console:
     """Shows what an Executor or a server reports: a bar for each node, texts, and the files' paths.

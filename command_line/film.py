@@ -165,7 +165,7 @@ class _Studio:
         options, state, look = self.options, making.story, self._look()
         watch = SamplingPreview(options, self.model.family, self.vae, self.models.device)
         with (
-            Kept(options.out, making) as kept,
+            Kept(options.out, making, resume=options.resume) as kept,
             FilmFile(options.out, fps=options.fps, audio=options.audio) as kept.file,
             FilmBar(len(making.pieces)) as bar,
             _Seen(options) as seen,

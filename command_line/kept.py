@@ -13,8 +13,8 @@ from ..sana_video_core.films.making import Making
 class Kept(AbstractContextManager):
     """Says, if its block raises, what is kept. Put it around the film's file, which is closed then."""
 
-    def __init__(self, out: Path, making: Making) -> None:
-        self._out, self._pieces = out, making.pieces
+    def __init__(self, out: Path, making: Making, *, resume: bool = True) -> None:
+        self._out, self._pieces, self._resume = out, making.pieces, resume
         self.file: FilmFile | None = None
         self.chunks = 0  # of the pieces, made or found so far
 
@@ -28,5 +28,5 @@ class Kept(AbstractContextManager):
             return ""
         kept = sum(n < self.chunks or piece.latents is not None for n, piece in enumerate(self._pieces))
         words = f"“{self._out}” holds what is finished, {frames} frames. " if frames else ""
-        words += f"{kept} of {len(self._pieces)} chunks are kept: the same command goes on from there."
-        return words
+        words += f"{kept} of {len(self._pieces)} chunks are kept: the same command "
+        return words + ("goes on from there." if self._resume else "with --resume goes on from there.")

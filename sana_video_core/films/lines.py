@@ -24,17 +24,22 @@ SPACES = {ord(letter): " " for letter in "\t\u00a0\u202f"}
 # \uff1d an equals sign, \u3001 a listing comma. \u2013 and \u2014 are dashes, \u2192 is an arrow.
 COMMAS = ",;\uff0c\uff1b"
 COLON, DASH, ARROW = r"[:\uff1a]", r"[-\u2013\u2014]", r"[-\u2013\u2014~>\u2192]"
+MARKS = "[*`]*"  # Markdown's bold and code
 TIME = re.compile(
-    r"(?:\d{1,4}[.)]\s+)?@?[\[({<]?\s*"  # the number in a list, brackets
+    rf"(?:\d{{1,4}}[.)]\s+)?@?{MARKS}[\[({{<]?\s*"  # the number in a list, brackets
     rf"(\d{{1,6}}(?:{COLON}\d{{1,6}})+)(?:[.,](\d{{1,9}}))?(?:s(?:ec)?)?"
-    r"(?![A-Za-z\d_]|[.,:\uff1a]\d)[\])}>]?"
+    rf"(?![A-Za-z\d_]|[.,:\uff1a]\d)[\])}}>]?(?:{COLON}(?={MARKS}\s))?{MARKS}"
 )
 UNTIL = re.compile(rf"\s*(?:{ARROW}+|to)\s*[\[({{<]?\d+{COLON}\d")  # after a time: a range
 AFTER_TIME = re.compile(rf"(?:{ARROW}|\.)*")
 LEAD = re.compile(rf"(?:\s|{COLON}|[{COMMAS}\u3001|]|(?:{ARROW}|[*\u2022])+(?=\s|$))*")  # also bullets
-NO_TIME = re.compile(r"\W?0+(?:[.,]0+)?\s*(?:s|secs?|seconds)?(?=[\s\])}:\uff1a-]|$)", re.IGNORECASE)
+NO_TIME = re.compile(
+    r"\W*0+(?:(?:[.,'\u2019\u2032]|m(?:in)?)\s*0+)?\s*(?:s|secs?|seconds|[\"\u201d\u2033])?"
+    r"(?=[\s\])}*`:\uff1a-]|$)",
+    re.IGNORECASE,
+)
 END, ENDING = re.compile(r"\W*end\W*", re.IGNORECASE), re.compile(r"end\b", re.IGNORECASE)
-CHANGE = re.compile(rf"(cut\s+to|cut|keep|recache)\s*{COLON}", re.IGNORECASE)
+CHANGE = re.compile(rf"{MARKS}(cut\s+to|cut|keep|recache){MARKS}\s*{COLON}{MARKS}", re.IGNORECASE)
 LIKE_CHANGE = re.compile(
     r"[\[({<]\s*(?:cut|keep|recache)\b|cut\s+to\b"
     rf"|(?:cut|keep|recache)(?:\s+{DASH}|\s*[=,;>|\])}}]|\s+\w+\s*{COLON}|$)",

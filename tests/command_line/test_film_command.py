@@ -115,8 +115,9 @@ def test_a_film_has_the_script_s_name_and_is_made_once(sana, sampled, decoded):
     assert len(decoded) == 32
     shown = pictures(Path("script.mp4"))
     assert len(shown) == 122
-    status, out, _ = sana()
+    status, out, err = sana()
     assert "3 chunks from the store" in out
+    assert "100%" in err, "the bar is full though nothing was decoded"
     assert (len(sampled), len(decoded)) == (3, 32)
     assert pictures(Path("script.mp4")) == shown
     assert {path.name for path in Path().iterdir()} == {"script.txt", "script.mp4", "sana_films"}
@@ -439,11 +440,17 @@ def test_two_films_over_one_store(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_stopped_process_says_what_is_kept_and_goes_on(tmp_path, monkeypatch, name, status):
+@pytest.mark.parametrize(
+    "name, status, resume, advice",
+    [
+        ("SIGINT", 130, "--resume", "the same command goes on"),
+        ("SIGTERM", 143, "--no-resume", "the same command with --resume goes on"),
+    ],
+)
+def test_a_stopped_process_says_what_is_kept(tmp_path, monkeypatch, name, status, resume, advice):
     monkeypatch.chdir(tmp_path)
     Path("s.txt").write_text("a ball\ncut: a star\n", encoding="utf-8")
-    words = ["s.txt", *SMALL, "--seconds", "60"]
+    words = ["s.txt", *SMALL, "--seconds", "60", resume]
     running = process(tmp_path, *words)
     chunks = tmp_path / STORE / "chunks"
     until(lambda: len(list(chunks.rglob("*.safetensors"))) >= 2, 60)
@@ -453,6 +460,7 @@ def test_a_stopped_process_says_what_is_kept_and_goes_on(tmp_path, monkeypatch, 
     assert "Traceback" not in err
     kept = re.search(r"“s\.mp4” holds what is finished, (\d+) frames\. (\d+) of 24 chunks are kept", err)
     assert kept, err
+    assert advice in err
     assert "was decoded" not in err
     assert len(pictures(Path("s.mp4"))) == int(kept[1])
     stored = len(list(chunks.rglob("*.safetensors")))

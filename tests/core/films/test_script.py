@@ -146,6 +146,7 @@ def test_the_end_is_the_end_line_or_the_seconds():
         *("0:05)", "0:05.", "0:05 |", "0:05\u2192", "@0:05", "- 0:05", "\u2022 0:05", "2. 0:05", "2) [0:05]"),
         *("0\uff1a05", "\uff10\uff1a\uff10\uff15", "\ufeff0:05", "\u200b0:05", "\u30000:05", "\xa00:05"),
         *("  \t0:05\t", "0:05\xa0-\xa0", "<0:05>", "0:04.9", "0:05 --"),
+        *("**0:05**", "- **0:05**", "**0:05:**", "**0:05**:", "**[0:05]**", "`0:05`", "1. **0:05** \u2013"),
     ],
 )
 def test_times_as_people_write_them(time):
@@ -193,7 +194,19 @@ def test_words_of_a_prompt_stay(line, text):
 
 
 @pytest.mark.parametrize(
-    "word", ["cut:", "Cut :", "CUT TO:", "cut\uff1a", "cut: seed=8", "seed=8, cut: -", "- cut:"]
+    "word",
+    [
+        "cut:",
+        "Cut :",
+        "CUT TO:",
+        "cut\uff1a",
+        "cut: seed=8",
+        "seed=8, cut: -",
+        "- cut:",
+        "**cut:**",
+        "**Cut to**:",
+        "`cut:`",
+    ],
 )
 def test_a_cut_as_people_write_it(word):
     assert shots(f"0:00 a\n0:05 {word} b")[1] == ("b", "cut", 8, 4)
@@ -308,12 +321,16 @@ def test_room_of_a_scene():
         ("0:00 a\n75:00 b", ("Line 2", "“75:00”", "1:15:00")),
         ("0:00 a\n1:60:00 b", ("Line 2", "2:00:00")),
         ("0:00 a\n0:00:05:12 b", ("Line 2", "4 parts", "h:mm:ss")),
+        ("**0:00-0:05** a", ("Line 1", "two times")),
         ("0:00-0:05 a", ("Line 1", "two times", "only the time at which it begins")),
         ("a\n--0:10", ("Line 2", "second time")),
         ("0:00 to 0:05 a", ("Line 1", "two times")),
         ("00:00:00,000 --> 00:00:05,000 a", ("Line 1", "two times")),
         ("0:00 a\n0:05 0:10 b", ("Line 2", "second time")),
         ("0s a\n5s b", ("Line 1", "m:ss")),
+        ("0m0s a\n0m5s b", ("Line 1", "m:ss")),
+        ("0'00\" a\n0'05\" b", ("Line 1", "m:ss")),
+        ("**0s** a\n**5s** b", ("Line 1", "m:ss")),
         ("0 a\n5 b", ("Line 1", "m:ss")),
         ("0.00 a\n0.05 b", ("Line 1", "m:ss")),
         ("0:00 cut: keep: a", ("Line 1", "twice", "cut, keep")),
