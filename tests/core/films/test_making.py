@@ -455,6 +455,19 @@ def test_the_memory_of_another_machine_is_kept(model, calls, stores, monkeypatch
     assert calls.sampled == [21]
 
 
+def test_a_memory_that_another_machine_kept_is_not_one_made_again_here(model, calls, stores, monkeypatch):
+    """The name of what follows says that the memory was made again, so it has to be."""
+    store = next(stores)
+    there = film(model, store, shot("a"))
+    on_another_machine(model, monkeypatch)
+    film(model, store, shot("b"), story=there)
+    assert len(list((store.folder / "memories").rglob("*.safetensors"))) == 1
+    assert calls.sampled == [0, 11]
+    keep = shot("b", on_prompt_change="keep")
+    film(model, store, keep, story=there.light(), shelf=StoreShelf(MemoryCache(), store))
+    assert calls.absorbed == [0, 11]
+
+
 @pytest.mark.parametrize("window", [None, 1])
 def test_a_kept_memory_is_read_as_it_was(window, model, stores):
     store = next(stores)

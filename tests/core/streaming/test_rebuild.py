@@ -105,6 +105,9 @@ def test_it_begins_at_the_newest_memory_that_is_known(model, monkeypatch):
     assert seen == [7, 9]
     other = run(PACK, model, begin(PACK, model), "z", plan=(3, 2))
     assert_same_state(rebuild(model, whole.light(), base=other), whole)  # no moment of this story
+    after_cut = HISTORIES["after a cut"](model)
+    before_cut = HISTORIES["recache in the middle, then keep"](model)
+    assert_same_state(rebuild(model, after_cut.light(), base=before_cut), after_cut)  # another scene's memory
 
 
 def test_a_whole_state_comes_back_as_it_is(model, monkeypatch):
