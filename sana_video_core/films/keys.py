@@ -103,7 +103,7 @@ class SegmentKey(_Schema):
     chunk: str  # its key
     vae: str  # content of the file
     vae_dtype: str
-    tiling: str  # as decoded, also where memory was short
+    tiling: str  # as asked for; what fell back to tiles when memory was short isn't kept
     kernels: str  # of the decoder
     compute: str  # `compute_tag` of the decoder
     fps: Fraction

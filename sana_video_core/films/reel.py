@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -97,7 +97,7 @@ class Reel:
         tiling: Callable[[], str] = lambda: WHOLE,
         resume: bool = True,
     ) -> None:
-        """`tiling` says how the decoder works now, as it may change when memory is short."""
+        """`tiling` says how the decoder works now: when memory is short it turns to tiles, for good."""
         self.file, self.parts, self._codec, self._crf = file, parts, codec, crf
         self._look, self._store, self._tiling = look, store, tiling
         self._keeps = store is not None  # until it can't be written
@@ -105,7 +105,6 @@ class Reel:
         self.missing = frozenset(n for n in range(len(parts)) if not (resume and self._has(n)))
         self._next = 0  # the part that comes next
         self._encoder: SegmentEncoder | None = None
-        self._began_in = WHOLE
 
     def work(self, frames: Iterable[Tensor]) -> None:
         """Bytes [n, H, W, 3] of the missing parts in their order, however they are cut, become the film."""
@@ -117,10 +116,7 @@ class Reel:
     def _written(self, piece: Tensor) -> Tensor:
         """Encodes what belongs to the next part, and gives the rest."""
         if self._encoder is None:
-            self._encoder, self._began_in = (
-                SegmentEncoder(fps=self.file.fps, codec=self._codec, crf=self._crf),
-                self._tiling(),
-            )
+            self._encoder = SegmentEncoder(fps=self.file.fps, codec=self._codec, crf=self._crf)
         mine = piece[: self.parts[self._next].frames - self._encoder.frames]
         self._encoder.write(mine)
         if self._encoder.frames == self.parts[self._next].frames:
@@ -160,17 +156,16 @@ class Reel:
 
     def _kept(self, segment: bytes) -> bytes:
         """The segment that counts: the one of the first who made it."""
-        number, part = self._next, self.parts[self._next]
-        steady = self._look and part.chunk and self._tiling() == self._began_in
-        if not self._store or not self._keeps or not steady or not self._look or not part.chunk:
+        number, key = self._next, self.keys[self._next]
+        # what was decoded in tiles because memory was short isn't what its key says
+        as_named = self._look and self._tiling() == self._look.tiling
+        if not self._store or not self._keeps or not as_named or not key:
             return segment
-        key = replace(self._look, tiling=self._began_in).key(part.chunk)
         data = torch.from_numpy(np.frombuffer(segment, dtype=np.uint8).copy())
         try:
-            entry = self._store.write("segments", key, {MP4: data}, {"frames": part.frames})
+            entry = self._store.write("segments", key, {MP4: data}, {"frames": self.parts[number].frames})
         except FileError as error:
             logger.warning("%s The film goes on; after a crash, this part would be decoded again.", error)
             self._keeps = False
             return segment
-        self.keys[number] = key
         return self._segment(entry, number) or segment
