@@ -194,3 +194,16 @@ def test_a_hook_on_a_layer_is_told():
     finally:
         handle.remove()
     assert HostedModel(demo().model).unnamed_changes is None
+
+
+def test_a_forward_of_another_node_is_told_and_forgotten_when_it_is_taken_back():
+    """ComfyUI takes an object patch back by setting what was there: the class's own method."""
+    layer = demo().model.model.diffusion_model.blocks[0].attn.proj
+    own = layer.forward
+    try:
+        layer.forward = lambda x: own(x) * 2
+        assert "what its layers do" in HostedModel(demo().model).unnamed_changes
+        layer.forward = own
+        assert HostedModel(demo().model).unnamed_changes is None
+    finally:
+        del layer.forward

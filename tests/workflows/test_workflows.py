@@ -21,7 +21,7 @@ SHOTS = build.NAMES["2"]
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of files on a disk
 # for people with a LoRA; to compare with the original; to look at a film's plan; until workflow 9 is there
-LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoNoise", "SanaVideoScript", "SanaVideoLongVideo"}
+LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoNoise", "SanaVideoScript"}
 
 
 def read(name):
