@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from comfyui_sana_video.bridge import films, sampling
 from comfyui_sana_video.bridge.chunk_store import output_store
+from comfyui_sana_video.command_line import models as chosen
 from comfyui_sana_video.command_line.cli import main
 from comfyui_sana_video.demo import model_set
 from comfyui_sana_video.sana_video_core.streaming.rebuild import MemoryCache
@@ -30,7 +31,8 @@ WAYS = ("film node", "samplers", "command line")
 def models(tmp_path_factory):
     """A set whose files stay, as the nodes load it; the command line takes the same."""
     folder = tmp_path_factory.mktemp("models") / "set"
-    with patch.object(model_set, "demo_set") as built_in:
+    # the command line may have taken the name already, whatever ran before
+    with patch.object(model_set, "demo_set") as built_in, patch.object(chosen, "demo_set", built_in):
         built_in.return_value = model_set.write_demo_set(folder)
         for path in folder.rglob("*"):
             os.utime(path, (0, 0))  # what changed just now is hashed again each time
