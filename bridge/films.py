@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy.cli_args import args
 from torch import Tensor
 
@@ -114,7 +115,7 @@ def film_with(
                 file,
                 outline.parts,
                 codec=wish.codec,
-                look=named and _look(vae, decoder, named, file.fps, wish.codec),
+                look=named and _look(vae, decoder, screen.device, named, file.fps, wish.codec),
                 store=named and named.store,
                 tiling=lambda: IN_TILES if decoder.in_tiles else WHOLE,
                 resume=wish.resume,
@@ -176,7 +177,9 @@ def _making(
     return making
 
 
-def _look(vae: Any, decoder: HostedDecoder, named: Named, fps: Fraction, codec: str) -> Look | None:
+def _look(
+    vae: Any, decoder: HostedDecoder, device: torch.device, named: Named, fps: Fraction, codec: str
+) -> Look | None:
     """None for a VAE that nobody knows by content: it was patched."""
     path = file_of(vae)
     if vae.patcher.patches:
@@ -186,7 +189,7 @@ def _look(vae: Any, decoder: HostedDecoder, named: Named, fps: Fraction, codec: 
         if path
         else tensors_digest(vae.first_stage_model.state_dict())
     )
-    return look_of(decoder.network, decoder.device, content, fps=fps, codec=codec)
+    return look_of(decoder.network, device, content, fps=fps, codec=codec)
 
 
 def _may_stop(done: int, total: int) -> None:
