@@ -31,13 +31,26 @@ def frame_seed(seed: int, frame: int, draw: int) -> int:
 
 
 def draw_noise(
-    seed: int, first_frame: int, frames: int, draw: int, *, batch: int, channels: int, grid: LatentGrid
+    seed: int,
+    first_frame: int,
+    frames: int,
+    draw: int,
+    *,
+    batch: int,
+    channels: int,
+    grid: LatentGrid,
+    pinned: bool = False,
 ) -> Tensor:
-    """Standard normal noise [B, C, F, H, W], float32 on the CPU; row r of the batch uses seed + r."""
-    noise = torch.empty(batch, channels, frames, *grid)
+    """Standard normal noise [B, C, F, H, W], float32 on the CPU; row r of the batch uses seed + r.
+
+    It is a view: a latent frame's numbers are drawn where they stay. A copy of each would set PyTorch's
+    threads to work, which then wait awake, and take the cores from whoever encodes a film. `pinned` memory
+    goes to a GPU without another copy.
+    """
+    noise = torch.empty(batch, frames, channels, *grid, pin_memory=pinned)
     generator = torch.Generator(device="cpu")
     for row in range(batch):
         for offset in range(frames):
             generator.manual_seed(frame_seed(seed + row, first_frame + offset, draw))
-            noise[row, :, offset] = torch.randn(channels, *grid, generator=generator)
-    return noise
+            noise[row, offset].normal_(generator=generator)
+    return noise.transpose(1, 2)

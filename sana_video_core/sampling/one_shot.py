@@ -89,6 +89,7 @@ def sample_clip(
     if noise is None:
         channels = model.config.channels
         noise = draw_noise(sampling.seed, 0, latent_frames, 0, batch=batch, channels=channels, grid=grid)
+        noise = noise.contiguous()
     x = noise.to(model.device, torch.float32).expand(batch, -1, -1, -1, -1)
     if image is not None:
         image = image.to(x).expand(len(x), -1, -1, -1, -1)

@@ -68,8 +68,17 @@ class ChunkRunner:
         identity, first = state.identity, state.position
 
         def draw(number: int) -> Tensor:
-            size = {"batch": identity.batch, "channels": identity.channels, "grid": identity.grid}
-            return sent(draw_noise(seed, first, length, number, **size), self.model.device)
+            noise = draw_noise(
+                seed,
+                first,
+                length,
+                number,
+                batch=identity.batch,
+                channels=identity.channels,
+                grid=identity.grid,
+                pinned=self.model.device.type == "cuda",
+            )
+            return sent(noise, self.model.device).contiguous()
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
             self.callbacks.check(self._where)
