@@ -109,6 +109,7 @@ class Film:
             first=outline.from_chunk,
             scenes=outline.scenes,
             lengths=outline.lengths,
+            sampling=self.making.model.device,
             callbacks=Callbacks(lambda: decoding.cancelled() or sampling.cancelled(), decoding.progress),
             see=see,
         )

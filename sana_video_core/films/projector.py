@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..callbacks import Callbacks
 from ..config import Family
+from ..cuda_streams import cuda_devices, own_streams
 from ..errors import Cancelled
 from ..files.background import PIECES, TICK, Worker
 from ..files.image_file import frame_bytes
 from ..streaming.decoding import Decoder, decode_chunks
-from ..streaming.pipeline import ROOM, cuda_devices, own_streams
+from ..streaming.pipeline import ROOM
 from ..streaming.state import Chunk
 from ..vae.tiling import Tiling
 from .reel import Reel
@@ -78,11 +79,16 @@ class Projector(AbstractContextManager):
         scenes: Sequence[int],
         lengths: Sequence[int],
         callbacks: Callbacks,
+        sampling: torch.device,
         see: Callable[[Tensor], object] = lambda frames: None,
     ) -> None:
-        """The reel's parts are the chunks from number `first` on; `scenes` and `lengths` are of all."""
+        """The reel's parts are the chunks from number `first` on; `scenes` and `lengths` are of all.
+
+        `sampling` is the device that chunks come from.
+        """
         self._screen, self._reel, self._rules, self._callbacks = screen, reel, rules, callbacks
         self._see, self._total, self._next = see, len(scenes), 0
+        self._devices = cuda_devices(sampling, screen.device)
         self._shown = frozenset(first + number for number in reel.missing)
         self.needed = needed_chunks(scenes, lengths, self._shown, screen.reach)
         self._stopped, self._idle = threading.Event(), threading.Event()
@@ -153,7 +159,7 @@ class Projector(AbstractContextManager):
         with (
             torch.inference_mode(self._inference),
             self._screen.inside(),
-            own_streams(cuda_devices(self._screen.device)),
+            own_streams(self._devices, "decoding"),
         ):
             for frames in decode_chunks(
                 self._screen.decoder,

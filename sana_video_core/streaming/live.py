@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..callbacks import Progress
 from ..config import Family
+from ..cuda_streams import cuda_devices, own_streams
 from .player import Player
 
 MOST = 16  # pictures a second: more is work that nobody sees
@@ -43,7 +44,9 @@ class StreamPreview:
         if news.chunk == 0 or news.latents is None or self._player.ended:
             return
         finished = news.step == news.steps
-        with self._player.drawing():
+        # these latents are there, so pictures needn't wait for the next call in a GPU's queue
+        own = own_streams(cuda_devices(news.latents.device), "preview", urgent=True)
+        with self._player.drawing(), own:
             if finished and news.chunk < news.chunks:
                 self._play(news.latents)
             elif finished or not self._played:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..callbacks import Callbacks
 from ..config import OVERLAPS, Family, check_choice
+from ..cuda_streams import cuda_devices, own_streams
 from ..files.background import Worker
 from ..files.image_file import frame_bytes
 from ..vae.decoders import WanDecoder
@@ -160,7 +160,7 @@ class Pipeline(AbstractContextManager):
         self._worker = Worker(work, room=ROOM, name="decoding")
 
     def _decode(self, items: Iterator[Item], first: int, rules: Family) -> None:
-        with own_streams(cuda_devices(self._sampling, self._device)) as streams:
+        with own_streams(cuda_devices(self._sampling, self._device), "decoding") as streams:
             for frames in decode_chunks(
                 self._vae,
                 _handed_over(items, first, streams),
@@ -194,11 +194,6 @@ def has_room(vae: WanDecoder, identity: Identity, sampling: torch.device, decodi
     return free > needed + SPARE
 
 
-def cuda_devices(*devices: torch.device) -> list[torch.device]:
-    """The CUDA devices among them, each once; the last one stays the last."""
-    return list(dict.fromkeys(device for device in devices if device.type == "cuda"))
-
-
 def _moments(*devices: torch.device) -> list[torch.cuda.Event]:
     """Now, on each device: what a thread has asked for so far is done by then."""
     moments = []
@@ -206,22 +201,6 @@ def _moments(*devices: torch.device) -> list[torch.cuda.Event]:
         moments.append(torch.cuda.Event())
         moments[-1].record(torch.cuda.current_stream(device))
     return moments
-
-
-@contextmanager
-def own_streams(devices: list[torch.device]) -> Iterator[list[torch.cuda.Stream]]:
-    """In the block, this thread works on streams of its own; the last device is the current one."""
-    streams = [_stream(device) for device in devices]
-    with ExitStack() as stack:
-        for stream in streams:
-            stack.enter_context(torch.cuda.stream(stream))
-        yield streams
-
-
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """Always the same: PyTorch gives out 32 in turn, so a new one may be somebody's after a while."""
-    return torch.cuda.Stream(device)
 
 
 def _handed_over(
