@@ -24,7 +24,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..sana_video_core.checkpoints.checkpoint import Checkpoint, check_complete, read_checkpoint
+from ..sana_video_core.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from ..sana_video_core.checkpoints.said_family import check_family
 from ..sana_video_core.config import Family, TransformerConfig
 from ..sana_video_core.files.fingerprint import weights_fingerprint
@@ -120,7 +120,13 @@ class SanaVideoModule(SanaVideo):
     ) -> None:
         super().__init__(sizes, family, operations=operations, device=device, dtype=dtype)
         self.fingerprint, self.weights_of = fingerprint, hosted_weights
+        self._made_in = dtype
         self.computes: tuple[torch.device, torch.dtype] | None = None  # set by load_patcher
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights; with dynamic VRAM a layer has none until a file's are loaded."""
+        return self._made_in if self.final_layer.linear.weight is None else super().dtype
 
     @property
     def compute_device(self) -> torch.device:
@@ -251,7 +257,6 @@ def load_patcher(
     choice = network.kernel_choice(*network.computes)  # raises before the weights are loaded
     if not choice.triton:
         logging.getLogger("sana_video").info("SANA-Video runs in plain PyTorch: %s.", choice.reason)
-    check_complete(network, checkpoint.tensors, path, "SANA-Video transformer")
     patchers = comfy.model_patcher
     patcher = (patchers.ModelPatcher if disable_dynamic else patchers.CoreModelPatcher)(
         model, load_device=device, offload_device=management.unet_offload_device()

@@ -167,6 +167,7 @@ def main() -> None:
         "checks_fused",
         "checks_store",
         "checks_films",
+        "checks_dynamic",
     ):
         importlib.import_module(name)
     results = {}

@@ -81,7 +81,8 @@ def test_the_loader_passes_its_choices_on(monkeypatch):
         patched.setattr(model.SanaVideoModule, "kernel_choice", lambda *arguments: Choice(True, "", True))
         load, arguments = run("ModelLoader", "demo (built in)", "auto", "auto", "fp8").cached_patcher_init
         assert load(*arguments, disable_dynamic=True).model.diffusion_model.precision == "fp8"
-    monkeypatch.setattr(model, "check_complete", lambda *arguments: pytest.fail("too late"))
+    too_late = lambda *arguments, **options: pytest.fail("too late")  # noqa: E731
+    monkeypatch.setattr(model.SanaVideoModel, "load_model_weights", too_late)
     with pytest.raises(InputError, match="Triton kernels cannot run here: the model computes on cpu"):
         run("ModelLoader", "demo (built in)", "auto", "triton")
     with pytest.raises(
