@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from .text_encoder_file import write_text_encoder
+
 ROOT = Path(__file__).resolve().parents[1]
 CHUNKS, STEPS, HEIGHT, WIDTH = 3, 4, 480, 832
 GIB = 2**30
@@ -163,38 +165,6 @@ def write_lora(folder: Path) -> Path:
     return folder / "peft.safetensors"
 
 
-def write_text_encoder(folder: Path) -> Path:
-    """Gemma-2-2B at full size with random weights, in one file as ComfyUI users have it."""
-    import io
-
-    import sentencepiece
-    import transformers
-    from safetensors.torch import save_file
-
-    model = io.BytesIO()
-    words = [
-        "a red ball rolls over a blue floor and bounces off the wall",
-        "abcdefghijklmnopqrstuvwxyz .,:",
-    ] * 5
-    ids = {f"{name}_id": i for i, name in enumerate(("pad", "eos", "bos", "unk"))}
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(words),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=340,
-        byte_fallback=True,
-        **ids,
-    )
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        gemma = transformers.Gemma2Model(transformers.Gemma2Config())
-    torch.set_default_dtype(torch.float32)
-    tensors = {f"model.{name}": tensor.cpu() for name, tensor in gemma.state_dict().items()}
-    tensors["spiece_model"] = torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)
-    save_file(tensors, folder / "gemma.safetensors")
-    return folder / "gemma.safetensors"
-
-
 def measure(folder: Path, results: dict[str, object], limit: float | None) -> None:
     transformer, vae_file = write_models(folder)
     patcher = pack("bridge.model").load_patcher(transformer, None)
@@ -252,7 +222,9 @@ def measure_others(folder: Path, vae_file: Path, state, results: dict[str, objec
         "decode_peak_gib": peak,
         "decode_finite": bool(images.isfinite().all()),
     }
-    encoder = pack("bridge.text_encoders").HostedTextEncoder.load(write_text_encoder(folder))
+    encoder = pack("bridge.text_encoders").HostedTextEncoder.load(
+        write_text_encoder(folder / "gemma.safetensors")
+    )
     torch.cuda.empty_cache()
     embeddings, seconds, peak = timed(
         lambda: node_run("SanaVideoTextEncode", encoder, "a red ball rolls", 10, True)

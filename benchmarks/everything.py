@@ -20,7 +20,7 @@ from .transformer import CASES
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results and of speed.png")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results and the plots")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     # each in its own process, so that none inherits memory or errors; the stream runs on a hot card
@@ -29,7 +29,7 @@ def main() -> None:
     for name, *arguments in parts:
         module = f"{__package__}.{name}"
         subprocess.run([sys.executable, "-m", module, *arguments, "--out", str(out)], check=True)
-    draw_files(out, gpu(), out / "speed.png")
+    draw_files(out, gpu(), out)
 
 
 if __name__ == "__main__":

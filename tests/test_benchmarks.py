@@ -19,6 +19,7 @@ ROWS = {
     "LongSANA, a chunk": "chunk",
 }
 COLUMNS = "ours", "ours, fp8", "diffusers", "diffusers compiled"
+DECODERS = "ours", "ours, plain", "diffusers", "diffusers compiled"
 
 
 def result(name, gpu="h100"):
@@ -38,24 +39,54 @@ def test_the_table_has_the_measured_numbers(begins):
         assert "GiB" not in cell or f"{measured['peak_gib']:.1f} GiB" in cell, (version, measured)
 
 
+def _rate(case):
+    return f"{case['frames_per_s']:.1f} frames/s"
+
+
 def test_the_first_numbers_are_a_film_s():
-    film, page = result("end_to_end", "h200")["cases"]["full, 1 GPU"], PAGE.read_text(encoding="utf-8")
-    rate = film["overlap on"]["frames_per_s"]
-    assert rate == pytest.approx(film["frames"] / film["overlap on"]["total_s"], rel=1e-3)
-    assert f"**{rate:.1f} frames/s**" in page
-    assert f"preset {film['preset']} on {film['cpu_cores']} cores" in " ".join(page.split())
-    assert f"at {rate:.0f} frames a second on one H200" in (ROOT / "README.md").read_text(encoding="utf-8")
+    cases, page = result("end_to_end", "h200")["cases"], " ".join(PAGE.read_text(encoding="utf-8").split())
+    full, fp8, *two = (cases[f"{precision}, {gpus} GPU"] for gpus in (1, 2) for precision in ("full", "fp8"))
+    for case in (full, fp8):
+        together = case["overlap on"]
+        assert together["frames_per_s"] == pytest.approx(case["frames"] / together["total_s"], rel=1e-3)
+        assert f"**{_rate(together)}**" in page
+    assert f"| {_rate(full['overlap on'])} | {_rate(fp8['overlap on'])} |" in page
+    fast, faster = (case["overlap on"]["frames_per_s"] for case in two)
+    assert f"it is {fast:.1f} and {faster:.0f} frames/s: {100 * two[0]['of_the_slower_half']:.0f} %" in page
+    assert f"preset {full['preset']} on {full['cpu_cores']} cores" in page
+    rates = (f"{case['overlap on']['frames_per_s']:.0f}" for case in (full, fp8))
+    words = "at {} frames a second on one H200, {} in fp8".format(*rates)
+    assert words in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_the_page_says_how_fast_films_are():
+    page = PAGE.read_text(encoding="utf-8")
+    film, node = (result(name, "h200")["cases"] for name in ("film", "comfyui_film"))
+    films = [film[f"{precision}, 1 GPU"] for precision in ("full", "fp8")]
+    nodes = [node[f"{precision} --disable-dynamic-vram"] for precision in ("full", "fp8")]
+    for cases in (films, nodes):
+        assert f"| {' | '.join(map(_rate, cases))} |" in page
+    for key, digits in (("again_s", 2), ("after_a_kill_s", 1)):
+        assert f"| {' | '.join(f'{case[key]:.{digits}f} s' for case in films)} |" in page
+    assert all(abs(case["store_share"]) <= 0.01 for case in films)
 
 
 def test_the_page_says_how_long_decoding_took():
     page, case = PAGE.read_text(encoding="utf-8"), result("decode", "h200")["cases"]["decode"]
-    versions = "ours", "ours, plain", "diffusers"
-    times = (f"{case['times'][version]['ms']:.0f} ms" for version in versions)
+    times = (f"{case['times'][version]['ms']:.0f} ms" for version in DECODERS)
     assert f"| VAE: decoding | {' | '.join(times)} |" in page
-    errors = (f"{case['error'][version]:.2e}".replace("e-0", "e-") for version in versions)
+    errors = (f"{case['error'][version]:.2e}".replace("e-0", "e-") for version in DECODERS[:3])
     assert f"relative to float32 | {' | '.join(errors)} |" in page
     faster = case["times"]["diffusers"]["ms"] / case["times"]["ours"]["ms"]
     assert f"and the VAE {faster:.1f} times" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_previews_cost():
+    cases = result("preview", "h200")["cases"]
+    words = "{:.1f} % of a chunk in latent colours, {:.1f} % in drafts".format(
+        *(100 * cases[name]["slower"] for name in ("colours", "drafts"))
+    )
+    assert words in " ".join(PAGE.read_text(encoding="utf-8").split())
 
 
 def test_the_page_says_how_long_a_chunk_took():
@@ -101,6 +132,17 @@ def test_the_plot_draws_what_was_measured():
     assert memory.get_lines()[1].get_ydata().tolist() == chunks["peak_gib"]
     kept = next(line for line in memory.get_lines() if line.get_label().startswith("full attention"))
     assert kept.get_ydata().tolist() == [row["full attention"]["peak_gib"] for row in length["rows"]]
+
+
+def test_the_plot_of_a_chunk_draws_the_film_s_stages():
+    measured = result("end_to_end", "h200")
+    (axes,) = plot.draw_chunk(measured).axes
+    films = [measured["cases"][case] for case in plot.FILMS]
+    widths = np.array([bar.get_width() for bar in axes.patches]).reshape(1 + len(films), 3)
+    stages = [[film[f"{stage}_s"] / 24 for stage in plot.STAGES] for film in films]
+    assert widths == pytest.approx(np.array([[0.557, 0.930, 0], *stages]))
+    together = [line.get_xdata()[0] for line in axes.get_lines()]
+    assert together == pytest.approx([1.487, *(film["overlap on"]["total_s"] / 24 for film in films)])
 
 
 def test_every_case_was_measured_with_its_errors():
