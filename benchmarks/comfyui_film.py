@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     frames = 40 * options.chunks + 1
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        names = dict.fromkeys(("model", "text_encoder", "vae"), BUILT_IN)
+        names: dict[str, str] = {"model": BUILT_IN, "text_encoder": BUILT_IN, "vae": BUILT_IN}
         if not options.tiny:
             names = write_models(base)
         with comfyui(options.comfyui.resolve(), base, of_comfyui) as address:

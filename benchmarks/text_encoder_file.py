@@ -16,14 +16,16 @@ WORDS = ["a red ball rolls over a blue floor and bounces off the wall", "abcdefg
 def write_text_encoder(path: Path) -> Path:
     """Gemma-2-2B, drawn on the GPU, with a small vocabulary of its own."""
     model = io.BytesIO()
-    ids = {f"{name}_id": i for i, name in enumerate(("pad", "eos", "bos", "unk"))}
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(WORDS),
         model_writer=model,
         model_type="bpe",
         vocab_size=340,
         byte_fallback=True,
-        **ids,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
     )
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):

@@ -44,21 +44,20 @@ def screen_of(
 
 
 class Turns:
-    """Which of transformer and VAE ComfyUI has loaded on their device. Once both are, nobody loads any more.
+    """Which of transformer and VAE ComfyUI has loaded on their device.
 
-    Loading may unload the other one, so it is only done while that one rests.
+    Loading may unload the other one, so it is only done while that one rests; side by side, never.
     """
 
     def __init__(self, model: HostedModel, decoder: HostedDecoder, identity: Identity, overlap: str) -> None:
-        self._model, self._decoder, self._wish, self._both = model, decoder, overlap, False
+        self._model, self._decoder, self._wish = model, decoder, overlap
         self._size = identity.batch, identity.grid
 
     def to_sample(self) -> None:
         self._model.load(*self._size)
 
     def to_decode(self) -> None:
-        if not self._both:
-            self._decoder.load_for(*self._size)
+        self._decoder.load_for(*self._size)
 
     def side_by_side(self) -> bool:
         """Whether the VAE can decode while the transformer samples: both are loaded then, whole, for good.
@@ -76,8 +75,7 @@ class Turns:
         management.load_models_gpu(patchers, memory_required=needed + SPARE)
         whole = all(each.loaded_size() >= each.model_size() for each in patchers)
         free = management.get_free_memory(device)
-        self._both = whole and (self._wish == "on" or free > needed + SPARE)
-        return self._both
+        return whole and (self._wish == "on" or free > needed + SPARE)
 
 
 def _device(name: str, default: torch.device) -> torch.device:
