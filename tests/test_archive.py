@@ -19,7 +19,7 @@ def test_the_archive_holds_what_artists_use_and_no_server():
     names = archived()
     folders = {name.split("/")[0] for name in names}
     assert not folders & {*OUT, ".github", ".ci", "Makefile"}
-    assert {"bridge", "demo", "kernels", "nodes", "sana_video_core", "web", "workflows"} <= folders
+    assert {"bridge", "demo", "kernels", "locales", "nodes", "sana_video_core", "web", "workflows"} <= folders
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
     assert {"web/docs/SanaVideoStart.md", "web/state_colour.js"} <= set(names)
     assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 22  # with their pictures

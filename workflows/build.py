@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from ..standalone.engine.graph import fits, load_nodes
-from . import scenes
+from . import clips, scenes
 from .arrange import Box, Frame, Node, arrange
 from .room import content
 
@@ -45,14 +45,15 @@ TITLES = {
     "4a": ("save a stream and stop today", scenes.save_today),
     "4b": ("go on tomorrow as if never stopped", scenes.continue_tomorrow),
     "5": ("begin the stream with one of your pictures", scenes.from_an_image),
-    "6": ("text to video, 5 s clip in 50 steps", scenes.text_to_video),
-    "7": ("image to video, a 5 s clip in 50 steps", scenes.image_to_video),
-    "8": ("text to video, a 5 s clip in 50 steps, 720p", scenes.large_clip),
+    "6": ("text to video, 5 s clip in 50 steps", clips.text_to_video),
+    "7": ("image to video, a 5 s clip in 50 steps", clips.image_to_video),
+    "8": ("text to video, a 5 s clip in 50 steps, 720p", clips.large_clip),
     "9": ("a film from a script", scenes.from_a_script),
 }
 NAMES = {number: f"SANA-Video {number} – {title}" for number, (title, _) in TITLES.items()}  # noqa: RUF001
 # for a command line; not in the registry's archive, so that the page doesn't list the demo twice
 EASY_TO_TYPE = {"0": "00_without_downloads"}
+BYPASSED = 4  # a node's mode
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -108,6 +109,8 @@ class Sheet:
         self.links: list[list[Any]] = []
         self.prompt: dict[str, Any] = {}
         self._columns: list[list[Frame]] = []
+        self._app: dict[str, Any] = {}
+        self._around: dict[str, list[Any]] = {}  # what flows through a bypassed node, by its id
 
     @contextmanager
     def group(self, title: str, color: str, width: int, below: bool = False) -> Iterator[None]:
@@ -128,11 +131,12 @@ class Sheet:
     def add(self, kind: str, title: str = "", **inputs: Any) -> Node:
         """A node below the last one.
 
-        `inputs`: values for widgets, and for sockets a node, whose first fitting output is taken.
+        `inputs`: values, and for sockets (a widget has one, too) a node, whose first fitting output is taken.
         """
         listed = entries(self._info[kind])
         if unknown := set(inputs) - {entry.name for entry in listed}:
             raise KeyError(f"{kind} has no input {', '.join(sorted(unknown))}.")
+        linked = {name: inputs.pop(name) for name in list(inputs) if isinstance(inputs[name], dict)}
         values = {e.name: plain(inputs.get(e.name, e.default())) for e in listed if e.widget}
         has = content(kind, listed, len(self._info[kind]["output"]))
         node = self._place(kind, title, has.full(), has.roomy(), has.closed())
@@ -140,15 +144,30 @@ class Sheet:
             if entry.widget:
                 control = ["fixed"] if entry.options.get("control_after_generate") else []
                 node["widgets_values"] += [values[entry.name], *control]
-            source = None if entry.widget else inputs.get(entry.name)
+            source = linked.get(entry.name)
             node["inputs"].append(entry.socket(self._link(source, node, slot, entry) if source else None))
         node["properties"] |= self._models(values)
         values.pop("upload", None)
-        links = {link[0]: [str(link[1]), link[2]] for link in self.links}
+        links = {link[0]: self._around.get(str(link[1]), [str(link[1]), link[2]]) for link in self.links}
         sources = {e["name"]: links[e["link"]] for e in node["inputs"] if e["link"]}
         meta = {"title": title or self._info[kind]["display_name"]}
         self.prompt[str(node["id"])] = {"inputs": values | sources, "class_type": kind, "_meta": meta}
         return node
+
+    def bypass(self, node: Node) -> None:
+        """Off until somebody turns it on: what enters by its first socket leaves as it is."""
+        node["mode"] = BYPASSED
+        inputs = self.prompt.pop(str(node["id"]))["inputs"]
+        self._around[str(node["id"])] = inputs[node["inputs"][0]["name"]]
+
+    def app(self, inputs: list[tuple[Node, str]], outputs: list[Node]) -> None:
+        """What the page's App mode shows: widgets by their names, and the nodes whose results count."""
+        self._app = {
+            "linearData": {
+                "inputs": [[node["id"], name] for node, name in inputs],
+                "outputs": [node["id"] for node in outputs],
+            }
+        }
 
     def _place(self, kind: str, title: str, full: int, roomy: bool = True, closed: int = 0) -> Node:
         info, frame = self._info[kind], self._columns[-1][-1]
@@ -196,7 +215,7 @@ class Sheet:
             "groups": groups,
             "config": {},
             # without a view: the page fits it
-            "extra": {"frontendVersion": "1.47.10", "workflowRendererVersion": "LG"},
+            "extra": {"frontendVersion": "1.47.10", "workflowRendererVersion": "LG", **self._app},
             "version": 0.4,
         }
 

@@ -16,9 +16,11 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
     WAN: ("vae", f"Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/vae/{WAN}"),
     LTX: ("vae", f"Kijai/LTXV2_comfy/resolve/main/VAE/{LTX}"),
 }
-BLUE, PURPLE, GREEN = "#5b9bc4", "#88A", "#8A8"
+# of the page's palette for groups: pale blue, blue, green, and cyan for what is optional
+BLUE, PURPLE, GREEN, CYAN = "#3f789e", "#88A", "#8A8", "#8AA"
 WIDE, MIDDLE, FILM, SCREEN = 360, 295, 430, 600  # widths of nodes
 BUILT_IN = "demo (built in)"
+YOUR_LORA = "your_lora.safetensors"
 DEMO = "**Without downloads:** the demo, *SANA-Video 0*, runs on a small built-in model."
 FOX = (
     "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold "
@@ -37,17 +39,16 @@ DRAWING = (
     "A child's drawing: a girl with yellow hair and a pink dress stands on a green hill under a blue sky."
 )
 WAVING = "The drawn girl waves with both arms, wind moves her yellow hair, the clouds drift by."
-STORY = (
-    ("a ball moves", "a red ball moves right over a blue floor"),
-    ("it turns yellow, in a circle", "a red ball turns yellow and moves in a circle over a blue floor"),
-    ("it grows", "a yellow ball grows over a blue floor"),
-)
+DEMO_SCRIPT = """0:00 a red ball moves right over a blue floor
+0:05 a red ball turns yellow and moves in a circle over a blue floor
+0:07.5 keep: a yellow ball grows over a blue floor
+0:10 cut: a purple ring bounces off the walls over a green floor
+0:15 end"""
 SCRIPT = f"""0:00 {FOX} {CAMERA}
 0:05 {RUN} {CAMERA}
 0:10 keep: {RUN} Snow begins to fall.
 0:15 cut: {LAKE}
 0:20 end"""
-BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
 
 
 class Loaded(NamedTuple):
@@ -78,39 +79,41 @@ def loaded(
 
 def without_downloads(sheet: Any) -> None:
     sheet.note(
-        "## Three prompts, one film, on a small model\n\nPress Run. This model comes with the pack and knows "
-        "one kind of scene: *a red ball moves right over a blue floor*.\n\n- colours: red, orange, yellow, "
-        "green, blue, purple, white\n- shapes: ball, square, triangle, star, ring, cross\n- moves left, "
-        "right, up or down, moves in a circle, bounces off the walls, grows, shrinks, spins, stops; also "
+        "## Four lines, one film\n\nPress Run: this small model, the demo, comes with the pack. A line is "
+        "a shot. Change one and run again: only the later chunks of its scene are made.\n\nThe model knows "
+        "one kind of sentence, *a red ball moves right over a blue floor*:\n\n- colours: red, orange, "
+        "yellow, green, blue, purple, white\n- shapes: ball, square, triangle, star, ring, cross\n- moves "
+        "left, right, up or down, moves in a circle, bounces off the walls, grows, shrinks, spins, stops, "
         "*turns green and moves up*\n- floors: blue, green, grey, brown, purple, black\n\n**Download** "
-        "nothing; the other workflows do the same with the models of SANA-Video. This is the demo.",
+        "nothing here. For real films open *SANA-Video 9*; its note has the links: a model of 4 to 8 GB, a "
+        "text encoder of 5.2 GB, a VAE of 0.25 GB. 8 GB of GPU memory are enough.",
         WIDE + 30,
         255,
     )
-    with sheet.group("Models and size", BLUE, WIDE, below=True):
-        loaders = (
+    with sheet.group("Models", BLUE, WIDE, below=True):
+        use = Loaded(
             sheet.add("SanaVideoModelLoader", model_name=BUILT_IN),
             sheet.add("SanaVideoTextEncoderLoader", encoder_name=BUILT_IN),
             sheet.add("SanaVideoVAELoader", vae_name=BUILT_IN),
+            None,
         )
-        begun = sheet.add("SanaVideoStart", model=loaders[0], width=128, height=128)
-    use = Loaded(*loaders, begun)
-    state = use.start
-    for number, (title, text) in enumerate(STORY, 1):
-        with sheet.group(f"Shot {number}: {title}", PURPLE, MIDDLE):
-            words = prompt(sheet, f"Prompt {number}", use, text)
-            state = sampler(sheet, f"Shot {number}", use, words, state, seed=5)
-            sheet.add("SanaVideoStateInfo", f"After shot {number}", state=state)
-    film(sheet, "Video", "without_downloads", use, state)
+    made = screen(sheet, use, script=DEMO_SCRIPT, seconds=15, seed=5, width=128, height=128)
+    sheet.app([(made, name) for name in ("script", "seconds", "width", "height", "seed")], [made])
+
+
+def screen(sheet: Any, use: Loaded, **film: Any) -> Any:
+    with sheet.group("The film", PURPLE, SCREEN):
+        models = {"model": use.model, "text_encoder": use.encoder, "vae": use.vae}
+        return sheet.add("SanaVideoLongVideo", **models, **film)
 
 
 def film(
     sheet: Any, title: str, file: str, use: Loaded, state: Any, chunk: int = 0, below: bool = False
-) -> None:
+) -> Any:
     """Decodes a stream and saves it as a video file."""
     with sheet.group(title, GREEN, FILM, below):
         video = sheet.add("SanaVideoDecodeStream", vae=use.vae, state=state, from_chunk=chunk)
-        sheet.add("SaveVideo", video=video, filename_prefix=f"video/{file}")
+        return sheet.add("SaveVideo", video=video, filename_prefix=f"video/{file}")
 
 
 def prompt(sheet: Any, title: str, use: Loaded, words: str, **options: Any) -> Any:
@@ -133,11 +136,19 @@ def first_long_video(sheet: Any) -> None:
         "## One prompt, 15 seconds\n\nSix chunks of 2.5 s, one after the other. The past travels as a "
         "*state* of fixed size: 60 chunks need no more memory than 6.",
     )
+    with sheet.group("Optional: a LoRA (select it, Ctrl+B)", CYAN, WIDE, below=True):
+        lora = sheet.add("SanaVideoLoraLoader", model=use.model, lora_name=YOUR_LORA)
+    sheet.bypass(lora)
+    use = use._replace(model=lora)
     with sheet.group("Prompt and six chunks", PURPLE, WIDE):
         words = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}")
         stream = sampler(sheet, "", use, words, use.start, 6)
     look(sheet, stream)
-    film(sheet, "Video", "first_long_video", use, stream)
+    video = film(sheet, "Video", "first_long_video", use, stream)
+    sheet.app(
+        [(words, "text"), (stream, "chunks"), (use.start, "width"), (use.start, "height"), (stream, "seed")],
+        [video],
+    )
 
 
 def three_shots(sheet: Any) -> None:
@@ -225,54 +236,14 @@ def from_an_image(sheet: Any) -> None:
         state = sheet.add("SanaVideoPrime", image=image, **ready)
     with sheet.group("Shot 1", PURPLE, MIDDLE):
         state = sampler(sheet, "Shot 1", use, words, state)
+    first, begun = words, state
     with sheet.group("Shot 2", PURPLE, MIDDLE):
         words = prompt(sheet, "Prompt 2", use, WAVING)
         state = sampler(sheet, "Shot 2", use, words, state)
-    film(sheet, "Video", "from_an_image", use, state)
-
-
-def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large: bool = False) -> None:
-    """81 frames as the original samples them: its noise levels and solver, under ComfyUI's custom sampler."""
-    files = (LARGE, "sana_video_720p", LTX) if large else (SHORT, "sana_video_480p", WAN)
-    use = loaded(sheet, note, *files, start=False)
-    size, picture = {"width": 1280, "height": 704} if large else {}, {}
-    with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE):
-        if image:
-            frame = sheet.add("LoadImage", "First frame", image="example.png")
-            picture = {"vae": use.vae, "image": frame}
-        positive = prompt(sheet, "Prompt", use, text, motion_score=30)
-        negative = prompt(sheet, "Negative prompt", use, BLUR, motion_score=0, instruction=False)
-    with sheet.group("Size, noise and its levels", PURPLE, MIDDLE):
-        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **size, **picture)
-        noise = sheet.add("RandomNoise", "Noise", noise_seed=7)
-        sigmas = sheet.add("SanaVideoSigmas", grid="euler" if image else "dpm++")
-    with sheet.group("50 steps", PURPLE, MIDDLE):
-        guider = sheet.add("CFGGuider", model=use.model, positive=positive, negative=negative, cfg=6)
-        kind = {"sampler_name": "euler"} if image else {"solver_type": "midpoint", "eta": 0}
-        solver = sheet.add("KSamplerSelect" if image else "SamplerDPMPP_2M_SDE", "Solver", **kind)
-        parts = {"noise": noise, "guider": guider, "sampler": solver, "sigmas": sigmas}
-        sampled = sheet.add("SamplerCustomAdvanced", "Sampler", latent_image=latent, **parts)
-        decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
-        images = sheet.add(decode, vae=use.vae, **{socket: sampled})
-    with sheet.group("Video", GREEN, FILM):
-        video = sheet.add("CreateVideo", images=images, fps=16)
-        sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
-
-
-def text_to_video(sheet: Any) -> None:
-    note = (
-        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, and samples as its authors "
-        "do. The negative prompt has no instruction, motion score 0. For any length: *SANA-Video 1*."
-    )
-    clip(sheet, note, "text_to_video", f"{FOX} {CAMERA}")
-
-
-def image_to_video(sheet: Any) -> None:
-    note = (
-        "## A clip that begins with a picture\n\nEmpty Latent makes the picture the first frame, which stays "
-        "as it is. Say in the prompt what the picture shows, and what happens."
-    )
-    clip(sheet, note, "image_to_video", f"{DRAWING} {WAVING}", image=True)
+    video = film(sheet, "Video", "from_an_image", use, state)
+    lengths = [(begun, "chunks"), (state, "chunks"), (use.start, "width"), (use.start, "height")]
+    seeds = [(begun, "seed"), (state, "seed")]
+    sheet.app([(image, "image"), (first, "text"), (words, "text"), *lengths, *seeds], [video])
 
 
 def from_a_script(sheet: Any) -> None:
@@ -283,14 +254,8 @@ def from_a_script(sheet: Any) -> None:
         "chunks of its scene are made.",
         start=False,
     )
-    with sheet.group("The film", PURPLE, SCREEN):
-        models = {"model": use.model, "text_encoder": use.encoder, "vae": use.vae}
-        sheet.add("SanaVideoLongVideo", script=SCRIPT, seconds=20, seed=7, **models)
-
-
-def large_clip(sheet: Any) -> None:
-    note = (
-        "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which "
-        "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames."
-    )
-    clip(sheet, note, "720p", f"{FOX} {CAMERA}", large=True)
+    with sheet.group("The script and its plan", PURPLE, WIDE):
+        script = sheet.add("SanaVideoScript", script=SCRIPT, seconds=20, seed=7)
+    made = screen(sheet, use, script=script, seconds=20)
+    here = [(script, name) for name in ("script", "seconds", "seed")]
+    sheet.app([*here, (made, "width"), (made, "height")], [made])

@@ -1,14 +1,16 @@
-"""Draws the pictures that ComfyUI's page shows beside the workflows.
+"""Draws the moving pictures that ComfyUI's page shows beside the workflows.
 
     python -m comfyui_sana_video.workflows.thumbnails [NUMBER …]
 
-Each is four frames that the built-in demo makes as that workflow does; for 8, too, whose size it doesn't
-know. Takes minutes.
+Each is the film that the built-in demo makes as that workflow does, with the words of each shot; for 8, too,
+whose size it doesn't know. They are WebP files with the only name that the page asks packs for: .jpg. Takes
+minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +25,11 @@ from ..training.sampling import Models, load, sample
 from .build import NAMES
 
 HERE = Path(__file__).resolve().parent
-CELL, CAPTION = 230, 24  # the page shows a square
-PAPER, GREY = (34, 36, 42), (170, 172, 180)
-SOURCE = "made by the built-in demo model"
+SIDE, CAPTION, GAP = 448, 40, 1  # the page shows a square
+FRAMES, PACE = 60, 100  # of a picture, and milliseconds of each
+PAPER, WHITE = (24, 26, 31), (225, 227, 232)
 SEED = 5
+Frame = tuple[Image.Image, str]  # and the words of its shot
 
 
 class Shot(NamedTuple):
@@ -39,13 +42,14 @@ RED = Shot("a red ball moves right over a blue floor")
 CROSS = Shot("a green cross moves up over a black floor")
 TODAY = Shot("a white star moves left over a purple floor", 4)
 ORANGE = Shot("an orange triangle shrinks over a blue floor")
-# by number of the workflow; each story gets an equal share of the picture's frames
+# by number of the workflow; two stories are shown side by side
 STORIES: dict[str, list[list[Shot]]] = {
     "0": [
         [
             RED,
-            Shot("a red ball turns yellow and moves in a circle over a blue floor"),
-            Shot("a yellow ball grows over a blue floor"),
+            Shot("a red ball turns yellow and moves in a circle over a blue floor", 1),
+            Shot("a yellow ball grows over a blue floor", 1, "keep"),
+            Shot("a purple ring bounces off the walls over a green floor", 2, "cut"),
         ]
     ],
     "1": [[Shot("a white star moves down over a purple floor", 6)]],
@@ -62,7 +66,7 @@ STORIES: dict[str, list[list[Shot]]] = {
     ],
     "4a": [[TODAY]],
     "4b": [[TODAY, Shot("a white star turns orange and grows over a purple floor", 4)]],
-    "5": [[ORANGE]],
+    "5": [[ORANGE, Shot("an orange triangle turns blue and moves up over a blue floor")]],
     "6": [[Shot("a yellow star spins over a brown floor")]],
     "7": [[Shot("a purple ball moves in a circle over a grey floor")]],
     "8": [[Shot("a blue ring grows over a green floor")]],
@@ -75,28 +79,34 @@ STORIES: dict[str, list[list[Shot]]] = {
         ]
     ],
 }
+BEGIN = {"4b": 161}  # the first frame that the workflow's video shows
 
 
-def frames_of(models: Models, story: list[Shot], count: int) -> list[Image.Image]:
-    """`count` frames of a story, evenly spread over it."""
-    state = None
+def frames_of(models: Models, story: list[Shot], begin: int) -> list[Frame]:
+    """FRAMES frames of a story from number `begin` on, evenly spread, each with the words of its shot."""
+    state, words = None, list[str]()
     for shot in story:
         sampling = Sampling(seed=SEED, on_prompt_change=shot.on_change)
         state = sample(models, [shot.words], sampling, chunks=shot.chunks, state=state)
+        words += [shot.words] * (state.frames - len(words))
     assert state is not None
     frames = torch.cat([piece[0].cpu() for piece in decode_history(models.vae, state)], dim=1)
-    places = torch.linspace(0, frames.shape[1] - 1, count).long().tolist()
-    return [Image.fromarray(to_bytes(frames[:, place])) for place in places]
+    places = torch.linspace(begin, frames.shape[1] - 1, FRAMES).long().tolist()
+    return [(Image.fromarray(to_bytes(frames[:, place])), words[place]) for place in places]
 
 
-def picture(frames: list[Image.Image]) -> Image.Image:
-    """Two by two."""
-    sheet = Image.new("RGB", (2 * CELL + 2, 2 * CELL + 2 + CAPTION), PAPER)
-    for number, frame in enumerate(frames):
-        row, column = divmod(number, 2)
-        sheet.paste(fill_and_crop(frame, CELL, CELL), (column * (CELL + 2), row * (CELL + 2)))
-    pen = ImageDraw.Draw(sheet)
-    pen.text((8, 2 * CELL + 6), SOURCE, font=ImageFont.load_default(15), fill=GREY)
+def picture(side_by_side: tuple[Frame, ...]) -> Image.Image:
+    """A frame of each story, and its words below."""
+    sheet = Image.new("RGB", (SIDE, SIDE), PAPER)
+    width = (SIDE - GAP * (len(side_by_side) - 1)) // len(side_by_side)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for column, (frame, words) in enumerate(side_by_side):
+        sheet.paste(fill_and_crop(frame, width, SIDE - CAPTION), (column * (width + GAP), 0))
+        lines = textwrap.wrap(words, 6 + (width - 12) // 7)
+        middle = column * (width + GAP) + width / 2, SIDE - CAPTION / 2
+        pen.multiline_text(
+            middle, "\n".join(lines), font=font, fill=WHITE, anchor="mm", align="center", spacing=2
+        )
     return sheet
 
 
@@ -110,10 +120,11 @@ def main() -> None:
         parser.error(f"There is no workflow {', '.join(sorted(unknown))}; there are {', '.join(STORIES)}.")
     models = load(demo_set(), "cpu")
     for number in numbers:
-        stories = STORIES[number]
-        frames = [frame for story in stories for frame in frames_of(models, story, 4 // len(stories))]
-        picture(frames).save(HERE / f"{NAMES[number]}.jpg", quality=88)
-        print(number, flush=True)
+        stories = [frames_of(models, story, BEGIN.get(number, 0)) for story in STORIES[number]]
+        first, *others = [picture(together) for together in zip(*stories, strict=True)]
+        path, options = HERE / f"{NAMES[number]}.jpg", {"quality": 72, "method": 4}
+        first.save(path, "WEBP", save_all=True, append_images=others, duration=PACE, loop=0, **options)
+        print(number, path.stat().st_size, flush=True)
 
 
 if __name__ == "__main__":

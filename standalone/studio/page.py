@@ -27,6 +27,7 @@ from .files import routes as file_routes
 from .jobs import Job, Jobs
 from .prompts import read_asked
 from .templates import routes as template_routes
+from .translations import translations
 from .websocket import Sockets
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ class Page:
         constant = {
             "/users": {"storage": "server", "migrated": True},
             "/extensions": [f"/extensions/{PACK}/{script.name}" for script in _web_folder().glob("*.js")],
-            "/i18n": {},
+            "/i18n": translations(ROOT / "locales"),
             "/features": {"supports_preview_metadata": True, "max_upload_size": UPLOAD_LIMIT},
             "/system_stats": {"system": _system(), "devices": []},
             "/workflow_templates": {},

@@ -2,20 +2,19 @@
 leaves.
 """
 
-import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 from support.calibration import until
-from support.sites import ROOT
+from support.demo_chain import demo_chain
 
 PACK = "SanaVideo"
 
 
-def drawing(name="00_without_downloads", **changes):
-    """A workflow file; `changes`: widget values by class, position and value."""
-    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+def drawing(**changes):
+    """Three shots; `changes`: widget values by class, position and value."""
+    workflow = demo_chain()
     for node in workflow["nodes"]:
         for position, value in changes.get(node["type"].removeprefix(PACK), {}).items():
             node["widgets_values"][position] = value

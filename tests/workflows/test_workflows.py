@@ -6,6 +6,7 @@ from copy import deepcopy
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comfyui_sana_video.sana_video_core.films.script import parse_script
 from comfyui_sana_video.standalone.engine.graph import fits
@@ -19,9 +20,7 @@ FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("SANA-Video*.json"))
 SHOTS = build.NAMES["2"]
 PLAIN = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
-FILES = {"model_name", "encoder_name", "vae_name", "image", "file"}  # lists of files on a disk
-# for people with a LoRA; to compare with the original; to look at a film's plan; until workflow 9 is there
-LEFT_OUT = {"SanaVideoLoraLoader", "SanaVideoNoise", "SanaVideoScript"}
+FILES = {"model_name", "encoder_name", "vae_name", "lora_name", "image", "file"}  # lists of files on a disk
 
 
 def read(name):
@@ -215,8 +214,8 @@ def test_a_mistake_is_noticed(name, info):
 def test_twin_is_the_drawings_prompt(name, info):
     drawing, twin = read(name), read(f"api/{name}")
     assert to_prompt(deepcopy(drawing), info) == twin
-    kind = "SanaVideoLongVideo" if name == build.NAMES["9"] else "SanaVideoTextEncode"
-    of(drawing, kind)["widgets_values"][1] += 1
+    texts = any(node["type"] == "SanaVideoTextEncode" for node in drawing["nodes"])
+    of(drawing, "SanaVideoTextEncode" if texts else "SanaVideoLongVideo")["widgets_values"][1] += 1
     assert to_prompt(drawing, info) != twin
 
 
@@ -231,15 +230,46 @@ def test_files_are_what_the_script_writes():
 
 
 def test_a_film_needs_few_boxes():
-    film = read(build.NAMES["9"])
-    assert len(film["nodes"]) <= 8
-    plan = parse_script(of(film, "SanaVideoLongVideo")["widgets_values"][0], seconds=1, seed=7)
-    assert [(shot.change, shot.chunks) for shot in plan.shots] == [
-        ("start", 2),
-        ("recache", 2),
-        ("keep", 2),
-        ("cut", 2),
+    for number, kind, lengths in (("0", "LongVideo", (2, 1, 1, 2)), ("9", "Script", (2, 2, 2, 2))):
+        film = read(build.NAMES[number])
+        assert len(film["nodes"]) <= 6
+        plan = parse_script(of(film, f"SanaVideo{kind}")["widgets_values"][0], seconds=60, seed=7)
+        changes = "start", "recache", "keep", "cut"
+        assert [(s.change, s.chunks) for s in plan.shots] == [*zip(changes, lengths, strict=True)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_app_shows_widgets_and_results_that_are_there(name):
+    """As the page's builder writes them: [node, widget] and node."""
+    drawing = read(name)
+    app = drawing["extra"].get("linearData")
+    assert (app is not None) == (name in [build.NAMES[number] for number in "0159"])
+    if app is None:
+        return
+    nodes = {node["id"]: node for node in drawing["nodes"]}
+    for node, widget in app["inputs"]:
+        socket = next(entry for entry in nodes[node]["inputs"] if entry["name"] == widget)
+        assert socket["widget"] == {"name": widget}
+        assert socket["link"] is None, "what a link gives can't be typed"
+    assert {widget for _, widget in app["inputs"]} >= {"seed", "width", "height"}
+    shown = {nodes[node]["type"] for node in app["outputs"]}
+    assert shown <= {"SanaVideoLongVideo", "SaveVideo"}
+
+
+def test_a_bypassed_node_is_passed_by():
+    drawing, twin = read(build.NAMES["1"]), read(f"api/{build.NAMES['1']}")
+    lora = of(drawing, "SanaVideoLoraLoader")
+    assert lora["mode"] == 4
+    assert str(lora["id"]) not in twin
+    assert twin[str(of(drawing, "SanaVideoBlockSampler")["id"])]["inputs"]["model"] == [
+        str(of(drawing, "SanaVideoModelLoader")["id"]),
+        0,
     ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_is_small(name):
+    assert len(read(name)["nodes"]) <= 25
 
 
 def test_names_are_in_order_however_the_page_sorts():
@@ -263,12 +293,12 @@ def kinds(workflows):
     return {node["type"] for workflow in workflows for node in workflow["nodes"]}
 
 
-def test_every_node_is_shown_or_left_out_on_purpose(info):
+def test_every_node_is_shown(info):
     ours = {name for name in info if name.startswith("SanaVideo")}
-    assert kinds(map(read, NAMES)) & ours == ours - LEFT_OUT
+    assert kinds(map(read, NAMES)) & ours == ours
     # only one file shows Prime, so the line above can fail
     without = [read(name) for name in NAMES if name != build.NAMES["5"]]
-    assert "SanaVideoPrime" in ours - LEFT_OUT - kinds(without)
+    assert "SanaVideoPrime" in ours - kinds(without)
 
 
 def test_sizes_and_lengths():
@@ -305,9 +335,15 @@ def test_clips_are_sampled_as_the_original_does(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_thumbnail(name):
-    path = FOLDER / f"{name}.jpg"  # the page asks packs for no other format
-    assert path.stat().st_size < 60_000
+    """It moves: a WebP, which browsers know by its first bytes. The page asks packs for no name but .jpg."""
+    path = FOLDER / f"{name}.jpg"
+    assert path.stat().st_size <= 400_000
     with Image.open(path) as picture:
-        assert picture.width <= 512
-        colours = picture.convert("RGB").resize((32, 32)).getcolors(32 * 32)
-        assert len(colours) > 200, "a picture, and not a title"
+        assert picture.format == "WEBP"
+        assert picture.size == (448, 448)
+        assert picture.n_frames >= 40
+        first = np.asarray(picture.convert("RGB").resize((64, 64)), float)
+        picture.seek(picture.n_frames // 2)
+        later = np.asarray(picture.convert("RGB").resize((64, 64)), float)
+    assert np.abs(first - later).max() > 50, "something moves"
+    assert np.ptp(first[4:-4], axis=(0, 1)).max() > 60, "a picture, and not a surface"

@@ -1,0 +1,80 @@
+"""The workflows of the 50-step models: clips, sampled as the original does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .scenes import (
+    CAMERA,
+    DRAWING,
+    FILM,
+    FOX,
+    GREEN,
+    LARGE,
+    LTX,
+    MIDDLE,
+    PURPLE,
+    SHORT,
+    WAN,
+    WAVING,
+    WIDE,
+    loaded,
+    prompt,
+)
+
+BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
+
+
+def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large: bool = False) -> None:
+    """81 frames as the original samples them: its noise levels and solver, under ComfyUI's custom sampler."""
+    files = (LARGE, "sana_video_720p", LTX) if large else (SHORT, "sana_video_480p", WAN)
+    use = loaded(sheet, note, *files, start=False)
+    size, picture = {"width": 1280, "height": 704} if large else {}, {}
+    with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE):
+        if image:
+            frame = sheet.add("LoadImage", "First frame", image="example.png")
+            picture = {"vae": use.vae, "image": frame}
+        positive = prompt(sheet, "Prompt", use, text, motion_score=30)
+        negative = prompt(sheet, "Negative prompt", use, BLUR, motion_score=0, instruction=False)
+    with sheet.group("Size, noise and its levels", PURPLE, MIDDLE):
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **size, **picture)
+        # the same numbers; ours also draws them as the original does
+        ours = ("SanaVideoNoise", {"seed": 7, "device": "cpu"})
+        kind, seed = ("RandomNoise", {"noise_seed": 7}) if image or large else ours
+        noise = sheet.add(kind, "Noise", **seed)
+        sigmas = sheet.add("SanaVideoSigmas", grid="euler" if image else "dpm++")
+    with sheet.group("50 steps", PURPLE, MIDDLE):
+        guider = sheet.add("CFGGuider", model=use.model, positive=positive, negative=negative, cfg=6)
+        kind = {"sampler_name": "euler"} if image else {"solver_type": "midpoint", "eta": 0}
+        solver = sheet.add("KSamplerSelect" if image else "SamplerDPMPP_2M_SDE", "Solver", **kind)
+        parts = {"noise": noise, "guider": guider, "sampler": solver, "sigmas": sigmas}
+        sampled = sheet.add("SamplerCustomAdvanced", "Sampler", latent_image=latent, **parts)
+        decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
+        images = sheet.add(decode, vae=use.vae, **{socket: sampled})
+    with sheet.group("Video", GREEN, FILM):
+        video = sheet.add("CreateVideo", images=images, fps=16)
+        sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
+
+
+def text_to_video(sheet: Any) -> None:
+    note = (
+        "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, and samples as its authors "
+        "do. The negative prompt has no instruction, motion score 0. For any length: *SANA-Video 1*."
+    )
+    clip(sheet, note, "text_to_video", f"{FOX} {CAMERA}")
+
+
+def image_to_video(sheet: Any) -> None:
+    note = (
+        "## A clip that begins with a picture\n\nEmpty Latent makes the picture the first frame, which stays "
+        "as it is. Say in the prompt what the picture shows, and what happens."
+    )
+    clip(sheet, note, "image_to_video", f"{DRAWING} {WAVING}", image=True)
+
+
+def large_clip(sheet: Any) -> None:
+    note = (
+        "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which "
+        "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames."
+    )
+    clip(sheet, note, "720p", f"{FOX} {CAMERA}", large=True)
