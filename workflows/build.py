@@ -54,6 +54,7 @@ NAMES = {number: f"SANA-Video {number} – {title}" for number, (title, _) in TI
 # for a command line; not in the registry's archive, so that the page doesn't list the demo twice
 EASY_TO_TYPE = {"0": "00_without_downloads"}
 BYPASSED = 4  # a node's mode
+TALL = {"script": [{"height": 220}], "text": [{"height": 120}]}  # pixels of a text in an app
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -164,7 +165,7 @@ class Sheet:
         """What the page's App mode shows: widgets by their names, and the nodes whose results count."""
         self._app = {
             "linearData": {
-                "inputs": [[node["id"], name] for node, name in inputs],
+                "inputs": [[node["id"], name, *TALL.get(name, ())] for node, name in inputs],
                 "outputs": [node["id"] for node in outputs],
             }
         }

@@ -247,11 +247,11 @@ def test_an_app_shows_widgets_and_results_that_are_there(name):
     if app is None:
         return
     nodes = {node["id"]: node for node in drawing["nodes"]}
-    for node, widget in app["inputs"]:
+    for node, widget, *_ in app["inputs"]:
         socket = next(entry for entry in nodes[node]["inputs"] if entry["name"] == widget)
         assert socket["widget"] == {"name": widget}
         assert socket["link"] is None, "what a link gives can't be typed"
-    assert {widget for _, widget in app["inputs"]} >= {"seed", "width", "height"}
+    assert {widget for _, widget, *_ in app["inputs"]} >= {"seed", "width", "height"}
     shown = {nodes[node]["type"] for node in app["outputs"]}
     assert shown <= {"SanaVideoLongVideo", "SaveVideo"}
 
