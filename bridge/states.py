@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 from ..sana_video_core.config import STATE_PARTS, check_choice
@@ -41,6 +42,16 @@ def _whole(state: LightState) -> State:
         memory=known.after,
         memory_before=known.before,
     )
+
+
+def opened_by_the_page(name: str) -> str:
+    """A workflow in the page's JSON: Load State with this name, and what the state holds."""
+    state = {"name": "state", "type": "SANA_STATE"}
+    load = {"id": 1, "type": "SanaVideoLoadState", "pos": [0, 0], "size": [420, 60], "widgets_values": [name]}
+    info = {"id": 2, "type": "SanaVideoStateInfo", "pos": [480, 0], "size": [330, 420]}
+    nodes = [load | {"outputs": [state | {"links": [1]}]}, info | {"inputs": [state | {"link": 1}]}]
+    links = [[1, 1, 0, 2, 0, state["type"]]]
+    return json.dumps({"last_node_id": 2, "last_link_id": 1, "nodes": nodes, "links": links, "version": 0.4})
 
 
 def saved_line(name: str, saved: State, size: int) -> str:

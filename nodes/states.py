@@ -6,7 +6,16 @@ from comfy_api.latest import io, ui
 
 from ..sana_video_core.config import STATE_PARTS
 from . import checks
-from .files import STATES, check_prefix, new_file, saved_state, saved_states, sentence, state_prefix
+from .files import (
+    STATES,
+    check_prefix,
+    new_file,
+    saved_state,
+    saved_states,
+    sentence,
+    state_prefix,
+    subfolder_of,
+)
 from .help import schema
 from .sockets import SocketState, State
 
@@ -63,7 +72,7 @@ class SanaVideoSaveState(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, filename_prefix, what=STATE_PARTS[0]) -> io.NodeOutput:
-        from ..bridge.states import saved_line, state_to_save
+        from ..bridge.states import opened_by_the_page, saved_line, state_to_save
         from ..bridge.words import say
         from ..sana_video_core.errors import InputError
         from ..sana_video_core.streaming.state_file import save_state
@@ -72,7 +81,7 @@ class SanaVideoSaveState(io.ComfyNode):
             if not state.state.history:
                 raise InputError("This stream is empty: there is nothing to save. Sample or prime it first.")
             saved = state_to_save(state.state, what)
-            save_state(saved, path)
+            save_state(saved, path, opened_by_the_page(f"{subfolder_of(path)}/{path.name} [output]"))
         line = saved_line(path.name, saved, path.stat().st_size)
         say(line)
         return io.NodeOutput(state, ui=ui.PreviewText(line))

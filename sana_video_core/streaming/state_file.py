@@ -4,8 +4,8 @@ Format 2. Metadata: `sana_video_state` (the version) and `state` (JSON: identity
 history without its tensors, whether it is `light`, and the number of blocks in each memory). Tensors:
 `memory.B.` and `memory_before.B.` followed by the names of block B's memory (BlockMemory.named_tensors),
 `story.I.latents` of chunk I, and `text.T.embeddings` and `text.T.mask` of text T: `texts` has their contents'
-names, and chunks their numbers. Format 1 knew no light states, no texts, and not how a chunk began; its
-states are whole.
+names, and chunks their numbers. Beside them may stand `workflow`, for ComfyUI's page. Format 1 knew no light
+states, no texts, and not how a chunk began; its states are whole.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CHUNK_FIELDS: dict[str, tuple[type, ...]] = {
 OLDER = {"rule": STREAM_RULES[0], "entry": None, "weights": "", "compute": "", "key": None, "anywhere": None}
 
 
-def save_state(state: State, path: Path | str) -> None:
+def save_state(state: State, path: Path | str, workflow: str = "") -> None:
     """Write a state. If that raises FileError, an older file of this name stays as it was."""
     if isinstance(state, LightState):
         check_light(state)
@@ -74,7 +74,8 @@ def save_state(state: State, path: Path | str) -> None:
             for chunk in state.history
         ],
     }
-    write_tensors(path, _named_tensors(state), {FORMAT: str(VERSION), "state": json.dumps(described)})
+    metadata = {FORMAT: str(VERSION), "state": json.dumps(described), "workflow": workflow}
+    write_tensors(path, _named_tensors(state), {name: text for name, text in metadata.items() if text})
 
 
 def check_light(state: Story) -> None:

@@ -4,9 +4,12 @@ import json
 import re
 
 import pytest
+import torch
+from comfyui_sana_video.bridge.states import opened_by_the_page
 from comfyui_sana_video.workflows.build import NAMES
 from PIL import Image
 from playwright.sync_api import expect
+from safetensors.torch import save_file
 from support.calibration import until
 from support.comfy_page import ComfyPage
 from support.sites import ROOT
@@ -136,3 +139,19 @@ def test_nodes_that_only_comfyui_runs(site, window):
     assert sampler in answer.json()["node_errors"]
     assert "SamplerDPMPP_2M_SDE. Start one" in window.details_of_errors()
     window.shot("only-in-comfyui")
+
+
+def test_a_state_s_file_opens_as_load_state(window, tmp_path):
+    """What Save State writes beside the tensors; dropped, a file takes the same way."""
+    name = "sana_states/today_00001_.safetensors [output]"
+    workflow = {"workflow": opened_by_the_page(name)}
+    save_file({"memory": torch.zeros(1)}, tmp_path / "today_00001_.safetensors", metadata=workflow)
+    window.empty()
+    window.page.locator("#comfy-file-input").set_input_files(tmp_path / "today_00001_.safetensors")
+    window.page.wait_for_function("() => app.graph.nodes.length === 2")
+    load, info = window.widgets()
+    assert (load["type"], load["widgets"][0]["value"]) == ("SanaVideoLoadState", name)
+    assert info["type"] == "SanaVideoStateInfo"
+    sources = "() => app.graph.nodes.map(node => node.getInputNode(0)?.type)"
+    assert window.page.evaluate(sources) == [None, "SanaVideoLoadState"]
+    assert window.errors == []

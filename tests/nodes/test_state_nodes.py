@@ -10,6 +10,7 @@ import torch
 from comfyui_sana_video.bridge import progress, sampling, states
 from comfyui_sana_video.nodes.files import saved_state, saved_states
 from comfyui_sana_video.nodes.sockets import SocketState
+from comfyui_sana_video.sana_video_core.files.tensor_file import read_metadata
 from comfyui_sana_video.sana_video_core.files.video_reader import read_frames
 from comfyui_sana_video.sana_video_core.streaming.rebuild import MemoryCache
 from comfyui_sana_video.sana_video_core.streaming.state import LightState
@@ -363,3 +364,17 @@ def test_a_missing_state_is_reported_before_the_run():
     assert all(word in check("a.safetensors [output]") for word in ("no saved state", "press R"))
     assert check(None) is True  # linked
     assert check(_name(_save(one_chunk()[1]))) is True
+
+
+def test_a_state_s_file_opens_in_the_page_as_load_state(base):
+    """The page reads a dropped file's metadata, and opens the workflow in it."""
+    output_of("SaveState", two_chunks()[1], "sana_states/dropped")
+    path = base / "output" / "sana_states" / "dropped_00001_.safetensors"
+    workflow = json.loads(read_metadata(path)["workflow"])
+    load, info = workflow["nodes"]
+    assert load["widgets_values"] == ["sana_states/dropped_00001_.safetensors [output]"]
+    assert load["widgets_values"][0] in saved_states()
+    ((number, source, output, target, socket, kind),) = workflow["links"]
+    assert (source, output, target, socket, kind) == (load["id"], 0, info["id"], 0, "SANA_STATE")
+    assert load["outputs"][0]["links"] == [number]
+    assert info["inputs"][0]["link"] == number
