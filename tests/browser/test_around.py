@@ -84,7 +84,33 @@ def test_help_of_a_node(window):
     heading = re.search(r"^## (Good to know)$", text, re.M)[1]
     expect(window.page.get_by_role("heading", name=heading)).to_be_visible()
     expect(window.page.get_by_text(text.split("\n\n")[1].strip()).last).to_be_visible()
+    picture = window.page.get_by_role("img", name="The loader with the built-in demo")
+    assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 600
     window.shot("help")
+
+
+def test_links_of_help_are_followed_in_the_panel(window):
+    """The page would open them in a new tab, as an address that isn't there."""
+    window.load(drawing(DEMO))
+    window.fit()
+    window.page.mouse.click(*window.title_of("2"))
+    window.page.get_by_test_id("info-button").click()
+    panel = window.page.locator(".node-help-content")
+    title = panel.locator("h1")
+    expect(title).to_have_text("Load SANA-Video Model")
+    panel.get_by_role("link", name="Start SANA-Video Stream").click()
+    expect(title).to_have_text("Start SANA-Video Stream")
+    picture = panel.get_by_role("img")
+    assert picture.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 600
+    expect(title).to_be_in_viewport()
+    window.shot("help-followed")
+    panel.get_by_role("link", name="Load SANA-Video Model").click()
+    expect(title).to_have_text("Load SANA-Video Model")
+    panel.get_by_role("link", name="Load SANA-Video LoRA").click()
+    expect(title).to_have_text("Load SANA-Video LoRA")
+    window.page.mouse.click(*window.title_of("2"))  # the panel belongs to what is selected
+    expect(title).to_have_text("Load SANA-Video Model")
+    assert len(window.page.context.pages) == 1
 
 
 def test_every_node_has_its_help_page(window):
