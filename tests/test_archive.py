@@ -19,11 +19,23 @@ def test_the_archive_holds_what_artists_use_and_no_server():
     names = archived()
     folders = {name.split("/")[0] for name in names}
     assert not folders & {*OUT, ".github", ".ci", "Makefile"}
-    assert {"bridge", "demo", "kernels", "locales", "nodes", "sana_video_core", "web", "workflows"} <= folders
+    needed = {
+        "bridge",
+        "demo",
+        "kernels",
+        "locales",
+        "nodes",
+        "sana_video_core",
+        "subgraphs",
+        "web",
+        "workflows",
+    }
+    assert needed <= folders
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
     assert {"web/docs/SanaVideoStart.md", "web/docs/pictures/SanaVideoStart.webp"} <= set(names)
     assert {"web/state_colour.js", "web/help.js"} <= set(names)
     assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 22  # with their pictures
+    assert {"subgraphs/SANA-Video shot.json", "subgraphs/SANA-Video film.json"} <= set(names)
     assert "workflows/00_without_downloads.json" not in names  # the page would list the demo twice
     assert not [name for name in names if name.startswith("workflows/") and name.endswith(".py")]
 
@@ -32,7 +44,7 @@ def test_every_name_reaches_the_archive():
     """comfy-cli takes the lines of `git ls-files`, and drops what is no file: names that git quotes."""
     publish = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
     settings = {name: str(value) for name, value in publish["jobs"]["publish"]["env"].items()}
-    command = ["git", "-C", str(ROOT), "ls-files", "workflows"]
+    command = ["git", "-C", str(ROOT), "ls-files", "workflows", "subgraphs"]
     listed = subprocess.run(command, env=os.environ | settings, check=True, capture_output=True, text=True)
     assert not [name for name in listed.stdout.splitlines() if not (ROOT / name).is_file()]
 

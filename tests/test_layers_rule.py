@@ -138,7 +138,7 @@ def test_package_map_lists_every_folder():
 
 @pytest.mark.filterwarnings("ignore")  # setuptools has opinions about licences
 def test_what_is_no_code_is_installed_too(monkeypatch, tmp_path):
-    """As setuptools collects it: the demo set, the help pages and the workflows."""
+    """As setuptools collects it: the demo set, the help pages, the workflows and the blueprints."""
     dist = pytest.importorskip("setuptools").Distribution()
     monkeypatch.chdir(ROOT)
     dist.parse_config_files(["pyproject.toml"])
@@ -150,7 +150,7 @@ def test_what_is_no_code_is_installed_too(monkeypatch, tmp_path):
         Path(folder, name).as_posix() for _, folder, _, names in command.data_files for name in names
     }
     folders = ("demo/*.safetensors", "demo/demo_text/*", "web/*.js", "web/docs/*.md", "workflows/*.json")
-    folders += ("web/docs/pictures/*.webp",)
+    folders += ("web/docs/pictures/*.webp", "subgraphs/*.json", "locales/*/*.json")
     for pattern in folders:
         required = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert required

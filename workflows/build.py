@@ -3,7 +3,8 @@
     python -m comfyui_sana_video.workflows.build
 
 Widgets and sockets come from the node classes, those of ComfyUI's own nodes from a table in standalone/. So
-after a change of a node, run this again to update all files. What is drawn is in scenes.py.
+after a change of a node, run this again to update all files. What is drawn is in scenes.py; blueprints.py
+draws those in subgraphs/.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from ..standalone.engine.graph import fits, load_nodes
-from . import clips, scenes
+from . import blueprints, clips, scenes
 from .arrange import Box, Frame, Node, arrange
 from .room import content
 
@@ -221,16 +222,20 @@ class Sheet:
         }
 
 
+def text_of(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def files() -> dict[Path, str]:
-    """The text of every workflow file."""
+    """The text of every workflow file, and of every blueprint."""
     info, texts = known_nodes(), {}
+    for name in blueprints.BLUEPRINTS:
+        drawn = blueprints.blueprint(Sheet(info), name, PACK)
+        texts[HERE.parent / "subgraphs" / f"{name}.json"] = text_of(drawn)
     for number, (_, draw) in TITLES.items():
         sheet, name = Sheet(info), NAMES[number]
         draw(sheet)
-        drawn, prompt = (
-            json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-            for value in (sheet.drawing(name), sheet.prompt)
-        )
+        drawn, prompt = text_of(sheet.drawing(name)), text_of(sheet.prompt)
         for file in (name, EASY_TO_TYPE.get(number, name)):
             texts |= {HERE / f"{file}.json": drawn, HERE / "api" / f"{file}.json": prompt}
     return texts

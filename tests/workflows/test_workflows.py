@@ -220,7 +220,8 @@ def test_twin_is_the_drawings_prompt(name, info):
 
 
 def test_files_are_what_the_script_writes():
-    on_disk = {path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.json")}
+    paths = (*FOLDER.rglob("*.json"), *(ROOT / "subgraphs").iterdir())
+    on_disk = {path: path.read_text(encoding="utf-8") for path in paths}
     drawn = build.files()
     assert on_disk == drawn, "run python -m comfyui_sana_video.workflows.build"
     assert len(NAMES) == 11
