@@ -22,6 +22,7 @@ from aiohttp import web
 
 from ..engine.core_nodes import SHOWN, shown_info
 from ..engine.graph import PACK
+from .blueprints import routes as blueprint_routes
 from .files import UPLOAD_LIMIT, WRITING, read_json, refuse
 from .files import routes as file_routes
 from .jobs import Job, Jobs
@@ -56,7 +57,8 @@ class Page:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=UPLOAD_LIMIT, middlewares=[self._guard])
         app[WRITING] = asyncio.Lock()
-        files = [r for r in (*file_routes, *template_routes) if isinstance(r, web.RouteDef)]
+        tables = (*file_routes, *template_routes, *blueprint_routes)
+        files = [r for r in tables if isinstance(r, web.RouteDef)]
         for method, path, handler in (*self._routes(), *((r.method, r.path, r.handler) for r in files)):
             for prefix in ("", "/api"):
                 app.router.add_route(method, prefix + path, handler)
@@ -74,7 +76,6 @@ class Page:
             "/features": {"supports_preview_metadata": True, "max_upload_size": UPLOAD_LIMIT},
             "/system_stats": {"system": _system(), "devices": []},
             "/workflow_templates": {},
-            "/global_subgraphs": {},
             "/node_replacements": {},
             "/experiment/models": [],
             "/internal/folder_paths": {},

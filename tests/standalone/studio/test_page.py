@@ -176,3 +176,21 @@ def test_our_workflows_are_the_templates(ask):
         assert (await asked.get("/templates/..%2FREADME.json")).status == 404
 
     ask(check)
+
+
+def test_our_blueprints_are_those_of_a_pack(ask):
+    """As ComfyUI's app/subgraph_manager.py answers: a list without texts, then each text by its id."""
+
+    async def check(asked):
+        listed = await (await asked.get("/api/global_subgraphs")).json()
+        assert sorted(about["name"] for about in listed.values()) == ["SANA-Video film", "SANA-Video shot"]
+        for key, about in listed.items():
+            assert set(about) == {"source", "name", "info"}
+            assert (about["source"], list(about["info"])) == ("custom_node", ["node_pack"])
+            assert len(bytes.fromhex(key)) == 32
+            whole = await (await asked.get(f"/api/global_subgraphs/{key}")).json()
+            assert whole.items() >= about.items()
+            assert json.loads(whole["data"])["definitions"]["subgraphs"][0]["name"] == about["name"]
+        assert await (await asked.get("/global_subgraphs/..%2FREADME")).json() is None
+
+    ask(check)
