@@ -25,6 +25,9 @@ function show({ detail: { node: nodeId, output } }) {
   previews()?.revokePreviewsByLocatorId?.(place);
   delete app.nodePreviewImages?.[place];
   node.imgs = undefined;
+  // what a canvas shows them in, and would leave room for; the page makes it anew for a picture
+  const room = node.widgets?.findIndex((widget) => widget.name === "$$canvas-image-preview") ?? -1;
+  if (room >= 0) node.widgets.splice(room, 1)[0].onRemove?.();
   node.setDirtyCanvas?.(true, true);
 }
 

@@ -97,12 +97,13 @@ def without_downloads(sheet: Any) -> None:
             sheet.add("SanaVideoVAELoader", vae_name=BUILT_IN),
             None,
         )
-    made = screen(sheet, use, script=DEMO_SCRIPT, seconds=15, seed=5, width=128, height=128)
+    # square, so the node is as narrow as the page draws the film high
+    made = screen(sheet, use, WIDE, script=DEMO_SCRIPT, seconds=15, seed=5, width=128, height=128)
     sheet.app([(made, name) for name in ("script", "seconds", "width", "height", "seed")], [made])
 
 
-def screen(sheet: Any, use: Loaded, **film: Any) -> Any:
-    with sheet.group("The film", PURPLE, SCREEN):
+def screen(sheet: Any, use: Loaded, room: int = SCREEN, **film: Any) -> Any:
+    with sheet.group("The film", PURPLE, room):
         models = {"model": use.model, "text_encoder": use.encoder, "vae": use.vae}
         return sheet.add("SanaVideoLongVideo", **models, **film)
 

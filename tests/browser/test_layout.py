@@ -16,6 +16,7 @@ SOME = tuple(set(NAMES) - {"0"}) if EVERY else ("1", "4a", "4b", "5", "6", "7", 
 FILES = [ROOT / "workflows" / f"{NAMES[number]}.json" for number in SOME]
 BOTH = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 SETTLED = "() => new Promise(done => setTimeout(() => requestAnimationFrame(done), 150))"
+VIDEOS = "[...document.querySelectorAll('video')]"
 SMALL = {"SanaVideoStart": {0: 64, 1: 64}, "SanaVideoBlockSampler": {0: 1}}  # width, height; chunks
 
 
@@ -64,3 +65,28 @@ def test_nothing_is_covered_after_a_run(window, vue):
     assert covered(rectangles(window)) == []
     window.fit()
     window.shot(f"layout-{'vue' if vue else 'canvas'}")
+
+
+@BOTH
+def test_the_demo_s_film_stays_in_its_node(window, vue):
+    """It is square, so the page draws it as high as the node is wide."""
+    window.empty(vue)
+    workflow = json.loads((ROOT / "workflows" / f"{NAMES['0']}.json").read_text(encoding="utf-8"))
+    film = workflow["nodes"][-1]
+    # two scenes, so that the plan has some lines; each renderer its own seed, or nothing runs
+    film["widgets_values"][0] = "\n".join(film["widgets_values"][0].split("\n")[:2]) + "\n0:07.5 end"
+    film["widgets_values"][2:5] = 64, 64, 500 + vue
+    window.load(workflow)
+    assert window.run().status == 200
+    window.wait_for("execution_success")
+    window.page.wait_for_function(f"() => {VIDEOS}.some(v => v.videoWidth === 64)")
+    window.fit()
+    window.shot(f"layout-film-{'vue' if vue else 'canvas'}")
+    assert covered(rectangles(window)) == []
+    bottom = window.page.evaluate(
+        """() => { const group = app.graph.groups.at(-1), [x, y, w, h] = group._bounding;
+            const {scale, offset} = app.canvas.ds, box = app.canvas.canvas.getBoundingClientRect();
+            return (y + h + offset[1]) * scale + box.top }"""
+    )
+    shown = window.page.evaluate(f"() => Math.max(...{VIDEOS}.map(v => v.getBoundingClientRect().bottom))")
+    assert shown <= bottom + 1
