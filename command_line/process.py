@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
@@ -64,6 +65,13 @@ def lasting_streams() -> Iterator[None]:
 AGAIN = 0.05  # seconds
 
 
+def _again(number: int, dropped: threading.Lock) -> None:
+    """Send the signal once more, after the lock's release: on a busy machine that takes its time."""
+    with dropped:
+        time.sleep(AGAIN)
+    _thread.interrupt_main(signal.Signals(number))
+
+
 @contextmanager
 def endings_are_ctrl_c() -> Iterator[list[int]]:
     """In the block, a signal to end does what Ctrl-C does; yields the numbers of those that came."""
@@ -78,9 +86,12 @@ def endings_are_ctrl_c() -> Iterator[list[int]]:
 
     def lost(what: Any) -> None:
         """Python drops an exception that comes while an object is let go: the signal comes again, soon."""
-        if issubclass(what.exc_type, KeyboardInterrupt):  # not now: what is raised here is dropped, too
+        if issubclass(what.exc_type, KeyboardInterrupt):
             number = came[-1] if came else signal.SIGINT
-            threading.Timer(AGAIN, _thread.interrupt_main, (number,)).start()
+            here = threading.Lock()  # until it is released: what is raised here is dropped, too
+            here.acquire()
+            threading.Thread(target=_again, args=(number, here)).start()
+            here.release()
         else:
             older_hook(what)
 

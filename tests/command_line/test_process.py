@@ -5,11 +5,12 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
 from comfyui_sana_video.command_line import cli
-from comfyui_sana_video.command_line.process import LastingStream, endings_are_ctrl_c, lasting_streams
+from comfyui_sana_video.command_line.process import AGAIN, LastingStream, endings_are_ctrl_c, lasting_streams
 from comfyui_sana_video.sana_video_core.errors import Cancelled
 from support.video_files import posix
 
@@ -73,10 +74,18 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard, also where a shell runs the tests in the background."""
+    older = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, older)
+
+
 @posix
 @pytest.mark.parametrize("ending, status", [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Cancelled])
-def test_an_ending_is_ctrl_c(ending, status, error, command, monkeypatch):
+def test_an_ending_is_ctrl_c(ending, status, error, command, ctrl_c):
     def body(options):
         try:
             os.kill(os.getpid(), getattr(signal, ending))
@@ -84,11 +93,7 @@ def test_an_ending_is_ctrl_c(ending, status, error, command, monkeypatch):
             raise error("Stopped.") from None
 
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
-    older = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        assert command(body) == (status, "Stopped.\n")
-    finally:
-        signal.signal(signal.SIGINT, older)
+    assert command(body) == (status, "Stopped.\n")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
@@ -133,9 +138,13 @@ def test_a_refusal_of_the_system_is_a_sentence(error, words, command):
 
 @posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_while_an_object_is_let_go_isnt_lost(number):
+def test_a_signal_while_an_object_is_let_go_isnt_lost(number, busy, ctrl_c, monkeypatch):
     """Python drops what is raised there, and says so; the work would go on to its end."""
+    start = threading.Thread.start
+    if busy:  # a thread works for a while before this one does again
+        monkeypatch.setattr(threading.Thread, "start", lambda self: start(self) or time.sleep(3 * AGAIN))
 
     class Last:
         def __del__(self):
