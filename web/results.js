@@ -3,6 +3,8 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
+const PICTURES = "$$canvas-image-preview"; // the page's name for their room on a node
+
 function nodeAt(executionId) {
   const path = String(executionId).split(":");
   const last = path.pop();
@@ -25,9 +27,8 @@ function show({ detail: { node: nodeId, output } }) {
   previews()?.revokePreviewsByLocatorId?.(place);
   delete app.nodePreviewImages?.[place];
   node.imgs = undefined;
-  // what a canvas shows them in, and would leave room for; the page makes it anew for a picture
-  const room = node.widgets?.findIndex((widget) => widget.name === "$$canvas-image-preview") ?? -1;
-  if (room >= 0) node.widgets.splice(room, 1)[0].onRemove?.();
+  const room = output.animated && node.widgets?.find((widget) => widget.name === PICTURES);
+  if (room) node.removeWidget(room); // or a film leaves it empty
   node.setDirtyCanvas?.(true, true);
 }
 

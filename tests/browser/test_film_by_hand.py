@@ -51,6 +51,8 @@ def test_a_film_is_built_run_edited_and_run_again(site, window, vue):
     seen = window.playing()
     assert (seen["state"], seen["width"], seen["height"]) == (4, SIDE, SIDE)
     assert seen["length"] == pytest.approx((2 + 40 * 3) / 16, abs=0.2)
+    left = window.page.evaluate("id => app.graph.getNodeById(id).widgets.map(widget => widget.name)", film)
+    assert "$$canvas-image-preview" not in left  # an empty room above the film
     assert window.words(film).startswith("3 chunks · 2 scenes")
     assert "from the store" not in window.words(film)
     assert (site.base / "output" / shown["images"][0]["subfolder"] / shown["images"][0]["filename"]).is_file()
