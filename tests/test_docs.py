@@ -27,7 +27,7 @@ def test_what_a_page_links_to_is_there(page):
 
 def test_readme_lists_every_workflow():
     listed = re.findall(r"\(<workflows/(SANA-Video .*)\.json>\)", read(ROOT / "README.md"))
-    assert listed == list(NAMES.values())
+    assert sorted(listed) == list(NAMES.values())  # the table goes by what people want
 
 
 def test_readme_shows_the_demos_script():
