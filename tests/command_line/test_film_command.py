@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -25,28 +26,32 @@ from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.claims import claim
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors
 from comfyui_sana_video.sana_video_core.files.video_reader import read_metadata
+from comfyui_sana_video.sana_video_core.files.video_writer import VideoWriter
 from comfyui_sana_video.sana_video_core.films import keeping
 from comfyui_sana_video.sana_video_core.films.prune import prune
 from comfyui_sana_video.sana_video_core.streaming.state import LightState, StreamState
 from comfyui_sana_video.sana_video_core.streaming.state_file import load_state, save_state
+from comfyui_sana_video.sana_video_core.vae import colours
 from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
 from conftest import ROOT
 from PIL import Image
 from safetensors.torch import save_file
-from support.calibration import limit, until
+from support.calibration import until
 from support.films import pictures
+from support.forks import begin, ended
 from support.tiny_files import SLIM, tiny_weights
+from support.video_files import posix
 
-SMALL = ["--size", "64x32", "--steps", "1"]
+SMALL = ["--size", "32x16", "--steps", "1"]
 SCRIPT = "a ball\nkeep: a star\ncut: a square\n"
 STORE = Path("sana_films/store")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def demo(tmp_path_factory):
-    """A random set in place of the trained one."""
+    """A random set in place of the trained one; previews in rough colours."""
     random_set = write_demo_set(tmp_path_factory.mktemp("demo") / "set")
-    with patch.object(models, "demo_set", lambda: random_set):
+    with patch.object(models, "demo_set", lambda: random_set), patch.object(colours, "TRIALS", 2):
         yield random_set
 
 
@@ -191,7 +196,7 @@ REFUSALS = [
     (["--video", "script.txt"], "script.txt"),
     (["--image", "script.txt"], "script.txt"),
     (["--state-in", "script.txt"], "script.txt"),
-    (["--state-in", "s.safetensors", "--size", "64x64"], "of 64 x 32"),
+    (["--state-in", "s.safetensors", "--size", "64x64"], "of 32 x 16"),
     (["--state-in", "s.safetensors", "--window", "2"], "keeps its window"),
     (["--state-in", "two.safetensors"], "batch"),
     (["--audio", "film.mp4"], "no sound"),
@@ -221,9 +226,10 @@ REFUSALS = [
 def files(made, tmp_path_factory):
     """What options name."""
     folder = tmp_path_factory.mktemp("files")
-    shutil.copy(made / "f.mp4", folder / "film.mp4")
-    shutil.copy(made / "f.mp4", folder / "sound.mp4")
-    Image.new("RGB", (64, 32)).save(folder / "i.png")
+    with VideoWriter(folder / "film.mp4", fps=16) as writer:
+        writer.write(torch.linspace(-1, 1, 10)[None, :, None, None].expand(3, -1, 16, 32))
+    shutil.copy(folder / "film.mp4", folder / "sound.mp4")
+    Image.new("RGB", (32, 16)).save(folder / "i.png")
     state = load_state(made / "s.safetensors")
     save_state(state, folder / "s.safetensors")
     one = state.identity
@@ -344,7 +350,7 @@ def test_tiles_are_another_look(again, sampled, decoded):
 
 @pytest.mark.parametrize("kind", ["--image", "--video"])
 def test_what_a_film_begins_with_is_shown(again, files, kind, sampled):
-    name, frames = {"--image": ("i.png", 1), "--video": ("film.mp4", 121)}[kind]
+    name, frames = {"--image": ("i.png", 1), "--video": ("film.mp4", 9)}[kind]
     status, out, _ = again(kind, files / name)
     assert status == 0
     assert f" {frames + 121} frames" in out
@@ -370,14 +376,15 @@ def test_a_lora_makes_another_film(again, demo, sampled):
     module = name.removesuffix(".weight")
     pair = {"lora_A": torch.ones(2, width), "lora_B": torch.ones(width, 2)}
     save_file({f"{module}.{part}.weight": tensor for part, tensor in pair.items()}, "snow.safetensors")
+    Path("ball.txt").write_text("a ball\n", encoding="utf-8")
     for words, count in (
-        (["--lora", "snow.safetensors:0.5"], 3),
+        (["--lora", "snow.safetensors:0.5"], 1),
         (["--lora", "snow.safetensors:0.5"], 0),
-        (["--lora", "snow.safetensors:0.6"], 3),
+        (["--lora", "snow.safetensors:0.6"], 1),
         ([], 0),
     ):
         sampled.clear()
-        status, _, err = again(*words)
+        status, _, err = again(*words, script="ball.txt", seconds=2.5)
         assert status == 0, err
         assert len(sampled) == count
 
@@ -401,37 +408,29 @@ def test_a_store_is_not_pruned_under_a_film(again, monkeypatch):
 
 
 def process(folder, *words):
-    code = (
-        "import signal, sys; sys.path.insert(0, sys.argv[1]); import conftest;"
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from comfyui_sana_video.command_line.cli import main; sys.exit(main(sys.argv[2:]))"
-    )
-    run = [sys.executable, "-c", code, str(ROOT / "tests"), "film", *map(str, words)]
-    return subprocess.Popen(run, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """The command as a process of its own; what it says is in a file beside its folder."""
+
+    def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.root.handlers.clear()  # pytest's: here warnings are printed
+        return main(["film", *map(str, words)])
+
+    return begin(work, folder, f"{folder}.said")
 
 
-@pytest.mark.slow
+@posix
 def test_two_films_over_one_store(tmp_path):
     """They begin alike, and at the same moment."""
     running = []
     for name, last in (("one", "a square"), ("two", "a star")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "s.txt").write_text(f"a ball\n{last}\n", encoding="utf-8")
-        words = [
-            "s.txt",
-            *SMALL,
-            "--seconds",
-            "10",
-            "--store",
-            tmp_path / "store",
-            "--state-out",
-            "s.safetensors",
-        ]
-        running.append(process(tmp_path / name, *words))
-    for each in running:
-        _, err = each.communicate(timeout=limit(60))
-        assert each.returncode == 0, err
-        assert "law" not in err
+        words = ["--seconds", 10, "--store", tmp_path / "store", "--state-out", "s.safetensors"]
+        running.append(process(tmp_path / name, "s.txt", *SMALL, *words))
+    for name, each in zip(("one", "two"), running, strict=True):
+        status, said = ended(each), (tmp_path / f"{name}.said").read_text(encoding="utf-8")
+        assert status == 0, said
+        assert "law" not in said
     states = [load_state(tmp_path / name / "s.safetensors") for name in ("one", "two")]
     pairs = list(zip(*(state.history for state in states), strict=True))
     assert [a.key == b.key for a, b in pairs] == [True, True, False, False]
@@ -439,7 +438,7 @@ def test_two_films_over_one_store(tmp_path):
     assert len(list((tmp_path / "store/chunks").rglob("*.safetensors"))) == 6
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@posix
 @pytest.mark.parametrize(
     "name, status, resume, advice",
     [
@@ -448,15 +447,16 @@ def test_two_films_over_one_store(tmp_path):
     ],
 )
 def test_a_stopped_process_says_what_is_kept(tmp_path, monkeypatch, name, status, resume, advice):
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "film"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     Path("s.txt").write_text("a ball\ncut: a star\n", encoding="utf-8")
     words = ["s.txt", *SMALL, "--seconds", "60", resume]
-    running = process(tmp_path, *words)
-    chunks = tmp_path / STORE / "chunks"
+    running, chunks = process(folder, *words), STORE / "chunks"
     until(lambda: len(list(chunks.rglob("*.safetensors"))) >= 2, 60)
-    running.send_signal(getattr(signal, name))
-    _, err = running.communicate(timeout=limit(60))
-    assert running.returncode == status, err
+    os.kill(running, getattr(signal, name))
+    ending, err = ended(running), (tmp_path / "film.said").read_text(encoding="utf-8")
+    assert ending == status, err
     assert "Traceback" not in err
     kept = re.search(r"“s\.mp4” holds what is finished, (\d+) frames\. (\d+) of 24 chunks are kept", err)
     assert kept, err
@@ -465,5 +465,5 @@ def test_a_stopped_process_says_what_is_kept(tmp_path, monkeypatch, name, status
     assert len(pictures(Path("s.mp4"))) == int(kept[1])
     stored = len(list(chunks.rglob("*.safetensors")))
     assert int(kept[2]) <= stored <= int(kept[2]) + 1
-    assert {path.name for path in tmp_path.iterdir()} == {"s.txt", "s.mp4", "sana_films"}
-    assert not list(tmp_path.rglob(".*"))
+    assert {path.name for path in Path().iterdir()} == {"s.txt", "s.mp4", "sana_films"}
+    assert not list(Path().rglob(".*"))

@@ -25,7 +25,8 @@ from comfyui_sana_video.sana_video_core.films.layout import DAMAGED, KINDS
 from comfyui_sana_video.sana_video_core.films.store import Store
 from PIL import Image
 from support.films import PACK, SCRIPT, Studio, Toy, pictures
-from test_kills import begin, hidden
+from support.forks import begin
+from test_kills import hidden
 
 TEXT = "0:00 a red ball\n0:02 keep: a blue square\n0:05 a star\n0:07 cut: a green ball\n0:10 end\n"
 CHUNKS, KILLS = 4, 10

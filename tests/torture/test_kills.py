@@ -3,11 +3,9 @@
 `python -m pytest tests/torture --full -s` kills 210 processes in some minutes; the suite kills two.
 """
 
-import gc
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ if os.name != "posix":
     pytest.skip("kills as POSIX does", allow_module_level=True)
 
 from killed import KINDS, check_set, check_whole
+from support.forks import begin
 
 TIMES = {"generate": 40, "run": 40, "studio": 40, "states": 50, "convert": 30, "make_demo": 10}
 SHORT = {"studio": 1, "states": 1}
@@ -25,25 +24,6 @@ SHORT = {"studio": 1, "states": 1}
 def pytest_generate_tests(metafunc):
     times = TIMES if metafunc.config.getoption("--full") else SHORT
     metafunc.parametrize("kind, seed", [(kind, seed) for kind in times for seed in range(times[kind])])
-
-
-def begin(work, folder):
-    """The id of a process of its own that works in the folder."""
-    folder.mkdir(exist_ok=True)
-    sys.stdout.flush()
-    gc.collect()  # the child would free it, and wait for threads that it hasn't
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        os.chdir(folder)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-        sys.stdout = sys.stderr = os.fdopen(1, "w", closefd=False)
-        status = work()
-    finally:
-        os._exit(status)
 
 
 def duration(kind, folder, known={}):  # noqa: B006  measured once
