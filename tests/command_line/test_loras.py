@@ -14,7 +14,7 @@ from comfyui_sana_video.sana_video_core.streaming.state_file import load_state
 from safetensors.torch import save_file
 from support.lora_files import random_tensor
 
-SMALL = ["--size", "64x32", "--steps", "1"]
+SMALL = ["--size", "32x16", "--steps", "1"]
 WIDTH = 112
 
 
