@@ -37,7 +37,7 @@ def shot(sheet: Any) -> Box:
     return Box(
         "One shot of a film: a prompt and how long it lasts. Chain shots by their states, from Start "
         "SANA-Video Stream to SANA-Video Decode Stream.",
-        ["sana", "shot", "long video", "chain", "continue"],
+        ["prompt and sampler", "chain of shots"],
         MIDDLE,
         [(sampler, "model"), (words, "text_encoder"), (sampler, "state"), (words, "text")]
         + [(sampler, name) for name in ("chunks", "seed", "on_prompt_change")],
@@ -59,7 +59,7 @@ def film(sheet: Any) -> Box:
     return Box(
         "A film from a script, with its models: a line is a shot. Change a line, and only the later chunks "
         "of its scene are made.",
-        ["sana", "script", "story", "long video", "text to video"],
+        ["script to film", "film with models"],
         MIDDLE + 100,
         [(made, name) for name in names] + files,
         [(made, "video"), (made, "state")],
