@@ -29,11 +29,13 @@ from .sitters import Portraits, beginnings, clips, stream
 
 PICTURES = Path(__file__).resolve().parents[1] / "web" / "docs" / "pictures"
 LIMIT = 40_000  # bytes
-PORT, WIDTH, GAP = 8193, 310, 50
+PORT, WIDTH, GAP = 8193, 310, 40
+PEEK = 150  # what is seen beside the node, of one that it is connected to: the panel is narrow
+LOW = 130  # and how much of it at least, beside a lower node
 LEFT, TOP, BORDER = 200, 150, 16  # where a portrait is on the page, beside what the page has there
 HEAD = 46  # a node's title, and its badge above
 READY = "() => window.app?.vueAppReady && window.app?.graph && !document.querySelector('#splash-loader')"
-# the portrait's nodes side by side, all others far to the left; no link leads on; [width, height]
+# The portrait's nodes side by side, all others far to the left; no link leads on. [width, height] of each
 ARRANGE = """([ids, step, left, top]) => {
     const canvas = app.canvas, seen = ids.map(String), nodes = app.graph.nodes;
     const place = node => seen.indexOf(String(node.id));
@@ -46,8 +48,7 @@ ARRANGE = """([ids, step, left, top]) => {
             if (seen.includes(String(link?.target_id))) drawn.call(this, ctx, a, b, link, ...more) });
     canvas.ds.scale = 1, canvas.ds.offset = [left, top], canvas.setDirty(true, true);
     for (const video of document.querySelectorAll("video")) { video.pause(); video.currentTime = 1 }
-    const sizes = nodes.filter(node => place(node) >= 0).map(node => node.size);
-    return [step * (ids.length - 1) + sizes.at(-1)[0], Math.max(...sizes.map(size => size[1]))] }"""
+    return ids.map(id => [...app.graph.getNodeById(id).size]) }"""
 RUN = """() => new Promise((done, failed) => {
     app.api.addEventListener('execution_success', () => done());
     app.api.addEventListener('execution_error', ({detail}) => failed(Error(detail.exception_message)));
@@ -56,12 +57,14 @@ RUN = """() => new Promise((done, failed) => {
 
 
 def photograph(page: Page, name: str, nodes: list[Node]) -> None:
-    place = [[node["id"] for node in nodes], WIDTH + GAP, LEFT, TOP]
-    width, height = page.evaluate(ARRANGE, place)
+    sizes = page.evaluate(ARRANGE, [[node["id"] for node in nodes], WIDTH + GAP, LEFT, TOP])
     page.wait_for_timeout(700)
+    number = max(number for number, node in enumerate(nodes) if node["type"] == name)
+    before, after = (PEEK if beside else BORDER for beside in (number, number < len(nodes) - 1))
     box = page.locator("#graph-canvas").bounding_box() or {"x": 0, "y": 0}
-    left, top = box["x"] + LEFT - BORDER, box["y"] + TOP - HEAD - BORDER
-    width, height = width + 2 * BORDER, height + HEAD + 2 * BORDER
+    left, top = box["x"] + LEFT + number * (WIDTH + GAP) - before, box["y"] + TOP - HEAD - BORDER
+    height = max(sizes[number][1], min(LOW, max(size[1] for size in sizes))) + HEAD + 2 * BORDER
+    width = before + sizes[number][0] + after
     sharp = page.screenshot(clip={"x": left, "y": top, "width": width, "height": height})
     picture, quality, file = Image.open(BytesIO(sharp)).convert("RGB"), 95, BytesIO()
     while quality == 95 or (file.tell() > LIMIT and quality > 20):
