@@ -1,10 +1,12 @@
-// Links between our help pages. The page opens every link in a new tab, as an address of its own, where these are
-// not; so they are followed in the panel, in the reader's language, until something else is clicked.
+// Links between our help pages. The page opens every link in a new tab: as an address of its own, where older pages
+// find nothing, or as bare text. So these are followed in the panel, in the reader's language, until something else
+// is clicked.
 import { app } from "../../scripts/app.js";
 
 const DOCS = new URL("./docs/", import.meta.url);
 const PANEL = ".node-help-content";
-const LINK = /^(?:\.\.\/)?(SanaVideo\w+)(?:\/[\w-]+)?\.md$/; // of a page, or of a translation
+// of a page, or of a translation; newer pages put the folder before it
+const LINK = /^(?:\/.*\/docs\/)?(?:\.\.\/)?(SanaVideo\w+)(?:\/[\w-]+)?\.md$/;
 let left; // the panel in which a link was followed, and what it showed
 
 async function textOf(name) {
