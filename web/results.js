@@ -26,15 +26,22 @@ function show({ detail: { node: nodeId, output } }) {
   const place = node.graph === root ? String(node.id) : `${node.graph.id}:${node.id}`;
   previews()?.revokePreviewsByLocatorId?.(place);
   delete app.nodePreviewImages?.[place];
+  if (output.animated?.[0]) node.previewMediaType = "video"; // of a node inside a box, the page doesn't know it
   node.imgs = undefined;
   const room = output.animated && node.widgets?.find((widget) => widget.name === PICTURES);
   if (room) node.removeWidget(room); // or a film leaves it empty
   node.setDirtyCanvas?.(true, true);
 }
 
+function live({ detail: { displayNodeId } }) {
+  const node = String(displayNodeId).includes(":") && nodeAt(displayNodeId);
+  if (node?.comfyClass?.startsWith("SanaVideo")) node.previewMediaType = "image";
+}
+
 app.registerExtension({
   name: "sanavideo.results",
   setup() {
     api.addEventListener("executed", show);
+    api.addEventListener("b_preview_with_metadata", live);
   },
 });
