@@ -16,6 +16,7 @@ DAMAGE = (
     ValueError,
     AttributeError,
     IndexError,
+    OverflowError,  # an infinite number
 )  # what reading a damaged drawing raises
 MOST_NODES = 20_000  # more than anybody draws: subgraphs in subgraphs multiply
 

@@ -20,7 +20,8 @@ from comfyui_sana_video.standalone.studio.prompts import read_asked
 
 web = pytest.importorskip("aiohttp.web")
 
-FILES = sorted(Path(__file__).parents[2].glob("workflows/**/*.json"))
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*ROOT.glob("workflows/**/*.json"), *ROOT.glob("subgraphs/*.json")])
 CASES, SHORT = 1000, 2
 SECONDS = 30
 STRANGE = [

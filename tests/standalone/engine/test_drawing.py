@@ -88,6 +88,7 @@ def test_a_link_that_is_gone_leads_nowhere(info):
         {"links": [[1, 2]]},
         {"links": [{"id": 1}]},
         {"links": [[1, 1, None, 2, 0, "*"]]},
+        {"links": [[1, 1, float("inf"), 2, 0, "*"]]},
         {"links": [[[], 1, 0, 2, 0, "*"]]},
         {"links": 5},
         {"definitions": {"subgraphs": [{}]}},
