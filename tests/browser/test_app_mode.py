@@ -68,7 +68,9 @@ def test_a_film_as_an_app(window):
 
 @pytest.mark.usefixtures("graph_again")
 @pytest.mark.parametrize("number", ["0", "1", "5", "9"])
-def test_an_app_shows_the_widgets_that_its_file_names(window, number):
+def test_an_app_shows_the_widgets_that_its_file_names(site, window, number):
+    if site.kind == "studio" and number in "01":
+        pytest.skip("the studio shows one, a ComfyUI all: it takes a while")
     workflow = template(number)
     names = [name for _, name, *_ in workflow["extra"]["linearData"]["inputs"]]
     shown = as_app(window, workflow).inner_text().split("\n")

@@ -14,7 +14,9 @@ def words(language):
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
-def test_the_page_speaks(window, language):
+def test_the_page_speaks(site, window, language):
+    if site.kind == "studio" and language != "ja":
+        pytest.skip("the studio shows one, a ComfyUI all: it takes a while")
     window.empty(vue=True, width=1600, height=1100)
     window.set("Comfy.Locale", language)
     window.page.wait_for_timeout(500)

@@ -14,8 +14,10 @@ LISTED = """() => { const page = document.getElementById('vue-app').__vue_app__.
 
 
 @pytest.mark.parametrize("number", ["1", "6", "8", "9"])
-def test_the_page_lists_all_models_of_a_template(window, number):
+def test_the_page_lists_all_models_of_a_template(site, window, number):
     """And not the LoRA of a bypassed node."""
+    if site.kind == "studio" and number != "1":
+        pytest.skip("the studio shows one, a ComfyUI all: it takes a while")
     window.empty()
     workflow = json.loads((ROOT / "workflows" / f"{build.NAMES[number]}.json").read_text(encoding="utf-8"))
     window.load(workflow)
