@@ -150,7 +150,7 @@ def test_what_is_no_code_is_installed_too(monkeypatch, tmp_path):
         Path(folder, name).as_posix() for _, folder, _, names in command.data_files for name in names
     }
     folders = ("demo/*.safetensors", "demo/demo_text/*", "web/*.js", "web/docs/*.md", "workflows/*.json")
-    folders += ("web/docs/pictures/*.webp", "subgraphs/*.json", "locales/*/*.json")
+    folders += ("web/docs/pictures/*.webp", "subgraphs/*.json", "locales/*/*.json", "web/docs/*/*.md")
     for pattern in folders:
         required = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert required

@@ -157,7 +157,7 @@ class Sheet:
         return node
 
     def bypass(self, node: Node) -> None:
-        """Off until somebody turns it on: what enters by its first socket leaves as it is."""
+        """Off until somebody turns it on: what enters by its first socket, if anything, leaves as it is."""
         node["mode"] = BYPASSED
         inputs = self.prompt.pop(str(node["id"]))["inputs"]
         self._around[str(node["id"])] = inputs[node["inputs"][0]["name"]]

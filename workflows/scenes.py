@@ -255,8 +255,7 @@ def from_a_script(sheet: Any) -> None:
         "chunks of its scene are made.",
         start=False,
     )
-    with sheet.group("The script and its plan", PURPLE, WIDE):
-        script = sheet.add("SanaVideoScript", script=SCRIPT, seconds=20, seed=7)
-    made = screen(sheet, use, script=script, seconds=20)
-    here = [(script, name) for name in ("script", "seconds", "seed")]
-    sheet.app([*here, (made, "width"), (made, "height")], [made])
+    with sheet.group("Optional: the plan alone (select it, Ctrl+B)", CYAN, WIDE, below=True):
+        sheet.bypass(sheet.add("SanaVideoScript", script=SCRIPT, seconds=20, seed=7))
+    made = screen(sheet, use, script=SCRIPT, seconds=20, seed=7)
+    sheet.app([(made, name) for name in ("script", "seconds", "width", "height", "seed")], [made])
