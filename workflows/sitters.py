@@ -32,7 +32,7 @@ def stream(sheet: Sheet) -> Portraits:
     script = "0:00 a red ball moves right over a blue floor\n0:05 cut: a green ring grows over a grey floor"
     plan = sheet.add("SanaVideoScript", script=script, seconds=10)
     loaded: dict[str, Any] = {"model": model, "text_encoder": encoder, "vae": vae}
-    wide = {"width": 144, "height": 80}
+    wide: dict[str, Any] = {"width": 144, "height": 80}
     film = sheet.add("SanaVideoLongVideo", script=script, seconds=10, seed=5, **loaded, **wide)
     film["size"][0] = 420  # it has so many widgets that it would be a tower
     return {
