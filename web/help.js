@@ -40,7 +40,8 @@ function back(event) {
 app.registerExtension({
   name: "sanavideo.help",
   setup() {
-    document.addEventListener("click", follow, true);
-    document.addEventListener("pointerdown", back, true);
+    const page = document.getElementById("vue-app"); // the panel comes and goes in it
+    page?.addEventListener("click", follow, true);
+    page?.addEventListener("pointerdown", back, true);
   },
 });

@@ -27,7 +27,7 @@ def test_the_streams_path_is_seen(window, vue):
     slots = [("inputs", "state"), ("outputs", "state"), ("inputs", "model"), ("outputs", "latent")]
     dots = [[round(place) for place in window._slot(sampler, *slot)] for slot in slots]
     assert [bool(ours[y, x]) for x, y in dots] == [True, True, False, False]
-    assert ours.sum() > 200  # the links
+    assert ours.sum() > 120  # the links
 
 
 def test_a_palette_that_names_the_type_counts(window):

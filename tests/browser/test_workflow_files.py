@@ -10,6 +10,7 @@ from copy import deepcopy
 from functools import cache
 
 import pytest
+from comfyui_sana_video.workflows.scenes import YOUR_LORA
 from PIL import Image
 from support.calibration import until
 from support.sites import ROOT
@@ -35,6 +36,9 @@ def furnished(site, needs_browser):
                 place = site.base / "models" / model["directory"] / model["name"]
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.touch()
+    lora = site.base / "models" / "loras" / YOUR_LORA
+    lora.parent.mkdir(parents=True, exist_ok=True)
+    lora.touch()
     state = site.base / "output" / "sana_states" / "today_00001_.safetensors"
     state.parent.mkdir(parents=True, exist_ok=True)
     state.touch()

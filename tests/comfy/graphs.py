@@ -109,10 +109,12 @@ def long_video(script, **changes):
 
 
 def saved_in(path):
-    """All that is in a safetensors file. Its metadata has another order each time."""
+    """All that is in a state's file, but for the workflow, which names it. Its metadata has any order."""
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), data[end:]
+    header = json.loads(data[8:end])
+    del header["__metadata__"]["workflow"]
+    return header, data[end:]
 
 
 def saved(state, name, what="everything"):
