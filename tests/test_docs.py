@@ -30,6 +30,11 @@ def test_readme_lists_every_workflow():
     assert sorted(listed) == list(NAMES.values())  # the table goes by what people want
 
 
+def test_the_gallery_shows_every_workflow():
+    shown = re.findall(r"<\.\./workflows/(SANA-Video [^>]*)\.(json|jpg)>", read(ROOT / "docs" / "gallery.md"))
+    assert shown == [(name, kind) for name in NAMES.values() for kind in ("json", "jpg")]
+
+
 def test_readme_shows_the_demos_script():
     comment, script = read(ROOT / "demo" / "film.txt").split("\n", 1)
     assert comment.startswith("#")
