@@ -18,6 +18,7 @@ OURS = {"film", "stream", "decode", "state"}  # ComfyUI has words for the other 
 CODE = re.compile(
     r"models/\w+|https?://\S+|`[^`]+`|\.(?:pth|safetensors|mp4|png)\b|SamplerCustomAdvanced|KSampler"
 )
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def read(language: str, name: str):
@@ -55,6 +56,8 @@ def problems(words, source, language):
         if re.search(r"[{}@|]", given) and not re.search(r"[{}@|]", text):
             yield f"{place} has what the page takes for a placeholder: {given}"
         yield from (f"{place} lacks {name}" for name in set(CODE.findall(text)) if name not in given)
+        numbers = NUMBER.findall(given.replace(",", "."))  # 2,5 in French is 2.5
+        yield from (f"{place} lacks {number}" for number in set(NUMBER.findall(text)) - set(numbers))
         if language not in LATIN and what in ("tooltip", "description") and given.isascii():
             yield f"{place} is in Latin letters"
 
@@ -92,6 +95,14 @@ def test_a_mistake_is_noticed(source):
     assert spoilt(lambda node: node[tooltip[0]][tooltip[1]].update(tooltip=text))
     assert spoilt(lambda node: node[tooltip[0]][tooltip[1]].update(tooltip="モデル {name}"))
     assert spoilt(lambda node: node[tooltip[0]][tooltip[1]].update(tooltip="モデルのファイル"))
+
+
+def test_another_number_is_noticed(source):
+    words = read("fr", "nodeDefs")
+    chunk = words["SanaVideoScript"]["inputs"]["fps"]
+    chunk["tooltip"] = chunk["tooltip"].replace("2,5", "5,2")
+    (said,) = problems(words, source, "fr")
+    assert said.endswith("lacks 2.5")
 
 
 def test_help_pages_of_a_language_are_whole():
