@@ -1,4 +1,4 @@
-"""The page in other languages: titles, labels and tooltips of our nodes are that language's."""
+"""The page in other languages: titles and labels of our nodes are that language's."""
 
 import json
 
