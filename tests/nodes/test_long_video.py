@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import server
 import torch
+from comfy import cli_args
 from comfy_api.latest import InputImpl
 from comfy_execution.utils import CurrentNodeContext
 from comfyui_sana_video.bridge import films, sampling
@@ -166,6 +167,7 @@ def page(monkeypatch):
     instance.sockets_metadata, instance.send_sync, instance.pictures = {}, None, []
     instance.send_sync = lambda *message: instance.pictures.append(threading.current_thread().name)
     monkeypatch.setattr(server.PromptServer, "instance", instance)
+    monkeypatch.setattr(cli_args.args, "preview_method", cli_args.LatentPreviewMethod.Auto)
     with CurrentNodeContext("a prompt", "7"):
         yield SimpleNamespace(texts=sent, pictures=instance.pictures)
 
