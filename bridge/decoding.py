@@ -167,7 +167,7 @@ def empty_latent(
         return {"samples": samples.to(intermediate_device())}
     if vae is None:
         raise InputError("An image needs a VAE: connect Load SANA-Video VAE or Load VAE (Wan 2.1).")
-    if not family.vae.built_in:
+    if not family.vae.means:
         raise InputError(
             f"The {family.vae.name} VAE of {family.title} isn't part of this pack, "
             "so an image cannot be encoded here. Encode the picture with ComfyUI's own LTX nodes."

@@ -13,7 +13,7 @@ from ..sana_video_core.streaming.priming import encode_beginning, video_end
 from ..sana_video_core.streaming.state import State, check_fits
 from ..sana_video_core.streaming.stream import start
 from ..sana_video_core.transformer.model import SanaVideo
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .models import Models
 from .outputs import tiling_of
@@ -25,7 +25,7 @@ def size_of(options: Namespace, model: SanaVideo) -> tuple[int, int]:
 
 
 def beginning_of(
-    options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder | None
+    options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder | None
 ) -> Tensor | None:
     """--image or --video as model-space latents [1, C, F, H, W]; None without them."""
     height, width = size_of(options, model)

@@ -29,7 +29,7 @@ from ..sana_video_core.streaming.rebuild import MemoryCache, rebuild
 from ..sana_video_core.streaming.state import State
 from ..sana_video_core.streaming.stream import Sampling, primed
 from ..sana_video_core.transformer.model import SanaVideo
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.reach import decoder_reach
 from .beginning import beginning_of, begun_or_empty
 from .console import FilmBar
@@ -95,7 +95,7 @@ class _Studio:
     """The models of one film, and how it is made with them."""
 
     def __init__(
-        self, options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder, store: Store
+        self, options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder, store: Store
     ) -> None:
         self.options, self.models, self.model, self.vae, self.store = options, models, model, vae, store
         self.shelf = StoreShelf(MemoryCache(), store)

@@ -26,7 +26,7 @@ from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from .beginning import beginning_of, begun_or_empty, size_of
 from .console import Bar, FilmBar
 from .loras import change_by_loras, find_loras
@@ -58,7 +58,7 @@ def generate(options: Namespace) -> int:
         _check_options(options, model)
         change_by_loras(model, options)
         hold_latents(options, model.family, targets)
-        vae = load_decoder(models, options) if model.family.vae.built_in else None
+        vae = load_decoder(models, options) if model.family.vae.means else None
         try:
             if model.family.causal:
                 assert vae is not None, "every block-causal family's VAE is built in"
@@ -135,19 +135,19 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
             f"{family.title} makes one clip from one prompt and has no state. "
             "Streams need LongSANA (or --family longsana_480p, if this file is one)."
         )
-    suffixes = (".mp4",) if family.vae.built_in else (".latent", ".mp4")
+    suffixes = (".mp4",) if family.vae.means else (".latent", ".mp4")
     if options.out.suffix.lower() not in suffixes:
         raise InputError(f"“{options.out}” has to end with {' or '.join(suffixes)}.")
     if not family.causal:
         family.compression.check_clip(grid, family.compression.latent_frames(options.frames))
-    if options.image and not family.vae.built_in:
+    if options.image and not family.vae.means:
         raise InputError(
             f"The VAE of {family.title} is ComfyUI's, so an image cannot be encoded here. Use it in ComfyUI."
         )
     check_family(options, family)
 
 
-def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder) -> int:
+def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder) -> int:
     sampling = Sampling(
         seed=options.seed,
         steps=options.steps,
@@ -203,7 +203,7 @@ def _give_back_memory(models: Models) -> None:
         torch.cuda.empty_cache()
 
 
-def _film(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder, shots: _Shots) -> int:
+def _film(options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder, shots: _Shots) -> int:
     """Sample, decode and write a stream. Returns the exit status."""
     state, made, stopped = shots.state, len(shots.state.history), None
     new = options.chunks * len(shots.prompts)
@@ -263,7 +263,7 @@ def _sampled(
                 yield state
 
 
-def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: WanDecoder | None) -> int:
+def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder | None) -> int:
     sampling = ClipSampling(
         seed=options.seed,
         steps=options.steps,

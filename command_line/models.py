@@ -32,7 +32,7 @@ from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.compute import compute_tag
 from ..sana_video_core.transformer.model import SanaVideo
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 from .files import TORCH_DTYPES
 
@@ -101,7 +101,7 @@ def load_model(models: Models, options: Namespace) -> SanaVideo:
     )
 
 
-def load_decoder(models: Models, options: Namespace) -> WanDecoder:
+def load_decoder(models: Models, options: Namespace) -> VideoDecoder:
     """What decodes, on the CPU. It is loaded before the work, so that a wrong file is refused early."""
     if models.vae is None:
         raise InputError(

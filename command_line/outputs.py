@@ -26,7 +26,7 @@ from ..sana_video_core.streaming.decoding import decode_clip
 from ..sana_video_core.streaming.live import FilmPreview
 from ..sana_video_core.streaming.state import LightState, State
 from ..sana_video_core.streaming.state_file import check_light, save_state
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
 from .preview import film_preview
@@ -93,7 +93,7 @@ def hold_targets(options: Namespace, targets: ExitStack) -> None:
 
 def hold_latents(options: Namespace, family: Family, targets: ExitStack) -> None:
     """Where only latents can be written, they go to a new file of the video's name."""
-    if not family.vae.built_in and options.out.suffix.lower() != LATENT:
+    if not family.vae.means and options.out.suffix.lower() != LATENT:
         options.out = targets.enter_context(first_free(numbered(options.out.with_suffix(LATENT))))
 
 
@@ -152,7 +152,7 @@ class Film(AbstractContextManager):
             print(f"wrote {self._options.sheet}")
 
 
-def write_clip(options: Namespace, vae: WanDecoder, latents: Tensor) -> None:
+def write_clip(options: Namespace, vae: VideoDecoder, latents: Tensor) -> None:
     """Write clean latents [1, C, F, H, W] of one clip, in model space."""
     with Film(options, options.frames) as film:
         film.metadata = lambda frames: {

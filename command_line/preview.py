@@ -22,7 +22,7 @@ from ..sana_video_core.files.places import same_file
 from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
 from ..sana_video_core.streaming.player import Player
 from ..sana_video_core.vae.colours import draft_picture, fit_colours, latent_pictures
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 
 SIDE = 512  # pixels, as ComfyUI's previews
@@ -45,7 +45,7 @@ def held(options: Namespace) -> Iterator[None]:
 
 def check_family(options: Namespace, family: Family) -> None:
     """Raises InputError for --preview where there is no VAE whose colours could be shown."""
-    if options.preview is not None and not family.vae.built_in:
+    if options.preview is not None and not family.vae.means:
         raise InputError(
             f"The VAE of {family.title} is ComfyUI's, so nothing can be seen of it here: leave out --preview."
         )
@@ -75,7 +75,7 @@ class SamplingPreview:
     """Shows latents in the file --preview, in the colours of this VAE. Without the option it does nothing."""
 
     def __init__(
-        self, options: Namespace, family: Family, vae: WanDecoder | None, device: torch.device | str
+        self, options: Namespace, family: Family, vae: VideoDecoder | None, device: torch.device | str
     ) -> None:
         self._path, self._family = options.preview, family
         if self._path is None:

@@ -8,14 +8,14 @@ from ..sana_video_core.streaming.pipeline import has_room
 from ..sana_video_core.streaming.state import Identity
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
-from ..sana_video_core.vae.decoders import WanDecoder
+from ..sana_video_core.vae.decoders import VideoDecoder
 from .models import Models
 
 
 class Turns:
     """Moves the two of a film. They stay side by side where both have room."""
 
-    def __init__(self, models: Models, model: SanaVideo, vae: WanDecoder, identity: Identity) -> None:
+    def __init__(self, models: Models, model: SanaVideo, vae: VideoDecoder, identity: Identity) -> None:
         self._device, self._vae_device = models.device, models.vae_device
         self._model, self._vae, self._identity = model, vae, identity
         model.graphs = graphs_where_they_pay(models.device)

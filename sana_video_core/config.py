@@ -82,12 +82,15 @@ class VAESpec:
     """What a family needs to know about its VAE. The network itself is in vae/."""
 
     name: str
+    files: str  # as published, for words
     channels: int
     time_stride: int  # frames per latent frame; the first latent frame is 1 frame
     space_stride: int  # pixels per latent, each way
-    means: tuple[float, ...] = ()  # of each channel in VAE space; empty if only the VAE's file has them
-    deviations: tuple[float, ...] = ()  # likewise
-    built_in: bool = True  # in vae/; if not, a host's own VAE encodes and decodes
+    # of each channel in VAE space; empty where the network normalises by its own file's: VAE space is model
+    # space then
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
+    least: int = 1  # latents a side, without which the network can't run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +115,14 @@ class Family:
     @property
     def compression(self) -> Compression:
         """How pixels become tokens: the VAE's strides and the transformer's patches."""
-        return Compression(self.vae.time_stride, self.vae.space_stride, self.config.patch)
+        vae = self.vae
+        return Compression(vae.time_stride, vae.space_stride, self.config.patch, vae.least)
 
 
 # fmt: off
 WAN_2_1 = VAESpec(
     name="Wan 2.1",
+    files="wan_2.1_vae.safetensors or Wan2.1_VAE.pth",
     channels=16,
     time_stride=4,
     space_stride=8,
@@ -132,7 +137,21 @@ WAN_2_1 = VAESpec(
     ),
 )
 # fmt: on
-LTX_2 = VAESpec(name="LTX-2", channels=128, time_stride=8, space_stride=32, built_in=False)
+LTX_2 = VAESpec(
+    name="LTX-2",
+    files="LTX2_video_vae_bf16.safetensors",
+    channels=128,
+    time_stride=8,
+    space_stride=32,
+    least=2,  # its borders are mirrored
+)
+LTX_2_3 = VAESpec(
+    name="LTX-2.3",
+    files="LTX23_video_vae_bf16.safetensors",
+    channels=128,
+    time_stride=8,
+    space_stride=32,
+)
 
 
 def _published(channels: int, patch: int) -> TransformerConfig:

@@ -56,6 +56,7 @@ class Compression:
     time: int
     space: int
     patch: int
+    least: int = 1  # latents a side that the VAE needs
 
     @property
     def multiple(self) -> int:
@@ -67,11 +68,13 @@ class Compression:
         check_picture(height, width)
         step = self.multiple
         for name, value in (("height", height), ("width", width)):
-            if value < step or value % step:
-                below = max(step, value // step * step)
-                near = f"{below}" if value < step else f"{below} or {below + step}"
+            least = max(step, self.least * self.space)
+            if value < least or value % step:
+                below = max(least, value // step * step)
+                near = f"{below}" if value < least else f"{below} or {below + step}"
+                at_least = f", {least} at least" if least > step else ""
                 raise InputError(
-                    f"The {name} is {value} pixels; it has to be a multiple of {step}. Try {near}."
+                    f"The {name} is {value} pixels; it has to be a multiple of {step}{at_least}. Try {near}."
                 )
         return LatentGrid(height // self.space, width // self.space)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FileError
 from ..files.finite import check_finite
-from ..vae.decoders import WanDecoder
+from ..vae.decoders import VideoDecoder
 from ..vae.tiny_decoder import TinyDecoder
 from .checkpoint import build_vae, check_complete, checked_vae, read_vae_tensors, ready
 from .tiny_names import USE, kind_of, tiny_tensors
@@ -40,7 +40,7 @@ def read_vae_or_draft(path: Path | str) -> VAEWeights:
 
 def load_vae_or_draft(
     path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> WanDecoder:
+) -> VideoDecoder:
     """What decodes Wan 2.1's latents, of any file that holds it. `dtype` None keeps the file's."""
     tensors, kind = read_vae_or_draft(path)
     if kind is None:

@@ -15,7 +15,7 @@ from ..errors import FileError
 from ..files.film_file import FilmFile
 from ..files.segments import SegmentEncoder, encoder_version, opened_segment
 from ..transformer.compute import compute_tag
-from ..vae.decoders import WanDecoder
+from ..vae.decoders import VideoDecoder
 from ..vae.wan_vae import WanVAE
 from .entry import Entry
 from .keys import SegmentKey
@@ -57,7 +57,7 @@ class Look:
 
 
 def look_of(
-    vae: WanDecoder, device: torch.device, content: str, *, fps: Fraction, codec: str, tiling: str = WHOLE
+    vae: VideoDecoder, device: torch.device, content: str, *, fps: Fraction, codec: str, tiling: str = WHOLE
 ) -> Look:
     """The look of films that this VAE decodes on `device`; `content` is its file's."""
     kernels = "triton" if isinstance(vae, WanVAE) and vae.kernel_choice(device).triton else "plain"

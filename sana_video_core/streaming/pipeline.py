@@ -21,7 +21,7 @@ from ..config import OVERLAPS, Family, check_choice
 from ..cuda_streams import cuda_devices, own_streams
 from ..files.background import Worker
 from ..files.image_file import frame_bytes
-from ..vae.decoders import WanDecoder
+from ..vae.decoders import VideoDecoder
 from ..vae.reach import decoder_reach
 from ..vae.tiling import Tiling
 from .decoding import decode_chunks, decode_history, first_needed
@@ -47,7 +47,7 @@ class Pipeline(AbstractContextManager):
 
     def __init__(
         self,
-        vae: WanDecoder,
+        vae: VideoDecoder,
         write: Callable[[Tensor], object],
         *,
         sampling: torch.device,
@@ -178,7 +178,7 @@ class Pipeline(AbstractContextManager):
         return self._stopped.is_set() or self._callbacks.cancelled()
 
 
-def has_room(vae: WanDecoder, identity: Identity, sampling: torch.device, decoding: torch.device) -> bool:
+def has_room(vae: VideoDecoder, identity: Identity, sampling: torch.device, decoding: torch.device) -> bool:
     """Whether decoding fits beside sampling, after a chunk has been sampled: on another device, it does.
 
     What sampling took is still PyTorch's, so free memory is what is left beside it. Tiles don't count: a

@@ -1,8 +1,10 @@
-"""What decodes Wan 2.1's latents: the VAE, or a draft in its place."""
+"""The networks that decode latents: whole VAEs, or a draft in the place of one."""
 
 from typing import TypeAlias
 
+from .ltx_vae import LtxVAE
 from .tiny_decoder import TinyDecoder
 from .wan_vae import WanVAE
 
-WanDecoder: TypeAlias = WanVAE | TinyDecoder
+VideoVAE: TypeAlias = WanVAE | LtxVAE
+VideoDecoder: TypeAlias = VideoVAE | TinyDecoder

@@ -61,10 +61,10 @@ def causal(conv: nn.Module, x: Tensor, past: Tensor | None) -> tuple[Tensor, Ten
         past = no_history(x)
     # from both, because one old time step stays if T is 1
     seen = torch.cat((past, x), dim=2)
-    return _over_time(conv, seen), seen[:, :, -HISTORY:].clone()
+    return over_time(conv, seen), seen[:, :, -HISTORY:].clone()
 
 
-def _over_time(conv: nn.Module, seen: Tensor) -> Tensor:
+def over_time(conv: nn.Module, seen: Tensor) -> Tensor:
     """conv over seen [B, C, 2 + T, H, W] -> [B, C', T, H', W'], on the CPU as a batch of T windows of three.
 
     For a small video that is a batch of one, torch takes a convolution ten times slower than oneDNN's (see

@@ -1,7 +1,8 @@
 """The two spaces that latents live in.
 
 VAE space is what a VAE reads and writes, and what a LATENT carries. Model space is normalised by the VAE's
-means and deviations; the transformer, noise and history live there.
+means and deviations; the transformer, noise and history live there. A VAE that normalises by itself has one
+space only.
 """
 
 from __future__ import annotations
@@ -25,17 +26,14 @@ def to_vae_space(latents: Tensor, vae: VAESpec) -> Tensor:
     return latents.float() * deviations + means
 
 
-def _statistics(latents: Tensor, vae: VAESpec) -> Tensor:
-    """Means and deviations, stacked, that broadcast over latents [B, C, ...]."""
-    if not vae.means:
-        raise InputError(
-            f"The statistics of the {vae.name} VAE are in its own file, which isn't read here. "
-            "Decode these latents with ComfyUI's VAE Decode."
-        )
+def _statistics(latents: Tensor, vae: VAESpec) -> tuple[Tensor, Tensor]:
+    """Means and deviations that broadcast over latents [B, C, ...]."""
     if latents.ndim < 2 or latents.shape[1] != vae.channels:
         raise InputError(
             f"Latents of the shape {tuple(latents.shape)} were given; {vae.name} latents have {vae.channels} "
             f"channels on the second axis. Use latents of a {vae.name} VAE, or put the channels there."
         )
-    statistics = torch.tensor((vae.means, vae.deviations), device=latents.device, dtype=torch.float32)
-    return statistics.view(2, vae.channels, *(1,) * (latents.ndim - 2))
+    values = (vae.means, vae.deviations) if vae.means else ((0.0,), (1.0,))
+    statistics = torch.tensor(values, device=latents.device, dtype=torch.float32)
+    mean, deviation = statistics.view(2, -1, *(1,) * (latents.ndim - 2))
+    return mean, deviation

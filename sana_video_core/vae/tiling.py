@@ -73,18 +73,27 @@ class TilePlan:
     rows: int
     columns: int
     tiling: Tiling
+    least: int = 1  # latents of a tile's side that the network needs
 
     @property
     def windows(self) -> tuple[Window, ...]:
         """Row by row; the last ones end at the border. A picture no larger than a tile is one window."""
-        side, stride = self.tiling.tile, self.tiling.stride
+        side = self.tiling.tile
         if self.rows <= side and self.columns <= side:
             return (Window(0, 0, self.rows, self.columns),)
         return tuple(
-            Window(top, left, min(top + side, self.rows), min(left + side, self.columns))
-            for top in range(0, self.rows, stride)
-            for left in range(0, self.columns, stride)
+            Window(top, left, bottom, right)
+            for top, bottom in self._spans(self.rows)
+            for left, right in self._spans(self.columns)
         )
+
+    def _spans(self, length: int) -> list[tuple[int, int]]:
+        """Where windows begin and end on an axis. The one before too small a last one goes to the border."""
+        starts = list(range(0, length, self.tiling.stride))
+        while len(starts) > 1 and length - starts[-1] < self.least:
+            starts.pop()
+        ends = [min(start + self.tiling.tile, length) for start in starts[:-1]]
+        return list(zip(starts, [*ends, length], strict=True))
 
     def blend(self, tiles: Iterable[Tensor], scale: int) -> Tensor:
         """The picture [..., rows * scale, columns * scale] of one tile per window.

@@ -256,8 +256,8 @@ def test_to_model_space_and_back(dtype):
 
 @pytest.mark.parametrize("convert", [to_model_space, to_vae_space])
 def test_other_channels_than_sixteen_are_refused(convert):
-    with pytest.raises(InputError, match="LTX-2 VAE are in its own file"):
-        convert(torch.zeros(1, 128, 1, 2, 2), LTX_2)
+    with pytest.raises(InputError, match="LTX-2 latents have 128 channels"):
+        convert(torch.zeros(1, 16, 1, 2, 2), LTX_2)
     for shape in ((1, 48, 1, 2, 2), (16,)):
         with pytest.raises(InputError, match="16 channels on the second axis"):
             convert(torch.zeros(shape), WAN_2_1)
