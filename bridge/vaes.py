@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import comfy.model_management
-import comfy.ops
 import comfy.sd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..sana_video_core.checkpoints.draft import read_vae_or_draft
-from ..sana_video_core.config import WAN_2_1
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.shapes import LatentGrid
-from ..sana_video_core.vae.layers import RMSNorm, rms_norm
 from ..sana_video_core.vae.tiling import Tiling
-from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
-from .drafts import HostedTinyDecoder, is_tiny, read_as, shapes_of
-from .model import hosted_weights
+from ..sana_video_core.vae.vae_config import VAEConfig
+from .drafts import HostedTinyDecoder, is_tiny, read_as
 from .progress import interrupted
+from .vae_networks import HostedLtx, HostedWan, hosted_network
 
 IN_TILES = "The GPU's memory is too small for whole pictures: %s in tiles, a little less exact."
 
@@ -64,12 +60,11 @@ def file_of(vae: comfy.sd.VAE) -> Path | None:
 
 
 class HostedDecoder:
-    """A VAE of ComfyUI's for Wan 2.1's latents, whoever loaded it, decoded by our network."""
+    """A VAE of ComfyUI's for SANA-Video's latents, whoever loaded it, decoded by our network."""
 
-    spec = WAN_2_1
-
-    def __init__(self, vae: comfy.sd.VAE, network: HostedNetwork | HostedTinyDecoder) -> None:
-        self.network, self.patcher, self.device = network, vae.patcher, vae.device
+    def __init__(self, vae: comfy.sd.VAE, network: HostedWan | HostedLtx | HostedTinyDecoder) -> None:
+        self.network, self.spec = network, network.spec
+        self.patcher, self.device = vae.patcher, vae.device
         self.in_tiles = False  # since memory ran out
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
@@ -115,15 +110,15 @@ class HostedVae(HostedDecoder):
     """A whole VAE."""
 
     def __init__(self, vae: comfy.sd.VAE) -> None:
-        self.network: HostedNetwork
-        super().__init__(vae, HostedNetwork(vae))
+        self.network: HostedWan | HostedLtx
+        super().__init__(vae, hosted_network(vae))
         choice = self.network.kernel_choice(self.device)  # raises before the weights are loaded
         if not choice.triton:
             logger.info("The VAE runs in plain PyTorch: %s.", choice.reason)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, 16, F, H / 8, W / 8] in VAE space, float32.
+        """Frames [B, 3, n, H, W] in [-1, 1] to latents [B, C, F, H, W] in VAE space, float32.
 
         In tiles when memory runs out.
         """
@@ -135,79 +130,6 @@ class HostedVae(HostedDecoder):
         comfy.model_management.soft_empty_cache()
         logger.warning(IN_TILES, "encoding")
         return encode(tiling=Tiling()).float()
-
-
-class HostedNetwork(WanVAE):
-    """Our network around the layers of ComfyUI's, which are named alike.
-
-    It shares layers, not tensors: ComfyUI exchanges, casts and fetches what belongs to a layer.
-    """
-
-    def __init__(self, vae: comfy.sd.VAE) -> None:
-        shapes = shapes_of(vae.first_stage_model)
-        try:
-            with torch.device("meta"):
-                super().__init__(VAEConfig.from_state_dict(shapes))
-        except InputError as error:
-            raise _foreign(vae) from error
-        if shapes != shapes_of(self) or vae.latent_channels != self.spec.channels:
-            raise _foreign(vae)
-        self._dtype, self.weights_of = vae.vae_dtype, _lent
-        for name, layer in list(self.named_modules()):
-            if layer._parameters:
-                parent, _, leaf = name.rpartition(".")
-                theirs = vae.first_stage_model.get_submodule(name)
-                setattr(self.get_submodule(parent), leaf, _hosted(layer, theirs))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._dtype
-
-
-class HostedConv3d(nn.Module):
-    """ComfyUI's causal convolution without its padding in time: our layers bring the past."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return comfy.ops.disable_weight_init.Conv3d.forward(self.layer, x)  # pyright: ignore[reportArgumentType]
-
-
-class HostedNorm(nn.Module):
-    """ComfyUI's norm, squared and summed in float32."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.layer.gamma.to(x))  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-@contextmanager
-def _lent(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """What a layer of `HostedNetwork` computes with."""
-    if isinstance(layer, HostedNorm):
-        yield cast(Tensor, layer.layer.gamma).to(like), None
-        return
-    with hosted_weights(layer.layer if isinstance(layer, HostedConv3d) else layer, like) as weights:
-        yield weights
-
-
-def _hosted(ours: nn.Module, theirs: nn.Module) -> nn.Module:
-    kinds = {RMSNorm: HostedNorm, nn.Conv3d: HostedConv3d}
-    return kinds[type(ours)](theirs) if type(ours) in kinds else theirs
-
-
-def _foreign(vae: comfy.sd.VAE) -> InputError:
-    spec = HostedVae.spec
-    return InputError(
-        f"This VAE is a {type(vae.first_stage_model).__name__} of {vae.latent_channels} latent channels; "
-        f"these latents need the {spec.name} VAE ({spec.channels} channels, 3 colours). "
-        "Connect that one (the 720p family decodes with ComfyUI's VAE Decode)."
-    )
 
 
 def encoder_of(value: Any) -> HostedVae:

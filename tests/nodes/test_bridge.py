@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from comfy import model_management
-from comfyui_sana_video.bridge import model, stream_model, vaes
+from comfyui_sana_video.bridge import model, stream_model, vae_networks, vaes
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
@@ -110,9 +110,9 @@ def test_a_row_of_a_batch_is_decoded_alone(monkeypatch, tmp_path):
     """Other rows cost nothing."""
     _, state, _ = sample(start(batch=2))
     batch, seen = state.state.identity.batch, []
-    decode = vaes.HostedNetwork.decode_frame
+    decode = vae_networks.HostedWan.decode_frame
     monkeypatch.setattr(
-        vaes.HostedNetwork,
+        vae_networks.HostedWan,
         "decode_frame",
         lambda self, z, *others, **options: seen.append(len(z)) or decode(self, z, *others, **options),
     )

@@ -143,7 +143,8 @@ def _one_layer_less():
 def test_other_networks_are_refused(network):
     vae = load_vae(demo_set().vae)
     vae.first_stage_model = network
-    with pytest.raises(InputError, match=rf"{type(network).__name__} .* need the Wan 2\.1 VAE"):
+    words = rf"{type(network).__name__} .* Connect the one that belongs to your model: the Wan 2\.1 VAE"
+    with pytest.raises(InputError, match=words):
         vae_of(vae)
 
 
