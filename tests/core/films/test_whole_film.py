@@ -239,7 +239,7 @@ def test_a_stop_between_two_model_calls(made, fresh, number):
     shown, chunks = check_rest(fresh, made)
     sampled = [0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4][number - 1]
     assert chunks == sampled
-    if not fresh.overlap:  # else what is in the decoder's and the encoder's hands is dropped: the store has it
+    if not fresh.overlap:  # else what is being decoded and encoded is dropped: the store has it
         assert shown == sampled
 
 
