@@ -29,7 +29,7 @@ logger = logging.getLogger("sana_video")
 
 def load_vae(path: Path) -> comfy.sd.VAE:
     """ComfyUI's VAE of a Wan 2.1 file, or a tiny decoder's. Its dtype and devices are ComfyUI's choice."""
-    tensors, draft = read_vae_or_draft(path)
+    tensors, draft, _ = read_vae_or_draft(path)
     if draft is None:
         _check_sizes(path, VAEConfig.from_state_dict(tensors))
     vae = comfy.sd.VAE(sd=tensors)

@@ -23,7 +23,9 @@ from ..sana_video_core.streaming.state import LightState
 from ..sana_video_core.streaming.state_file import FORMAT as STATE_FORMAT
 from ..sana_video_core.streaming.state_file import load_state
 from ..sana_video_core.text.system_prompt import find_system_prompt
+from ..sana_video_core.vae.decoders import VideoVAE
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
+from ..sana_video_core.vae.wan_vae import WanVAE
 
 TORCH_DTYPES = dict(zip(DTYPES, (torch.bfloat16, torch.float16, torch.float32), strict=True))
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mts", ".ts")
@@ -114,4 +116,12 @@ def _vae(path: Path) -> str:
     sizes = f"{count:,} parameters, {next(vae.parameters()).dtype}"
     if isinstance(vae, TinyDecoder):
         return f"{path.name}: the draft decoder {vae.kind} of {vae.spec.name} latents, {sizes}"
-    return f"{path.name}: a {vae.spec.name} VAE, base width {vae.config.base_width}, {sizes}"
+    return f"{path.name}: {_sizes(vae)}, {sizes}"
+
+
+def _sizes(vae: VideoVAE) -> str:
+    if isinstance(vae, WanVAE):
+        return f"a {vae.spec.name} VAE, base width {vae.config.base_width}"
+    causal = "causal" if vae.config.causal else "symmetric"
+    widths = ", ".join(map(str, vae.config.decoder_widths))
+    return f"an {vae.spec.name} VAE, {causal} decoder of the widths {widths}"

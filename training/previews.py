@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..demo.model_set import demo_set
-from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.config import WAN_2_1
 from ..sana_video_core.vae.statistics import to_model_space
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .drawing import draw
 from .scenes import random_story, track
+from .vae import load_wan
 
 STORIES = 24
 SHAPE = 0.3  # of 2: pixels that differ this much from most of their story belong to the shape
@@ -53,7 +53,7 @@ def of_a_shape(colours: Tensor, stories: int) -> Tensor:
 
 
 def main() -> None:
-    latents, colours = seen(load_vae(demo_set().vae, dtype=torch.float32), range(STORIES))
+    latents, colours = seen(load_wan(demo_set().vae, dtype=torch.float32), range(STORIES))
     for row in fitted(latents, colours, of_a_shape(colours, STORIES)).tolist():
         print("    (" + ", ".join(f"{weight:.4f}" for weight in row) + "),")
 

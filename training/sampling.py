@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..demo.model_set import DemoSet
-from ..sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
+from ..sana_video_core.checkpoints.checkpoint import load_transformer
 from ..sana_video_core.streaming.decoding import decode_history
 from ..sana_video_core.streaming.state import StreamState
 from ..sana_video_core.streaming.stream import Sampling, extend, start
@@ -24,6 +24,7 @@ from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.wan_vae import WanVAE
 from .measures import frame_changes, light
 from .tracker import Detections, find, join
+from .vae import load_wan
 
 SIDE = 128  # pixels of a picture, both ways
 TOGETHER = 40  # frames that are measured at a time
@@ -65,7 +66,7 @@ def load(paths: DemoSet, device: torch.device | str) -> Models:
     """The models of a set, in float32."""
     return Models(
         load_transformer(paths.transformer, device=device, dtype=torch.float32),
-        load_vae(paths.vae, device=device, dtype=torch.float32),
+        load_wan(paths.vae, device=device, dtype=torch.float32),
         load_text_encoder(paths.text_encoder, device=device, dtype=torch.float32),
         torch.device(device),
     )

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from ..demo.model_set import DemoSet
-from ..sana_video_core.checkpoints.checkpoint import load_vae
 from ..sana_video_core.errors import FileError
 from ..sana_video_core.files.atomic import atomic_path
 from ..sana_video_core.text.encoder import TextEncoder
@@ -27,7 +26,7 @@ from .optimiser import Optimiser
 from .plan import Plan
 from .sampling import Models, load
 from .student import Streams, first_chunk_loss, student_loss
-from .vae import VAESteps, fresh_vae, normalised, settle_latents
+from .vae import VAESteps, fresh_vae, load_wan, normalised, settle_latents
 
 MUON = ("model.blocks.", "encoder.layers.", "vae.decoder.")  # whose matrices are Muon's
 
@@ -65,7 +64,7 @@ class Training:
         self.wait()
         if not (self.folder / "vae.safetensors").is_file() and not self.vae():
             return False
-        vae = load_vae(self.folder / "vae.safetensors").to(self.device, self.half)
+        vae = load_wan(self.folder / "vae.safetensors").to(self.device, self.half)
         learner = fresh_learner(self.encoder, self.device, self.dtype)
         if models is not None:
             _begin_with(learner, models)
@@ -110,7 +109,7 @@ class Training:
                 full = normalised(_averaged(vae, optimiser), steps.full, plan.statistics)
                 write_vae(autoencoder, full, self.origin(optimiser))
             self.wait()
-        vae = load_vae(autoencoder).to(self.device, self.dtype)
+        vae = load_wan(autoencoder).to(self.device, self.dtype)
         settle_latents(vae)
         optimiser = Optimiser({"vae": vae}, rate=plan.decoder_rate, steps=plan.decoder_steps, muon=MUON)
         steps = self.vae_steps(vae, plan.decoder_steps)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..sana_video_core.checkpoints.vae_file import load_vae
 from ..sana_video_core.config import WAN_2_1
+from ..sana_video_core.errors import FileError
 from ..sana_video_core.vae.layers import Cache
 from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from .drawing import draw
@@ -75,6 +78,14 @@ class Windows:
             cut = zip(frames, self.corner.tolist(), strict=True)
             frames = torch.stack([f[..., y : y + self.side, x : x + self.side] for f, (x, y) in cut])
         return frames, starts
+
+
+def load_wan(path: Path, **place: Any) -> WanVAE:
+    """The VAE that a training wrote, or was told to begin with."""
+    vae = load_vae(path, **place)
+    if not isinstance(vae, WanVAE):
+        raise FileError(f"“{path.name}” is a {vae.spec.name} VAE; a training goes on with Wan 2.1's.")
+    return vae
 
 
 def fresh_vae(width: int, device: torch.device, dtype: torch.dtype) -> WanVAE:

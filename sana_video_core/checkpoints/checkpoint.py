@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Family, TransformerConfig
-from ..errors import FileError, OtherKindError
+from ..errors import FileError
 from ..files.dump import part_with, weights_by_prefix
 from ..files.fingerprint import weights_fingerprint
 from ..files.finite import check_finite
@@ -27,16 +27,15 @@ from ..files.quantised import refuse_quantised
 from ..files.tensor_file import read_json, read_tensors, write_tensors
 from ..files.training_names import unwrapped
 from ..transformer.model import SanaVideo
-from ..vae.wan_vae import VAEConfig, WanVAE
 from .description import FORMAT, VERSION, described, family_of, sizes_of
-from .keys import canonical_transformer, canonical_vae, without_prefix
-from .tiny_names import is_of_pictures, tiny_tensors
+from .keys import canonical_transformer
 
 TRANSFORMER = "SANA-Video transformer"
 FIRST = ("x_embedder.proj.weight", "patch_embedding.weight")  # by the original, by diffusers
 Network = TypeVar("Network", bound=nn.Module)
 ALIGNMENT = 64  # bytes, of every tensor that torch makes
 OUR_CLASSES = "SanaVideo"  # part of the class name in every config.json that is meant for us
+LTX_CLASSES = "LTX2Video"  # likewise, of its VAE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +89,7 @@ def read_checkpoint(
 ) -> Checkpoint:
     """What `load_transformer` loads, before it is built."""
     path = Path(path).absolute()  # the names of its folders count too
-    tensors, metadata, beside = _read_folder_or_file(path, "transformer")
+    tensors, metadata, beside = read_folder_or_file(path, "transformer")
     refuse_quantised(path.name, tensors, metadata, beside)
     entries = described(config, metadata, beside, path)
     source = _source(tensors, metadata)
@@ -130,64 +129,6 @@ def save_transformer(
     write_tensors(path, tensors, metadata)
 
 
-def load_vae(
-    path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> WanVAE:
-    """The Wan 2.1 VAE in a file (named as by the original, ComfyUI or diffusers) or a diffusers folder."""
-    return build_vae(read_vae(path), device=device, dtype=dtype)
-
-
-def build_vae(
-    tensors: Mapping[str, Tensor], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> WanVAE:
-    """The network of what `read_vae` reads."""
-    with torch.device("meta"):
-        vae = WanVAE(VAEConfig.from_state_dict(tensors))
-    vae.load_state_dict(tensors, assign=True)
-    return ready(vae, device, dtype)
-
-
-def read_vae(path: Path | str) -> dict[str, Tensor]:
-    """What `load_vae` loads: all tensors of one Wan 2.1 VAE, under the original's names."""
-    path = Path(path).absolute()
-    return checked_vae(path, read_vae_tensors(path)[0])
-
-
-def read_vae_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A VAE file's tensors of any spelling, and the config.json of its folder."""
-    tensors, metadata, beside = _read_folder_or_file(path, "vae")
-    refuse_quantised(path.name, tensors, metadata, beside)
-    return without_prefix(tensors), beside
-
-
-def checked_vae(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one whole Wan 2.1 VAE, under the original's names. Raises FileError for others."""
-    tensors = canonical_vae(tensors)
-    if "decoder.head.0.gamma" not in tensors or "decoder.middle.0.residual.0.gamma" not in tensors:
-        kind, what = _what_it_is(tensors)
-        raise kind(
-            f"“{path.name}” isn't a Wan 2.1 VAE ({what}). "
-            "Use wan_2.1_vae.safetensors, Wan2.1_VAE.pth, or the vae folder of a SANA-Video 480p pipeline."
-        )
-    empty = [name for name, tensor in tensors.items() if not tensor.ndim or not tensor.numel()]
-    if empty:
-        raise FileError(
-            f"“{path.name}” is damaged: there is nothing in{_examples(empty)}. Copy or download it again."
-        )
-    with torch.device("meta"):
-        check_complete(WanVAE(VAEConfig.from_state_dict(tensors)), tensors, path, "Wan 2.1 VAE")
-    check_finite(tensors, path)
-    return tensors
-
-
-def _what_it_is(tensors: Mapping[str, Tensor]) -> tuple[type[FileError], str]:
-    if tiny_tensors(tensors) is not None:
-        return FileError, "it is a tiny decoder, which drafts and can't encode"
-    if is_of_pictures(tensors):
-        return FileError, "it is a tiny autoencoder of pictures, such as TAESD"
-    return OtherKindError, f"it has {len(tensors)} tensors{_examples(tensors)}"
-
-
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
     """Make tensors the parameters of a module; every name and shape has to match."""
     check_complete(module, tensors, path, what)
@@ -201,7 +142,7 @@ def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path,
     extra = sorted(tensors.keys() - expected.keys())
     if missing or extra:
         parts = [
-            f"{len(names)} {kind}{_examples(names)}"
+            f"{len(names)} {kind}{examples(names)}"
             for names, kind in ((missing, "missing"), (extra, "unknown"))
             if names
         ]
@@ -222,15 +163,21 @@ def check_complete(module: nn.Module, tensors: Mapping[str, Tensor], path: Path,
             )
 
 
-def _read_folder_or_file(path: Path, part: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Tensors, metadata and config.json of a file, a diffusers folder, or a `part` of a pipeline."""
+def read_folder_or_file(
+    path: Path, part: str, prefix: str = ""
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
+    """Tensors, metadata and config.json of a file, a diffusers folder, or a `part` of a pipeline.
+
+    Of a file with tensors under the prefix, only these.
+    """
     if is_folder(path):
         folder = path / part if is_folder(path / part) else path
         return read_parts(folder), {}, read_json(folder / "config.json") or {}
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, prefix=prefix)
     beside = read_json(path.parent / "config.json") or {}
     # in a folder of many models, the config.json may be another one's
-    ours = OUR_CLASSES in str(beside.get("_class_name", OUR_CLASSES)) and "model_type" not in beside
+    name = str(beside.get("_class_name", OUR_CLASSES))
+    ours = (OUR_CLASSES in name or LTX_CLASSES in name) and "model_type" not in beside
     return tensors, metadata, beside if ours else {}
 
 
@@ -242,12 +189,12 @@ def _source(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def _not_ours(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return (
-        f"“{path.name}” isn't a SANA-Video transformer: it has {len(tensors)} tensors{_examples(tensors)}. "
+        f"“{path.name}” isn't a SANA-Video transformer: it has {len(tensors)} tensors{examples(tensors)}. "
         "Use the original .pth, a diffusers transformer folder, or a file made by `sana-video convert`."
     )
 
 
-def _examples(names: Any) -> str:
+def examples(names: Any) -> str:
     """The first names of many, for a message."""
     few = sorted(names)[:3]
     return f" ({', '.join(few)}{', …' if len(names) > 3 else ''})" if few else ""

@@ -33,7 +33,7 @@ OTHERS = {
     24: "MiniMax H3 (taeh3)",
     32: "HunyuanVideo 1.5 (taehv1_5, lighttaehy1_5)",
     48: "Wan 2.2 5B (taew2_2, lighttaew2_2)",
-    128: "LTX-2 (taeltx; the 720p family decodes with ComfyUI's VAE Decode)",
+    128: "LTX-2 (taeltx; the 720p family decodes with the whole LTX-2 VAE)",
 }
 # of the same sizes as taew2_1, by their files' names
 NAMESAKES = {"taehv": "HunyuanVideo", "taecvx": "CogVideoX", "taeos": "Open-Sora"}

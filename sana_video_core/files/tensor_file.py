@@ -32,17 +32,17 @@ LARGEST_JSON = 16 << 20
 LONGEST_NAME = 300
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file with one of `SUFFIXES`, on the CPU. Its content says what it is.
 
-    Raises FileError if the file is missing, truncated, of another kind, one part of several, or holds more
-    than tensors.
+    Of a file with tensors whose names begin with the prefix, only these are read. Raises FileError if the
+    file is missing, truncated, of another kind, one part of several, or holds more than tensors.
     """
     refuse_part(path)
-    return read_one_file(path)
+    return read_one_file(path, prefix=prefix)
 
 
-def read_one_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_one_file(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """As `read_tensors`, but the file may be one part of several."""
     with _readable(path):
         with path.open("rb") as file:
@@ -58,19 +58,29 @@ def read_one_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if start[:2] == ZIP[:2] or (
             start[8:] != b"{" and (kind not in SAFETENSORS_SUFFIXES or start[:1] == b"\x80")
         ):
-            return _plain(weights_of(read_pickle(path), path), path), {}
-        return read_safetensors(path, most=MOST_WEIGHTS)
+            tensors = _plain(weights_of(read_pickle(path), path), path)
+            return {name: tensors[name] for name in _under(prefix, tensors)}, {}
+        return read_safetensors(path, most=MOST_WEIGHTS, prefix=prefix)
 
 
-def read_safetensors(path: Path, *, most: int = MOST_TENSORS) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(
+    path: Path, *, most: int = MOST_TENSORS, prefix: str = ""
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file of at most so many tensors, whatever its suffix.
 
-    The tensors are mapped from the file: copy those that have to outlive it.
+    The tensors are mapped from the file: copy those that have to outlive it. `prefix` is as in
+    `read_tensors`.
     """
     with _opened(path, most) as file:
         names = file.keys()  # the file isn't a dictionary
         _check_names(names, path)
-        return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+        return {name: file.get_tensor(name) for name in _under(prefix, names)}, dict(file.metadata() or {})
+
+
+def _under(prefix: str, names: Iterable[str]) -> list[str]:
+    """The names that begin with the prefix, if there are any, else all."""
+    names = list(names)
+    return [name for name in names if name.startswith(prefix)] or names
 
 
 def read_saved(path: Path) -> object:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..config import WAN_2_1
+from ..config import WAN_2_1, VAESpec
 from ..errors import InputError
 from .layers import DOWN
 
@@ -30,6 +30,10 @@ class VAEConfig:
                 f"The levels of a VAE are {self.widths} channels wide; it has {levels} of them, "
                 f"all but the first of an even width. Give {levels} multipliers and an even base width."
             )
+
+    @property
+    def spec(self) -> VAESpec:
+        return WAN_2_1
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -197,7 +197,7 @@ def our_decoder_runs_on_whoever_loaded_the_vae(demo):
 
     path = pack("demo.model_set").demo_set().vae
     core = comfy.sd.VAE(sd=load_file(path))
-    alone = pack("sana_video_core.checkpoints.checkpoint").load_vae(path)
+    alone = pack("sana_video_core.checkpoints.vae_file").load_vae(path)
     latents = torch.randn(1, 16, 8, 6, 8, generator=torch.Generator().manual_seed(2))
     pixels = torch.cat(list(alone.decode_stream(latents)), dim=2)[0].permute(1, 2, 3, 0)
     images = run("SanaVideoDecode", core, {"samples": latents})

@@ -279,7 +279,7 @@ def test_a_video_begins_a_stream(sana, demo):
     history = _state("s.safetensors").history
     assert [(chunk.primed, chunk.length) for chunk in history] == [(True, 11), (False, 10)]
     to_model_space, wan = PACK.core("vae.statistics").to_model_space, PACK.core("config").WAN_2_1
-    vae = PACK.core("checkpoints.checkpoint").load_vae(demo.vae)
+    vae = PACK.core("checkpoints.vae_file").load_vae(demo.vae)
     pixels = PACK.core("files.video_reader").read_frames("in.mp4", width=32, height=16)[:, :, 2:]
     assert same(history[0].latents, to_model_space(vae.encode(pixels), wan))
     Path("i.png").touch()

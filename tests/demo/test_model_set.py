@@ -19,7 +19,8 @@ import pytest
 import torch
 from comfyui_sana_video.demo import model_set as module
 from comfyui_sana_video.demo.model_set import TINY, DemoSet, demo_set, seeded, write_demo_set
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_transformer, load_vae
+from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_transformer
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.tensor_file import read_tensors

@@ -9,7 +9,7 @@ import torch
 from comfyui_sana_video.bridge import text_encoders
 from comfyui_sana_video.bridge.previews import latent_format
 from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.sana_video_core.config import DEMO as FAMILY
 from comfyui_sana_video.sana_video_core.config import WAN_2_1, family_named
 from comfyui_sana_video.sana_video_core.text import encoder as encoder_module

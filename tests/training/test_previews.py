@@ -3,7 +3,7 @@
 import torch
 from comfyui_sana_video.bridge.previews import DemoLatents
 from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.training.previews import fitted, of_a_shape, seen
 
 

@@ -5,15 +5,15 @@ import logging
 import pytest
 import torch
 from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.checkpoints.draft import (
     load_draft,
     load_vae_or_draft,
     read_vae_or_draft,
 )
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.vae.tiny_decoder import LIGHTTAEW2_1, TAEW2_1
-from comfyui_sana_video.sana_video_core.vae.wan_vae import WanVAE
+from comfyui_sana_video.sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from safetensors.torch import load_file, save_file
 from support.tiny_files import tiny_weights
 
@@ -46,7 +46,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling(tmp_path, spelling):
-    tensors, kind = read_vae_or_draft(_saved(tmp_path, SPELLINGS[spelling]))
+    tensors, kind, _ = read_vae_or_draft(_saved(tmp_path, SPELLINGS[spelling]))
     assert kind == TAEW2_1
     assert {n for n in tensors if n.startswith("decoder.")} == DECODER.keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in DECODER.items())
@@ -111,7 +111,11 @@ def _super(channels):
         ("taew2_2_super.safetensors", _super(48), r"Wan 2\.2 5B"),
         ("taehv1_5.safetensors", tiny_weights(channels=32, colours=12), r"HunyuanVideo 1\.5"),
         ("taehv1_5_super.safetensors", _super(32), r"HunyuanVideo 1\.5"),
-        ("taeltx_2.safetensors", tiny_weights(channels=128, colours=48), "LTX-2.*720p family.*VAE Decode"),
+        (
+            "taeltx_2.safetensors",
+            tiny_weights(channels=128, colours=48),
+            "LTX-2.*whole LTX-2 VAE",
+        ),
         ("taeh3.safetensors", tiny_weights(channels=24, colours=12), "MiniMax H3"),
         ("taehv.safetensors", HALF, "HunyuanVideo,"),
         ("taecvx.pth", HALF, "CogVideoX"),
@@ -158,8 +162,9 @@ def test_damaged_ones_are_refused(tmp_path):
 def test_a_whole_vae_is_read_where_one_may_be_and_refused_as_a_draft(tmp_path):
     path = demo_set().vae
     assert isinstance(load_vae_or_draft(path), WanVAE)
-    tensors, kind = read_vae_or_draft(path)
+    tensors, kind, config = read_vae_or_draft(path)
     assert kind is None
+    assert config == VAEConfig.from_state_dict(tensors)
     assert tensors.keys() == load_file(path).keys()
     with pytest.raises(FileError, match=r"is a whole Wan 2\.1 VAE, no draft decoder\. Use taew2_1"):
         load_draft(path)

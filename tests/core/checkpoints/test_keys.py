@@ -8,7 +8,6 @@ from functools import cache, partial
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
 from comfyui_sana_video.sana_video_core.checkpoints.keys import (
     canonical_module,
     canonical_transformer,
@@ -16,6 +15,7 @@ from comfyui_sana_video.sana_video_core.checkpoints.keys import (
     fused_parts,
     without_prefix,
 )
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.fingerprint import SAMPLES, weights_fingerprint
 from safetensors.torch import save_file

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from comfyui_sana_video.demo.model_set import demo_set
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.sana_video_core.config import WAN_2_1
 from comfyui_sana_video.sana_video_core.files.image_file import to_bytes
 from comfyui_sana_video.sana_video_core.vae.colours import fit_colours, latent_pictures

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_sana_video.demo.model_set import demo_set, seeded
-from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import load_vae
+from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
 from comfyui_sana_video.sana_video_core.vae.fused_network import FusedNetwork
 from comfyui_sana_video.sana_video_core.vae.fused_weights import layer_weights
 from comfyui_sana_video.sana_video_core.vae.reach import decoder_reach
