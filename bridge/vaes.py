@@ -1,7 +1,8 @@
-"""ComfyUI's VAE: made of a Wan 2.1 file of any kind, and run as a stream. Imported when one is used."""
+"""ComfyUI's VAE: made of a file of any of our families', and run as a stream. Imported when one is used."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoints.draft import read_vae_or_draft
+from ..sana_video_core.config import LTX_2
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.shapes import LatentGrid
+from ..sana_video_core.vae.ltx_config import LtxConfig
 from ..sana_video_core.vae.tiling import Tiling
 from ..sana_video_core.vae.vae_config import VAEConfig
 from .drafts import HostedTinyDecoder, is_tiny, read_as
 from .progress import interrupted
-from .vae_networks import HostedLtx, HostedWan, hosted_network
+from .vae_networks import HostedLtx, HostedWan, described, hosted_network
 
 IN_TILES = "The GPU's memory is too small for whole pictures: %s in tiles, a little less exact."
 
@@ -28,22 +31,30 @@ logger = logging.getLogger("sana_video")
 
 
 def load_vae(path: Path) -> comfy.sd.VAE:
-    """ComfyUI's VAE of a Wan 2.1 file, or a tiny decoder's. Its dtype and devices are ComfyUI's choice."""
-    tensors, draft, _ = read_vae_or_draft(path)
-    if draft is None:
-        _check_sizes(path, VAEConfig.from_state_dict(tensors))
-    vae = comfy.sd.VAE(sd=tensors)
+    """ComfyUI's VAE of a file of any of our families, or a tiny decoder's. It chooses dtype and devices."""
+    tensors, draft, config = read_vae_or_draft(path)
+    said = None
+    if config is not None:
+        _check_sizes(path, config)
+        if isinstance(config, LtxConfig):
+            said = {"config": json.dumps({"vae": described(config)})}
+    vae = comfy.sd.VAE(sd=tensors, metadata=said)
     if draft is not None:
         read_as(vae, draft)
     vae.patcher.cached_patcher_init = (_load_patcher, (path,))
     return vae
 
 
-def _check_sizes(path: Path, config: VAEConfig) -> None:
-    if config != VAEConfig(config.base_width):  # ComfyUI reads no more than the width from a file
+def _check_sizes(path: Path, config: VAEConfig | LtxConfig) -> None:
+    """Refuse sizes that ComfyUI doesn't read from a file, or of the metadata that it takes instead."""
+    if isinstance(config, LtxConfig):
+        known = config.latent_channels == config.spec.channels
+    else:
+        known = config == VAEConfig(config.base_width)
+    if not known:
         raise FileError(
-            f"“{path.name}” is a Wan 2.1 VAE of other sizes than the published one's ({config}); ComfyUI "
-            "can't build it. Use wan_2.1_vae.safetensors or Wan2.1_VAE.pth."
+            f"“{path.name}” is a {config.spec.name} VAE of other sizes than the published one's ({config}); "
+            f"ComfyUI can't build it. Use {config.spec.files}."
         )
 
 
@@ -65,6 +76,8 @@ class HostedDecoder:
     def __init__(self, vae: comfy.sd.VAE, network: HostedWan | HostedLtx | HostedTinyDecoder) -> None:
         self.network, self.spec = network, network.spec
         self.patcher, self.device = vae.patcher, vae.device
+        # of 256 or 512 pixels: LTX looks further around
+        self.tiles = Tiling() if self.spec.space_stride < LTX_2.space_stride else Tiling(16, 4)
         self.in_tiles = False  # since memory ran out
 
     def load_for(self, batch: int, grid: LatentGrid) -> None:
@@ -90,7 +103,7 @@ class HostedDecoder:
         comfy.model_management.soft_empty_cache()
         self.in_tiles = True
         logger.warning(IN_TILES, "decoding continues")
-        for pixels in self.network.decode_stream(pieces, tiling=Tiling()):
+        for pixels in self.network.decode_stream(pieces, tiling=self.tiles):
             known = min(made, pixels.shape[2])
             made -= known
             if known < pixels.shape[2]:
@@ -129,7 +142,7 @@ class HostedVae(HostedDecoder):
             pass  # leave the handler first: the error keeps tensors alive
         comfy.model_management.soft_empty_cache()
         logger.warning(IN_TILES, "encoding")
-        return encode(tiling=Tiling()).float()
+        return encode(tiling=self.tiles).float()
 
 
 def encoder_of(value: Any) -> HostedVae:

@@ -164,6 +164,7 @@ def main() -> None:
         "checks_lora_kinds",
         "checks_text_vae",
         "checks_drafts",
+        "checks_ltx",
         "checks_fused",
         "checks_store",
         "checks_films",

@@ -16,6 +16,7 @@ FILES = (
     "checks_lora_kinds.py",
     "checks_text_vae.py",
     "checks_drafts.py",
+    "checks_ltx.py",
     "checks_fused.py",
     "checks_store.py",
     "checks_films.py",

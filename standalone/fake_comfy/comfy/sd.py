@@ -1,8 +1,13 @@
 """The VAE on a socket: our network under the attributes that this pack asks ComfyUI's for, and no others."""
 
+import json
 from typing import Any
 
 import torch
+from comfyui_sana_video.sana_video_core.vae.ltx_config import (  # pyright: ignore[reportMissingImports]
+    LtxConfig,
+)
+from comfyui_sana_video.sana_video_core.vae.ltx_vae import LtxVAE  # pyright: ignore[reportMissingImports]
 from comfyui_sana_video.sana_video_core.vae.tiny_decoder import (  # pyright: ignore[reportMissingImports]
     TinyDecoder,
 )
@@ -18,7 +23,13 @@ class TAEHV(TinyDecoder):
     process_in = process_out = staticmethod(lambda latents: latents)
 
 
-def _network(sd):
+def _network(sd, metadata):
+    if "decoder.conv_in.conv.weight" in sd:
+        causal = json.loads(metadata["config"])["vae"]["causal_decoder"]
+        network = LtxVAE(LtxConfig.from_state_dict(sd, causal=causal), operations=ops.disable_weight_init)
+        network.load_state_dict(sd)
+        network.decoder.causal = causal
+        return network, network.config.latent_channels
     if "decoder.22.bias" not in sd:
         network = WanVAE(VAEConfig.from_state_dict(sd), operations=ops.disable_weight_init)
         network.load_state_dict(sd)
@@ -31,8 +42,8 @@ def _network(sd):
 
 
 class VAE:
-    def __init__(self, sd):
-        network, self.latent_channels = _network(sd)
+    def __init__(self, sd, metadata=None):
+        network, self.latent_channels = _network(sd, metadata)
         self.device = model_management.vae_device()
         self.vae_dtype = model_management.vae_dtype(
             self.device, [torch.bfloat16, torch.float16, torch.float32]
