@@ -16,7 +16,7 @@ from ..files.film_file import FilmFile
 from ..files.segments import SegmentEncoder, encoder_version, opened_segment
 from ..transformer.compute import compute_tag
 from ..vae.decoders import VideoDecoder
-from ..vae.wan_vae import WanVAE
+from ..vae.tiny_decoder import TinyDecoder
 from .entry import Entry
 from .keys import SegmentKey
 from .store import Store
@@ -60,7 +60,7 @@ def look_of(
     vae: VideoDecoder, device: torch.device, content: str, *, fps: Fraction, codec: str, tiling: str = WHOLE
 ) -> Look:
     """The look of films that this VAE decodes on `device`; `content` is its file's."""
-    kernels = "triton" if isinstance(vae, WanVAE) and vae.kernel_choice(device).triton else "plain"
+    kernels = "triton" if not isinstance(vae, TinyDecoder) and vae.kernel_choice(device).triton else "plain"
     return Look(
         vae=content,
         vae_dtype=str(vae.dtype).removeprefix("torch."),

@@ -24,7 +24,7 @@ Form: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Decoder(Protocol):
-    """`WanVAE` or a host's VAE. Takes a clip's latents in pieces, yields frames as soon as they are known."""
+    """Takes a clip's latents in pieces, yields frames as soon as they are known."""
 
     def decode_stream(
         self, pieces: Iterable[Tensor], *, tiling: Tiling | None = None
@@ -232,21 +232,49 @@ def decode_clip(
 
     With a `form`, what it makes of them. Raises ChunkError for NaN; the frames before it came.
     """
-    callbacks = callbacks or Callbacks()
-    source = _Pieces(lambda: (piece.to(device or latents.device) for piece in latents.split(1, dim=2)))
-    decoded = vae.decode_stream(source, tiling=tiling)
-    compression = Compression(spec.time_stride, spec.space_stride, patch=1)
+    callbacks, compression = callbacks or Callbacks(), Compression(spec.time_stride, spec.space_stride, 1)
+    work = _Clip(latents, compression, callbacks, device or latents.device)
+    yield from _checked(work.decoded(vae.decode_stream(_Pieces(work.taken), tiling=tiling)), form)
 
-    def pieces() -> Iterator[_Piece]:
-        made = 0
-        while made < compression.frames(latents.shape[2]):
-            callbacks.check(f"after {made} frames were decoded")
-            pixels, place = next(decoded), f"what follows frame {made}"
-            made += pixels.shape[2]
-            callbacks.progress(Progress(1, 1, compression.latent_frames_of(made), latents.shape[2], None))
+
+class _Clip:
+    """How far a decoder is with a clip.
+
+    Taking a latent frame and giving its frames count half each: who looks ahead takes many before it gives.
+    """
+
+    def __init__(
+        self, latents: Tensor, compression: Compression, callbacks: Callbacks, device: torch.device
+    ) -> None:
+        self._latents, self._compression, self._device = latents, compression, device
+        self._callbacks, self._took, self._made, self._said = callbacks, 0, 0, 0
+
+    def taken(self) -> Iterator[Tensor]:
+        """The latent frames [B, C, 1, H, W], from the first one on."""
+        for number, latent in enumerate(self._latents.split(1, dim=2)):
+            if number != self._compression.latent_frames_of(self._made):
+                self._go_on()
+            self._took = number + 1
+            yield latent.to(self._device)
+
+    def decoded(self, frames: Iterator[Tensor]) -> Iterator[_Piece]:
+        """The frames as they come. Each piece can be cancelled before, and is reported after."""
+        while self._made < self._compression.frames(self._latents.shape[2]):
+            self._go_on()
+            pixels, place = next(frames), f"what follows frame {self._made}"
+            self._made += pixels.shape[2]
+            self._report()
             yield _Piece(pixels, place)
 
-    yield from _checked(pieces(), form)
+    def _go_on(self) -> None:
+        self._callbacks.check(f"after {self._made} frames were decoded")
+        self._report()
+
+    def _report(self) -> None:
+        done = (self._took + self._compression.latent_frames_of(self._made)) // 2
+        if done > self._said:
+            self._said = done
+            self._callbacks.progress(Progress(1, 1, done, self._latents.shape[2], None))
 
 
 def first_chunk_of(state: Story, latents: Tensor) -> int:

@@ -5,6 +5,9 @@ which make several time steps of one. None of them sees its own output again, so
 past is finite. If it begins in mid-clip, the first time steps behind each layer differ from those of the
 whole clip; behind the last layer, these are what it has to decode in vain.
 
+A symmetric decoder looks ahead, too: its last frames before where somebody stops are those of a clip that
+ends there. Whoever decodes to the end of a scene isn't concerned.
+
 That the bits are equal, too, takes convolutions that compute each time step from its own three, as oneDNN,
 our kernels and implicit GEMMs do; one by FFT over time would not.
 """
@@ -15,6 +18,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .layers import HISTORY, DoubleTimeAndSpace
+from .ltx_layers import ResBlock
+from .ltx_network import layers_of
+from .ltx_vae import LtxVAE
 from .tiny_decoder import Grow, MemoryBlock, TinyDecoder
 from .wan_vae import WanVAE
 
@@ -33,6 +39,8 @@ def decoder_reach(vae: object) -> int | None:
     """
     if isinstance(vae, WanVAE):
         return _reach(_wan_layers(vae))
+    if isinstance(vae, LtxVAE):
+        return _reach(_ltx_layers(vae))
     if isinstance(vae, TinyDecoder):
         return _reach(_tiny_layers(vae))
     return None
@@ -56,6 +64,15 @@ def _wan_layers(vae: WanVAE) -> Iterator[_Layer]:
     for layer in vae.decoder.body():
         yield _Layer(layer.slots * HISTORY, 2 if isinstance(layer, DoubleTimeAndSpace) else 1)
     yield _Layer(HISTORY)
+
+
+def _ltx_layers(vae: LtxVAE) -> Iterator[_Layer]:
+    """The frame that is left out behind a doubling of time shifts all later ones alike."""
+    back = HISTORY if vae.config.causal else 1
+    yield _Layer(back)
+    for layer in layers_of(vae.decoder.up_blocks):
+        yield _Layer(2 * back) if isinstance(layer, ResBlock) else _Layer(back, layer.growth)
+    yield _Layer(back)
 
 
 def _tiny_layers(decoder: TinyDecoder) -> Iterator[_Layer]:
