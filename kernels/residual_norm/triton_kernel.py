@@ -110,7 +110,9 @@ def _launch(
     groups = max((table.shape[1] for table in (gate, shift, scale) if table is not None), default=1)
     if tokens % groups:
         raise ValueError(f"{tokens} tokens cannot be modulated in {groups} groups of one size.")
-    gate, shift, scale = (x if table is None else _rows(table, x, groups) for table in (gate, shift, scale))
+    gate, shift, scale = (
+        x if table is None else grouped_rows(table, x, groups) for table in (gate, shift, scale)
+    )
     bias = x if bias is None else bias.contiguous()  # never read where there is none
     extra = x if extra is None else extra.expand_as(x).contiguous()
     block = triton.next_power_of_2(width)
@@ -123,7 +125,7 @@ def _launch(
     return out, h, row_scales
 
 
-def _rows(table: Tensor, x: Tensor, groups: int) -> Tensor:
+def grouped_rows(table: Tensor, x: Tensor, groups: int) -> Tensor:
     """[B, G, D] so that clip and group are one index: rows evenly spaced, columns contiguous."""
     table = table.expand(len(x), groups, -1)
     even = table.stride(2) == 1 and (len(x) == 1 or table.stride(0) == table.stride(1) * groups)
