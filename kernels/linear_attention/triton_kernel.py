@@ -195,19 +195,26 @@ def key_value_sum(
     turned = torch.empty(batch, tokens, width, device=qkv.device, dtype=qkv.dtype)
     programs = triton.cdiv(tokens, KEY_ROWS)
     ksum = torch.empty(programs, batch, heads, head, device=qkv.device, dtype=torch.float32)
-    k, v = (qkv[:, :, part * width :] for part in (1, 2))
+    k, v = (qkv[:, :, part * width : (part + 1) * width] for part in (1, 2))
     _key_rows[(programs, batch)](
         k, weight, cos, sin, turned, ksum, tokens, heads, KEY_ROWS, 3 * width, eps, **_tiles(head, heads)
     )
-    step, warps, stages = EXACT_SUMS if qkv.dtype == torch.float32 else SUMS
+    return KeyValueSum(split_sums(turned, v, heads), ksum.sum(0))
+
+
+def split_sums(keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """The sum over tokens of v k^T, each [B, N, D] with rows that may have gaps: [B, A, d, d], float32."""
+    batch, tokens, width = keys.shape
+    head = width // heads
+    step, warps, stages = EXACT_SUMS if keys.dtype == torch.float32 else SUMS
     split = max(LEAST_SPLIT, tokens * heads * batch // PROGRAMS // step * step)  # tokens of one program
     splits = triton.cdiv(tokens, split)
-    vk = torch.empty(splits, batch, heads, head, head, device=qkv.device, dtype=torch.float32)
+    vk = torch.empty(splits, batch, heads, head, head, device=keys.device, dtype=torch.float32)
     _sums[(splits, heads, batch)](
-        turned, v, vk, tokens, heads, split, width, 3 * width,
+        keys, values, vk, tokens, heads, split, keys.stride(1), values.stride(1),
         HEAD=head, N=step, D=max(16, triton.next_power_of_2(head)), num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    return KeyValueSum(vk.sum(0), ksum.sum(0))
+    return vk.sum(0)
 
 
 def query_rows(
