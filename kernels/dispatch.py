@@ -45,10 +45,25 @@ def choose(
 
     `widths` are those of the GEMMs.
     """
+    return _choice(wanted, lambda: _refusal(device, dtype, head_dim), device, dtype, precision, widths)
+
+
+def choose_gated(
+    wanted: str, device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int],
+    precision: str = "full", widths: Sequence[int] = (),
+) -> Choice:  # fmt: skip
+    """The same for gated attention, with its head sizes in linear and in softmax layers."""
+    return _choice(wanted, lambda: _gated_refusal(device, dtype, head_dims), device, dtype, precision, widths)
+
+
+def _choice(
+    wanted: str, refusal: Callable[[], str], device: torch.device, dtype: torch.dtype, precision: str,
+    widths: Sequence[int],
+) -> Choice:  # fmt: skip
     name, source = _named(wanted)
     if precision not in PRECISIONS:
         raise _no_choice("precision", precision, PRECISIONS)
-    reason = _reason(name, source, lambda: _refusal(device, dtype, head_dim))
+    reason = _reason(name, source, refusal)
     if precision == "fp8":
         missing = reason and f"they are part of the Triton kernels, which do not run: {reason}"
         missing = missing or _fp8_refusal(device, dtype, widths)
@@ -95,13 +110,26 @@ def _reason(name: str, source: str, refusal: Callable[[], str]) -> str:
 
 
 def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    if reason := _model_refusal(device, dtype, head_dim, 128):
+        return reason
+    return _trial().kernel_trial(device, dtype, head_dim) if device.type == "cuda" else ""
+
+
+def _gated_refusal(device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int]) -> str:
+    linear, softmax = head_dims
+    if reason := _model_refusal(device, dtype, linear, 128) or _model_refusal(device, dtype, softmax, 256):
+        return reason
+    return _trial().gated_trial(device, dtype, head_dims) if device.type == "cuda" else ""
+
+
+def _model_refusal(device: torch.device, dtype: torch.dtype, head_dim: int, most: int) -> str:
     if reason := _device_refusal("the model", device):
         return reason
     if dtype not in DTYPES:
         return f"the model computes in {dtype}"
-    if head_dim % 2 or not 2 <= head_dim <= 128:
-        return f"heads have {head_dim} dimensions, and they take even sizes up to 128"
-    return _trial().kernel_trial(device, dtype, head_dim) if device.type == "cuda" else ""
+    if head_dim % 2 or not 2 <= head_dim <= most:
+        return f"heads have {head_dim} dimensions, and they take even sizes up to {most}"
+    return ""
 
 
 def _frames_refusal(device: torch.device, dtype: torch.dtype) -> str:

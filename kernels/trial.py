@@ -16,16 +16,22 @@ from torch import Tensor
 from . import (
     causal_frames,
     fp8_gemm,
+    gated_attention,
     gated_depthwise,
+    gated_product,
     linear_attention,
+    residual_mix,
     residual_norm,
     tap_sum,
     temporal_taps,
 )
 from .causal_frames import reference as plain_frames
 from .fp8_gemm import reference as plain_fp8
+from .gated_attention import reference as plain_gated
 from .gated_depthwise import reference as plain_depthwise
+from .gated_product import reference as plain_product
 from .linear_attention import reference as plain_attention
+from .residual_mix import reference as plain_mix
 from .residual_norm import reference as plain_norm
 from .tap_sum import reference as plain_tap_sum
 from .temporal_taps import reference as plain_taps
@@ -38,6 +44,12 @@ ALLOWED = 0.05  # relative error; bfloat16 has up to 0.01
 def kernel_trial(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """Empty, or why the kernels of a transformer's block cannot be used there. OutOfMemoryError is raised."""
     return _tried(_block_operations(device, dtype, head_dim))
+
+
+@functools.cache
+def gated_trial(device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int]) -> str:
+    """The same for a block with gated attention; head sizes of its linear and its softmax layers."""
+    return _tried(_gated_operations(device, dtype, *head_dims))
 
 
 @functools.cache
@@ -91,6 +103,34 @@ def _block_operations(device: torch.device, dtype: torch.dtype, head_dim: int):
     total = plain.key_value_sum(qkv, norm, rotary, HEADS, 1e-5)
     yield fast.query_rows, plain.query_rows, (qkv, norm, rotary, total.ksum, HEADS, 1e-5, 1e-8)
     yield fast.folded_weight, plain.folded_weight, (wave(TOKENS, width, shift=9), total)
+
+
+def _gated_operations(device: torch.device, dtype: torch.dtype, linear: int, softmax: int):
+    width = HEADS * linear
+    wave = functools.partial(_wave, device, dtype)
+    x, branch, extra = (wave(1, TOKENS, width, shift=shift) for shift in range(3))
+    table, readers = wave(1, 2, width, shift=3), wave(3, width, shift=4) * width**-0.5
+    others = [plain_mix.Source(branch, wave(1, TOKENS, 3, shift=5).float())]
+    first = x, None, None, None, [], readers, 0, table, table, 1e-6, 1e-6, True, True
+    yield residual_mix.residual_mix, plain_mix.residual_mix, first
+    for options in ((True, True), (False, False)):
+        mixed = x, branch, table, extra, others, readers, 1, table, table, 1e-6, 1e-6, *options
+        yield residual_mix.residual_mix, plain_mix.residual_mix, mixed
+    yield residual_norm.gated_residual, plain_norm.gated_residual, (x, branch, table)
+    for name in ("silu_product", "sigmoid_product"):
+        yield getattr(gated_product, name), getattr(plain_product, name), (x, branch)
+    qkv, norm = wave(1, TOKENS, 3 * width, shift=6), wave(width, shift=7)
+    fast, plain = gated_attention, plain_gated
+    for head, heads, strength in (
+        (linear, HEADS, wave(1, TOKENS, HEADS, shift=8)),
+        (softmax, HEADS * linear // softmax, None),
+    ):
+        angles = wave(TOKENS, head // 2, shift=9).float()
+        arguments = qkv[..., : 3 * head * heads], 1, norm[: head * heads], (angles.cos(), angles.sin()), heads
+        yield fast.rotated_rows, plain.rotated_rows, (*arguments, 1e-5, strength)
+    total = plain.key_value_product(x, branch, HEADS)
+    yield fast.key_value_product, plain.key_value_product, (x, branch, HEADS)
+    yield fast.gated_heads, plain.gated_heads, (x, total, norm[:linear], branch, 1e-5)
 
 
 def _frame_operations(device: torch.device, dtype: torch.dtype):
@@ -148,4 +188,6 @@ def _fp8_operations(device: torch.device):
 def _tensors(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
+    if result is None:
+        return []
     return [tensor for part in result for tensor in _tensors(part)]

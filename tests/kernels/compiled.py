@@ -18,7 +18,8 @@ from triton.compiler import ASTSource
 
 HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
 COUNTS = {"tokens", "group", "groups", "steps"}  # they differ from chunk to chunk, and from step to step
-FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr"}
+FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr", "total_ptr"}
+FLOAT32 |= {"logits_ptr", *(f"logits{j}_ptr" for j in range(5))}
 FP8_POINTERS = {"values_ptr"}
 
 
@@ -63,6 +64,27 @@ def kernels(folder: Path):
     yield "_sum_of_taps", tap_sum._sum_of_taps, {"CHANNELS": 3, "PIXELS": tap_sum.PIXELS}, tap_sum.WARPS, 3
     three = {"TAPS": 3, "PADDED": 4, "BLOCK": 4096}
     yield "_fp8_rows", fp8._fp8_rows, three | scales, fp8.WARPS, 3
+    yield from _second_network(scales)
+
+
+def _second_network(scales):
+    """The same for SANA-Video 2.0: 20 heads of 128, or 10 of 256."""
+    attention, mix, product = (
+        importlib.import_module(f"kernels.{name}.triton_kernel")
+        for name in ("gated_attention", "residual_mix", "gated_product")
+    )
+    for head, heads in ((128, 20), (256, 10)):
+        rows = attention._tiles(head, heads)
+        warps = rows.pop("num_warps")
+        yield f"_rotated_rows {head}", attention._rotated_rows, rows | {"HAS_STRENGTH": True}, warps, 3
+    for dtype, (tokens, dims, warps) in ("bfloat16", attention.READ), ("float32", attention.EXACT_READ):
+        tile = {"HEAD": 128, "D": 128, "M": tokens, "K": dims}
+        yield f"_gated_heads {dtype}", attention._gated_heads, tile, warps, 3
+    flags = dict.fromkeys(("HAS_BRANCH", "HAS_EXTRA", "HAS_GATE", "WANT_LOGITS", "WANT_MIX"), True)
+    flags |= {"OTHERS": 4, "READERS": 3, "READER": 1, "ROW_SCALES": False, "TILE": mix.TILE, "TILES": 5}
+    yield "_residual_mix", mix._residual_mix, flags | scales, mix.WARPS, 3
+    tiles = {"SILU": True, "ROW_SCALES": False, "TILE": product.TILE, "TILES": 10}
+    yield "_gated_product", product._gated_product, tiles | scales, product.WIDE_WARPS, 3
 
 
 def _frames(frames):

@@ -182,3 +182,22 @@ def test_an_operation_goes_to_its_device(monkeypatch):
     fp8_gemm.fp8_rows(torch.ones(2, 16))
     fp8_gemm.fp8_gemm(rows, rows, None, torch.float32)
     assert called == ["fp8_rows", "fp8_gemm"]
+
+
+def test_gated_attention_has_two_head_sizes(gpu, monkeypatch):
+    def choose(wanted="auto", heads=(128, 256), dtype=torch.bfloat16, **more):
+        return dispatch.choose_gated(wanted, GPU, dtype, heads, **more)
+
+    tried = []
+    trial = SimpleNamespace(gated_trial=lambda *args: tried.append(args) or "", fp8_trial=lambda device: "")
+    monkeypatch.setattr(dispatch, "_trial", lambda: trial)
+    assert choose() == (True, "", False)
+    assert tried == [(GPU, torch.bfloat16, (128, 256))]
+    assert not choose("reference").triton
+    for heads, wrong in (((144, 256), "144"), ((128, 258), "258"), ((15, 30), "15"), ((14, 27), "27")):
+        assert f"heads have {wrong} dimensions" in choose(heads=heads).reason
+    assert "float16" in choose(dtype=torch.float16).reason
+    with pytest.raises(ValueError, match="Choose full precision"):
+        choose(precision="fp8")
+    monkeypatch.setattr(dispatch, "_capability", lambda device: (9, 0))
+    assert choose(precision="fp8", widths=(2560, 10240)).fp8

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     monkeypatch.setattr(trial, "HEADS", 5)  # more than one tile of heads; the interpreter is slow
-    trials = trial.kernel_trial, trial.fp8_trial, trial.frames_trial
+    trials = trial.kernel_trial, trial.gated_trial, trial.fp8_trial, trial.frames_trial
     for made in trials:
         made.cache_clear()
     yield
@@ -160,3 +160,35 @@ def test_a_kernel_of_a_vae_that_is_wrong_is_found(case, monkeypatch):
     monkeypatch.setattr(module, name, wrong)
     said = trial.frames_trial(CPU, torch.float32)
     assert said == f"{name} computes something else on this device (by 10%)"
+
+
+GATED = (
+    ("residual_mix", "residual_mix"),
+    ("gated_product", "silu_product"),
+    ("gated_product", "sigmoid_product"),
+    ("gated_attention", "rotated_rows"),
+    ("gated_attention", "key_value_product"),
+    ("gated_attention", "gated_heads"),
+)
+
+
+def test_kernels_of_gated_attention(monkeypatch):
+    """Those that are right pass; of each, one that is wrong is found."""
+    assert trial.gated_trial(CPU, torch.float32, (14, 28)) == ""
+    for operation, name in (*GATED, ("residual_norm", "gated_residual")):  # the interpreter is slow
+        plain, fast = pair(operation)
+        monkeypatch.setattr(fast, name, getattr(plain, name))
+    for operation, name in GATED:
+        right = getattr(pair(operation)[0], name)
+
+        def wrong(*args, right=right):
+            made = right(*args)
+            return 1.1 * made if isinstance(made, torch.Tensor) else made._replace(h=1.1 * made.h)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pair(operation)[1], name, wrong)
+            trial.gated_trial.cache_clear()
+            assert (
+                trial.gated_trial(CPU, torch.float32, (14, 28))
+                == f"{name} computes something else on this device (by 10%)"
+            )

@@ -2,28 +2,13 @@
 
 import pytest
 import torch
-from support.interpreted import attention, interpreter, pair, relative  # noqa: F401  a fixture for all tests
+from support.interpreted import attention, interpreter, pair, poison, relative  # noqa: F401  fixtures for all
 
 NEAR = 1e-6
 
 
 def rand(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """Fresh memory of floats holds NaN: what a kernel leaves out is seen."""
-
-    def filled(make):
-        def made(*args, **kwargs):
-            tensor = make(*args, **kwargs)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-        return made
-
-    for place, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        monkeypatch.setattr(place, name, filled(getattr(place, name)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 6, 3, 112), (3, 5, 1, 33), (1, 4, 2, 2240)], ids=str)
