@@ -251,6 +251,70 @@ def test_linear_attention(dtype, carried):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_residual_mix(dtype):
+    """Every part, at the width of the 5B model and at one that no tile fits."""
+    plain, fast = _kernels("residual_mix")
+    for batch, tokens, groups, width, others in ((1, 1, 1, 16, 0), (2, 66, 3, 2560, 4), (3, 5, 1, 600, 5)):
+        rows, table = (batch, tokens, width), (batch, groups, width)
+        drawn = _draw(rows, rows, rows, table, table, table, (3, width), *[rows] * others, dtype=dtype)
+        x, branch, extra, gate, shift, scale, readers, *values = drawn
+        kept = _draw(*[(batch, tokens, 3)] * others, dtype=torch.float32)
+        for parts in ((None, None, None), (branch, gate, None), (branch, gate, extra), (branch, None, None)):
+
+            def run(version, *tensors, parts=parts, kept=kept):
+                x, readers, shift, scale, *values = tensors
+                sources = [plain.Source(*pair) for pair in zip(values, kept, strict=True)]
+                added = [part if part is None else part.to(x.dtype) for part in parts]
+                mixed = version(x, *added, sources, readers, 1, shift, scale, 1e-6, 1e-6, True, True)
+                return tuple(mixed)
+
+            arguments = (x, readers * width**-0.5, shift, scale, *values)
+            _close(partial(run, fast.residual_mix), partial(run, plain.residual_mix), arguments, dtype, 2**-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_attention(dtype):
+    plain, fast = _kernels("gated_attention")
+    for batch, tokens, heads, size in ((1, 1, 1, 48), (2, 63, 2, 14), (1, 3001, 20, 128), (1, 70, 10, 256)):
+        width, angles = heads * size, torch.randn(tokens, size // 2, device="cuda")
+        rows = (batch, tokens, width)
+        qkv, weight, strength = _draw(
+            (batch, tokens, 3 * width), (width,), (batch, tokens, heads), dtype=dtype
+        )
+        for which, strong in ((0, None), (1, strength)):
+
+            def run(version, qkv, weight, which=which, strong=strong, angles=angles, heads=heads):
+                strong = None if strong is None else strong.to(qkv.dtype)
+                rotary = angles.cos(), angles.sin()
+                return version.rotated_rows(qkv, which, weight, rotary, heads, 1e-5, strong)
+
+            _close(partial(run, fast), partial(run, plain), (qkv, weight), dtype, 2**-8)
+        if size > 128:
+            continue  # a softmax layer's
+        keys, queries, gate, norm = _draw(rows, rows, rows, (size,), dtype=dtype)
+        values = qkv[..., 2 * width :]
+
+        def sums(version, keys, values, heads=heads):
+            return version.key_value_product(keys, values, heads)
+
+        _close(partial(sums, fast), partial(sums, plain), (keys, values), dtype, 2e-6)
+        total = plain.key_value_product(keys, values, heads)
+
+        def read(version, queries, norm, gate, total=total):
+            return version.gated_heads(queries, total, norm, gate, 1e-5)
+
+        _close(partial(read, fast), partial(read, plain), (queries, norm, gate), dtype, 2**-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["silu_product", "sigmoid_product"])
+def test_gated_product(dtype, name):
+    plain, fast = (getattr(version, name) for version in _kernels("gated_product"))
+    for shape in ((1, 16), (3, 7, 2560), (65, 10240)):
+        _close(fast, plain, _draw(shape, shape, dtype=dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_temporal_taps(dtype):
     plain, fast = _kernels("temporal_taps")
     for shape in ((1, 1, 3, 1), (33, 70, 3, 1), (2240, 2240, 3, 1)):
@@ -263,6 +327,7 @@ def test_temporal_taps(dtype):
 def test_the_trial_passes(dtype, head):
     trial, device = PACK.module("kernels.trial"), torch.device("cuda", torch.cuda.current_device())
     assert trial.kernel_trial(device, dtype, head) == ""
+    assert trial.gated_trial(device, dtype, (head, 2 * head)) == ""
     if torch.cuda.get_device_capability() >= PACK.module("kernels.dispatch").FP8_CAPABILITY:
         assert trial.fp8_trial(device) == ""
 
@@ -299,6 +364,28 @@ def test_rows_in_8_bits():
         assert _relative(carried, kept) < 0.01
         errors = [_relative(part.values.double() * part.scales, truth) for part in (result, rows)]
         assert errors[0] <= 1.02 * errors[1] < 0.04
+
+
+def test_products_and_mixes_in_8_bits():
+    """No further from float64 than the plain version, which rounds twice."""
+    _eight_bits()
+    plain, fast = _kernels("gated_product")
+    arguments = _draw((5, 10240), (5, 10240), dtype=torch.bfloat16)
+    for name in ("silu_product", "sigmoid_product"):
+        truth = getattr(plain, name)(*(part.double() for part in arguments))
+        made = [getattr(version, f"{name}_fp8")(*arguments) for version in (fast, plain)]
+        errors = [_relative(rows.values.double() * rows.scales, truth) for rows in made]
+        assert errors[0] <= 1.02 * errors[1] < 0.04
+    plain, fast = _kernels("residual_mix")
+    x, other, table, readers = _draw(
+        (2, 6, 2560), (2, 6, 2560), (2, 3, 2560), (3, 2560), dtype=torch.bfloat16
+    )
+    sources = [plain.Source(other, torch.randn(2, 6, 3, device="cuda"))]
+    arguments = (x, other, table, None, sources, readers * 2560**-0.5, 0, table, table, 1e-6, 1e-6)
+    whole = fast.residual_mix(*arguments)
+    made = fast.residual_mix_fp8(*arguments)
+    assert same(made.newest, whole.newest)
+    assert _relative(made.h.values.double() * made.h.scales, whole.h.double()) < 0.04
 
 
 def test_gemm_in_8_bits():

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from . import ops
-from .ops import Fp8Rows, KeyValueSum
+from .ops import Fp8Rows, KeyValueSum, Mixed
 
 Weights = tuple[Tensor, Tensor | None]
 # lends the weight and bias that a layer would compute with, as a host casts and patches them
@@ -68,6 +68,22 @@ class Gemm(ABC, Generic[Rows]):
         """kernels/residual_norm, with h as rows."""
 
     @abstractmethod
+    def residual_mix(self, *args: Any, **wanted: bool) -> Mixed:
+        """kernels/residual_mix, with h as rows."""
+
+    @abstractmethod
+    def rows(self, x: Tensor) -> Rows:
+        """A tensor as rows."""
+
+    @abstractmethod
+    def silu_product(self, x: Tensor, gate: Tensor) -> Rows:
+        """kernels/gated_product, as rows."""
+
+    @abstractmethod
+    def sigmoid_product(self, x: Tensor, gate: Tensor) -> Rows:
+        """kernels/gated_product, as rows."""
+
+    @abstractmethod
     def linear(self, layer: nn.Module, x: Tensor | Rows) -> Tensor:
         """A linear layer on rows or a tensor [B, N, in]: [B, N, out]."""
 
@@ -86,8 +102,13 @@ class Gemm(ABC, Generic[Rows]):
         """A weight [out, in] as `matmul` takes it."""
 
     @abstractmethod
-    def matmul(self, rows: Tensor | Rows, weight: Rows, out: Tensor | None = None) -> Tensor:
-        """Rows or a tensor [n, in] times a weight from `weight`: [n, out], in `out` if given, as torch.mm."""
+    def matmul(
+        self, rows: Tensor | Rows, weight: Rows, out: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Rows or a tensor [n, in] times a weight from `weight`, plus bias [out]: [n, out].
+
+        In `out` if given, as torch.mm.
+        """
 
     @abstractmethod
     def pieces(self, rows: Rows, clip: int, size: int) -> Iterator[Rows]:
@@ -101,8 +122,8 @@ class Gemm(ABC, Generic[Rows]):
 class FullGemm(Gemm[Tensor]):
     """In the model's own dtype. Linear layers are called, so a host's own classes keep working."""
 
-    RUN = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj",
-           "cross_attn.q_norm", "cross_attn.k_norm")  # fmt: skip
+    RUN = ("attn.qkv", "attn.beta_proj", "attn.output_gate", "attn.proj", "cross_attn.q_linear",
+           "cross_attn.kv_linear", "cross_attn.proj", "cross_attn.q_norm", "cross_attn.k_norm")  # fmt: skip
 
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
         x = ops.gated_residual(x, branch, gate)
@@ -112,6 +133,18 @@ class FullGemm(Gemm[Tensor]):
         self, x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         return ops.residual_norm(x, branch, gate, shift, scale, eps)
+
+    def residual_mix(self, *args: Any, **wanted: bool) -> Mixed:
+        return ops.residual_mix(*args, **wanted)
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x
+
+    def silu_product(self, x: Tensor, gate: Tensor) -> Tensor:
+        return ops.silu_product(x, gate)
+
+    def sigmoid_product(self, x: Tensor, gate: Tensor) -> Tensor:
+        return ops.sigmoid_product(x, gate)
 
     def linear(self, layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
@@ -142,8 +175,12 @@ class FullGemm(Gemm[Tensor]):
     def weight(self, weight: Tensor) -> Tensor:
         return weight
 
-    def matmul(self, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.mm(rows, weight.T, out=out)
+    def matmul(
+        self, rows: Tensor, weight: Tensor, out: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        if bias is None:
+            return torch.mm(rows, weight.T, out=out)
+        return torch.addmm(bias, rows, weight.T, out=out)
 
     def pieces(self, rows: Tensor, clip: int, size: int) -> Iterator[Tensor]:
         yield from rows[clip].split(size)
@@ -166,7 +203,7 @@ class Fp8Gemm(Gemm[Fp8Rows]):
     Weights are rounded in every call, after the host has patched them: 2 ms of 300, and they are never stale.
     """
 
-    RUN = ("cross_attn.kv_linear", "cross_attn.q_norm", "cross_attn.k_norm")
+    RUN = ("attn.beta_proj", "cross_attn.kv_linear", "cross_attn.q_norm", "cross_attn.k_norm")
 
     def residual(self, x: Tensor, branch: Tensor, gate: Tensor | None) -> tuple[Tensor, Fp8Rows]:
         return ops.gated_residual_fp8(x, branch, gate)
@@ -175,6 +212,18 @@ class Fp8Gemm(Gemm[Fp8Rows]):
         self, x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Fp8Rows]:
         return ops.residual_norm_fp8(x, branch, gate, shift, scale, eps)
+
+    def residual_mix(self, *args: Any, **wanted: bool) -> Mixed:
+        return ops.residual_mix_fp8(*args, **wanted)
+
+    def rows(self, x: Tensor) -> Fp8Rows:
+        return ops.fp8_rows(x)
+
+    def silu_product(self, x: Tensor, gate: Tensor) -> Fp8Rows:
+        return ops.silu_product_fp8(x, gate)
+
+    def sigmoid_product(self, x: Tensor, gate: Tensor) -> Fp8Rows:
+        return ops.sigmoid_product_fp8(x, gate)
 
     def linear(self, layer: nn.Module, x: Tensor | Fp8Rows) -> Tensor:
         values, scales = x if isinstance(x, Fp8Rows) else ops.fp8_rows(x)
@@ -194,9 +243,11 @@ class Fp8Gemm(Gemm[Fp8Rows]):
     def weight(self, weight: Tensor) -> Fp8Rows:
         return ops.fp8_rows(weight)
 
-    def matmul(self, rows: Tensor | Fp8Rows, weight: Fp8Rows, out: Tensor | None = None) -> Tensor:
+    def matmul(
+        self, rows: Tensor | Fp8Rows, weight: Fp8Rows, out: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         rows = rows if isinstance(rows, Fp8Rows) else ops.fp8_rows(rows)
-        return ops.fp8_gemm(rows, weight, None, torch.bfloat16, out)
+        return ops.fp8_gemm(rows, weight, bias, torch.bfloat16, out)
 
     def pieces(self, rows: Fp8Rows, clip: int, size: int) -> Iterator[Fp8Rows]:
         yield from map(Fp8Rows, rows.values[clip].split(size), rows.scales[clip].split(size))
