@@ -6,16 +6,17 @@ A mutation is (file, text, replacement). The text has to occur exactly once, so 
 from __future__ import annotations
 
 import pytest
-from support import checks_diffusers, checks_model, checks_stream, checks_vae
+from support import checks_diffusers, checks_ltx, checks_model, checks_stream, checks_vae
 from support.pack import Pack, forget, mutant
 
 CORE = "sana_video_core"
 FRAMES = "kernels/causal_frames/reference.py"
-MODEL, STREAM, VAE = "model", "stream", "vae"
+MODEL, STREAM, VAE, LTX = "model", "stream", "vae", "ltx"
 CHECKS = {
     MODEL: (*checks_model.MODEL_CHECKS, *checks_diffusers.DIFFUSERS_CHECKS),
     STREAM: checks_stream.STREAM_CHECKS,
     VAE: checks_vae.VAE_CHECKS,
+    LTX: checks_ltx.LTX_CHECKS,
 }
 
 MUTATIONS = {
@@ -511,6 +512,158 @@ MUTATIONS = {
         f"{CORE}/vae/statistics.py",
         "- means) / deviations",
         "- means) * deviations",
+    ),
+    # LTX-2's VAE
+    "columns and rows of a patch exchanged": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "x.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)",
+        "x.permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)",
+    ),
+    "channels innermost in depth to space": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "x.unflatten(1, (-1, *factor)).permute(0, 1, 5, 2, 6, 3, 7, 4)",
+        "x.unflatten(1, (*factor, -1)).permute(0, 4, 5, 1, 6, 2, 7, 3)",
+    ),
+    "channels innermost in space to depth": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "x.permute(0, 1, 3, 5, 7, 2, 4, 6)",
+        "x.permute(0, 3, 5, 7, 1, 2, 4, 6)",
+    ),
+    "epsilon of LTX's norms": (LTX, f"{CORE}/vae/ltx_layers.py", "EPSILON = 1e-8", "EPSILON = 1e-6"),
+    "activation before the norm": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "    return F.silu((x * (squares / x.shape[1] + EPSILON).rsqrt()).to(x.dtype))",
+        "    x = F.silu(x)\n    return x * (x.square().mean(1, keepdim=True) + EPSILON).rsqrt()",
+    ),
+    "zeros before a clip": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "past = x[:, :, :1].expand(",
+        "past = torch.zeros_like(x[:, :, :1]).expand(",
+    ),
+    "zeros behind a clip": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "end = (x[:, :, -1:],)",
+        "end = (0 * x[:, :, -1:],)",
+    ),
+    "a causal decoder where it isn't": (
+        LTX,
+        f"{CORE}/vae/ltx_network.py",
+        '{"causal": config.causal, "padding": config.padding',
+        '{"causal": True, "padding": config.padding',
+    ),
+    "a symmetric decoder where it is causal": (
+        LTX,
+        f"{CORE}/vae/ltx_network.py",
+        '{"causal": config.causal, "padding": config.padding',
+        '{"causal": False, "padding": config.padding',
+    ),
+    "mirrored and zero borders exchanged": (
+        LTX,
+        f"{CORE}/vae/ltx_config.py",
+        'return "reflect" if self.spec is LTX_2 else "zeros"',
+        'return "zeros" if self.spec is LTX_2 else "reflect"',
+    ),
+    "mirrored borders in the encoder": (
+        LTX,
+        f"{CORE}/vae/ltx_network.py",
+        '{"causal": True, "padding": "zeros", **place}',
+        '{"causal": True, "padding": "reflect", **place}',
+    ),
+    "the last frame left out behind a step up": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "y = y[:, :, 1:]",
+        "y = y[:, :, :-1]",
+    ),
+    "a shortcut up interleaved": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "own.repeat(1, y.shape[1] // own.shape[1], 1, 1, 1)",
+        "own.repeat_interleave(y.shape[1] // own.shape[1], 1)",
+    ),
+    "shortcuts up exchanged": (
+        LTX,
+        f"{CORE}/vae/ltx_config.py",
+        "return self.spec is LTX_2\n",
+        "return self.spec is not LTX_2\n",
+    ),
+    "a shortcut up of the newest frames": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "own = depth_to_space(waiting[:, :, :frames], self.factor)",
+        "own = depth_to_space(waiting[:, :, -frames:], self.factor)",
+    ),
+    "a shortcut down over strided channels": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        ".unflatten(1, (y.shape[1], -1))\n        return y + groups.mean(dim=2), kept",
+        ".unflatten(1, (-1, y.shape[1]))\n        return y + groups.mean(dim=1), kept",
+    ),
+    "a zero frame in front of a step down": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "x = torch.cat((x[:, :, :1], x), dim=2)",
+        "x = torch.cat((0 * x[:, :, :1], x), dim=2)",
+    ),
+    "the residual of the normed input": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "        waiting = joined(waiting, x)\n        if y is None:",
+        "        waiting = joined(waiting, active(x))\n        if y is None:",
+    ),
+    "a residual of the newest frames": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "return y + waiting[:, :, : y.shape[2]], (",
+        "return y + waiting[:, :, -y.shape[2] :], (",
+    ),
+    "no norm before the last convolution": (
+        LTX,
+        f"{CORE}/vae/ltx_network.py",
+        "y, past = self.conv_out(active(x), past, last)",
+        "y, past = self.conv_out(x, past, last)",
+    ),
+    "the log variance in front": (
+        LTX,
+        f"{CORE}/vae/ltx_vae.py",
+        "moments[:, : self.config.latent_channels]",
+        "moments[:, 1:]",
+    ),
+    "statistics not applied": (
+        LTX,
+        f"{CORE}/vae/ltx_vae.py",
+        "return latents * deviation + mean",
+        "return latents * 1 + 0 * mean",
+    ),
+    "statistics not taken out": (
+        LTX,
+        f"{CORE}/vae/ltx_vae.py",
+        "return (means - mean) / deviation",
+        "return means",
+    ),
+    "a past of the new frames only": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "return y, seen[:, :, -HISTORY:].clone()",
+        "return y, torch.cat((x[:, :, -1:],) * HISTORY, dim=2)[:, :, : seen.shape[2]]",
+    ),
+    "the end told to the first part": (
+        LTX,
+        f"{CORE}/vae/ltx_stream.py",
+        "waiting[-len(parts)] = (place + 1, parts[-1], True)",
+        "waiting[-1] = (place + 1, parts[0], True)",
+    ),
+    "columns and rows of a made patch exchanged": (
+        LTX,
+        f"{CORE}/vae/ltx_layers.py",
+        "x.unflatten(1, (-1, PATCH, PATCH)).permute(0, 1, 4, 5, 3, 6, 2)",
+        "x.unflatten(1, (-1, PATCH, PATCH)).permute(0, 1, 4, 5, 2, 6, 3)",
     ),
 }
 
