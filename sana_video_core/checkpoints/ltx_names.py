@@ -96,9 +96,9 @@ def canonical_ltx(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def says_causal(path: Path, metadata: Mapping[str, str], beside: Mapping[str, Any]) -> bool:
     """Whether the decoder of this file is causal: by the config in it or beside it, or by its name."""
-    if beside:
-        return bool(beside.get("decoder_causal")) or beside.get("_class_name") == CAUSAL_CLASS
-    said = _config_in(metadata).get("causal_decoder")
+    if beside.get("_class_name") == CAUSAL_CLASS:
+        return True
+    said = beside.get("decoder_causal", _config_in(metadata).get("causal_decoder"))
     if said is not None:
         return bool(said)
     if "causal" not in path.name.lower():

@@ -60,7 +60,8 @@ def read_one_file(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], d
         ):
             tensors = _plain(weights_of(read_pickle(path), path), path)
             return {name: tensors[name] for name in _under(prefix, tensors)}, {}
-        return read_safetensors(path, most=MOST_WEIGHTS, prefix=prefix)
+        # what has a prefix may lie beside other networks
+        return read_safetensors(path, most=MOST_TENSORS if prefix else MOST_WEIGHTS, prefix=prefix)
 
 
 def read_safetensors(
