@@ -60,11 +60,7 @@ class TransformerConfig:
                     f"The width {self.width} is not a whole number of heads of {name} {getattr(self, name)}. "
                     "Give the head size that this model was trained with."
                 )
-        if self.head_dim % 2 or self.head_dim < 6:
-            raise InputError(
-                f"The head size {self.head_dim} cannot carry rotary positions on three axes; "
-                "it has to be even and at least 6."
-            )
+        _check_rotary(self.head_dim)
 
     @property
     def heads(self) -> int:
@@ -73,8 +69,57 @@ class TransformerConfig:
     @property
     def rotary_split(self) -> tuple[int, int, int]:
         """Real dimensions of a head that rotate with time, row and column (112 -> 40, 36, 36)."""
-        space = 2 * (self.head_dim // 6)
-        return self.head_dim - 2 * space, space, space
+        return rotary_split(self.head_dim)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sana2Config(TransformerConfig):
+    """Sizes of SANA-Video 2.0. `head_dim` is that of the linear layers."""
+
+    softmax_head_dim: int
+    group: int  # layers whose sum is one source of the attention residuals
+    softmax_layers: tuple[int, ...] | None = None  # None: a quarter of them, by the published rule
+
+    def __post_init__(self) -> None:
+        TransformerConfig.__post_init__(self)
+        if self.group < 1:
+            raise InputError(f"The residual group has {self.group} layers; it has to have at least 1.")
+        if self.softmax_head_dim < 1 or self.width % self.softmax_head_dim:
+            raise InputError(
+                f"The width {self.width} is not a whole number of softmax heads of {self.softmax_head_dim}. "
+                "Give the head size that this model was trained with."
+            )
+        _check_rotary(self.softmax_head_dim)
+        if self.softmax_layers is None:
+            count = max(1, self.depth // 4)
+            rule = tuple((number + 1) * self.depth // count - 1 for number in range(count))
+            object.__setattr__(self, "softmax_layers", rule)  # as dataclasses do it in a frozen class
+
+    @property
+    def softmax_rotary_split(self) -> tuple[int, int, int]:
+        """`rotary_split` of a softmax head (256 -> 88, 84, 84)."""
+        return rotary_split(self.softmax_head_dim)
+
+    def is_softmax(self, layer: int) -> bool:
+        return layer in (self.softmax_layers or ())
+
+    def closes_group(self, layer: int) -> bool:
+        """Whether a group ends with this layer; the last one may be shorter."""
+        return (layer + 1) % self.group == 0 or layer + 1 == self.depth
+
+
+def rotary_split(head_dim: int) -> tuple[int, int, int]:
+    """Real dimensions of a head that rotate with time, row and column."""
+    space = 2 * (head_dim // 6)
+    return head_dim - 2 * space, space, space
+
+
+def _check_rotary(head_dim: int) -> None:
+    if head_dim % 2 or head_dim < 6:
+        raise InputError(
+            f"The head size {head_dim} cannot carry rotary positions on three axes; "
+            "it has to be even and at least 6."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +152,7 @@ class Family:
     fps: int
     steps: int
     sampler: str
+    frames: int = 81  # of a usual clip
     shift: float = 8.0
     cfg: float = 1.0
     motion_score: int = 30  # as in every documented command of the original; 0 adds nothing to a prompt
@@ -203,6 +249,44 @@ LONGSANA_480P = replace(
     cfg=1.0,
     motion_score=10,
 )
+SANA_VIDEO2_720P = Family(
+    name="sana_video2_720p",
+    title="SANA-Video 2.0 5B 720p, bidirectional, LTX-2.3 latents",
+    causal=False,
+    config=Sana2Config(
+        channels=LTX_2_3.channels,
+        patch=1,
+        width=2560,
+        depth=32,
+        head_dim=128,
+        softmax_head_dim=256,
+        cross_head_dim=128,
+        ffn_hidden=10240,
+        caption_channels=2304,
+        group=8,
+    ),
+    vae=LTX_2_3,
+    height=736,
+    width=1280,
+    fps=24,
+    frames=193,
+    steps=50,
+    sampler="dpm++",
+    shift=12.0,
+    cfg=8.0,
+    motion_score=20,
+)
+SANA_VIDEO2_720P_4STEP = replace(
+    SANA_VIDEO2_720P,
+    name="sana_video2_720p_4step",
+    title="SANA-Video 2.0 5B 720p, four steps, LTX-2.3 latents",
+    fps=16,
+    frames=81,
+    steps=4,
+    sampler="few_step",
+    shift=6.0,
+    cfg=1.0,
+)
 DEMO = replace(
     LONGSANA_480P,
     name="demo",
@@ -222,7 +306,17 @@ DEMO = replace(
     ),
 )
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (SANA_VIDEO_480P, SANA_VIDEO_720P, LONGSANA_480P, DEMO)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        SANA_VIDEO_480P,
+        SANA_VIDEO_720P,
+        LONGSANA_480P,
+        SANA_VIDEO2_720P,
+        SANA_VIDEO2_720P_4STEP,
+        DEMO,
+    )
+}
 
 
 def family_named(name: str) -> Family:

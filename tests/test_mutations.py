@@ -143,7 +143,7 @@ MUTATIONS = {
     ),
     "epsilon of the caption norm": (
         MODEL,
-        f"{CORE}/transformer/model.py",
+        f"{CORE}/transformer/network.py",
         "CAPTION_NORM_EPS = 1e-5",
         "CAPTION_NORM_EPS = 1e-6",
     ),
@@ -181,13 +181,13 @@ MUTATIONS = {
     ),
     "channels slowest in a patch": (
         MODEL,
-        f"{CORE}/transformer/model.py",
+        f"{CORE}/transformer/network.py",
         "x = x.unflatten(2, (p, p, -1))",
         "x = x.unflatten(2, (-1, p, p)).permute(0, 1, 3, 4, 2)",
     ),
     "rows and columns of a patch swapped": (
         MODEL,
-        f"{CORE}/transformer/model.py",
+        f"{CORE}/transformer/network.py",
         "x.permute(0, 6, 1, 2, 4, 3, 5)",
         "x.permute(0, 6, 1, 2, 5, 3, 4)",
     ),

@@ -11,6 +11,14 @@ from ..shapes import LatentGrid
 from .memory import Memory, MemorySize
 
 
+def check_latents(latents: Tensor, channels: int) -> None:
+    if latents.ndim != 5 or latents.shape[1] != channels or not latents.numel():
+        raise InputError(
+            f"Latents of shape {list(latents.shape)} were given; this model takes [batch, "
+            f"{channels}, latent frames, rows, columns]."
+        )
+
+
 def check_text(text: Tensor, mask: Tensor | None, channels: int) -> None:
     if text.ndim != 3 or text.shape[2] != channels:
         raise InputError(
@@ -60,6 +68,23 @@ def check_timesteps(timesteps: Tensor, batch: int, frames: int) -> None:
             f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
             f"latent frames: give one per clip [{batch}] or one per latent frame [{batch}, {frames}]."
         )
+
+
+def timesteps_in_rows(timesteps: Tensor, batch: int, frames: int, grid: LatentGrid) -> Tensor:
+    """Timesteps of one per clip, latent frame or token as rows: [B, 1], [B, F] or [B, N].
+
+    An axis of one channel may follow the batch, as the original has it: [B, 1, F] and [B, 1, F, H, W]. Raises
+    InputError for other shapes.
+    """
+    if timesteps.ndim in (3, 5) and timesteps.shape[1] == 1:
+        timesteps = timesteps.squeeze(1)
+    if timesteps.shape not in ((batch,), (batch, frames), (batch, frames, *grid)):
+        raise InputError(
+            f"Timesteps of shape {list(timesteps.shape)} do not fit latents of {batch} clips with {frames} "
+            f"latent frames: give one per clip [{batch}], one per latent frame [{batch}, {frames}], or one "
+            f"per token {[batch, frames, *grid]}."
+        )
+    return timesteps.reshape(batch, -1)
 
 
 def check_memory(memory: Memory, config: TransformerConfig, batch: int, grid: LatentGrid) -> None:

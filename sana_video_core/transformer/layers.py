@@ -68,9 +68,9 @@ class SelfAttention(nn.Module):
         """x [B, N, D] -> output [B, N, D] and this call's sums."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         q, k = F.relu(self.q_norm(q)), F.relu(self.k_norm(k))
-        q, k, v = (_split_heads(y, self.head_dim) for y in (q, k, v))
+        q, k, v = (split_heads(y, self.head_dim) for y in (q, k, v))
         out, sums = linear_attention(q, k, rotate(q, rotary), rotate(k, rotary), v, past, ATTENTION_EPS)
-        return self.proj(_merge_heads(out)), sums
+        return self.proj(merge_heads(out)), sums
 
 
 class CrossAttention(nn.Module):
@@ -88,7 +88,7 @@ class CrossAttention(nn.Module):
     def text_keys(self, caption: Tensor) -> TextKeys:
         """Keys and values of a projected caption [B, L, D]."""
         keys, values = self.kv_linear(caption).chunk(2, dim=-1)
-        return TextKeys(_split_heads(self.k_norm(keys), self.head_dim), _split_heads(values, self.head_dim))
+        return TextKeys(split_heads(self.k_norm(keys), self.head_dim), split_heads(values, self.head_dim))
 
     def forward(self, x: Tensor, text: TextKeys, bias: Tensor | None) -> Tensor:
         """x [B, N, D], bias [B, 1, 1, L] or None -> [B, N, D]."""
@@ -96,9 +96,9 @@ class CrossAttention(nn.Module):
 
     def attend(self, queries: Tensor, text: TextKeys, bias: Tensor | None) -> Tensor:
         """What queries [B, N, D] read from the text, before the projection: [B, N, D]."""
-        q = _split_heads(self.q_norm(queries), self.head_dim)
+        q = split_heads(self.q_norm(queries), self.head_dim)
         keys, values = (y.expand(len(q), -1, -1, -1) for y in text)  # one prompt may serve a whole batch
-        return _merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=bias))
+        return merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=bias))
 
 
 class ConvLayer(nn.Module):
@@ -211,11 +211,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, frames: int) -> Tensor:
     return (x.unflatten(1, (frames, -1)) * (1 + scale) + shift).flatten(1, 2)
 
 
-def _split_heads(x: Tensor, head_dim: int) -> Tensor:
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
     """[B, N, D] -> [B, A, N, d]."""
     return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
-def _merge_heads(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     """[B, A, N, d] -> [B, N, D]."""
     return x.transpose(1, 2).flatten(2)

@@ -28,7 +28,7 @@ class PassInputs(NamedTuple):
 
     latents: Tensor
     timesteps: Tensor
-    rotary: tuple[Tensor, Tensor]
+    rotary: tuple[Tensor, ...]
     memory: Memory | None
 
     @property

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
 from .fused_block import fused_block, fused_final, fused_patches
 from .gemm import Gemm
 from .layers import Block, FinalLayer
-from .memory import BlockContribution
 
-BlockCall: TypeAlias = Callable[..., tuple[Tensor, BlockContribution]]
+BlockCall: TypeAlias = Callable[..., Any]
 
 
 class Runner(NamedTuple):
     patchify: Callable[[Tensor], Tensor]  # as PatchEmbedder.forward
-    blocks: tuple[BlockCall, ...]  # as Block.forward
+    blocks: tuple[BlockCall, ...]  # as forward of Block or Block2
     final: Callable[[Tensor, Tensor, int], Tensor]  # as FinalLayer.forward
     # what it was chosen for: the model's kernels and precision, and its parts
     settings: tuple[str, str]
