@@ -311,7 +311,7 @@ def test_gated_attention(dtype):
 def test_gated_product(dtype, name):
     plain, fast = (getattr(version, name) for version in _kernels("gated_product"))
     for shape in ((1, 16), (3, 7, 2560), (65, 10240)):
-        _close(fast, plain, _draw(shape, shape, dtype=dtype), dtype)
+        _close(fast, plain, _draw(shape, shape, dtype=dtype), dtype, 2**-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -48,10 +48,13 @@ def _gated_heads(
     q_ptr, total_ptr, w_ptr, gate_ptr, out_ptr, tokens, heads, eps,
     HEAD: tl.constexpr, D: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """One head of M tokens: read from the sum, K of its dimensions at a time, then normed and gated."""
-    head, clip = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    """One head of M tokens: read from the sum, K of its dimensions at a time, then normed and gated.
+
+    All heads of the same tokens come one after the other, so that whole rows are read at a time.
+    """
+    head, clip = tl.program_id(0), tl.program_id(2).to(tl.int64)
     dims = tl.arange(0, D)
-    token = tl.program_id(0) * M + tl.arange(0, M)
+    token = tl.program_id(1) * M + tl.arange(0, M)
     there = (token < tokens)[:, None]
     place = (clip * tokens + token)[:, None] * (heads * HEAD) + head * HEAD
     total_ptr += (clip * heads + head) * HEAD * HEAD
@@ -102,7 +105,7 @@ def gated_heads(queries: Tensor, total: Tensor, weight: Tensor, gate: Tensor, ep
     heads, head = total.shape[1], total.shape[2]
     out = torch.empty_like(queries)
     rows, dims, warps = EXACT_READ if queries.dtype == torch.float32 else READ
-    _gated_heads[(triton.cdiv(tokens, rows), heads, batch)](
+    _gated_heads[(heads, triton.cdiv(tokens, rows), batch)](
         queries, total, weight, gate, out, tokens, heads, eps,
         HEAD=head, D=max(16, triton.next_power_of_2(head)), M=rows, K=dims, num_warps=warps,
     )  # fmt: skip

@@ -73,6 +73,44 @@ def test_linear_attention():
     assert relative(out, truth[0]) < NEAR
 
 
+def test_residual_mix():
+    """What the newest sum becomes; and its mix with another one: their mean, where logits are 0."""
+    _, fast = pair("residual_mix")
+    (x, some), (newest, _), (mix, _), (h, _) = (rows(16, seed) for seed in range(4))
+    logits, flags = torch.zeros(ROWS, 1), dict.fromkeys(("HAS_EXTRA", "WANT_LOGITS", "ROW_SCALES"), False)
+    few = [torch.zeros(16)] * 4
+    fast._residual_mix[(ROWS,)](
+        x, x, x, *few, *(x,) * 5, *(logits,) * 5, newest, logits, mix, h, logits,
+        ROWS, ROWS, 1, FAR, 0, 0, 0, 0.0, 1.0,
+        **flags, HAS_BRANCH=True, HAS_GATE=False, WANT_MIX=True, OTHERS=1, READERS=1, READER=0, TILE=16,
+        TILES=1, LARGEST=448.0, LEAST=0.0,
+    )  # fmt: skip
+    assert torch.equal(newest.view(ROWS, FAR)[:, :16], 2 * some)
+    assert relative(mix.view(ROWS, FAR)[:, :16], 1.5 * some) < NEAR
+    assert h.view(ROWS, FAR)[:, :16].isfinite().all()
+
+
+def test_gated_product():
+    plain, fast = pair("gated_product")
+    (x, some), (y, _) = rows(16, 0), rows(16, 1)
+    fast._gated_product[(ROWS,)](
+        x, x, y, x, FAR, SILU=True, ROW_SCALES=False, TILE=16, TILES=1, LARGEST=448.0, LEAST=0.0
+    )
+    assert relative(y.view(ROWS, FAR)[:, :16], plain.silu_product(some, some)) < NEAR
+
+
+def test_rotated_rows():
+    plain, fast = pair("gated_attention")
+    x, some = rows(48, 0)
+    weight, angles, out = torch.ones(16), torch.randn(ROWS, 8), torch.empty(ROWS, 16)
+    cos, sin = angles.cos(), angles.sin()
+    fast._rotated_rows[(1, 1)](
+        x[16:], weight, cos, sin, x, out, ROWS, 1, ROWS, FAR, 1e-5, HAS_STRENGTH=False, **fast._tiles(16, 1)
+    )
+    truth = plain.rotated_rows(some.contiguous()[None], 1, weight, (cos, sin), 1, 1e-5)
+    assert relative(out, truth[0]) < NEAR
+
+
 def _rows_of_pictures(steps, rows, dtype=torch.float16):
     """Pictures [1, steps, rows, 2^14, 4] of which the first 16 pixels are random, and these pixels."""
     try:
