@@ -8,49 +8,29 @@ every call).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any
 
 import comfy.conds
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..sana_video_core.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from ..sana_video_core.checkpoints.said_family import check_family
-from ..sana_video_core.config import Family, TransformerConfig
+from ..sana_video_core.config import Sana2Config
 from ..sana_video_core.files.fingerprint import weights_fingerprint
-from ..sana_video_core.transformer.memory import Memory
-from ..sana_video_core.transformer.model import PreparedText, SanaVideo
+from .networks import HostedNetwork, module_of
 from .previews import latent_format
 
-Result = TypeVar("Result", covariant=True)
 NAME = "sana_video"  # key of our wrappers, and the image_model of our configuration
-
-
-@contextmanager
-def hosted_weights(layer: nn.Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Lend the weight and bias that a ComfyUI layer would compute with: on the device, cast and patched.
-
-    What is fetched from elsewhere is copied: ComfyUI fetches into one buffer for each of its two streams, and
-    the next layer but one would overwrite it.
-    """
-    weights: tuple[Tensor, Tensor | None, Any] = comfy.ops.cast_bias_weight(layer, like, offloadable=True)
-    weight, bias, stream = weights
-    # _v_weight: with dynamic VRAM
-    stays = weight is layer.weight or weight is getattr(layer, "_v_weight", None)
-    try:
-        yield (weight, bias) if stays else (weight.clone(), None if bias is None else bias.clone())
-    finally:
-        comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+# of a token's activations, in ComfyUI's unit: measured, and planned (docs/log.md)
+MEMORY, MEMORY_2 = 6.4, 10.0
 
 
 class SanaVideoConfig(comfy.supported_models_base.BASE):
@@ -58,132 +38,31 @@ class SanaVideoConfig(comfy.supported_models_base.BASE):
 
     unet_config = {"image_model": NAME}  # noqa: RUF012  ComfyUI copies it
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012  without it, num_heads would reach our constructor
-    sampling_settings = {"shift": 8.0, "multiplier": 1000}  # noqa: RUF012
     supported_inference_dtypes = [torch.bfloat16, torch.float32]  # noqa: RUF012
-    memory_usage_factor = 1.6  # of one latent frame's activations; docs/log.md says how it was measured
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        sizes, family = checkpoint.config, checkpoint.family
         # not the checkpoint: a configuration lives as long as the model, and would keep its tensors alive
         arguments = {
-            "sizes": checkpoint.config,
-            "family": checkpoint.family,
+            "sizes": sizes,
+            "family": family,
             "fingerprint": weights_fingerprint(checkpoint.tensors),
         }
         super().__init__({**self.unet_config, **arguments})
-        self.latent_format = latent_format(checkpoint.family)
-
-
-class StreamCall(Protocol[Result]):
-    """A stream's call of the network. ComfyUI's wrappers run around it, as around a sampler's."""
-
-    def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Result: ...
-
-
-class Velocity(NamedTuple):
-    """The velocity of x, as SanaVideo.forward."""
-
-    text: PreparedText
-    memory: Memory | None
-    first_frame: int
-
-    def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Tensor:
-        forward = SanaVideo.forward
-        return forward(network, x, timestep, self.text, memory=self.memory, first_frame=self.first_frame)
-
-
-class Absorb(NamedTuple):
-    """The memory after x, as SanaVideo.absorb."""
-
-    text: PreparedText
-    memory: Memory | None
-    first_frame: int
-    window: int | None
-
-    def __call__(self, network: SanaVideo, x: Tensor, timestep: Tensor) -> Memory:
-        memory, first_frame, window = self[1:]
-        return network.absorb(x, self.text, memory=memory, first_frame=first_frame, window=window)
-
-
-class SanaVideoModule(SanaVideo):
-    """The network as ComfyUI calls it. Parameter names are the original's, so LoRAs find them."""
-
-    def __init__(
-        self,
-        sizes: TransformerConfig,
-        family: Family,
-        fingerprint: str,
-        *,
-        operations: Any,
-        dtype: Any,
-        device: Any,
-        **_: Any,
-    ) -> None:
-        super().__init__(sizes, family, operations=operations, device=device, dtype=dtype)
-        self.fingerprint, self.weights_of = fingerprint, hosted_weights
-        self._made_in = dtype
-        self.computes: tuple[torch.device, torch.dtype] | None = None  # set by load_patcher
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the weights; with dynamic VRAM a layer has none until a file's are loaded."""
-        return self._made_in if self.final_layer.linear.weight is None else super().dtype
-
-    @property
-    def compute_device(self) -> torch.device:
-        return self.computes[0] if self.computes else self.device
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        return self.computes[1] if self.computes else self.dtype
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  ComfyUI's signature
-        self,
-        x: Tensor,
-        timestep: Tensor,
-        context: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] = {},  # noqa: B006  ComfyUI's own signature; read only
-        **extra: Any,
-    ) -> Any:
-        """The velocity of x [B, C, F, H, W], or what `stream` returns, with the nodes' wrappers around it."""
-        wrappers = comfy.patcher_extension.get_all_wrappers(
-            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
-        )
-        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
-        return executor.execute(x, timestep, context, attention_mask, control, transformer_options, **extra)
-
-    def _forward(
-        self,
-        x: Tensor,
-        timestep: Tensor,
-        context: Any,
-        attention_mask: Tensor | None,
-        control: Any,
-        transformer_options: dict[str, Any],
-        *,
-        stream: StreamCall[Any] | None = None,
-        **_: Any,
-    ) -> Any:
-        if stream is not None:
-            return stream(self, x, timestep)
-        return super().forward(x, timestep, context, _mask_for(context, attention_mask))
-
-
-def _mask_for(context: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The mask at the text's length. What ConditioningConcat appended has no mask, and is read whole."""
-    if mask is None or mask.shape[-1] >= context.shape[1]:
-        return mask if mask is None else mask[:, : context.shape[1]]
-    return torch.nn.functional.pad(mask, (0, context.shape[1] - mask.shape[-1]), value=1)
+        self.latent_format = latent_format(family)
+        self.sampling_settings = {"shift": family.shift, "multiplier": 1000}
+        # ComfyUI counts latent pixels
+        self.memory_usage_factor = (MEMORY_2 if isinstance(sizes, Sana2Config) else MEMORY) / sizes.patch**2
 
 
 class SanaVideoModel(comfy.model_base.BaseModel):
     """Flow matching (v = noise - clean), text with its mask, and kept frames for image-to-video."""
 
-    diffusion_model: SanaVideoModule
+    diffusion_model: HostedNetwork
 
     def __init__(self, config: SanaVideoConfig, device: Any = None) -> None:
-        super().__init__(config, comfy.model_base.ModelType.FLOW, device=device, unet_model=SanaVideoModule)
+        network = module_of(config.unet_config["sizes"])
+        super().__init__(config, comfy.model_base.ModelType.FLOW, device=device, unet_model=network)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         out = super().extra_conds(**kwargs)

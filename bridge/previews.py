@@ -7,7 +7,7 @@ import latent_preview
 import numpy as np
 import torch
 
-from ..sana_video_core.config import DEMO, LTX_2, WAN_2_1, Family
+from ..sana_video_core.config import DEMO, LTX_2, LTX_2_3, WAN_2_1, Family
 from ..sana_video_core.streaming.report import filmstrip
 from ..sana_video_core.streaming.state import Story
 
@@ -41,7 +41,11 @@ class DemoLatents(comfy.latent_formats.Wan21):
 
 
 # by the name of a family's VAE
-FORMATS = {WAN_2_1.name: comfy.latent_formats.Wan21, LTX_2.name: comfy.latent_formats.LTXV}
+FORMATS = {
+    WAN_2_1.name: comfy.latent_formats.Wan21,
+    LTX_2.name: comfy.latent_formats.LTXV,
+    LTX_2_3.name: comfy.latent_formats.LTXV,
+}
 
 
 def latent_format(family: Family) -> comfy.latent_formats.LatentFormat:

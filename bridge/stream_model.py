@@ -17,7 +17,8 @@ from ..sana_video_core.transformer.maker import Maker, maker_of
 from ..sana_video_core.transformer.memory import Memory
 from ..sana_video_core.transformer.model import PreparedText
 from .changes import STEP_CACHES, NamedChanges, stream_options, unnamed_changes
-from .model import Absorb, Result, SanaVideoModel, StreamCall, Velocity, load_patcher
+from .model import SanaVideoModel, load_patcher
+from .networks import Absorb, Result, StreamCall, Velocity
 
 logger = logging.getLogger("sana_video")
 

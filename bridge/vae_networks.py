@@ -22,7 +22,7 @@ from ..sana_video_core.vae.ltx_config import BOTH, SPACE, TIME, LtxConfig
 from ..sana_video_core.vae.ltx_vae import LtxVAE
 from ..sana_video_core.vae.wan_vae import VAEConfig, WanVAE
 from .drafts import shapes_of
-from .model import hosted_weights
+from .networks import hosted_weights
 
 STEPS = {SPACE: "space", TIME: "time", BOTH: "all"}  # of LTX's levels, in ComfyUI's words
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from comfy import model_management
-from comfyui_sana_video.bridge import model, stream_model, vae_networks, vaes
+from comfyui_sana_video.bridge import model, networks, stream_model, vae_networks, vaes
 from comfyui_sana_video.demo.model_set import demo_set
 from comfyui_sana_video.sana_video_core.errors import FileError, InputError
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
@@ -35,7 +35,7 @@ def test_room_is_requested_for_a_whole_chunk_of_the_batch(requested, monkeypatch
     hosted.load(3, LatentGrid(60, 104))
     assert shapes == [[3, 16, 11, 60, 104]]
     assert requested[-1] == sum(shapes[0])
-    assert 1.3 <= model.SanaVideoConfig.memory_usage_factor <= 2
+    assert demo().model.model.model_config.memory_usage_factor == pytest.approx(1.6)
 
 
 def test_room_is_requested_for_decoding_the_batch(requested):
@@ -49,9 +49,9 @@ def test_room_is_requested_for_decoding_the_batch(requested):
 
 def test_what_was_appended_to_a_text_is_not_masked():
     mask = torch.tensor([[1, 1, 0]])
-    assert model._mask_for(torch.zeros(1, 5, 2), mask).tolist() == [[1, 1, 0, 1, 1]]
-    assert model._mask_for(torch.zeros(1, 2, 2), mask).tolist() == [[1, 1]]
-    assert model._mask_for(torch.zeros(1, 5, 2), None) is None
+    assert networks._mask_for(torch.zeros(1, 5, 2), mask).tolist() == [[1, 1, 0, 1, 1]]
+    assert networks._mask_for(torch.zeros(1, 2, 2), mask).tolist() == [[1, 1]]
+    assert networks._mask_for(torch.zeros(1, 5, 2), None) is None
 
 
 def test_a_soft_mask_gives_a_frame_its_mean_timestep():
@@ -78,7 +78,7 @@ def test_the_loader_passes_its_choices_on(monkeypatch):
     load, arguments = patcher.cached_patcher_init
     assert load(*arguments, disable_dynamic=True).model.diffusion_model.kernels == "reference"
     with monkeypatch.context() as patched:
-        patched.setattr(model.SanaVideoModule, "kernel_choice", lambda *arguments: Choice(True, "", True))
+        patched.setattr(networks.SanaVideoModule, "kernel_choice", lambda *arguments: Choice(True, "", True))
         load, arguments = run("ModelLoader", "demo (built in)", "auto", "auto", "fp8").cached_patcher_init
         assert load(*arguments, disable_dynamic=True).model.diffusion_model.precision == "fp8"
     too_late = lambda *arguments, **options: pytest.fail("too late")  # noqa: E731
@@ -96,7 +96,7 @@ def test_kernels_are_chosen_for_what_the_model_computes_in(monkeypatch, caplog):
     places = []
     monkeypatch.setattr(model_management, "unet_manual_cast", lambda *arguments: torch.bfloat16)
     monkeypatch.setattr(
-        model.SanaVideoModule,
+        networks.SanaVideoModule,
         "kernel_choice",
         lambda self, *place: places.append(place) or Choice(False, "no such GPU"),
     )
@@ -138,9 +138,9 @@ def test_fetched_weights_stay_while_they_are_used(monkeypatch):
     for number, layer in enumerate(layers):
         nn.init.constant_(layer.weight, number)
     with (
-        model.hosted_weights(layers[0], buffer) as one,
-        model.hosted_weights(layers[1], buffer) as two,
-        model.hosted_weights(layers[2], buffer) as three,
+        networks.hosted_weights(layers[0], buffer) as one,
+        networks.hosted_weights(layers[1], buffer) as two,
+        networks.hosted_weights(layers[2], buffer) as three,
     ):
         parts = [part for pair in (one, two, three) for part in pair if part is not None]
         assert [part.unique().tolist() for part in parts] == [[0], [0], [1], [1], [2], [2]]
@@ -152,7 +152,7 @@ def test_weights_in_place_are_not_copied():
     from torch import nn
 
     layer = nn.Conv2d(2, 2, 1)
-    with model.hosted_weights(layer, torch.zeros(1)) as (weight, bias):
+    with networks.hosted_weights(layer, torch.zeros(1)) as (weight, bias):
         assert weight is layer.weight
         assert bias is layer.bias
 
@@ -167,5 +167,5 @@ def test_weights_that_dynamic_vram_keeps_on_the_device_are_not_copied(monkeypatc
         comfy.ops, "cast_bias_weight", lambda *arguments, **more: (layer._v_weight, None, None)
     )
     monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *arguments: None)
-    with model.hosted_weights(layer, torch.zeros(1)) as (weight, _):
+    with networks.hosted_weights(layer, torch.zeros(1)) as (weight, _):
         assert weight is layer._v_weight
