@@ -54,8 +54,8 @@ MUTATIONS = {
     "norm within each head": (
         MODEL,
         f"{CORE}/transformer/layers.py",
-        "q = _split_heads(self.q_norm(queries), self.head_dim)",
-        "q = _split_heads(queries / queries.unflatten(-1, (-1, self.head_dim)).square().mean(-1).sqrt()"
+        "q = split_heads(self.q_norm(queries), self.head_dim)",
+        "q = split_heads(queries / queries.unflatten(-1, (-1, self.head_dim)).square().mean(-1).sqrt()"
         ".repeat_interleave(self.head_dim, -1) * self.q_norm.weight, self.head_dim)",
     ),
     "keys and values swapped": (

@@ -22,7 +22,7 @@ def replaced(owner, name: str, value):
 def fused(fp8: bool = False):
     """Fused blocks, as if the kernels could run."""
     choice = pack("sana_video_core.transformer.ops").Choice(True, "", fp8)
-    return replaced(pack("sana_video_core.transformer.model"), "choose", lambda *_: choice)
+    return replaced(pack("sana_video_core.transformer.network"), "choose", lambda *_: choice)
 
 
 def loaded_as(dtype, computing=None):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import network as module
 from comfyui_sana_video.sana_video_core.transformer import ops, runner
 from comfyui_sana_video.sana_video_core.transformer.fused_block import fused_block
 from support.pack import Pack

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfyui_sana_video.kernels import dispatch
 from comfyui_sana_video.sana_video_core.errors import InputError
-from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import network as module
 from comfyui_sana_video.sana_video_core.transformer import ops, runner
 from comfyui_sana_video.sana_video_core.transformer.fused_block import fused_block
 from support import checks_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfyui_sana_video.kernels import dispatch
 from comfyui_sana_video.sana_video_core.errors import InputError
-from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import network as module
 from comfyui_sana_video.sana_video_core.transformer import ops
 from support.fused_blocks import PACK, fused_fixture, inputs, text_for  # noqa: F401
 from support.pack import assert_close

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import network as module
 from comfyui_sana_video.sana_video_core.transformer import ops
 from comfyui_sana_video.sana_video_core.transformer.gemm import layer_weights
 from support.fused_blocks import PACK, fused_fixture, inputs, text_for  # noqa: F401

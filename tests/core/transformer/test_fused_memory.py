@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfyui_sana_video.sana_video_core.config import FAMILIES
-from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import model as networks
+from comfyui_sana_video.sana_video_core.transformer import network as module
 from comfyui_sana_video.sana_video_core.transformer import ops
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -83,7 +84,7 @@ def kernels(monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *_, attn_mask=None: torch.empty_like(q))
     monkeypatch.setattr(F, "rms_norm", lambda x, *_: torch.empty_like(x))
     tables = (torch.empty(ROWS // 2, 56, device="meta"),) * 2
-    monkeypatch.setattr(module, "rotary_table", lambda *_: tables)
+    monkeypatch.setattr(networks, "rotary_table", lambda *_: tables)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_activations_at_480p(kernels, monkeypatch, batch, frames, fp8, most):
     monkeypatch.setattr(module, "choose", lambda *_: ops.Choice(True, "", fp8))
     family = FAMILIES["sana_video_480p"]
     with torch.device("meta"):
-        model = module.SanaVideo(dataclasses.replace(family.config, depth=3), family, dtype=torch.bfloat16)
+        model = networks.SanaVideo(dataclasses.replace(family.config, depth=3), family, dtype=torch.bfloat16)
         text = model.prepare_text(torch.empty(batch, 300, 2304, dtype=torch.bfloat16))
         latents, times = torch.empty(batch, 16, frames, 60, 104, dtype=torch.bfloat16), torch.empty(batch)
         with Held() as held:

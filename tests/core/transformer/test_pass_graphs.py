@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.transformer import model as module
+from comfyui_sana_video.sana_video_core.transformer import network as module
 from comfyui_sana_video.sana_video_core.transformer import pass_graphs
 from comfyui_sana_video.sana_video_core.transformer.pass_graphs import PassGraphs
 from support import checks_stream
@@ -49,7 +49,7 @@ def recorded(monkeypatch):
             return function(given)
         return self.graphs.run(name, function, given, made_for=(prepared, runner))
 
-    monkeypatch.setattr(module.SanaVideo, "_run", run)
+    monkeypatch.setattr(module.VideoNetwork, "_run", run)
     return model, plain, recordings
 
 

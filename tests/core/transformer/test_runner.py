@@ -6,6 +6,7 @@ from comfyui_sana_video.sana_video_core.sampling import one_shot
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.streaming.stream import Sampling, extend
 from comfyui_sana_video.sana_video_core.transformer import model as model_module
+from comfyui_sana_video.sana_video_core.transformer import network as network_module
 from comfyui_sana_video.sana_video_core.transformer import ops
 from support.checks_stream import begin, prompt
 from support.fused_blocks import PACK, fused_fixture, inputs, text_for  # noqa: F401
@@ -88,7 +89,7 @@ def test_a_model_that_learns_prepares_no_runner(choices):
 def test_another_setting_of_the_model_is_another_choice(fused, monkeypatch):
     """Nobody who sets `kernels` after a prompt was prepared measures or sees the wrong version."""
     model, (x, _) = PACK.tiny_model(), inputs()
-    monkeypatch.setattr(model_module, "choose", lambda kernels, *_: ops.Choice(kernels != "reference", ""))
+    monkeypatch.setattr(network_module, "choose", lambda kernels, *_: ops.Choice(kernels != "reference", ""))
     prepared = model.prepare_text(text_for(model))
     model.kernels = "reference"
     fused.clear()
