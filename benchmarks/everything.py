@@ -1,9 +1,9 @@
-"""Runs all benchmarks: correctness, speed up to 641 frames, a stream, the past, the VAE, prompt to mp4.
+"""Runs all benchmarks: correctness, speed up to 641 frames, 2.0, a stream, the past, the VAE, prompt to mp4.
 
     python -m comfyui_sana_video.benchmarks.everything [--out FOLDER]
 
 Needs a GPU and diffusers 0.42, and takes about twenty minutes on an H100. Where time on the card is short,
-each part also runs alone: transformer with its cases, stream, length, decode, end_to_end, film.
+each part also runs alone: transformer with its cases, transformer2, stream, length, decode, end_to_end, film.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     # each in its own process, so that none inherits memory or errors; the stream runs on a hot card
     whole = ("end_to_end", "--parts", "3"), ("film",)
-    parts = ("transformer", *CASES), ("stream",), ("length",), ("decode",), *whole
+    parts = ("transformer", *CASES), ("transformer2",), ("stream",), ("length",), ("decode",), *whole
     for name, *arguments in parts:
         module = f"{__package__}.{name}"
         subprocess.run([sys.executable, "-m", module, *arguments, "--out", str(out)], check=True)

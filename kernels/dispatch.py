@@ -28,6 +28,7 @@ CAPABILITY = (8, 0)  # bf16 GEMMs in hardware; older GPUs are untried
 FP8_CAPABILITY = (8, 9)
 INTERPRETED = False  # tests set it: then Triton's interpreter runs the kernels on the CPU, slowly
 DTYPES = (torch.bfloat16, torch.float32)  # sums over a long clip do not fit into float16
+MOST_SOURCES = 6  # of a mix: the kernel has a pointer for each
 FRAME_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -49,11 +50,15 @@ def choose(
 
 
 def choose_gated(
-    wanted: str, device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int],
+    wanted: str, device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int], sources: int,
     precision: str = "full", widths: Sequence[int] = (),
 ) -> Choice:  # fmt: skip
-    """The same for gated attention, with its head sizes in linear and in softmax layers."""
-    return _choice(wanted, lambda: _gated_refusal(device, dtype, head_dims), device, dtype, precision, widths)
+    """The same for gated attention: head sizes of linear and softmax layers, sources of its largest mix."""
+
+    def refusal() -> str:
+        return _gated_refusal(device, dtype, head_dims, sources)
+
+    return _choice(wanted, refusal, device, dtype, precision, widths)
 
 
 def _choice(
@@ -115,10 +120,12 @@ def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     return _trial().kernel_trial(device, dtype, head_dim) if device.type == "cuda" else ""
 
 
-def _gated_refusal(device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int]) -> str:
+def _gated_refusal(device: torch.device, dtype: torch.dtype, head_dims: tuple[int, int], sources: int) -> str:
     linear, softmax = head_dims
     if reason := _model_refusal(device, dtype, linear, 128) or _model_refusal(device, dtype, softmax, 256):
         return reason
+    if sources > MOST_SOURCES:
+        return f"blocks read {sources} sums, and they take up to {MOST_SOURCES}"
     return _trial().gated_trial(device, dtype, head_dims) if device.type == "cuda" else ""
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from comfyui_sana_video.benchmarks import decode, end_to_end, film, plot, report, stream, timing
+from comfyui_sana_video.benchmarks import decode, end_to_end, film, plot, report, stream, timing, transformer2
 from support.pack import ROOT
 
 PAGE = ROOT / "docs" / "speed.md"
@@ -201,6 +201,18 @@ def test_the_vae_s_benchmark_runs(tmp_path, capsys):
         assert max(case["from_ours"].values()) < 0.02
         assert all(measured["ms"] > 0 for measured in case["times"].values())
     assert "decode diffusers: " in capsys.readouterr().out
+
+
+def test_the_benchmark_of_the_second_network_runs(tmp_path, capsys):
+    """Small, on the CPU, where both versions are the plain one."""
+    transformer2.main(["--tiny", "--passes", "1", "--rows", "16", "--out", str(tmp_path)])
+    cases = cases_in(tmp_path)
+    assert set(cases) == {"81", "193"}
+    for case in cases.values():
+        assert set(case["times"]) == set(case["from_ours"]) == {"ours", "ours, plain", "ours, 16 rows"}
+        assert max(case["from_ours"].values()) < 0.02
+        assert case["softmax"]["as it chooses"]["ms"] > 0
+    assert "81 ours: " in capsys.readouterr().out
 
 
 def test_the_benchmark_from_prompt_to_mp4_runs(tmp_path):

@@ -2,9 +2,9 @@
 
 from ..dispatch import by_device
 from . import reference
-from .reference import MOST_SOURCES, Mixed, Source
+from .reference import Mixed, Source
 
 residual_mix = by_device(reference.residual_mix)
 residual_mix_fp8 = by_device(reference.residual_mix_fp8)
 
-__all__ = ["MOST_SOURCES", "Mixed", "Source", "residual_mix", "residual_mix_fp8"]
+__all__ = ["Mixed", "Source", "residual_mix", "residual_mix_fp8"]

@@ -27,8 +27,6 @@ from torch import Tensor
 from ..fp8_gemm.reference import Fp8Rows, fp8_rows
 from ..residual_norm.reference import gated_residual
 
-MOST_SOURCES = 6  # of one mix; the kernel has a pointer for each
-
 
 class Source(NamedTuple):
     """A sum that won't grow any more."""

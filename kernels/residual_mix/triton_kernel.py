@@ -9,10 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..dispatch import MOST_SOURCES
 from ..fp8_gemm.reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
 from ..fp8_gemm.triton_kernel import row_scale
 from ..residual_norm.triton_kernel import grouped_rows
-from .reference import MOST_SOURCES, Mixed, Source
+from .reference import Mixed, Source
 
 WARPS, TILE = 4, 512  # of a row; numbers at once, so that 2,560 leave no lane idle
 

@@ -27,7 +27,7 @@ from .layers import (
     per_frame,
     split_heads,
 )
-from .ops import rotate
+from .ops import Source, rotate
 
 RESIDUAL_EPS = 1e-6  # of the norm that logits of sources are made of
 ATTENTION, FEED_FORWARD, FINAL = range(3)  # who mixes the sources, each by a vector of its own
@@ -40,13 +40,6 @@ class BlockContext2(NamedTuple):
     grid: LatentGrid  # token rows and columns
     linear_rotary: tuple[Tensor, Tensor]  # cosines and sines [N, d / 2] of the linear layers
     softmax_rotary: tuple[Tensor, Tensor]  # of the softmax layers, whose heads are larger
-
-
-class Source(NamedTuple):
-    """What a mix may take of: the tokens, or the sum of a group's changes."""
-
-    values: Tensor  # [B, N, D]
-    logits: Tensor  # [B, N, 3] float32, for ATTENTION, FEED_FORWARD and FINAL
 
 
 class Sources(NamedTuple):

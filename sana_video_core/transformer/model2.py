@@ -16,11 +16,12 @@ from ..errors import InputError
 from .gemm import Gemm
 from .inputs import timesteps_in_rows
 from .layers import PreparedText
-from .layers2 import FINAL, Block2, BlockContext2, ResidualVectors, Sources
+from .layers2 import Block2, BlockContext2, ResidualVectors, Sources
 from .network import VideoNetwork
+from .ops import Choice, choose_gated
 from .pass_graphs import PassInputs
 from .positions import rotary_table
-from .runner import Runner
+from .runner import Runner, choose_runner2
 
 
 class SanaVideo2(VideoNetwork[Sana2Config]):
@@ -62,19 +63,26 @@ class SanaVideo2(VideoNetwork[Sana2Config]):
         def velocity(inputs: PassInputs) -> Tensor:
             x, time, modulation = self._embed(inputs.latents, inputs.timesteps, runner)
             here = context._replace(linear_rotary=inputs.rotary[:2], softmax_rotary=inputs.rotary[2:])
-            sources = Sources.of(x, self.attn_res.vectors(self.weights_of, x))
+            sources: Any = Sources.of(x, self.attn_res.vectors(self.weights_of, x))
             for layer, (run, keys) in enumerate(zip(runner.blocks, prepared.blocks, strict=True)):
                 sources = run(sources, modulation, keys, prepared.bias, here)
                 if self.config.closes_group(layer):
                     sources = sources.group_closed()
-            x = runner.final(sources.mixed(FINAL), time, time.shape[1])
+            x = runner.final(sources, time, time.shape[1])
             return self._unpatchify(x, context.frames, context.grid).to(latents.dtype)
 
         inputs = PassInputs(latents, times, (*context.linear_rotary, *context.softmax_rotary), None)
         return self._run("velocity", velocity, inputs, prepared, runner)
 
     def _runner(self, gemm: Gemm[Any] | None) -> Runner:
-        return Runner(self.x_embedder, tuple(self._blocks()), self.final_layer, self._settings, self._parts)
+        blocks = tuple(self._blocks())
+        return choose_runner2(self._settings, self.x_embedder, blocks, self.final_layer, gemm)
+
+    def _choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
+        config = self.config
+        heads, sources = (config.head_dim, config.softmax_head_dim), 1 + -(-config.depth // config.group)
+        widths = config.width, config.ffn_hidden
+        return choose_gated(self.kernels, device, dtype, heads, sources, self.precision, widths)
 
     def _project(self, text: Tensor, text_mask: Tensor | None) -> PreparedText:
         if self.compute_dtype == torch.float16:

@@ -114,11 +114,14 @@ class VideoNetwork(nn.Module, Generic[Config]):
 
         Raises InputError if they were asked for but cannot run.
         """
-        widths = self.config.width, self.config.ffn_hidden
         try:
-            return choose(self.kernels, device, dtype, self.config.head_dim, self.precision, widths)
+            return self._choice(device, dtype)
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def _choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
+        widths = self.config.width, self.config.ffn_hidden
+        return choose(self.kernels, device, dtype, self.config.head_dim, self.precision, widths)
 
     @contextmanager
     def runner_chosen(self) -> Iterator[None]:

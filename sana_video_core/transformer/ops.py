@@ -14,12 +14,11 @@ from ...kernels.linear_attention import (
     read_rows,
     rotate,
 )
-from ...kernels.residual_mix import MOST_SOURCES, Mixed, Source, residual_mix, residual_mix_fp8
+from ...kernels.residual_mix import Mixed, Source, residual_mix, residual_mix_fp8
 from ...kernels.residual_norm import gated_residual, gated_residual_fp8, residual_norm, residual_norm_fp8
 from ...kernels.temporal_taps import temporal_taps
 
 __all__ = [
-    "MOST_SOURCES",
     "Choice",
     "Fp8Rows",
     "KeyValueSum",

@@ -185,8 +185,8 @@ def test_an_operation_goes_to_its_device(monkeypatch):
 
 
 def test_gated_attention_has_two_head_sizes(gpu, monkeypatch):
-    def choose(wanted="auto", heads=(128, 256), dtype=torch.bfloat16, **more):
-        return dispatch.choose_gated(wanted, GPU, dtype, heads, **more)
+    def choose(wanted="auto", heads=(128, 256), sources=6, dtype=torch.bfloat16, **more):
+        return dispatch.choose_gated(wanted, GPU, dtype, heads, sources, **more)
 
     tried = []
     trial = SimpleNamespace(gated_trial=lambda *args: tried.append(args) or "", fp8_trial=lambda device: "")
@@ -197,6 +197,7 @@ def test_gated_attention_has_two_head_sizes(gpu, monkeypatch):
     for heads, wrong in (((144, 256), "144"), ((128, 258), "258"), ((15, 30), "15"), ((14, 27), "27")):
         assert f"heads have {wrong} dimensions" in choose(heads=heads).reason
     assert "float16" in choose(dtype=torch.float16).reason
+    assert choose(sources=7).reason == "blocks read 7 sums, and they take up to 6"
     with pytest.raises(ValueError, match="Choose full precision"):
         choose(precision="fp8")
     monkeypatch.setattr(dispatch, "_capability", lambda device: (9, 0))
