@@ -67,7 +67,7 @@ MUTATIONS = {
     "text mask dropped": (MODEL, f"{CORE}/transformer/layers.py", "attn_mask=bias", "attn_mask=None"),
     "text mask inverted": (
         MODEL,
-        f"{CORE}/transformer/model.py",
+        f"{CORE}/transformer/network.py",
         "padding = ~text_mask",
         "padding = text_mask",
     ),
@@ -87,8 +87,8 @@ MUTATIONS = {
     "equal rotary split": (
         MODEL,
         f"{CORE}/config.py",
-        "return self.head_dim - 2 * space, space, space",
-        "return space, self.head_dim - 2 * space, space",
+        "return head_dim - 2 * space, space, space",
+        "return space, head_dim - 2 * space, space",
     ),
     "float32 angles": (
         MODEL,
