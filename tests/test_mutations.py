@@ -86,7 +86,7 @@ MUTATIONS = {
     ),
     "equal rotary split": (
         MODEL,
-        f"{CORE}/config.py",
+        f"{CORE}/sizes.py",
         "return head_dim - 2 * space, space, space",
         "return space, head_dim - 2 * space, space",
     ),
