@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sana_video_core.config import FAMILIES
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.atomic import move
 from ..sana_video_core.files.audio import Audio
@@ -32,21 +33,28 @@ from .devices import device_of, intermediate_device
 from .live import film_preview
 from .progress import callbacks
 from .stream_model import HostedModel
-from .vaes import HostedDecoder, encoder_of, vae_of
+from .vaes import HostedDecoder, check_vae, encoder_of, vae_of
 
 logger = logging.getLogger("sana_video")
+FAMILY = "sana_video_family"  # in a LATENT: whose clip it is, a Family
 STEPS = 10  # of the progress bar in each chunk
 
 
-def decode_images(vae: Any, latents: Tensor, state: Story | None) -> Tensor:
-    """Pictures [B * n, H, W, 3] in [0, 1] of latents [B, C, F, H, W] in VAE space."""
-    decoder = vae_of(vae)
+def decode_images(vae: Any, latent: Mapping[str, Any], state: Story | None) -> Tensor:
+    """Pictures [B * n, H, W, 3] in [0, 1] of a LATENT's samples [B, C, F, H, W] in VAE space."""
+    decoder, latents = vae_of(vae), latent["samples"]
     spec = decoder.spec
-    if latents.ndim != 5 or latents.shape[1] != spec.channels:
+    if state is not None:
+        check_vae(decoder, state.identity.rules)
+    elif made_by := latent.get(FAMILY):
+        check_vae(decoder, made_by)
+    if latents.is_nested or latents.ndim != 5 or latents.shape[1] != spec.channels:
+        shape = "several parts" if latents.is_nested else f"shape {list(latents.shape)}"
+        known = dict.fromkeys(family.vae for family in FAMILIES.values())
+        vaes = ", ".join(f"{vae.name} VAE ({vae.channels})" for vae in known)
         raise InputError(
-            f"Latents of shape {list(latents.shape)} were given; "
-            f"this node decodes [batch, {spec.channels}, latent frames, rows, columns]. "
-            "Latents of the 720p family decode with ComfyUI's VAE Decode and the LTX-2 VAE."
+            f"Latents of {shape} were given; the connected {spec.name} VAE decodes [batch, {spec.channels}, "
+            f"latent frames, rows, columns]. Each model has its own VAE (and channels): {vaes}."
         )
     with device_of(decoder.patcher):
         decoder.load_for(len(latents), LatentGrid(*latents.shape[-2:]))
@@ -92,6 +100,7 @@ def decode_to_file(
     `audio` is a host's: see sound_of.
     """
     decoder, identity = vae_of(vae), state.identity
+    check_vae(decoder, identity.rules)
     if row >= identity.batch:
         raise InputError(
             f"Row {row} was asked for, but this stream has a batch of {identity.batch} (counted from 0)."
@@ -166,13 +175,13 @@ def empty_latent(
     if image is None:
         return {"samples": samples.to(intermediate_device())}
     if vae is None:
-        raise InputError("An image needs a VAE: connect Load SANA-Video VAE or Load VAE (Wan 2.1).")
-    if not family.vae.means:
         raise InputError(
-            f"The {family.vae.name} VAE of {family.title} isn't part of this pack, "
-            "so an image cannot be encoded here. Encode the picture with ComfyUI's own LTX nodes."
+            f"An image needs a VAE: connect Load SANA-Video VAE with the {family.vae.name} VAE, "
+            f"{family.vae.files}."
         )
-    encoder, pixels = encoder_of(vae), image_rows(image, batch, width=width, height=height)
+    encoder = encoder_of(vae)
+    check_vae(encoder, family)
+    pixels = image_rows(image, batch, width=width, height=height)
     with device_of(encoder.patcher):
         encoder.load_for(len(pixels), grid)
         samples[:, :, :1] = encoder.encode(pixels).to(samples)

@@ -45,7 +45,7 @@ from .prompts import prompts_through
 from .sampling import MEMORIES, absorbing, beginning_with
 from .screens import screen_of
 from .stream_model import HostedModel
-from .vaes import HostedDecoder, file_of, vae_of
+from .vaes import HostedDecoder, check_vae, file_of, vae_of
 from .words import say
 
 IN_TILES = "tiles"  # what a decoder falls back to when memory is short
@@ -98,6 +98,7 @@ def film_with(
     model, decoder, sound = HostedModel(patcher), vae_of(vae), sound_of(wish.audio, 0)
     if sum(each is not None for each in (wish.image, wish.video, wish.state)) > 1:
         raise InputError("A film begins with an image, a video or a state: connect one of them.")
+    check_vae(decoder, model.family)
     model.warn_of_step_caches()
     begun, fps, sampling = _begun(model, wish), checked_fps(wish.fps), wish.sampling
     screen = screen_of(model, decoder, vae, begun.identity, wish.overlap, wish.vae_device)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..sana_video_core.checkpoints.draft import load_draft
 from ..sana_video_core.config import Family
 from ..sana_video_core.errors import FileError
-from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
+from ..sana_video_core.streaming.live import ClipPreview, Drafts, FilmPreview, StreamPreview
 from ..sana_video_core.vae.colours import draft_picture, latent_pictures
 from ..sana_video_core.vae.tiny_decoder import KINDS
 from .page import picture_sender
@@ -31,6 +31,11 @@ Pictures = Callable[[Tensor], Sequence[Image.Image]]
 def stream_preview(patcher: Any, family: Family) -> StreamPreview:
     """What Block Sampler shows on its node; to be made while that runs."""
     return StreamPreview(picture_sender(), _pictures(patcher), family)
+
+
+def clip_preview(patcher: Any, family: Family) -> ClipPreview:
+    """What SANA-Video Sampler shows on its node; to be made while that runs."""
+    return ClipPreview(picture_sender(), _pictures(patcher), family)
 
 
 def film_preview(fps: float) -> FilmPreview | nullcontext[None]:

@@ -49,6 +49,27 @@ def callbacks(
     return Callbacks(cancelled=interrupted, progress=progress)
 
 
+def clip_callbacks(steps: int, preview: Callable[[Progress], object]) -> Callbacks:
+    """A progress bar over the steps of a clip, and a line on the node; a preview hears of every step, too."""
+    bar, begun = comfy.utils.ProgressBar(steps), time.monotonic()
+
+    def progress(news: Progress) -> None:
+        bar.update_absolute(news.step, news.steps)
+        preview(news)
+        say_progress(step_line(news, time.monotonic() - begun))
+
+    return Callbacks(cancelled=interrupted, progress=progress)
+
+
+def step_line(news: Progress, elapsed: float) -> str:
+    """“step 12 of 50 · about 40 s left”, and at the end how long it took."""
+    left = news.steps - news.step
+    if not left:
+        return f"{news.steps} step{'s' * (news.steps > 1)} · took {_duration(elapsed)}"
+    rest = f" · about {_duration(elapsed / news.step * left)} left" if news.step > 1 else ""
+    return f"step {news.step} of {news.steps}{rest}"
+
+
 def progress_line(
     news: Progress, ends: Sequence[float], elapsed: float, skipped: int = 0, coming: int = 0
 ) -> str:

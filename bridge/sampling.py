@@ -35,7 +35,7 @@ from .live import stream_preview
 from .progress import callbacks, interrupted
 from .stream_model import HostedModel
 from .text_encoders import prompt_of
-from .vaes import encoder_of
+from .vaes import check_vae, encoder_of
 from .words import say, say_progress
 
 INTERRUPTED = InterruptedRun()
@@ -159,6 +159,7 @@ def beginning_with(
     encoder, identity = encoder_of(vae), state.identity
     if image is not None and video is not None:
         raise InputError("Connect either an image or a video: one of them is what the stream begins with.")
+    check_vae(encoder, model.family)
     check_prime(model, state)
     height, width = model.family.compression.pixels(identity.grid)
     if image is not None:

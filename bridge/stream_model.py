@@ -1,4 +1,4 @@
-"""A MODEL as a stream calls it."""
+"""A MODEL as a stream or a clip calls it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("sana_video")
 
 
 class HostedModel:
-    """A MODEL as a stream calls it. Clones share a module, so make a new one in every execute."""
+    """A MODEL as a stream or a clip calls it. Clones share a module, so make a new one in every execute."""
 
     def __init__(self, patcher: Any) -> None:
         if not isinstance(getattr(patcher, "model", None), SanaVideoModel):
@@ -84,8 +84,8 @@ class HostedModel:
         timesteps: Tensor,
         text: PreparedText,
         *,
-        memory: Memory | None,
-        first_frame: int,
+        memory: Memory | None = None,
+        first_frame: int = 0,
     ) -> Tensor:
         return self._run(Velocity(text, memory, first_frame), latents, timesteps)
 
@@ -114,11 +114,12 @@ class HostedModel:
         executor = extension.WrapperExecutor.new_class_executor(call, base, wrappers)
         return executor.execute(latents, timesteps, None, None, None, self._options, stream=stream)
 
-    def memory_for(self, batch: int, grid: LatentGrid) -> int:
-        """Bytes that a chunk takes beside the weights."""
-        return self.patcher.memory_required([batch, self.config.channels, self.family.chunks.first, *grid])
+    def memory_for(self, batch: int, grid: LatentGrid, latent_frames: int | None = None) -> int:
+        """Bytes that a pass over so many latent frames takes beside the weights; None: over a chunk."""
+        frames = latent_frames or self.family.chunks.first
+        return self.patcher.memory_required([batch, self.config.channels, frames, *grid])
 
-    def load(self, batch: int, grid: LatentGrid) -> None:
-        """Load this clone's weights, with room for a chunk. In every execute: clones share a module."""
-        needed = self.memory_for(batch, grid)
+    def load(self, batch: int, grid: LatentGrid, latent_frames: int | None = None) -> None:
+        """Load this clone's weights, with room for a pass. In every execute: clones share a module."""
+        needed = self.memory_for(batch, grid, latent_frames)
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)

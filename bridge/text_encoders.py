@@ -178,8 +178,8 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
     """A CONDITIONING as a prompt of the core. Raises InputError unless it is one entry."""
     if len(conditioning) != 1:
         raise InputError(
-            f"This CONDITIONING has {len(conditioning)} entries; a stream follows one prompt at a time. "
-            "Connect one text encode node, and chain block samplers for more prompts."
+            f"This CONDITIONING has {len(conditioning)} entries; SANA-Video follows one prompt at a time. "
+            "Connect one text encode node. In a stream, chain block samplers for more prompts."
         )
     embeddings, extra = conditioning[0]
     mask = extra.get("attention_mask")
@@ -190,7 +190,7 @@ def prompt_of(conditioning: list[Any]) -> Prompt:
         digest, text = extra["sana_digest"], extra["sana_words"]
     if ignored := sorted(PARTS & extra.keys()):
         logger.warning(
-            "A stream follows its prompt in the whole picture and in every step: %s of this CONDITIONING "
+            "SANA-Video follows its prompt in the whole picture and in every step: %s of this CONDITIONING "
             "does nothing.",
             " and ".join(ignored),
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..sana_video_core.checkpoints.draft import read_vae_or_draft
-from ..sana_video_core.config import LTX_2
+from ..sana_video_core.config import LTX_2, Family
 from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.vae.ltx_config import LtxConfig
@@ -156,6 +156,15 @@ def encoder_of(value: Any) -> HostedVae:
     )
 
 
+def check_vae(vae: HostedDecoder, family: Family) -> None:
+    """Raises InputError, before anything is loaded, unless a family's latents are of this VAE."""
+    if vae.spec != family.vae:
+        raise InputError(
+            f"The {vae.spec.name} VAE is connected, but {family.title} has latents of the {family.vae.name} "
+            f"VAE. Load {family.vae.files} with Load SANA-Video VAE."
+        )
+
+
 def vae_of(value: Any) -> HostedVae | HostedDraft:
     """What our nodes do with the value of a VAE socket."""
     if not isinstance(value, comfy.sd.VAE):
@@ -165,6 +174,6 @@ def vae_of(value: Any) -> HostedVae | HostedDraft:
     if value.first_stage_model is None:
         raise InputError(
             "This VAE is empty: the checkpoint that it was loaded from has none. "
-            "Connect Load SANA-Video VAE or Load VAE (Wan 2.1)."
+            "Connect Load SANA-Video VAE or Load VAE."
         )
     return HostedDraft(value) if is_tiny(value) else HostedVae(value)

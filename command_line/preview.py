@@ -19,8 +19,7 @@ from ..sana_video_core.errors import FileError, InputError
 from ..sana_video_core.files.claims import claim
 from ..sana_video_core.files.image_file import save_picture
 from ..sana_video_core.files.places import same_file
-from ..sana_video_core.streaming.live import Drafts, FilmPreview, StreamPreview
-from ..sana_video_core.streaming.player import Player
+from ..sana_video_core.streaming.live import ClipPreview, Drafts, FilmPreview, StreamPreview
 from ..sana_video_core.vae.colours import draft_picture, fit_colours, latent_pictures
 from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
@@ -115,15 +114,8 @@ class SamplingPreview:
         if self._path is None:
             yield lambda news: None
             return
-        pace = self._family.compression.time / self._family.fps
-        with Player(into(self._path)) as player:
-
-            def hear(news: Progress) -> None:
-                if news.latents is not None and not player.ended:
-                    with player.drawing():
-                        player.play(self._pictures(news.latents), pace, again=True)
-
-            yield hear
+        with ClipPreview(into(self._path), self._pictures, self._family) as preview:
+            yield preview.progress
 
 
 def film_preview(options: Namespace) -> FilmPreview | None:

@@ -11,7 +11,7 @@ from comfy_api.latest import ComfyExtension, io
 from .decode import SanaVideoDecode, SanaVideoDecodeStream
 from .films import SanaVideoLongVideo, SanaVideoScript
 from .loading import SanaVideoLoraLoader, SanaVideoModelLoader, SanaVideoTextEncoderLoader, SanaVideoVAELoader
-from .one_shot import SanaVideoEmptyLatent, SanaVideoNoise, SanaVideoSigmas
+from .one_shot import SanaVideoEmptyLatent, SanaVideoNoise, SanaVideoSampler, SanaVideoSigmas
 from .states import SanaVideoLoadState, SanaVideoSaveState, SanaVideoStateInfo
 from .streams import SanaVideoBlockSampler, SanaVideoPrime, SanaVideoStart, SanaVideoTextEncode
 from .words import speaking
@@ -35,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     SanaVideoNoise,
     SanaVideoScript,
     SanaVideoLongVideo,
+    SanaVideoSampler,
 ]
 for node in NODES:
     speaking(node)

@@ -27,7 +27,7 @@ class SanaVideoDecode(io.ComfyNode):
     def execute(cls, vae, latent, state=None) -> io.NodeOutput:
         from ..bridge.decoding import decode_images
 
-        return io.NodeOutput(decode_images(vae, latent["samples"], state and state.state))
+        return io.NodeOutput(decode_images(vae, latent, state and state.state))
 
 
 class SanaVideoDecodeStream(io.ComfyNode):

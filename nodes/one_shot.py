@@ -1,10 +1,10 @@
-"""For the 50-step models under ComfyUI's own samplers: their sigmas and noise, and an empty latent."""
+"""Clips: our own sampler, an empty latent, and what ComfyUI's samplers need: sigmas and noise."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sana_video_core.config import CLIP_SAMPLERS, NOISE_DEVICES
+from ..sana_video_core.config import CLIP_SAMPLERS, GUIDANCE, NOISE_DEVICES
 from . import checks
 from .help import schema
 
@@ -32,6 +32,52 @@ class SanaVideoSigmas(io.ComfyNode):
         from ..sana_video_core.sampling.schedule import clip_sigmas
 
         return io.NodeOutput(torch.tensor(clip_sigmas(steps, shift, denoise, grid)))
+
+
+class SanaVideoSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "SanaVideoSampler",
+            "sampling",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative", optional=True),
+                io.Latent.Input("latent"),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                io.Int.Input("steps", default=0, min=0, max=1000),
+                io.Float.Input("cfg", default=0.0, min=0.0, max=100.0, step=0.1),
+                io.Combo.Input("sampler", options=["auto", *CLIP_SAMPLERS], default="auto"),
+                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.01),
+                io.Combo.Input("guidance", options=[*GUIDANCE], default=GUIDANCE[0], advanced=True),
+                io.Noise.Input("noise", optional=True),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+            search_aliases=["sana", "ksampler", "text to video", "image to video", "t2v", "i2v", "720p"],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        latent,
+        seed,
+        steps,
+        cfg,
+        sampler,
+        shift,
+        guidance=GUIDANCE[0],
+        negative=None,
+        noise=None,
+    ) -> io.NodeOutput:
+        from ..bridge.clips import clip_with
+
+        options = {"seed": seed, "steps": steps, "cfg": cfg, "sampler": sampler, "shift": shift}
+        return io.NodeOutput(
+            clip_with(model, positive, latent, negative, noise, guidance=guidance, **options)
+        )
 
 
 class SanaVideoEmptyLatent(io.ComfyNode):

@@ -19,7 +19,8 @@ from ..config import CLIP_SAMPLERS, GUIDANCE, check_choice
 from ..errors import ChunkError, InputError
 from ..shapes import LatentGrid
 from ..transformer.layers import MASKED, TextKeys
-from ..transformer.model import PreparedText, SanaVideo
+from ..transformer.model import PreparedText
+from .clip_model import ClipModel
 from .noise import draw_noise
 from .schedule import dpm_sigmas, euler_sigmas
 from .solvers import Velocity, sample_dpm, sample_euler
@@ -54,7 +55,7 @@ class ClipSampling:
 
 @torch.no_grad()
 def sample_clip(
-    model: SanaVideo,
+    model: ClipModel,
     positive: PreparedText,
     negative: PreparedText | None,
     grid: LatentGrid,
@@ -114,7 +115,7 @@ def check_latents(what: str, tensor: Tensor | None, size: tuple[int, ...]) -> No
 
 
 def _guided(
-    model: SanaVideo,
+    model: ClipModel,
     positive: PreparedText,
     negative: PreparedText | None,
     sampling: ClipSampling,

@@ -1,4 +1,4 @@
-"""What is seen of a stream while it is made: chunks as they are sampled, frames as they are decoded."""
+"""What is seen of a video while it is made: latents as they are sampled, frames as they are decoded."""
 
 from __future__ import annotations
 
@@ -70,6 +70,38 @@ class StreamPreview:
         self._player.close()
 
     def __enter__(self) -> StreamPreview:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._player.close(self._newest)
+
+
+class ClipPreview:
+    """Plays the newest estimate of a clip in a loop. Use it in a `with`: after it its last frame stays.
+
+    `pictures` gives small pictures of latents [B, C, F, H, W], at most one for a latent frame.
+    """
+
+    def __init__(
+        self, show: Show, pictures: Callable[[Tensor], Sequence[Image.Image]], family: Family
+    ) -> None:
+        self._player, self._pictures = Player(show), pictures
+        self._pace = family.compression.time / family.fps
+        self._newest: Image.Image | None = None
+
+    def progress(self, news: Progress) -> None:
+        """To be told of every step, as `Callbacks.progress` is."""
+        if news.latents is None or self._player.ended:
+            return
+        own = own_streams(cuda_devices(news.latents.device), "preview", urgent=True)
+        with self._player.drawing(), own:
+            pictures = self._pictures(news.latents)
+            if pictures:
+                seconds = self._pace * news.latents.shape[2] / len(pictures)
+                self._player.play(pictures, max(1 / MOST, seconds), again=True)
+                self._newest = pictures[-1]
+
+    def __enter__(self) -> ClipPreview:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,5 +1,6 @@
 """Devices, dtypes, and where each model is. On a CPU all is float32; the real one may choose float16."""
 
+import sys
 from contextlib import nullcontext
 from functools import partial
 from threading import Event
@@ -58,6 +59,8 @@ def load_models_gpu(models, memory_required=0, **_):
 
 
 def get_free_memory(dev=None):
+    if (dev or get_torch_device()).type == "cpu":
+        return sys.maxsize  # it swaps
     return torch.cuda.mem_get_info(dev)[0]
 
 
