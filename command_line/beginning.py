@@ -13,8 +13,7 @@ from ..sana_video_core.streaming.priming import encode_beginning, video_end
 from ..sana_video_core.streaming.state import State, check_fits
 from ..sana_video_core.streaming.stream import start
 from ..sana_video_core.transformer.model import SanaVideo
-from ..sana_video_core.vae.decoders import VideoDecoder
-from ..sana_video_core.vae.wan_vae import WanVAE
+from ..sana_video_core.vae.decoders import VideoDecoder, VideoVAE
 from .models import Models
 from .outputs import tiling_of
 
@@ -36,7 +35,7 @@ def beginning_of(
         pixels = video_end(options.video, family, width=width, height=height)
     else:
         return None
-    assert isinstance(vae, WanVAE), "without one, pictures are refused earlier"
+    assert isinstance(vae, VideoVAE), "without one, pictures are refused earlier"
     vae.to(models.vae_device)
     encode = partial(vae.encode, tiling=tiling_of(options))
     latents = encode_beginning(encode, pixels.to(models.vae_device), family)

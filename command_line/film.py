@@ -66,7 +66,7 @@ def film(options: Namespace, text: str) -> int:
         model = load_model(models, options)
         _take_rules(options, model)
         change_by_loras(model, options)
-        studio = _Studio(options, models, model, load_decoder(models, options), store)
+        studio = _Studio(options, models, model, load_decoder(models, options, model.family), store)
         try:
             return studio.film(text)
         except torch.OutOfMemoryError as error:

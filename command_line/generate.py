@@ -32,16 +32,16 @@ from .console import Bar, FilmBar
 from .loras import change_by_loras, find_loras
 from .models import Models, choose_models, encode_prompts, load_decoder, load_model
 from .outputs import (
+    LATENT,
     Film,
     check_targets,
-    hold_latents,
     hold_targets,
     keep_state,
     tiling_of,
     write_clip,
     write_latents,
 )
-from .preview import SamplingPreview, check_family, held
+from .preview import SamplingPreview, held
 
 
 def generate(options: Namespace) -> int:
@@ -57,11 +57,11 @@ def generate(options: Namespace) -> int:
         model = load_model(models, options)  # on the CPU: the text encoder and the VAE use the device first
         _check_options(options, model)
         change_by_loras(model, options)
-        hold_latents(options, model.family, targets)
-        vae = load_decoder(models, options) if model.family.vae.means else None
+        shown = options.out.suffix.lower() != LATENT or options.image or options.preview
+        vae = load_decoder(models, options, model.family) if shown else None
         try:
             if model.family.causal:
-                assert vae is not None, "every block-causal family's VAE is built in"
+                assert vae is not None, "streams end in frames"
                 return _generate_stream(options, models, model, vae)
             return _generate_clip(options, models, model, vae)
         except torch.OutOfMemoryError as error:
@@ -72,8 +72,8 @@ def out_of_memory(options: Namespace) -> str:
     """What to do about a device without room."""
     return (
         f"{options.device} ran out of memory. "
-        "Try a smaller --size, --tile 32 for the VAE, --overlap off, --sequential for guidance, or "
-        "--device cpu."
+        "Try a smaller --size, --tile 32 for the VAE (720p: 16), --overlap off, --sequential for guidance, "
+        "or --device cpu."
     )
 
 
@@ -135,16 +135,11 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
             f"{family.title} makes one clip from one prompt and has no state. "
             "Streams need LongSANA (or --family longsana_480p, if this file is one)."
         )
-    suffixes = (".mp4",) if family.vae.means else (".latent", ".mp4")
-    if options.out.suffix.lower() not in suffixes:
-        raise InputError(f"“{options.out}” has to end with {' or '.join(suffixes)}.")
+    if options.out.suffix.lower() == LATENT and (family.causal or options.sheet):
+        words = "a stream is written as its frames" if family.causal else "--sheet shows frames"
+        raise InputError(f"“{options.out}” has to end with .mp4: {words}.")
     if not family.causal:
         family.compression.check_clip(grid, family.compression.latent_frames(options.frames))
-    if options.image and not family.vae.means:
-        raise InputError(
-            f"The VAE of {family.title} is ComfyUI's, so an image cannot be encoded here. Use it in ComfyUI."
-        )
-    check_family(options, family)
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder) -> int:
@@ -291,8 +286,9 @@ def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: Vi
             callbacks=bar.callbacks(see),
         )
     model.to("meta")  # the VAE has the device to itself
-    if vae is not None:
-        write_clip(options, vae.to(models.vae_device), latents.to(models.vae_device))
+    if options.out.suffix.lower() == LATENT:
+        write_latents(options, latents, model.family.vae)
     else:
-        write_latents(options, latents)
+        assert vae is not None, "what is shown has a VAE"
+        write_clip(options, vae.to(models.vae_device), latents.to(models.vae_device))
     return 0

@@ -16,6 +16,7 @@ from ..demo.model_set import demo_set
 from ..sana_video_core.checkpoints.checkpoint import load_transformer
 from ..sana_video_core.checkpoints.draft import load_vae_or_draft
 from ..sana_video_core.checkpoints.said_family import check_family
+from ..sana_video_core.config import Family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.places import is_folder
 from ..sana_video_core.files.tensor_file import read_metadata
@@ -101,18 +102,25 @@ def load_model(models: Models, options: Namespace) -> SanaVideo:
     )
 
 
-def load_decoder(models: Models, options: Namespace) -> VideoDecoder:
+def load_decoder(models: Models, options: Namespace, family: Family) -> VideoDecoder:
     """What decodes, on the CPU. It is loaded before the work, so that a wrong file is refused early."""
+    wanted = family.vae
     if models.vae is None:
-        raise InputError(
-            "--vae is missing. Give the Wan 2.1 VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)."
-        )
+        raise InputError(f"--vae is missing. Give the {wanted.name} VAE ({wanted.files}).")
     dtype = torch.float32 if models.vae_device.type == "cpu" else models.dtype
+    if dtype == torch.float16 and not wanted.means:
+        dtype = torch.bfloat16  # LTX's values are too large for float16
     vae = load_vae_or_draft(models.vae, dtype=dtype)
+    if vae.spec != wanted:
+        draft = f"draft decoder {vae.kind}, of the " if isinstance(vae, TinyDecoder) else ""
+        raise InputError(
+            f"--vae is the {draft}{vae.spec.name} VAE, but {family.title} has the latents of the "
+            f"{wanted.name} VAE. Give {wanted.files}."
+        )
     if isinstance(vae, TinyDecoder) and (options.image or options.video):
         raise InputError(
             f"--vae is the draft decoder {vae.kind}, which can't encode what --image or --video give. "
-            "Give the whole Wan 2.1 VAE, or begin without a picture."
+            f"Give the whole {wanted.name} VAE, or begin without a picture."
         )
     return vae
 

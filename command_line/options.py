@@ -30,8 +30,8 @@ def add_generate(generate: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=Path,
-        help="the mp4 to write (720p: a .latent file), over an older one of that name; by default "
-        "video.mp4, or video-2.mp4 and so on where that is taken",
+        help="the mp4 to write, over an older one of that name; by default video.mp4, or video-2.mp4 and so "
+        "on where that is taken (a clip also as .latent, for ComfyUI's Load Latent)",
     )
     add("--sheet", type=Path, help="also write a contact sheet (png)")
     add(
@@ -68,7 +68,8 @@ def _add_models(generate: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--vae",
         type=Path,
-        help="Wan 2.1 VAE file or folder (bf16 on a GPU), or a draft decoder: taew2_1, lighttaew2_1",
+        help="VAE file or folder (bf16 on a GPU): Wan 2.1's, or LTX-2's for 720p; or a draft decoder of Wan "
+        "2.1's latents: taew2_1, lighttaew2_1",
     )
     models.add_argument("--family", choices=FAMILIES, help="needed where the weights don't show it")
     models.add_argument("--config", type=Path, help="a diffusers config.json, if none is beside the model")
@@ -76,7 +77,9 @@ def _add_models(generate: argparse.ArgumentParser) -> None:
     models.add_argument("--device", default="auto", help="auto, cpu or cuda")
     models.add_argument("--vae-device", metavar="DEVICE", help="where the VAE computes; --device by default")
     models.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the transformer")
-    models.add_argument("--tile", type=int, help="decode in tiles of this many latents (32 suits small GPUs)")
+    models.add_argument(
+        "--tile", type=int, help="decode in tiles of this many latents (small GPUs: 32, 720p: 16)"
+    )
 
 
 def add_film(film: argparse.ArgumentParser) -> None:

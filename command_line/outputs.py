@@ -1,4 +1,4 @@
-"""What `generate` writes: the mp4 with its contact sheet, or latents where another program has the VAE."""
+"""What `generate` writes: the mp4 with its contact sheet, or a clip's latents for another program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..sana_video_core.config import Family
+from ..sana_video_core.config import VAESpec
 from ..sana_video_core.errors import FileError, InputError, StateError
 from ..sana_video_core.files.atomic import check_place
 from ..sana_video_core.files.background import Worker, encoding
@@ -29,6 +29,7 @@ from ..sana_video_core.streaming.state_file import check_light, save_state
 from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.statistics import to_vae_space
 from ..sana_video_core.vae.tiling import Tiling
+from .console import Bar
 from .preview import film_preview
 
 logger = logging.getLogger("sana_video")
@@ -91,12 +92,6 @@ def hold_targets(options: Namespace, targets: ExitStack) -> None:
             targets.enter_context(claim(path))
 
 
-def hold_latents(options: Namespace, family: Family, targets: ExitStack) -> None:
-    """Where only latents can be written, they go to a new file of the video's name."""
-    if not family.vae.means and options.out.suffix.lower() != LATENT:
-        options.out = targets.enter_context(first_free(numbered(options.out.with_suffix(LATENT))))
-
-
 class Film(AbstractContextManager):
     """The mp4 and its contact sheet. Frames are encoded in a thread as they come; use it in a `with` block.
 
@@ -154,7 +149,7 @@ class Film(AbstractContextManager):
 
 def write_clip(options: Namespace, vae: VideoDecoder, latents: Tensor) -> None:
     """Write clean latents [1, C, F, H, W] of one clip, in model space."""
-    with Film(options, options.frames) as film:
+    with Film(options, options.frames) as film, Bar("frames") as bar:
         film.metadata = lambda frames: {
             "prompts": options.prompts,
             "negative": options.negative,
@@ -163,19 +158,17 @@ def write_clip(options: Namespace, vae: VideoDecoder, latents: Tensor) -> None:
             "loras": [lora.label for lora in options.loras],
         }
         ready = to_vae_space(latents, vae.spec)
-        for frames in decode_clip(vae, ready, vae.spec, form=frame_bytes, tiling=tiling_of(options)):
+        how = {"form": frame_bytes, "tiling": tiling_of(options), "callbacks": bar.callbacks()}
+        for frames in decode_clip(vae, ready, vae.spec, **how):
             film.write(frames)
 
 
-def write_latents(options: Namespace, latents: Tensor) -> None:
-    """Write latents as for ComfyUI's Load Latent node, because the 720p family's VAE is ComfyUI's."""
+def write_latents(options: Namespace, latents: Tensor, spec: VAESpec) -> None:
+    """Write clean latents [1, C, F, H, W] of one clip, in model space, as for ComfyUI's Load Latent."""
     empty = torch.zeros(0)  # marks the values as unscaled for Load Latent
-    tensors = {"latent_tensor": latents.cpu(), "latent_format_version_0": empty}
+    tensors = {"latent_tensor": to_vae_space(latents, spec).cpu(), "latent_format_version_0": empty}
     _safely(options, lambda path: write_tensors(path, tensors, {"prompt": options.prompts[0]}))
-    print(
-        f"wrote {options.out}: latents only, because the VAE of the 720p family (LTX-2) is ComfyUI's. "
-        "Load them there with Load Latent and decode them with the LTX-2 VAE."
-    )
+    print(f"wrote {options.out}: latents of the {spec.name} VAE, which ComfyUI's Load Latent reads.")
 
 
 def keep_state(options: Namespace, state: State) -> None:

@@ -42,14 +42,6 @@ def held(options: Namespace) -> Iterator[None]:
         yield
 
 
-def check_family(options: Namespace, family: Family) -> None:
-    """Raises InputError for --preview where there is no VAE whose colours could be shown."""
-    if options.preview is not None and not family.vae.means:
-        raise InputError(
-            f"The VAE of {family.title} is ComfyUI's, so nothing can be seen of it here: leave out --preview."
-        )
-
-
 def into(path: Path) -> Callable[[Image.Image], None]:
     """What replaces the file by a picture; who reads it sees one of them, whole.
 
@@ -82,7 +74,7 @@ class SamplingPreview:
         if isinstance(vae, TinyDecoder):
             self._pictures: Pictures = Drafts(partial(draft_picture, vae.to(device)))
             return
-        assert vae is not None, "families without a VAE here refuse a preview earlier"
+        assert vae is not None, "for a preview it is loaded"
         self._pictures = partial(
             latent_pictures, colours=fit_colours(vae.to(device).encode, vae.spec, device)
         )

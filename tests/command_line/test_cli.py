@@ -366,27 +366,6 @@ def test_the_motion_score_is_the_familys(family):
         assert options.motion_score == score
 
 
-def test_720p_ends_in_latents_and_says_so(sana, demo):
-    config, checkpoint = PACK.core("config"), PACK.core("checkpoints.checkpoint")
-    heads = {"width": 56, "head_dim": 28, "cross_head_dim": 28}
-    sizes = config.TransformerConfig(
-        channels=128, patch=1, depth=1, ffn_hidden=56, caption_channels=32, **heads
-    )
-    network = PACK.core("transformer.model").SanaVideo(sizes, config.SANA_VIDEO_720P)
-    model = PACK.module("demo.model_set").seeded(network, 0)
-    checkpoint.save_transformer("m.safetensors", model.state_dict(), sizes, "sana_video_720p")
-    words = ["--model", "m.safetensors", "--text-encoder", demo.text_encoder]
-    words += ["--size", "64x96", "--frames", 17, "--steps", 2]
-    status, out, err = sana("generate", "a", *words, "--out", "v.mp4")
-    assert status == 0, err
-    assert "ComfyUI" in out
-    assert not Path("v.mp4").exists()
-    tensors, _ = PACK.core("files.tensor_file").read_tensors(Path("v.latent").rename("v.safetensors"))
-    assert tensors["latent_tensor"].shape == (1, 128, 3, 3, 2)
-    Image.new("RGB", (64, 96)).save("i.png")
-    assert "cannot be encoded here" in sana("generate", "a", *words, "--image", "i.png")[2]
-
-
 def test_convert_info_and_back(sana, demo):
     """Original .pth -> our file: the same weights, the family by name, and `info` says it all."""
     tensors, _ = PACK.core("files.tensor_file").read_tensors(demo.transformer)

@@ -5,9 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from comfyui_sana_video.command_line import generate, outputs
+from comfyui_sana_video.command_line import generate
 from comfyui_sana_video.command_line.cli import main
-from comfyui_sana_video.sana_video_core.config import SANA_VIDEO_720P
 from comfyui_sana_video.sana_video_core.files.claims import claim
 from support.video_files import names
 
@@ -100,22 +99,6 @@ def test_a_folder_without_permission_is_refused_at_once(option, sana, tmp_path, 
     assert began is None
     assert "could not be written (Permission denied)" in said
     assert "choose a folder that you may write to" in said
-
-
-def test_latents_of_720p_are_a_new_file_too(tmp_path, monkeypatch):
-    from argparse import Namespace
-    from contextlib import ExitStack
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "v.latent").touch()
-    for given, written in (("v.mp4", "v-2.latent"), ("v.latent", "v.latent")):
-        options = Namespace(out=Path(given), sheet=None, state_out=None)
-        with ExitStack() as targets:
-            outputs.hold_targets(options, targets)
-            outputs.hold_latents(options, SANA_VIDEO_720P, targets)
-            assert options.out == Path(written)
-            with pytest.raises(OSError, match="is being written"):
-                claim(written).__enter__()
 
 
 @pytest.mark.parametrize(
