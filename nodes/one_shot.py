@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sana_video_core.config import CLIP_SAMPLERS, GUIDANCE, NOISE_DEVICES
+from ..sana_video_core.config import CLIP_GRIDS, CLIP_SAMPLERS, GUIDANCE, NOISE_DEVICES
 from . import checks
 from .help import schema
 
@@ -19,7 +19,7 @@ class SanaVideoSigmas(io.ComfyNode):
                 io.Int.Input("steps", default=50, min=1, max=1000),
                 io.Float.Input("shift", default=8.0, min=0.01, max=100.0, step=0.01),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01),
-                io.Combo.Input("grid", options=[*CLIP_SAMPLERS], default=CLIP_SAMPLERS[0], advanced=True),
+                io.Combo.Input("grid", options=[*CLIP_GRIDS], default=CLIP_GRIDS[0], advanced=True),
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas")],
             search_aliases=["scheduler", "basic scheduler", "flow shift"],

@@ -21,7 +21,8 @@ from .sizes import TransformerConfig as TransformerConfig
 # Each list of choices is here once, for the nodes, the command line and the checks.
 STREAM_SAMPLERS: tuple[str, ...] = ("few_step", "euler")
 STREAM_RULES: tuple[str, ...] = ("training", "original")  # of few_step; original: as its inference script
-CLIP_SAMPLERS: tuple[str, ...] = ("dpm++", "euler")
+CLIP_GRIDS: tuple[str, ...] = ("dpm++", "euler")
+CLIP_SAMPLERS: tuple[str, ...] = (*CLIP_GRIDS, "few_step")  # few_step: SANA-Video 2.0 in four steps
 PROMPT_CHANGES: tuple[str, ...] = ("recache", "keep", "cut")
 DTYPES: tuple[str, ...] = ("bf16", "fp16", "fp32")  # of weights
 CODECS: tuple[str, ...] = ("h264", "h264_nvenc")  # by the CPU, by an NVIDIA GPU that has an encoder

@@ -1,12 +1,13 @@
 """Samples a clip of fixed length with a bidirectional model, optionally from an image as frame 0.
 
 B batch, C channels, F latent frames, H W latent rows and columns. Source: inference_sana_video.py, flow_euler
-and flow_dpm-solver samplers of the original; image-to-video: the `ltx` task (frame 0 clean, at timestep 0).
+and flow_dpm-solver samplers of the original; image-to-video: the `ltx` task (frame 0 clean, at timestep 0);
+few_step: the four steps of SANA-Video 2.0, on the grid of the DPM-Solver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,15 +19,13 @@ from ..callbacks import Callbacks, Progress
 from ..config import CLIP_SAMPLERS, GUIDANCE, check_choice
 from ..errors import ChunkError, InputError
 from ..shapes import LatentGrid
-from ..transformer.layers import MASKED, TextKeys
-from ..transformer.model import PreparedText
+from ..transformer.layers import MASKED, PreparedText, TextKeys
 from .clip_model import ClipModel
 from .noise import draw_noise
 from .schedule import dpm_sigmas, euler_sigmas
-from .solvers import Velocity, sample_dpm, sample_euler
+from .solvers import Velocity, sample_dpm, sample_euler, sample_few_step
 
-# a solver and its grid for each of CLIP_SAMPLERS
-SAMPLERS = dict(zip(CLIP_SAMPLERS, ((sample_dpm, dpm_sigmas), (sample_euler, euler_sigmas)), strict=True))
+Solver: TypeAlias = Callable[[Velocity, Callable[[int], Tensor], Sequence[float]], Tensor]
 Guided: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (latents, timesteps) -> velocity
 
 
@@ -47,6 +46,16 @@ class ClipSampling:
         _ = self.sigmas  # raises for steps or a shift that are impossible
         if not self.cfg >= 1:
             raise InputError(f"cfg is {self.cfg}; it has to be at least 1 (1 is no guidance, 6 is usual).")
+
+        if self.few_step and self.cfg != 1:
+            raise InputError(
+                f"cfg is {self.cfg:g}, but few_step has no guidance: what it samples was distilled with it. "
+                "Set cfg to 1, or choose the 50-step model and its sampler, dpm++."
+            )
+
+    @property
+    def few_step(self) -> bool:
+        return self.sampler == "few_step"
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -75,6 +84,7 @@ def sample_clip(
     """
     model.family.chunks.check_room(0, (latent_frames,))
     model.family.compression.check_clip(grid, latent_frames, batch)
+    _check_few_step(sampling, negative, image)
     if sampling.cfg > 1 and negative is None:
         raise InputError(
             "Guidance (cfg above 1) needs a negative prompt; an empty one will do, or set cfg to 1."
@@ -87,18 +97,47 @@ def sample_clip(
     size = (batch, model.config.channels, latent_frames, *grid)
     check_latents("The noise", noise, size)
     check_latents("The image for frame 0", image, (*size[:2], 1, *grid))
-    if noise is None:
-        channels = model.config.channels
-        noise = draw_noise(sampling.seed, 0, latent_frames, 0, batch=batch, channels=channels, grid=grid)
-        noise = noise.contiguous()
-    x = noise.to(model.device, torch.float32).expand(batch, -1, -1, -1, -1)
+
+    def draw(number: int) -> Tensor:
+        drawn = noise if number == 0 else None
+        if drawn is None:
+            how = {"batch": batch, "channels": model.config.channels, "grid": grid}
+            drawn = draw_noise(sampling.seed, 0, latent_frames, number, **how).contiguous()
+        drawn = drawn.to(model.device, torch.float32).expand(batch, -1, -1, -1, -1)
+        return drawn if image is None else drawn[:, :, 1:]
+
     if image is not None:
-        image = image.to(x).expand(len(x), -1, -1, -1, -1)
-        x = x[:, :, 1:]
-    update, _ = SAMPLERS[sampling.sampler]
-    guided = _guided(model, positive, negative, sampling, len(x))
-    x = update(_velocity(guided, image, callbacks or Callbacks(), sampling.steps), x, sampling.sigmas)
+        image = image.to(model.device, torch.float32).expand(batch, -1, -1, -1, -1)
+    guided = _guided(model, positive, negative, sampling, batch)
+    velocity = _velocity(guided, image, callbacks or Callbacks(), sampling.steps)
+    x = SAMPLERS[sampling.sampler][0](velocity, draw, sampling.sigmas)
     return x if image is None else torch.cat([image, x], dim=2)
+
+
+def _from_first(solver: Callable[[Velocity, Tensor, Sequence[float]], Tensor]) -> Solver:
+    """A solver that draws noise once."""
+    return lambda velocity, draw, sigmas: solver(velocity, draw(0), sigmas)
+
+
+# a solver and its grid for each of CLIP_SAMPLERS
+SAMPLERS: dict[str, tuple[Solver, Callable[[int, float], tuple[float, ...]]]] = {
+    "dpm++": (_from_first(sample_dpm), dpm_sigmas),
+    "euler": (_from_first(sample_euler), euler_sigmas),
+    "few_step": (sample_few_step, dpm_sigmas),
+}
+
+
+def _check_few_step(sampling: ClipSampling, negative: PreparedText | None, image: Tensor | None) -> None:
+    if sampling.few_step and negative is not None:
+        raise InputError(
+            "few_step has no guidance, so a negative prompt has no effect: leave it out, or choose the "
+            "50-step model."
+        )
+    if sampling.few_step and image is not None:
+        raise InputError(
+            "few_step makes clips from text alone: it was distilled without pictures. "
+            "Leave out the image, or choose the 50-step model, which animates one."
+        )
 
 
 def check_latents(what: str, tensor: Tensor | None, size: tuple[int, ...]) -> None:

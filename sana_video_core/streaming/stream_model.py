@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..config import Family, TransformerConfig
+from ..config import Family, Sana2Config, TransformerConfig
 from ..errors import InputError
 from ..transformer.maker import Maker
 from ..transformer.memory import Memory
@@ -38,6 +38,12 @@ class StreamModel(Protocol):
 
 def check_causal(model: StreamModel) -> None:
     """Raises InputError for a model that can't stream."""
+    if isinstance(model.config, Sana2Config):
+        raise InputError(
+            f"The model is {model.family.title}; a stream needs a block-causal one, such as LongSANA. "
+            "Its softmax layers see all frames of a clip at once, so there is no memory to continue from: "
+            "make clips with it."
+        )
     if not model.family.causal:
         raise InputError(
             f"The model is loaded as {model.family.title}; a stream needs a block-causal one. "

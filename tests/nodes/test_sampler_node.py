@@ -33,6 +33,7 @@ from support.lora_files import random_tensor
 from support.ltx_files import write_ltx
 from support.pack import same
 
+
 def pack(module):
     return importlib.import_module(f"comfyui_sana_video.{module}")
 

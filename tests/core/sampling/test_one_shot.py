@@ -53,7 +53,7 @@ def test_prompts_of_different_length(model):
     assert_close(batched, sequential, 1e-4)
 
 
-@pytest.mark.parametrize("sampler", one_shot.SAMPLERS)
+@pytest.mark.parametrize("sampler", PACK.core("config").CLIP_GRIDS)
 def test_frame_0_is_returned_untouched_and_matters(model, sampler):
     image = torch.randn(1, 16, 1, 4, 6, generator=torch.Generator().manual_seed(8))
     kept = image.clone()

@@ -44,3 +44,44 @@ def test_refusals():
             model(latents, times, y)
     with pytest.raises(InputError, match="bfloat16 or float32"):
         model.to(torch.float16)(x, t, y)
+
+
+def test_four_steps_take_no_guidance_and_no_picture():
+    model, one_shot = model2(PACK), PACK.core("sampling.one_shot")
+    g, grid = golden2("sampler_4step"), PACK.core("shapes").LatentGrid(3, 5)
+    text = model.prepare_text(g["in_y"][:1, 0])
+    with pytest.raises(InputError, match="Set cfg to 1"):
+        one_shot.ClipSampling(steps=4, sampler="few_step", cfg=8)
+    few = one_shot.ClipSampling(steps=4, sampler="few_step", shift=6, cfg=1)
+    with pytest.raises(InputError, match="negative prompt has no effect"):
+        one_shot.sample_clip(model, text, text, grid, 4, few)
+    with pytest.raises(InputError, match="from text alone"):
+        one_shot.sample_clip(model, text, None, grid, 4, few, image=torch.zeros(1, 6, 1, 3, 5))
+
+
+def test_each_step_draws_noise_of_its_own():
+    """By seed, latent frame and step; the seed's first noise is that of every other sampler."""
+    model, one_shot, seen = model2(PACK), PACK.core("sampling.one_shot"), []
+    text, grid = model.prepare_text(golden2("sampler_4step")["in_y"][:1, 0]), (3, 5)
+
+    class Still:
+        family, config, device = model.family, model.config, model.device
+
+        def __call__(self, x, t, text):
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    few = one_shot.ClipSampling(seed=7, steps=4, sampler="few_step", shift=6, cfg=1)
+    one_shot.sample_clip(Still(), text, None, PACK.core("shapes").LatentGrid(*grid), 2, few)
+    draw, (_, *levels, _) = PACK.core("sampling.noise").draw_noise, few.sigmas
+    size = {"batch": 1, "channels": 6, "grid": PACK.core("shapes").LatentGrid(*grid)}
+    clean = draw(7, 0, 2, 0, **size)
+    assert torch.equal(seen[0], clean)
+    for number, sigma in enumerate(levels, start=1):
+        assert_close(seen[number], sigma * draw(7, 0, 2, number, **size) + (1 - sigma) * clean, 1e-6)
+        clean = seen[number]
+
+
+def test_a_stream_is_refused():
+    with pytest.raises(InputError, match="softmax layers see all frames"):
+        PACK.core("streaming.stream").start(model2(PACK), height=736, width=1280)
