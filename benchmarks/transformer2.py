@@ -91,7 +91,10 @@ def calls_of(
         # choosing takes two milliseconds, once a prompt
         network._prepared_runner, (network.kernels, network.precision) = runner, runner.settings
         fused_block2.ROWS_AT_ONCE = rows
-        return network(latents, timesteps, prepared)
+        try:
+            return network(latents, timesteps, prepared)
+        finally:
+            fused_block2.ROWS_AT_ONCE = usual
 
     calls = {name: partial(call, name, usual) for name in names}
     return calls | {f"ours, {count} rows": partial(call, "ours", count) for count in rows}
