@@ -54,6 +54,24 @@ def _add(sums, row, factor, TILES: tl.constexpr):
 
 
 @triton.jit
+def _mixed(newest, mine, values, others, OTHERS: tl.constexpr, TILES: tl.constexpr):
+    """The mean of the newest row, whose logit is `mine`, and the other rows, weighted by their softmax."""
+    most = mine
+    for j in tl.static_range(OTHERS):
+        most = tl.maximum(most, others[j])
+    share = tl.exp(mine - most)
+    total = share
+    for j in tl.static_range(OTHERS):
+        total += tl.exp(others[j] - most)
+    mix = ()
+    for t in tl.static_range(TILES):
+        mix += (newest[t] * (share / total),)
+    for j in tl.static_range(OTHERS):
+        mix = _add(mix, values[j], tl.exp(others[j] - most) / total, TILES)
+    return mix
+
+
+@triton.jit
 def _newest(
     x_ptr, branch_ptr, extra_ptr, gate_ptr, width,
     HAS_BRANCH: tl.constexpr, HAS_EXTRA: tl.constexpr, HAS_GATE: tl.constexpr, TILE: tl.constexpr,
@@ -136,20 +154,7 @@ def _residual_mix(
             tl.store(logits_ptr + row * READERS + r, factor * _dot(newest, w, TILE, TILES))
     if OTHERS > 0:
         w = _load(readers_ptr + READER * width, width, TILE, TILES)
-        mine = factor * _dot(newest, w, TILE, TILES)
-        most = mine
-        for j in tl.static_range(OTHERS):
-            most = tl.maximum(most, others[j])
-        share = tl.exp(mine - most)
-        total = share
-        for j in tl.static_range(OTHERS):
-            total += tl.exp(others[j] - most)
-        sums = ()
-        for t in tl.static_range(TILES):
-            sums += (newest[t] * (share / total),)
-        for j in tl.static_range(OTHERS):
-            sums = _add(sums, values[j], tl.exp(others[j] - most) / total, TILES)
-        mix = sums
+        mix = _mixed(newest, factor * _dot(newest, w, TILE, TILES), values, others, OTHERS, TILES)
     if WANT_MIX:
         _store(mix_ptr + here, mix, width, TILE, TILES)
     shift, scale = shift_ptr + modulation * shift_row, scale_ptr + modulation * scale_row

