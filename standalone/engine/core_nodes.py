@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import Types, io, ui
+from comfy_api.latest import InputImpl, Types, io, ui
 
 from ...sana_video_core.errors import FileError, SanaVideoError
 from ...sana_video_core.files.atomic import atomic_path, written
@@ -58,6 +59,24 @@ class LoadImage(io.ComfyNode):
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
         mask = 1 - pixels[..., 3] if picture.mode == "RGBA" else torch.zeros(1, 64, 64)
         return io.NodeOutput(pixels[..., :3].clone(), mask)
+
+
+class CreateVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = [
+            io.Image.Input("images"),
+            io.Float.Input("fps", default=30.0, min=1.0, max=120.0, step=1.0),
+            io.Audio.Input("audio", optional=True),
+            io.Int.Input("bit_depth", optional=True, default=8, min=8, max=10, step=2),
+        ]
+        outputs = [io.Video.Output()]
+        return io.Schema(node_id="CreateVideo", category="video", inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, images, fps, audio=None, bit_depth=8):
+        parts = Types.VideoComponents(images=images, audio=audio, frame_rate=Fraction(fps))
+        return io.NodeOutput(InputImpl.VideoFromComponents(parts, bit_depth=bit_depth))
 
 
 class SaveVideo(io.ComfyNode):
@@ -104,7 +123,7 @@ def _new_video(prefix, *size):
         yield path, subfolder
 
 
-NODES = [LoadImage, SaveVideo]
+NODES = [LoadImage, CreateVideo, SaveVideo]
 
 
 def shown_info(name: str) -> dict[str, Any]:

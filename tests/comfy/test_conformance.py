@@ -33,7 +33,7 @@ def test_object_info(server, classes):
     folder_paths.set_base_directory(str(server.base))
     real = server.ask("/object_info")[1]
     ours = [name for name in classes if name.startswith("SanaVideo")]
-    assert len(ours) == 18
+    assert len(ours) == 19
     for name in ours:
         mine, theirs = json.loads(json.dumps(classes[name].GET_NODE_INFO_V1())), real[name]
         # the one difference: ComfyUI knows the pack by the folder that it lies in

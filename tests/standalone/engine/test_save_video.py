@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import av
 import folder_paths
 import pytest
+import torch
 from comfy_api import latest
 from comfy_api.latest import InputImpl
 from comfyui_sana_video.sana_video_core.errors import FileError
 from comfyui_sana_video.sana_video_core.files.claims import claim
-from comfyui_sana_video.standalone.engine.core_nodes import SaveVideo
+from comfyui_sana_video.standalone.engine.core_nodes import CreateVideo, SaveVideo
 from support.artist import folders
 from support.video_files import names, write_numbers
 
@@ -86,3 +87,18 @@ def test_an_output_folder_that_is_a_file_is_refused_before_the_run(base):
     folder_paths.set_output_directory(str(base / "note.txt"))
     (base / "note.txt").touch()
     assert "could not be written" in SaveVideo.validate_inputs("video/film")
+
+
+@pytest.mark.parametrize(("bits", "pixels"), [(8, "yuv420p"), (10, "yuv420p10le")])
+def test_frames_in_memory_are_encoded_under_the_name(base, bits, pixels):
+    images = torch.linspace(0, 1, 9)[:, None, None, None].expand(9, 32, 48, 3)
+    (video,) = CreateVideo.execute(images, 24.0, bit_depth=bits).args
+    node = type("SaveVideo", (SaveVideo,), {"hidden": SimpleNamespace(extra_pnginfo={}, prompt={"1": 2})})
+    node.execute(video, "video/clip", "auto", "auto")
+    with av.open(str(base / "output" / "video" / "clip_00001_.mp4")) as film:
+        stream = film.streams.video[0]
+        assert (stream.average_rate, stream.width, stream.height) == (24, 48, 32)
+        assert stream.codec_context.pix_fmt == pixels
+        frames = [frame.to_ndarray(format="rgb24").mean() / 255 for frame in film.decode(stream)]
+        assert film.metadata["prompt"] == '{"1": 2}'
+    assert frames == pytest.approx(images[:, 0, 0, 0].tolist(), abs=0.02)
