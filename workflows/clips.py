@@ -25,11 +25,9 @@ from .scenes import (
 BLUR = "blurry, distorted, deformed, flickering, jerky, low resolution, watermark, text, still picture"
 
 
-def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large: bool = False) -> None:
+def clip(sheet: Any, note: str, name: str, text: str, image: bool = False) -> None:
     """81 frames as the original samples them: its noise levels and solver, under ComfyUI's custom sampler."""
-    files = (LARGE, "sana_video_720p", LTX) if large else (SHORT, "sana_video_480p", WAN)
-    use = loaded(sheet, note, *files, start=False)
-    size, picture = {"width": 1280, "height": 704} if large else {}, {}
+    use, picture = loaded(sheet, note, SHORT, "sana_video_480p", WAN, start=False), {}
     with sheet.group("Picture and prompts" if image else "Prompts", PURPLE, WIDE):
         if image:
             frame = sheet.add("LoadImage", "First frame", image="example.png")
@@ -37,10 +35,10 @@ def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large
         positive = prompt(sheet, "Prompt", use, text, motion_score=30)
         negative = prompt(sheet, "Negative prompt", use, BLUR, motion_score=0, instruction=False)
     with sheet.group("Size, noise and its levels", PURPLE, MIDDLE):
-        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **size, **picture)
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, **picture)
         # the same numbers; ours also draws them as the original does
         ours = ("SanaVideoNoise", {"seed": 7, "device": "cpu"})
-        kind, seed = ("RandomNoise", {"noise_seed": 7}) if image or large else ours
+        kind, seed = ("RandomNoise", {"noise_seed": 7}) if image else ours
         noise = sheet.add(kind, "Noise", **seed)
         sigmas = sheet.add("SanaVideoSigmas", grid="euler" if image else "dpm++")
     with sheet.group("50 steps", PURPLE, MIDDLE):
@@ -49,8 +47,11 @@ def clip(sheet: Any, note: str, name: str, text: str, image: bool = False, large
         solver = sheet.add("KSamplerSelect" if image else "SamplerDPMPP_2M_SDE", "Solver", **kind)
         parts = {"noise": noise, "guider": guider, "sampler": solver, "sigmas": sigmas}
         sampled = sheet.add("SamplerCustomAdvanced", "Sampler", latent_image=latent, **parts)
-        decode, socket = ("VAEDecode", "samples") if large else ("SanaVideoDecode", "latent")
-        images = sheet.add(decode, vae=use.vae, **{socket: sampled})
+        images = sheet.add("SanaVideoDecode", vae=use.vae, latent=sampled)
+    shown(sheet, images, name)
+
+
+def shown(sheet: Any, images: Any, name: str) -> None:
     with sheet.group("Video", GREEN, FILM):
         video = sheet.add("CreateVideo", images=images, fps=16)
         sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
@@ -74,7 +75,16 @@ def image_to_video(sheet: Any) -> None:
 
 def large_clip(sheet: Any) -> None:
     note = (
-        "## A clip of 5 seconds at 1280 x 704\n\nThe 720p model works with the LTX-2 video VAE, which "
-        "ComfyUI's own Load VAE and VAE Decode know. Lengths are 8n + 1 frames."
+        "## A clip of 5 seconds at 1280 x 704\n\nThe sampler takes steps, cfg and shift of 0 from the model. "
+        "Lengths are 8n + 1 frames. With a picture and the VAE in Empty Latent, the clip begins with it."
     )
-    clip(sheet, note, "720p", f"{FOX} {CAMERA}", large=True)
+    use = loaded(sheet, note, LARGE, "sana_video_720p", LTX, start=False)
+    with sheet.group("Prompts", PURPLE, WIDE):
+        positive = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}", motion_score=30)
+        negative = prompt(sheet, "Negative prompt", use, BLUR, motion_score=0, instruction=False)
+    with sheet.group("Size, and 50 steps", PURPLE, MIDDLE):
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, width=1280, height=704)
+        texts = {"positive": positive, "negative": negative}
+        sampled = sheet.add("SanaVideoSampler", model=use.model, latent=latent, **texts, seed=7)
+        images = sheet.add("SanaVideoDecode", vae=use.vae, latent=sampled)
+    shown(sheet, images, "720p")

@@ -71,7 +71,7 @@ def loaded(
         loaders = (
             sheet.add("SanaVideoModelLoader", model_name=model, family=family),
             sheet.add("SanaVideoTextEncoderLoader", encoder_name=GEMMA),
-            sheet.add("VAELoader" if vae == LTX else "SanaVideoVAELoader", vae_name=vae),
+            sheet.add("SanaVideoVAELoader", vae_name=vae),
         )
         begun = sheet.add("SanaVideoStart", model=loaders[0]) if start else None
     return Loaded(*loaders, begun)
