@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...sana_video_core.config import FAMILIES
+from ...sana_video_core.config import FAMILIES, SANA_VIDEO_480P
 from ...sana_video_core.errors import FileError, InputError
 from ...sana_video_core.files.text_file import decode_text
 from .drawing import prompt_of, widgets
@@ -76,7 +76,8 @@ def apply_demo(prompt: Prompt) -> None:
         if kind in LOADERS:
             inputs[LOADERS[kind]] = DEMO
             family = FAMILIES.get(str(inputs.get("family")))
-            inputs |= {"family": "auto"} if "family" in inputs and (family is None or family.causal) else {}
+            clips = family is not None and not family.causal
+            inputs |= {"family": SANA_VIDEO_480P.name if clips else "auto"} if "family" in inputs else {}
         if kind in ("SanaVideoTextEncode", "SanaVideoLongVideo") and not is_link(inputs.get("motion_score")):
             inputs["motion_score"] = small.motion_score
         if kind in ("SanaVideoStart", "SanaVideoEmptyLatent", "SanaVideoLongVideo"):

@@ -159,6 +159,7 @@ def main() -> None:
     sys.modules["checks_inside"] = sys.modules["__main__"]
     for name in (
         "checks_clips",
+        "checks_sampler",
         "checks_streams",
         "checks_loras",
         "checks_lora_kinds",

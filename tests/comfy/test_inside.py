@@ -11,6 +11,7 @@ from support.comfyui import COMFYUI, ENVIRONMENT, needs_comfyui, python
 FILES = (
     "checks_inside.py",
     "checks_clips.py",
+    "checks_sampler.py",
     "checks_streams.py",
     "checks_loras.py",
     "checks_lora_kinds.py",

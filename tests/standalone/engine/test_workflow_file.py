@@ -134,7 +134,12 @@ def test_a_choice_of_numbers_stays_a_number(info):
 
 @pytest.mark.parametrize(
     ("family", "becomes"),
-    [("longsana_480p", "auto"), ("auto", "auto"), ("sana_video_480p", "sana_video_480p")],
+    [
+        ("longsana_480p", "auto"),
+        ("auto", "auto"),
+        ("sana_video_480p", "sana_video_480p"),
+        ("sana_video_720p", "sana_video_480p"),  # the demo has the VAE of 480p
+    ],
 )
 def test_demo(family, becomes):
     prompt = {
