@@ -68,7 +68,11 @@ def clips(sheet: Sheet) -> Portraits:
     noise, sigmas = sheet.add("SanaVideoNoise"), sheet.add("SanaVideoSigmas")
     sampler = sheet.add("SamplerCustomAdvanced", noise=noise, sigmas=sigmas, latent_image=latent)
     other = sheet.add("SamplerCustomAdvanced", noise=noise, sigmas=sigmas, latent_image=latent)
+    encoder = sheet.add("SanaVideoTextEncoderLoader", encoder_name=BUILT_IN)
+    words = sheet.add("SanaVideoTextEncode", text_encoder=encoder, text="a red fox runs through snow")
+    ours = sheet.add("SanaVideoSampler", model=lora, positive=words, latent=latent, seed=7)
     return {
+        "SanaVideoSampler": [latent, ours],
         "SanaVideoLoraLoader": [lora],
         "SanaVideoEmptyLatent": [latent],
         "SanaVideoNoise": [noise, sampler],
