@@ -13,6 +13,7 @@ from comfyui_sana_video.sana_video_core.config import SANA_VIDEO_720P, Transform
 from comfyui_sana_video.sana_video_core.files.image_file import frame_bytes, read_image
 from comfyui_sana_video.sana_video_core.files.video_reader import read_metadata
 from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
+from comfyui_sana_video.sana_video_core.vae import colours
 from PIL import Image
 from safetensors.torch import load_file
 from support.ltx_twins import ltx_file
@@ -79,6 +80,7 @@ def _film(monkeypatch):
 def test_a_clip_becomes_an_mp4(sana, files, monkeypatch, more):
     """Its frames are those of its latents, which may be written in its place."""
     Image.effect_noise((128, 128), 50).convert("RGB").save("i.png")
+    monkeypatch.setattr(colours, "TRIALS", 2)  # of the preview's
     seen = _film(monkeypatch)
     status, out, err = sana(*SMALL, *more, "--out", "v.mp4", "--sheet", "s.png")
     assert status == 0, err

@@ -19,7 +19,7 @@ from support.ltx_twins import (
     theirs,
 )
 
-LENGTH = 34  # latent frames: more than the reach to both sides of one of them
+LENGTH = 31  # latent frames: more than the reach to both sides of one of them
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,8 +28,7 @@ def _no_gradients():
         yield
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("version, causal", [("ltx2", False), ("ltx23", False), ("ltx23", True)])
 def test_a_long_clip_streamed_equals_diffusers_whole(version, causal):
     vae, z = ours(version, torch.float64, causal=causal), latents(LENGTH, rows=2, columns=2)
     frames = list(vae.decode_stream(z.split((1, 3, 9, LENGTH - 13), dim=2)))
@@ -39,7 +38,7 @@ def test_a_long_clip_streamed_equals_diffusers_whole(version, causal):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_long_clip_encoded_equals_diffusers_whole(version):
-    x = pixels(8 * 12 + 1, rows=2, columns=2)
+    x = pixels(8 * 5 + 1, rows=2, columns=2)
     assert apart(ours(version, torch.float64).encode(x), encoded_by_theirs(version, x)) < 1e-12
 
 
@@ -158,7 +157,7 @@ def test_the_end_goes_with_the_last_part_only():
 def test_tiles_equal_diffusers_tiles(version):
     """Of 16 latents, 14 apart: the published ones."""
     vae, twin = ours(version, torch.float64), theirs(version, False)
-    z, x = latents(2, rows=3, columns=19), pixels(1, rows=3, columns=19)
+    z, x = latents(1, rows=2, columns=18), pixels(1, rows=2, columns=18)
     twin.enable_tiling()
     try:
         expected, encoded = decoded_by_theirs(version, z), encoded_by_theirs(version, x)
