@@ -320,6 +320,34 @@ def test_a_clip_of_the_bidirectional_family(sana, demo, image):
     assert "9 frames" in out
 
 
+@pytest.mark.parametrize("image", [False, True])
+def test_a_clip_is_that_of_the_node(sana, demo, monkeypatch, image):
+    """The command line, the studio and ComfyUI make the same bits of one seed."""
+    from comfyui_sana_video.command_line import generate
+
+    clips, pixels = [], np.arange(64 * 32 * 3, dtype=np.uint8).reshape(32, 64, 3)
+    monkeypatch.setattr(generate, "write_clip", lambda options, vae, latents: clips.append(latents))
+    Image.fromarray(pixels).save("a.png")
+    words = ["generate", "a ball", "--family", "sana_video_480p", *_models(demo), *SMALL, "--negative", "bad"]
+    words += ["--frames", 9, "--steps", 2, "--seed", 5, "--motion-score", 30, "--instruction", ""]
+    status, _, err = sana(*words, *(["--image", "a.png"] if image else []))
+    assert status == 0, err
+    with patch.object(PACK.module("demo.model_set"), "demo_set", lambda: demo):
+        model = artist.run("ModelLoader", artist.DEMO, "sana_video_480p")
+        encoder, vae = artist.run("TextEncoderLoader", artist.DEMO), artist.run("VAELoader", artist.DEMO)
+    texts = {
+        "positive": artist.run("TextEncode", encoder, "a ball", 30, False),
+        "negative": artist.run("TextEncode", encoder, "bad", 0, False),
+    }
+    picture = {"vae": vae, "image": torch.from_numpy(pixels)[None] / 255} if image else {}
+    latent = artist.run("EmptyLatent", model, 32, 16, 9, 1, **picture)
+    numbers = {"seed": 5, "steps": 2, "cfg": 0.0, "sampler": "auto", "shift": 0.0}
+    made = artist.run("Sampler", model, latent=latent, **texts, **numbers)["samples"]
+    clip = PACK.core("vae.statistics").to_vae_space(clips[0], PACK.core("config").WAN_2_1)
+    assert same(clip[:, :, image:], made[:, :, image:])  # the picture itself was to model space and back
+    assert torch.allclose(clip, made, atol=1e-5)
+
+
 def test_a_clip_from_the_noise_in_a_file(sana, demo, monkeypatch):
     """The seed's own noise from a file gives the same clip; what does not fit is refused before the work."""
     from comfyui_sana_video.command_line import generate

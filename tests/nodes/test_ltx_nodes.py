@@ -2,6 +2,7 @@
 
 import importlib
 
+import comfy.model_management as management
 import comfy.sd
 import pytest
 import torch
@@ -9,7 +10,7 @@ from comfyui_sana_video.bridge.vaes import encoder_of, load_vae, vae_of
 from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae as load_network
 from comfyui_sana_video.sana_video_core.errors import SanaVideoError
 from comfyui_sana_video.sana_video_core.vae.ltx_vae import LtxVAE
-from support.artist import run
+from support.artist import demo, folders, one_chunk, picture, refused, run, start
 from support.ltx_files import SIZES, write_ltx
 
 
@@ -70,3 +71,25 @@ def test_sizes_that_comfyui_cannot_build_are_refused(tmp_path, monkeypatch):
     path = write_ltx(tmp_path / "small.safetensors", "LTX-2.3", pack, latent_channels=4)
     with pytest.raises(SanaVideoError, match=r"LTX-2\.3 VAE of other sizes .* Use LTX23_video_vae"):
         load_vae(path)
+
+
+def test_another_models_vae_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    """Where a state or a model says whose latents they are. LTX-2's and LTX-2.3's differ in nothing else."""
+    vae = load_vae(write_ltx(tmp_path / "vae.safetensors", "LTX-2.3", pack))
+    (latent, state, _), words = (
+        one_chunk(),
+        ("LTX-2.3 VAE is connected", "demo", "Wan 2.1 VAE", "wan_2.1_vae"),
+    )
+    monkeypatch.setattr(management, "load_models_gpu", lambda *_, **__: pytest.fail("too late"))
+    film = {"script": "a ball", "seconds": 5, "seed": 0, "width": 48, "height": 32, "fps": 16.0}
+    film |= {"filename_prefix": "film", "resume": True, "text_encoder": demo().encoder}
+    for name, inputs in (
+        ("Decode", {"vae": vae, "latent": latent, "state": state}),
+        ("DecodeStream", {"vae": vae, "state": state, "from_chunk": 0, "fps": 16.0, "codec": "h264"}),
+        ("Prime", {"vae": vae, "model": demo().model, "positive": demo().positive, "state": start()}),
+        ("LongVideo", {**film, "vae": vae, "model": demo().model}),
+    ):
+        more = {"image": picture()} if name == "Prime" else {}
+        more |= {"batch_row": 0} if name == "DecodeStream" else {}
+        with folders(tmp_path), refused(*words):
+            run(name, **inputs, **more)
