@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..sana_video_core.config import CLIP_SAMPLERS, Family
 from ..sana_video_core.errors import InputError
-from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
+from ..sana_video_core.sampling.one_shot import ClipSampling, check_few_step, check_latents, sample_clip
 from ..sana_video_core.shapes import LatentGrid
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.inputs import check_text
@@ -60,6 +60,7 @@ def clip_with(
     prompts = _prompts(model, positive, negative if sampling.cfg > 1 else None, sampling, len(samples))
     image = to_model_space(samples[:, :, :1], family.vae) if keeps else None
     given = None if noise is None else noise.generate_noise(latent)
+    check_few_step(sampling, None, image)
     check_latents("The frame that the mask keeps", image, (*samples.shape[:2], 1, *samples.shape[3:]))
     check_latents("The noise", given, tuple(samples.shape))
     _warn_of_unused(patcher)

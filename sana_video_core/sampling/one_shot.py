@@ -84,7 +84,7 @@ def sample_clip(
     """
     model.family.chunks.check_room(0, (latent_frames,))
     model.family.compression.check_clip(grid, latent_frames, batch)
-    _check_few_step(sampling, negative, image)
+    check_few_step(sampling, negative, image)
     if sampling.cfg > 1 and negative is None:
         raise InputError(
             "Guidance (cfg above 1) needs a negative prompt; an empty one will do, or set cfg to 1."
@@ -127,7 +127,8 @@ SAMPLERS: dict[str, tuple[Solver, Callable[[int, float], tuple[float, ...]]]] = 
 }
 
 
-def _check_few_step(sampling: ClipSampling, negative: PreparedText | None, image: Tensor | None) -> None:
+def check_few_step(sampling: ClipSampling, negative: PreparedText | None, image: Tensor | None) -> None:
+    """Raises InputError for what few_step cannot do."""
     if sampling.few_step and negative is not None:
         raise InputError(
             "few_step has no guidance, so a negative prompt has no effect: leave it out, or choose the "

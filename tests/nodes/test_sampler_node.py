@@ -285,6 +285,10 @@ def test_refusals_come_before_weights_are_loaded():
         ({"latent": {"samples": zeros, "noise_mask": torch.zeros(1, 1, 4, 6)}}, ("mask", "KSampler")),
         ({"latent": {"samples": zeros[:, :, :1], "noise_mask": kept[:, :, :1]}}, ("more than 1 frame",)),
         (
+            {"latent": {"samples": zeros, "noise_mask": kept}, "sampler": "few_step", "cfg": 1.0},
+            ("few_step", "text alone"),
+        ),
+        (
             {"latent": {"samples": torch.cat([image, zeros], dim=2)[:, :, :3], "noise_mask": kept}},
             ("The frame that the mask keeps", "NaN"),
         ),
