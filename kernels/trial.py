@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import (
     causal_frames,
+    clip_frames,
     fp8_gemm,
     gated_attention,
     gated_depthwise,
@@ -26,6 +27,7 @@ from . import (
     temporal_taps,
 )
 from .causal_frames import reference as plain_frames
+from .clip_frames import reference as plain_clips
 from .fp8_gemm import reference as plain_fp8
 from .gated_attention import reference as plain_gated
 from .gated_depthwise import reference as plain_depthwise
@@ -157,9 +159,24 @@ def _frame_operations(device: torch.device, dtype: torch.dtype):
     yield causal_frames.summed, plain_frames.summed, (plain_frames.Parts(four, bias),)
     planes = wave(3, 3, 3, 3, 1, 3, rows, columns, shift=6)
     yield tap_sum.sum_of_taps, plain_tap_sum.sum_of_taps, (planes, wave(3, shift=7))
+    yield from _clip_operations(wave)
 
 
-def _with(version: Callable[..., Any], **options: bool) -> Callable[..., Any]:
+def _clip_operations(wave: Callable[..., Tensor]):
+    """A position that became four, with a border; and a residual of two parts, three frames side by side."""
+    rows, columns, channels = 3, 5, 96
+    bias, past = wave(4 * channels, shift=2), wave(1, 2, 2 * rows, 2 * columns, channels, shift=3)
+    x, residual = (wave(1, 2, rows, columns, 4 * channels, shift=shift) for shift in (0, 1))
+    enlarged = plain_clips.Pending(x, bias, None, residual, (1, 2, 2))
+    yield clip_frames.clip_sum, plain_clips.clip_sum, (enlarged,)
+    plain = plain_clips.Pending(x, bias, residual[:, :1], residual[:, 1:])
+    for pending, kept, layout in ((enlarged, past, "reflect"), (plain, None, "stacked")):
+        options = {"front": 1, "last": True, "active": True, layout: True}
+        fast, truth = (_with(module.clip_frames, **options) for module in (clip_frames, plain_clips))
+        yield fast, truth, (pending, kept)
+
+
+def _with(version: Callable[..., Any], **options: int) -> Callable[..., Any]:
     return functools.wraps(version)(functools.partial(version, want_total=True, **options))
 
 

@@ -27,9 +27,9 @@ def layer_weights(layer: nn.Module, like: Tensor) -> AbstractContextManager[Weig
     return nullcontext((cast(Tensor, weight), cast("Tensor | None", getattr(layer, "bias", None))))
 
 
-def runs_as_written(network: nn.Module, of_host: bool = False) -> bool:
+def runs_as_written(network: nn.Module, of_host: bool = False, border: str = "zeros") -> bool:
     """Whether no layer was changed by hooks, a replaced forward, a foreign class (such as a quantised layer)
-    or another border: then its weights say all. The classes of a host are its own.
+    or another border than its own: then its weights say all. The classes of a host are its own.
 
     Pictures that repeat without a seam are made with other borders, for example.
     """
@@ -37,7 +37,7 @@ def runs_as_written(network: nn.Module, of_host: bool = False) -> bool:
         part._forward_hooks
         or part._forward_pre_hooks
         or vars(part).keys() & {"forward", "_conv_forward"}
-        or getattr(part, "padding_mode", "zeros") != "zeros"
+        or getattr(part, "padding_mode", border) != border
         or not (of_host or type(part).__module__.startswith((f"{__package__}.", "torch.nn.modules.")))
         for part in network.modules()
     )

@@ -12,22 +12,31 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-# a piece, what the layer kept (None at the start), whether the piece is the end -> output and what to keep
-Run: TypeAlias = Callable[[Tensor, Any, bool], tuple[Tensor | None, Any]]
+# a piece, what the layer kept (None at the start), whether the piece is the end -> output (None for none) and
+# what to keep
+Run: TypeAlias = Callable[[Any, Any, bool], tuple[Any, Any]]
+
+
+def divided(y: Tensor, frames: int) -> list[Tensor]:
+    """y [B, C, T, H, W] in pieces of at most so many frames; copies let go of the whole while the first goes
+    on.
+    """
+    return [y] if y.shape[2] <= frames else [part.clone() for part in y.split(frames, dim=2)]
 
 
 class Stage(NamedTuple):
-    """A layer, and the most frames of its output that go on at once."""
+    """A layer, the most frames of its output that go on at once, and how it is divided into so many."""
 
     run: Run
     frames: int
+    divide: Callable[[Any, int], list[Any]] = divided
 
 
 def depth_first(stages: Sequence[Stage], pieces: Iterable[tuple[Tensor, bool]]) -> Iterator[Tensor]:
     """What the last stage makes of a clip's pieces [B, C, T, H, W]; with each, whether it is the end."""
     kept: list[Any] = [None] * len(stages)
     for piece in pieces:
-        waiting = [(0, *piece)]
+        waiting: list[tuple[int, Any, bool]] = [(0, *piece)]
         while waiting:
             place, x, end = waiting.pop()
             if place == len(stages):
@@ -37,9 +46,7 @@ def depth_first(stages: Sequence[Stage], pieces: Iterable[tuple[Tensor, bool]]) 
             y, kept[place] = stage.run(x, kept[place], end)
             if y is None:
                 continue
-            # copies let go of the whole while the first goes on
-            few = y.shape[2] <= stage.frames
-            parts = [y] if few else [part.clone() for part in y.split(stage.frames, dim=2)]
+            parts = stage.divide(y, stage.frames)
             waiting += [(place + 1, part, False) for part in reversed(parts)]
             if end:  # of which the last part, the first to wait, is the end
                 waiting[-len(parts)] = (place + 1, parts[-1], True)

@@ -24,17 +24,19 @@ from torch import Tensor, nn
 from ..config import LTX_2, VAESpec
 from ..errors import InputError
 from ..shapes import Compression, LatentGrid
-from .fused_weights import WeightsOf, layer_weights
+from .fused_weights import WeightsOf, layer_weights, runs_as_written
 from .ltx_config import COLOURS, LtxConfig
+from .ltx_fused import fused_stages
 from .ltx_network import DEVIATIONS, MEANS, Decoder, Encoder, Statistics
 from .ltx_stream import Stage, depth_first, with_end, without_end
 from .ops import Choice, choose_for_frames
 from .tiling import TilePlan, Tiling, tile_plan
 
 STRIDE_TIME, STRIDE_SPACE = LTX_2.time_stride, LTX_2.space_stride
-# bytes that decoding and encoding need beside the weights, per latent pixel and byte of the dtype: 1,090,000
-# of tensors, counted at full size for any length, and as a reserve what convolutions work in
-PLAIN_BYTES = 1_600_000
+# bytes that decoding and encoding need beside the weights, per latent pixel and byte of the dtype: 1,090,000 of
+# tensors (fused 970,000), counted at full size for any length, and as a reserve what convolutions work in. The
+# fused layers need a copy of a network's weights, too
+PLAIN_BYTES, FUSED_BYTES = 1_600_000, 1_100_000
 
 OnStep: TypeAlias = Callable[[int, int], object]
 
@@ -76,7 +78,11 @@ class LtxVAE(nn.Module):
 
     def memory_for(self, batch: int, grid: LatentGrid, device: torch.device) -> int:
         """Bytes that decoding or encoding pictures of this size needs on `device`, beside the weights."""
-        return batch * grid.area * self.dtype.itemsize * PLAIN_BYTES
+        networks = self.encoder, self.decoder
+        size = batch * grid.area * self.dtype.itemsize
+        if not self.kernel_choice(device).triton or not all(map(self._as_written, networks)):
+            return size * PLAIN_BYTES
+        return size * FUSED_BYTES + self.dtype.itemsize * max(map(_numbers, networks))
 
     def encode(
         self, pixels: Tensor, *, tiling: Tiling | None = None, on_step: OnStep | None = None
@@ -159,8 +165,27 @@ class LtxVAE(nn.Module):
             yield plan.blend(pictures, STRIDE_SPACE).clamp(-1.0, 1.0)
 
     def _stages(self, network: Encoder | Decoder, x: Tensor) -> list[Stage]:
-        """The layers of a run, as they are written."""
-        return list(network.stages())
+        """The layers of a run, on the fused kernels where they run, else as they are written.
+
+        As WanVAE._runner, with copies of the weights. Raises InputError if kernels were asked for that cannot
+        run.
+        """
+        if torch.compiler.is_compiling():  # first, so that compilers don't trace the rest
+            return list(network.stages())
+        device = x.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        learning = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in network.parameters())
+        )
+        fused = self.kernel_choice(x.device).triton and self._as_written(network)
+        if autocast or learning or not fused:
+            return list(network.stages())
+        return fused_stages(network, self.weights_of, x.device, self.dtype)
+
+    def _as_written(self, network: Encoder | Decoder) -> bool:
+        of_host = self.weights_of is not layer_weights
+        border = self.config.padding if network is self.decoder else "zeros"
+        return runs_as_written(network, of_host, border)
 
     def _frames(self, latents: Iterable[Tensor], stages: list[Stage]) -> Iterator[Tensor]:
         """Unclamped pixels [B, 3, n, 32 H, 32 W] of a clip's latent frames [B, C, 1, H, W]."""
@@ -205,6 +230,11 @@ class LtxVAE(nn.Module):
     def _plain(self, x: Tensor) -> Tensor:
         """x in the network's dtype, copied: a slice's layout may select kernels that round differently."""
         return x.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _numbers(network: nn.Module) -> int:
+    """How many numbers its weights are."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _latent_frames(frames: int) -> int:

@@ -9,6 +9,7 @@ from ...kernels.causal_frames import (
     paired_taps,
     summed,
 )
+from ...kernels.clip_frames import Pending, clip_frames, clip_sum
 from ...kernels.dispatch import Choice, choose_for_frames
 from ...kernels.tap_sum import sum_of_taps
 
@@ -17,8 +18,11 @@ __all__ = [
     "Choice",
     "Four",
     "Parts",
+    "Pending",
     "causal_frames",
     "choose_for_frames",
+    "clip_frames",
+    "clip_sum",
     "paired_frames",
     "paired_taps",
     "sum_of_taps",

@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
-COUNTS = {"tokens", "group", "groups", "steps"}  # they differ from chunk to chunk, and from step to step
+# they differ from chunk to chunk, and from step to step
+COUNTS = {"tokens", "group", "groups", "steps", "taken", "slots", "old_frames", "new_frames"}
 FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr", "total_ptr"}
 FLOAT32 |= {"logits_ptr", *(f"logits{j}_ptr" for j in range(5))}
 FP8_POINTERS = {"values_ptr"}
@@ -31,9 +32,9 @@ def kernels(folder: Path):
     package.__path__ = [str(folder / "kernels")]
     names = (
         *("linear_attention", "residual_norm", "gated_depthwise", "fp8_gemm", "temporal_taps"),
-        *("causal_frames", "tap_sum"),
+        *("causal_frames", "tap_sum", "clip_frames"),
     )
-    attention, norm, depthwise, fp8, taps, frames, tap_sum = (
+    attention, norm, depthwise, fp8, taps, frames, tap_sum, clips = (
         importlib.import_module(f"kernels.{name}.triton_kernel") for name in names
     )
     size = {"HEAD": HEAD, "D": D}
@@ -62,6 +63,8 @@ def kernels(folder: Path):
     for name, constants in _frames(frames):
         yield name, getattr(frames, name.split()[0]), constants, frames.WARPS, 3
     yield "_sum_of_taps", tap_sum._sum_of_taps, {"CHANNELS": 3, "PIXELS": tap_sum.PIXELS}, tap_sum.WARPS, 3
+    for name, constants in _clips(clips):
+        yield name, clips._clip_frames, constants, clips.WARPS, 3
     three = {"TAPS": 3, "PADDED": 4, "BLOCK": 4096}
     yield "_fp8_rows", fp8._fp8_rows, three | scales, fp8.WARPS, 3
     yield from _second_network(scales)
@@ -98,6 +101,16 @@ def _frames(frames):
         pairs = flags | width | {"PIXELS": frames.PAIR_VALUES // block, "COUNT": 2}
         yield f"_paired_frames {channels}", pairs
         yield f"_paired_frames sub-pixels {channels}", pairs | {"PAIRS": False, "SUBPIXELS": True}
+
+
+def _clips(clips):
+    """(name, constants) of the LTX VAE's kernel: its widest level, and what an enlargement makes."""
+    flags = dict.fromkeys(("HAS_BIAS", "HAS_RESIDUAL", "ACTIVE", "TOTAL", "SEEN", "KEPT"), True)
+    flags |= {"BORDER": 1, "EPSILON": clips.EPSILON}
+    for name, channels, own, factor in (("2048", 2048, 2048, 1), ("enlarged 128", 128, 32, 2)):
+        sizes = {"C": channels, "K": own, **dict.fromkeys("ABD", factor), "BLOCK": channels}
+        layout = {"STACKED": channels == 128, "POSITIONS": clips.VALUES // channels}
+        yield f"_clip_frames {name}", flags | sizes | layout
 
 
 def needed(function, constants, warps: int, stages: int, target: GPUTarget, exact: bool) -> int:

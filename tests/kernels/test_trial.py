@@ -142,6 +142,9 @@ WRONG_FRAMES = {
     "stacked frames": ("causal_frames", "causal_frames", lambda *_, stacked, **__: stacked),
     "pairs": ("causal_frames", "paired_frames", lambda *_, **__: True),
     "taps": ("tap_sum", "sum_of_taps", lambda *_: True),
+    "enlarged sums": ("clip_frames", "clip_sum", lambda pending: pending.factor == (1, 2, 2)),
+    "a border": ("clip_frames", "clip_frames", lambda *_, reflect=False, **__: reflect),
+    "stacked frames of a clip": ("clip_frames", "clip_frames", lambda *_, stacked=False, **__: stacked),
 }
 
 

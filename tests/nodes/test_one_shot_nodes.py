@@ -1,19 +1,21 @@
 """For ComfyUI's own samplers: noise levels, and the latent that a clip starts from."""
 
+import importlib
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from comfyui_sana_video.bridge.vaes import vae_of
+from comfyui_sana_video.bridge.vaes import HostedVae, vae_of
 from comfyui_sana_video.demo.model_set import seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.config import FAMILIES, TransformerConfig
 from comfyui_sana_video.sana_video_core.files.image_file import fit_images
 from comfyui_sana_video.sana_video_core.sampling import schedule
 from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
-from support.artist import demo, folders, picture, refused, run
+from support.artist import NAMED, demo, folders, picture, refused, run
+from support.ltx_files import write_ltx
 from support.pack import same
 
 
@@ -123,6 +125,48 @@ def test_720p_has_other_channels_and_strides():
         empty(128, 48, 9, model=_model_720p())
 
 
+# 720_MS_DIV32 of the original, and its test size; height, width
+BUCKETS = (
+    *((672, 1344), (704, 1280), (800, 1152), (832, 1088), (960, 960), (1024, 896)),
+    *((1088, 832), (1152, 800), (1248, 736), (1280, 704), (1344, 672), (736, 1280)),
+)
+
+
+@pytest.mark.parametrize("size", BUCKETS, ids=lambda size: "{}x{}".format(*size))
+def test_every_size_of_720p_from_any_picture(size, monkeypatch):
+    """A picture fills the size, and what is too much goes on both sides alike."""
+    height, width = size
+    assert NAMED["SanaVideoEmptyLatent"].validate_inputs(width, height, 81) is True
+    seen = []
+
+    def encode(self, pixels):
+        seen.append(pixels)
+        return torch.ones(len(pixels), 128, 1, height // 32, width // 32)
+
+    monkeypatch.setattr(HostedVae, "encode", encode)
+    monkeypatch.setattr(HostedVae, "load_for", lambda *_: None)
+    for rows, columns in ((300, 90), (90, 300), (64, 64), (4, 500)):
+        image = torch.zeros(1, rows, columns, 3)
+        image[:, rows // 2 :, :, 0] = image[:, :, columns // 2 :, 1] = 1
+        latent = empty(width, height, 81, model=_model_720p(), vae=_ltx(), image=image)
+        assert latent["samples"].shape == (1, 128, 11, height // 32, width // 32)
+        pixels = seen.pop()
+        assert pixels.shape == (1, 3, 1, height, width)
+        # red below the middle, green right of it
+        red, green = pixels[0, 0, 0].mean(dim=1), pixels[0, 1, 0].mean(dim=0)
+        for line in (red, green):
+            assert abs(int((line < 0).sum()) - len(line) / 2) <= 1
+
+
+@cache
+def _ltx():
+    with tempfile.TemporaryDirectory() as folder, folders(Path(folder)):
+        path = Path(folder) / "models" / "vae" / "vae.safetensors"
+        path.parent.mkdir(parents=True)
+        write_ltx(path, "LTX-2", lambda module: importlib.import_module(f"comfyui_sana_video.{module}"))
+        return run("VAELoader", path.name)
+
+
 def test_an_image_is_frame_0_and_the_mask_keeps_it():
     images = picture(100, 40)
     before = images.clone()
@@ -156,8 +200,10 @@ def test_impossible_latents_are_refused():
         empty(height=40)
     with refused("needs a VAE", "Load SANA-Video VAE"):
         empty(image=picture())
-    with refused("LTX-2 VAE", "LTX nodes"):
+    with refused("Wan 2.1 VAE is connected", "720p", "LTX-2 VAE", "LTX2_video_vae_bf16"):
         empty(128, 64, 9, model=_model_720p(), vae=demo().vae, image=picture())
+    with refused("needs a VAE", "LTX-2 VAE"):
+        empty(128, 64, 9, model=_model_720p(), image=picture())
     with refused("not SANA-Video"):
         empty(model=object())
 
