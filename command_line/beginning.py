@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -13,18 +14,19 @@ from ..sana_video_core.streaming.priming import encode_beginning, video_end
 from ..sana_video_core.streaming.state import State, check_fits
 from ..sana_video_core.streaming.stream import start
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.transformer.network import VideoNetwork
 from ..sana_video_core.vae.decoders import VideoDecoder, VideoVAE
 from .models import Models
 from .outputs import tiling_of
 
 
-def size_of(options: Namespace, model: SanaVideo) -> tuple[int, int]:
+def size_of(options: Namespace, model: VideoNetwork[Any]) -> tuple[int, int]:
     """Height and width in pixels."""
     return options.size[::-1] if options.size else (model.family.height, model.family.width)
 
 
 def beginning_of(
-    options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder | None
+    options: Namespace, models: Models, model: VideoNetwork[Any], vae: VideoDecoder | None
 ) -> Tensor | None:
     """--image or --video as model-space latents [1, C, F, H, W]; None without them."""
     height, width = size_of(options, model)

@@ -55,7 +55,7 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
     """Write a transformer of any format as our single safetensors file; returns what was done."""
     if target.suffix != ".safetensors":
         raise FileError(f"“{target.name}” has to end with .safetensors: that is the format that is written.")
-    checkpoint = read_checkpoint(source, family=family, config=config)
+    checkpoint = read_checkpoint(source, family=family, config=config, dtype=TORCH_DTYPES.get(dtype))
     required = TORCH_DTYPES.get(dtype)
     tensors = {name: tensor.to(required or tensor.dtype) for name, tensor in checkpoint.tensors.items()}
     _check_range(tensors, source, dtype)

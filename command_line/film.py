@@ -28,6 +28,7 @@ from ..sana_video_core.shapes import checked_fps
 from ..sana_video_core.streaming.rebuild import MemoryCache, rebuild
 from ..sana_video_core.streaming.state import State
 from ..sana_video_core.streaming.stream import Sampling, primed
+from ..sana_video_core.streaming.stream_model import check_causal
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.reach import decoder_reach
@@ -64,6 +65,8 @@ def film(options: Namespace, text: str) -> int:
         store = Store(options.store or options.out.absolute().parent / IN_OUTPUT)
         targets.enter_context(store.held())
         model = load_model(models, options)
+        check_causal(model)
+        assert isinstance(model, SanaVideo), "no other network is block-causal"
         _take_rules(options, model)
         change_by_loras(model, options)
         studio = _Studio(options, models, model, load_decoder(models, options, model.family), store)

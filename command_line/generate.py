@@ -6,11 +6,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES
+from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES, Family
 from ..sana_video_core.errors import InputError, SanaVideoError
 from ..sana_video_core.files.image_reader import opened_image
 from ..sana_video_core.files.noise_file import read_noise
@@ -25,6 +25,7 @@ from ..sana_video_core.streaming.state_file import check_light, load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.transformer.network import VideoNetwork
 from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
 from ..sana_video_core.vae.decoders import VideoDecoder
 from .beginning import beginning_of, begun_or_empty, size_of
@@ -61,6 +62,7 @@ def generate(options: Namespace) -> int:
         vae = load_decoder(models, options, model.family) if shown else None
         try:
             if model.family.causal:
+                assert isinstance(model, SanaVideo), "no other network is block-causal"
                 assert vae is not None, "streams end in frames"
                 return _generate_stream(options, models, model, vae)
             return _generate_clip(options, models, model, vae)
@@ -107,12 +109,13 @@ def read_beginning(options: Namespace) -> None:
         check_video_end(options.video, LONGSANA_480P)
 
 
-def _check_options(options: Namespace, model: SanaVideo) -> None:
+def _check_options(options: Namespace, model: VideoNetwork[Any]) -> None:
     """Refuse what the family cannot do, and fill in its defaults."""
     family = model.family
+    _check_few_step(options, family)
     if options.sampler is None and options.image and not family.causal:
         options.sampler = "euler"  # what the original animates images with
-    for name in ("steps", "sampler", "cfg", "fps", "motion_score"):
+    for name in ("steps", "sampler", "cfg", "fps", "motion_score", "frames"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(family, name))
     options.fps = checked_fps(options.fps)
@@ -140,6 +143,19 @@ def _check_options(options: Namespace, model: SanaVideo) -> None:
         raise InputError(f"“{options.out}” has to end with .mp4: {words}.")
     if not family.causal:
         family.compression.check_clip(grid, family.compression.latent_frames(options.frames))
+
+
+def _check_few_step(options: Namespace, family: Family) -> None:
+    """Refuse what a clip of few steps cannot have, before another sampler is chosen for it."""
+    sampler = options.sampler or family.sampler
+    if family.causal or sampler != "few_step":
+        return
+    for option, given in (("--image", options.image), ("--negative", options.negative)):
+        if given:
+            raise InputError(
+                f"{family.title} makes clips from a prompt alone: leave out {option}, or use the model of 50 "
+                "steps, which can do more."
+            )
 
 
 def _generate_stream(options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder) -> int:
@@ -258,12 +274,15 @@ def _sampled(
                 yield state
 
 
-def _generate_clip(options: Namespace, models: Models, model: SanaVideo, vae: VideoDecoder | None) -> int:
+def _generate_clip(
+    options: Namespace, models: Models, model: VideoNetwork[Any], vae: VideoDecoder | None
+) -> int:
     sampling = ClipSampling(
         seed=options.seed,
         steps=options.steps,
         cfg=options.cfg,
         sampler=options.sampler,
+        shift=model.family.shift,
         guidance="sequential" if options.sequential else "batched",
     )
     compression = model.family.compression

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..sana_video_core.errors import FileError, SanaVideoError
 from ..sana_video_core.files.places import is_file, is_folder
 from ..sana_video_core.files.weight_names import SUFFIXES
 
 if TYPE_CHECKING:
-    from ..sana_video_core.transformer.model import SanaVideo
+    from ..sana_video_core.transformer.network import VideoNetwork
 
 STRONGEST = 100.0  # as the node's widget
 NUMBER = re.compile(r"[+-]?(?:\d{1,6}(?:\.\d{0,12})?|\.\d{1,12})")
@@ -47,7 +47,7 @@ def find_loras(options: argparse.Namespace) -> None:
             raise FileError(f"There is no LoRA at “{path}”. Check its name and its folder.")
 
 
-def change_by_loras(model: SanaVideo, options: argparse.Namespace) -> None:
+def change_by_loras(model: VideoNetwork[Any], options: argparse.Namespace) -> None:
     """Change a loaded model by --lora. Raises FileError as `apply_loras`, before a weight is changed."""
     from ..sana_video_core.checkpoints.lora_apply import apply_loras
 

@@ -33,6 +33,7 @@ from ..sana_video_core.text.prompt import Prompt, encode_prompt
 from ..sana_video_core.text.system_prompt import find_system_prompt
 from ..sana_video_core.transformer.compute import compute_tag
 from ..sana_video_core.transformer.model import SanaVideo
+from ..sana_video_core.transformer.model2 import SanaVideo2
 from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.tiny_decoder import TinyDecoder
 from .files import TORCH_DTYPES
@@ -90,7 +91,7 @@ def _device(option: str, name: str) -> torch.device:
         ) from error
 
 
-def load_model(models: Models, options: Namespace) -> SanaVideo:
+def load_model(models: Models, options: Namespace) -> SanaVideo | SanaVideo2:
     """The transformer, on the CPU."""
     if options.family is not None:
         check_family(models.transformer, options.family)

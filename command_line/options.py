@@ -43,13 +43,13 @@ def add_generate(generate: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--size", type=_size, metavar="WIDTHxHEIGHT", help="the model's own size by default")
     add("--image", type=Path, help="begin from this image")
-    add("--steps", type=int, help="4 for LongSANA, 50 for the others by default")
+    add("--steps", type=int, help="the family's own by default: 4 or 50")
     add(
         "--sampler",
         choices=tuple(dict.fromkeys(STREAM_SAMPLERS + CLIP_SAMPLERS)),
         help="the family's own by default",
     )
-    add("--motion-score", type=int, help="added to the prompt: 10 (LongSANA) is calm, 30 (50 steps) lively")
+    add("--motion-score", type=int, help="added to the prompt: 10 (LongSANA) is calm, 30 (480p, 720p) lively")
     add("--instruction", help="text before each prompt, instead of the original system prompt; '' for none")
 
     _add_models(generate)
@@ -149,9 +149,13 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
         help="decode a chunk while the next is sampled; by default where the GPU has room for both",
     )
 
-    clip = generate.add_argument_group("clips (the 50-step families)")
-    clip.add_argument("--frames", type=int, default=81, help="4n+1 (480p) or 8n+1 (720p)")
-    clip.add_argument("--cfg", type=float, help="guidance; 6 by default")
+    clip = generate.add_argument_group("clips (the other families)")
+    clip.add_argument(
+        "--frames",
+        type=int,
+        help="4n+1 (480p) or 8n+1 (720p); 81 by default, 193 for SANA-Video 2.0 in 50 steps",
+    )
+    clip.add_argument("--cfg", type=float, help="guidance; by default 6, or 8 for SANA-Video 2.0")
     clip.add_argument("--negative", default="", help="what to avoid")
     clip.add_argument(
         "--noise", type=Path, help="start from this tensor (.pt, .safetensors, .latent) instead of --seed's"
@@ -166,7 +170,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     generate.add_argument(
         "--fps",
         type=_rate,
-        help="frames per second of the mp4: 24, 29.97, 30000/1001 …; 16 by default",
+        help="frames per second of the mp4: 24, 29.97, 30000/1001 …; by default the family's own, 16 or 24",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import Family, TransformerConfig
+from ..config import Family, Sana2Config, TransformerConfig
 from ..errors import FileError
 from ..files.dump import part_with, weights_by_prefix
 from ..files.fingerprint import weights_fingerprint
@@ -27,7 +27,9 @@ from ..files.quantised import refuse_quantised
 from ..files.tensor_file import read_json, read_tensors, write_tensors
 from ..files.training_names import unwrapped
 from ..transformer.model import SanaVideo
+from ..transformer.model2 import SanaVideo2, check_dtype
 from .description import FORMAT, VERSION, described, family_of, sizes_of
+from .description2 import is_sana2, sizes2_of
 from .keys import canonical_transformer
 
 TRANSFORMER = "SANA-Video transformer"
@@ -57,18 +59,32 @@ def load_transformer(
     operations: Any = nn,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-) -> SanaVideo:
+) -> SanaVideo | SanaVideo2:
     """The transformer in a file or a diffusers folder. `dtype` None keeps the file's.
 
     `config` is a diffusers-style config.json (path or mapping); `family` one of config.FAMILIES. Raises
-    FileError or InputError for anything that isn't a complete SANA-Video checkpoint.
+    FileError or InputError for anything that isn't a complete SANA-Video checkpoint, and for float16 of
+    SANA-Video 2.0, which becomes float32 where the file has it.
     """
-    checkpoint = read_checkpoint(path, config=config, family=family)
-    with torch.device("meta"):
-        model = SanaVideo(checkpoint.config, checkpoint.family, operations=operations)
+    checkpoint = read_checkpoint(path, config=config, family=family, dtype=dtype)
+    if dtype is None and isinstance(checkpoint.config, Sana2Config) and _is_half(checkpoint.tensors):
+        dtype = torch.float32
+    model = network_of(checkpoint.config, checkpoint.family, operations)
     load_strictly(model, checkpoint.tensors, Path(path).absolute(), TRANSFORMER)
     model.fingerprint = weights_fingerprint(checkpoint.tensors)
     return ready(model, device, dtype)
+
+
+def network_of(sizes: TransformerConfig, family: Family, operations: Any = nn) -> SanaVideo | SanaVideo2:
+    """The network of these sizes, without weights (on the device “meta”)."""
+    with torch.device("meta"):
+        if isinstance(sizes, Sana2Config):
+            return SanaVideo2(sizes, family, operations=operations)
+        return SanaVideo(sizes, family, operations=operations)
+
+
+def _is_half(tensors: Mapping[str, Tensor]) -> bool:
+    return any(tensor.dtype == torch.float16 for tensor in tensors.values())
 
 
 def ready(module: Network, device: torch.device | str, dtype: torch.dtype | None) -> Network:
@@ -85,9 +101,13 @@ def ready(module: Network, device: torch.device | str, dtype: torch.dtype | None
 
 
 def read_checkpoint(
-    path: Path | str, *, config: Mapping[str, Any] | Path | str | None = None, family: str | None = None
+    path: Path | str,
+    *,
+    config: Mapping[str, Any] | Path | str | None = None,
+    family: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Checkpoint:
-    """What `load_transformer` loads, before it is built."""
+    """What `load_transformer` loads, before it is built. Raises InputError if it can't be of `dtype`."""
     path = Path(path).absolute()  # the names of its folders count too
     tensors, metadata, beside = read_folder_or_file(path, "transformer")
     refuse_quantised(path.name, tensors, metadata, beside)
@@ -97,10 +117,11 @@ def read_checkpoint(
     tensors = canonical_transformer(tensors)
     if "blocks.0.attn.qkv.weight" not in tensors or "x_embedder.proj.weight" not in tensors:
         raise FileError(_not_ours(path, tensors))
-    sizes = sizes_of(tensors, entries, path)
+    sizes = (sizes2_of if is_sana2(tensors) else sizes_of)(tensors, entries, path)
     rules = family_of(family, entries, sizes, path)
-    with torch.device("meta"):
-        check_complete(SanaVideo(sizes, rules), tensors, path, TRANSFORMER)
+    if isinstance(sizes, Sana2Config):
+        check_dtype(dtype)
+    check_complete(network_of(sizes, rules), tensors, path, TRANSFORMER)
     check_finite(tensors, path)
     return Checkpoint(
         tensors=tensors, config=sizes, family=rules, system_prompt=metadata.get("instruction"), source=source
@@ -123,6 +144,8 @@ def save_transformer(
         "num_layers": config.depth,
         "family": family,
     }
+    if isinstance(config, Sana2Config):
+        entries |= {"softmax_head_dim": config.softmax_head_dim, "attn_res_block_size": config.group}
     metadata = {**(note or {}), FORMAT: str(VERSION), "config": json.dumps(entries)}
     if system_prompt is not None:
         metadata["instruction"] = system_prompt

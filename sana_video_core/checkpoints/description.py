@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import FAMILIES, Family, TransformerConfig, family_named
+from ..config import FAMILIES, Family, Sana2Config, TransformerConfig, family_named
 from ..errors import FileError, InputError
 from ..files.places import is_folder
 from ..files.tensor_file import parse_json, read_json
@@ -26,6 +26,8 @@ FORMAT = "sana_video"
 VERSION = 1
 PUBLISHED_HEAD = 112
 CAUSAL_CLASS = "SanaVideoCausalTransformer3DModel"
+# as the four-step weights of SANA-Video 2.0 are named: …_4step.pth
+FOUR_STEPS = re.compile(r"(?<!\d)4[-_ ]?steps?(?![a-z])|four[-_ ]?steps?|(?<![a-z])dmd|distill")
 BLOCK = re.compile(r"blocks\.(\d{1,6})\.")
 
 
@@ -70,9 +72,9 @@ def sizes_of(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], path: Pa
 
     Raises FileError for a file with fewer or more blocks than the config or the known model has.
     """
-    width, channels, _, patch, _ = _shape(tensors, "x_embedder.proj.weight", 5, path)
-    _, ffn_hidden, *_ = _shape(tensors, "blocks.0.mlp.point_conv.conv.weight", 4, path)
-    _, caption_channels = _shape(tensors, "y_embedder.y_proj.fc1.weight", 2, path)
+    width, channels, _, patch, _ = shape_of(tensors, "x_embedder.proj.weight", 5, path)
+    _, ffn_hidden, *_ = shape_of(tensors, "blocks.0.mlp.point_conv.conv.weight", 4, path)
+    _, caption_channels = shape_of(tensors, "y_embedder.y_proj.fc1.weight", 2, path)
     shown = {
         "channels": channels,
         "patch": patch,
@@ -80,9 +82,9 @@ def sizes_of(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], path: Pa
         "ffn_hidden": ffn_hidden,
         "caption_channels": caption_channels,
     }
-    configs = (family.config for family in FAMILIES.values())
+    configs = (f.config for f in FAMILIES.values() if not isinstance(f.config, Sana2Config))
     known = next((c for c in configs if all(getattr(c, name) == size for name, size in shown.items())), None)
-    head = _whole_number(entries, "attention_head_dim", path)
+    head = whole_number(entries, "attention_head_dim", path)
     if head is None and known is None and width % PUBLISHED_HEAD:
         raise FileError(
             f"“{path.name}” does not say its head size, and its width {width} is not a multiple of the "
@@ -90,19 +92,19 @@ def sizes_of(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], path: Pa
         )
     if head is None:
         head = PUBLISHED_HEAD if known is None else known.head_dim
-    cross_head = _whole_number(entries, "cross_attention_head_dim", path)
-    depth = _whole_number(entries, "num_layers", path)
+    cross_head = whole_number(entries, "cross_attention_head_dim", path)
+    depth = whole_number(entries, "num_layers", path)
     if depth is None and known is not None:
         depth = known.depth
     return TransformerConfig(
         **shown,
-        depth=_checked_depth(tensors, depth, path),
+        depth=checked_depth(tensors, depth, path),
         head_dim=head,
         cross_head_dim=head if cross_head is None else cross_head,
     )
 
 
-def _checked_depth(tensors: Mapping[str, Tensor], expected: int | None, path: Path) -> int:
+def checked_depth(tensors: Mapping[str, Tensor], expected: int | None, path: Path) -> int:
     """How many blocks there are. Refuses a file whose last ones are missing: nothing else would show that."""
     found = len({match[1] for name in tensors if (match := BLOCK.match(name))})
     if expected is None:
@@ -121,7 +123,7 @@ def _checked_depth(tensors: Mapping[str, Tensor], expected: int | None, path: Pa
     return found
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> tuple[int, ...]:
+def shape_of(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> tuple[int, ...]:
     """The shape of a tensor that sizes are read off."""
     if name not in tensors or tensors[name].ndim != axes:
         problem = f"has {tensors[name].ndim} axes instead of {axes}" if name in tensors else "is missing"
@@ -132,13 +134,13 @@ def _shape(tensors: Mapping[str, Tensor], name: str, axes: int, path: Path) -> t
     return tuple(tensors[name].shape)
 
 
-def _whole_number(entries: Mapping[str, Any], key: str, path: Path) -> int | None:
+def whole_number(entries: Mapping[str, Any], key: str, path: Path) -> int | None:
     value = entries.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise InputError(
-        f"The config for “{path.name}” says {key}: {repr(value)[:100]}, which isn't a whole number "
-        f"(the published models have {PUBLISHED_HEAD}). Correct it, or use the model's own config.json."
+        f"The config for “{path.name}” says {key}: {repr(value)[:100]}, which isn't a whole number. "
+        "Correct it, or use the model's own config.json."
     )
 
 
@@ -149,13 +151,25 @@ def family_of(name: str | None, entries: Mapping[str, Any], sizes: TransformerCo
         family = family_named(
             stated if isinstance(stated, str) and stated.isprintable() else repr(stated)[:100]
         )
+    elif isinstance(sizes, Sana2Config):
+        family = FAMILIES["sana_video2_720p_4step" if _says_four_steps(path) else "sana_video2_720p"]
     elif sizes.patch == 1:
         family = FAMILIES["sana_video_720p"]
     else:
         known_causal = entries.get("_class_name") == CAUSAL_CLASS
-        file_name = f"{path.parent.name}/{path.name}" if is_folder(path) else path.name
-        named_causal = any(word in file_name.lower() for word in ("longlive", "longsana"))
+        named_causal = any(word in _name(path) for word in ("longlive", "longsana"))
         family = FAMILIES["longsana_480p" if known_causal or named_causal else "sana_video_480p"]
+    _check_generation(family, sizes, path)
+    if isinstance(sizes, Sana2Config):  # its names show what it is, so it may be of any size
+        if sizes.channels != family.config.channels:
+            logger.warning(
+                "“%s” has %d latent channels: what it makes can't be decoded by the %s VAE, which has %d.",
+                path.name,
+                sizes.channels,
+                family.vae.name,
+                family.config.channels,
+            )
+        return family
     if (sizes.channels, sizes.patch) != (family.config.channels, family.config.patch):
         raise InputError(
             f"“{path.name}” has {sizes.channels} latent channels in patches of {sizes.patch}, but the "
@@ -163,3 +177,25 @@ def family_of(name: str | None, entries: Mapping[str, Any], sizes: TransformerCo
             "Choose the family that belongs to this file."
         )
     return family
+
+
+def _name(path: Path) -> str:
+    """A file's name in small letters; a folder's with that of the one that holds it."""
+    return (f"{path.parent.name}/{path.name}" if is_folder(path) else path.name).lower()
+
+
+def _says_four_steps(path: Path) -> bool:
+    return FOUR_STEPS.search(_name(path)) is not None
+
+
+def _check_generation(family: Family, sizes: TransformerConfig, path: Path) -> None:
+    """Raises InputError for a family whose network has other layers than the file."""
+    newer = isinstance(sizes, Sana2Config)
+    if newer == isinstance(family.config, Sana2Config):
+        return
+    fitting = [f.name for f in FAMILIES.values() if isinstance(f.config, Sana2Config) == newer]
+    raise InputError(
+        f"“{path.name}” is {'' if newer else 'not '}a SANA-Video 2.0 checkpoint, and the family "
+        f"{family.name} is {'not ' if newer else ''}of that network. "
+        f"Choose auto, or one of: {', '.join(fitting)}."
+    )

@@ -28,6 +28,8 @@ OTHERS = (
 )
 # fmt: on
 USUAL = MEANT[:2]  # taken without a word where they are alone
+# of SANA-Video 2.0, whose names no other network has: its scripts read averages before `state_dict`
+MEANT_2, MARK_2 = ("generator", "state_dict_ema", "state_dict"), "attn_res.final_proj.weight"
 PREFIXES = {*MEANT[:6], "model_ema", "ema_model", "ema", "online_model", *OTHERS}  # not model or module
 DEEPEST = 4  # dictionaries in dictionaries
 
@@ -37,7 +39,9 @@ def weights_of(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(DEEPEST):
         if not isinstance(content, Mapping) or _looks_like_weights(content):
             break
-        key = _meant(_networks(content), path)
+        keys = _networks(content)
+        newer = any(str(name).endswith(MARK_2) for key in keys for name in content[key])
+        key = _meant(keys, path, MEANT_2 if newer else ())
         if not key:
             break
         content = content[key]
@@ -120,9 +124,12 @@ def _looks_like_weights(content: Mapping[Any, Any]) -> bool:
     )
 
 
-def _meant(keys: list[str], path: Path) -> str:
-    """The network to take, or "" if there is none. Raises FileError where that would be a guess."""
-    known = [key for key in MEANT if key in keys]
+def _meant(keys: list[str], path: Path, first: tuple[str, ...] = ()) -> str:
+    """The network to take, or "" if there is none. Raises FileError where that would be a guess.
+
+    Those of `first` come before the others, and are taken without a word where they are alone.
+    """
+    known = [key for key in (*first, *MEANT) if key in keys]
     unknown = [key for key in keys if key not in MEANT and key not in OTHERS]
     choice = known[:1] or (unknown if len(unknown) == 1 else [])
     names = _listed(keys)
@@ -133,7 +140,7 @@ def _meant(keys: list[str], path: Path) -> str:
         )
     if len(keys) > 1 and choice:
         logger.warning("“%s” is a training's dump of %s: “%s” was taken.", path.name, names, choice[0])
-    elif choice and choice[0] not in USUAL:
+    elif choice and choice[0] not in (*USUAL, *first):
         logger.warning("“%s” is a training's dump: its “%s” was taken.", path.name, choice[0])
     return choice[0] if choice else ""
 

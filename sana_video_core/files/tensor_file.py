@@ -55,9 +55,9 @@ def read_one_file(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], d
                 f"“{path.name}” is not a kind of file that holds weights: use {SUFFIXES[0]}, "
                 f"or one of {', '.join(SUFFIXES[1:])}."
             )
-        if start[:2] == ZIP[:2] or (
-            start[8:] != b"{" and (kind not in SAFETENSORS_SUFFIXES or start[:1] == b"\x80")
-        ):
+        # a header of 19,280 bytes makes a safetensors file begin with PK, too
+        pickled = start[:2] == ZIP[:2] or start[:1] == b"\x80" or kind not in SAFETENSORS_SUFFIXES
+        if pickled and start[8:] != b"{":
             tensors = _plain(weights_of(read_pickle(path), path), path)
             return {name: tensors[name] for name in _under(prefix, tensors)}, {}
         # what has a prefix may lie beside other networks

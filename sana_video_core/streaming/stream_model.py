@@ -11,6 +11,7 @@ from ..config import Family, Sana2Config, TransformerConfig
 from ..errors import InputError
 from ..transformer.maker import Maker
 from ..transformer.memory import Memory
+from ..transformer.network import VideoNetwork
 
 
 class StreamModel(Protocol):
@@ -36,7 +37,7 @@ class StreamModel(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
 
-def check_causal(model: StreamModel) -> None:
+def check_causal(model: StreamModel | VideoNetwork[Any]) -> None:
     """Raises InputError for a model that can't stream."""
     if isinstance(model.config, Sana2Config):
         raise InputError(

@@ -85,11 +85,7 @@ class SanaVideo2(VideoNetwork[Sana2Config]):
         return choose_gated(self.kernels, device, dtype, heads, sources, self.precision, widths)
 
     def _project(self, text: Tensor, text_mask: Tensor | None) -> PreparedText:
-        if self.compute_dtype == torch.float16:
-            raise InputError(
-                "SANA-Video 2.0 cannot compute in float16: its attention sums over all tokens of a clip, and "
-                "these numbers are too large for it. Choose bfloat16 or float32."
-            )
+        check_dtype(self.compute_dtype)
         return super()._project(text, text_mask)
 
     def _context(self, latents: Tensor) -> BlockContext2:
@@ -98,4 +94,13 @@ class SanaVideo2(VideoNetwork[Sana2Config]):
         splits = self.config.rotary_split, self.config.softmax_rotary_split
         return BlockContext2(
             frames, grid, *(rotary_table(frames, grid, split, 0, self.compute_device) for split in splits)
+        )
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises InputError for a type that this network can't compute in."""
+    if dtype == torch.float16:
+        raise InputError(
+            "SANA-Video 2.0 cannot compute in float16: its attention sums over all tokens of a clip, and "
+            "these numbers are too large for it. Choose bfloat16 or float32."
         )

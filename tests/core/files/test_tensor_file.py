@@ -450,3 +450,13 @@ def test_places_where_no_file_can_be(tmp_path):
         assert words in refusal(partial(write_tensors, tmp_path / place, TENSORS, {}), FileError)
     refusal(lambda: write_tensors("", TENSORS, {}), FileError)
     assert _files_in(tmp_path) == ["file", "folder"]
+
+
+def test_a_header_whose_length_spells_pk(tmp_path):
+    """19,280 bytes are “PK” in the file's first two, as at the start of a zip."""
+    path, padding = tmp_path / "model.safetensors", 19_000
+    for _ in range(2):
+        save_file({"a.b": torch.ones(3)}, path, {"note": "x" * padding})
+        padding += 19_280 - int.from_bytes(path.read_bytes()[:8], "little")
+    assert path.read_bytes()[:2] == b"PK"
+    assert read_tensors(path)[0]["a.b"].tolist() == [1, 1, 1]
