@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import checks_stream
 from support.pack import Pack, assert_close, golden, same
+from support.sana2 import golden2, model2
 from support.tiny_files import tiny_weights
 
 pytestmark = [
@@ -456,6 +457,46 @@ def test_fused_network_is_the_plain_one(head):
         results[model.kernels] += [tensor for block in memory for tensor in (*block.past, block.tail)]
     for plain, fast in zip(*results.values(), strict=True):
         assert _relative(fast, plain) < 1e-5
+
+
+@torch.no_grad()
+def test_second_network():
+    """SANA-Video 2.0: golden tensors on the device; heads of the true sizes, fused and in 8 bits."""
+    for kernels in ("reference", "triton"):
+        g, model = golden2("forward"), model2(PACK).to("cuda")
+        model.kernels = kernels
+        arguments = (g["in_x"].cuda(), g["in_t"].cuda(), g["in_y"][:, 0].cuda(), g["in_mask"].cuda())
+        assert_close(model(*arguments).cpu(), g["out"], 1e-4)
+        frames, text = golden2("forward_perframe"), arguments[2:]
+        assert_close(model(arguments[0], frames["in_t"].cuda(), *text).cpu(), frames["out"], 1e-4)
+    sizes = {"width": 512, "depth": 9, "head_dim": 128, "softmax_head_dim": 256, "cross_head_dim": 128}
+    benchmark, device = PACK.module("benchmarks.transformer2"), torch.device("cuda")
+    names = list(benchmark.VERSIONS)
+    if torch.cuda.get_device_capability() < PACK.module("kernels.dispatch").FP8_CAPABILITY:
+        names.remove("ours, fp8")
+    errors = benchmark.check(names, device, benchmark.TINY | sizes)
+    assert errors["ours"] <= 1.1 * errors["ours, plain"] < 0.1
+    assert errors.get("ours, fp8", 0) < 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["full", "fp8"])
+def test_recorded_passes_of_the_second_network(precision):
+    """Replayed, they have the bits of passes that run, with other latents and times, too."""
+    if precision == "fp8":
+        _eight_bits()
+    graphs = PACK.core("transformer.pass_graphs")
+    benchmark, device = PACK.module("benchmarks.transformer2"), torch.device("cuda")
+    model = benchmark.build(device, benchmark.TINY)
+    model.precision = precision
+    latents, _, text = benchmark.inputs(model, (1, 8, 3, 4, 6), device)
+    prepared, outputs = model.prepare_text(text), []
+    for model.graphs in (None, graphs.PassGraphs(graphs.GpuRecorder)):
+        outputs.append([
+            model(latents * factor, torch.full((1,), time, device="cuda"), prepared)
+            for factor, time in ((1.0, 900), (0.5, 600), (0.8, 300))
+        ])  # fmt: skip
+    assert all(map(same, *outputs))
 
 
 @torch.no_grad()

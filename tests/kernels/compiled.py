@@ -20,7 +20,7 @@ HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a hea
 # they differ from chunk to chunk, and from step to step
 COUNTS = {"tokens", "group", "groups", "steps", "taken", "slots", "old_frames", "new_frames"}
 FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr", "total_ptr"}
-FLOAT32 |= {"logits_ptr", *(f"logits{j}_ptr" for j in range(5))}
+FLOAT32 |= {"readers_ptr", "logits_ptr", *(f"logits{j}_ptr" for j in range(5))}
 FP8_POINTERS = {"values_ptr"}
 
 

@@ -55,14 +55,14 @@ def test_through_the_interpreter(fused, monkeypatch):
     if not pytest.importorskip("triton").knobs.runtime.interpret:
         pytest.skip("this machine has a GPU: test_gpu.py does this on it")
     model, (x, _, text, mask) = model2(PACK), given(1)
-    x, t, text, mask = x[:, :, :2, :1, :2], torch.tensor([[0, 889]]), text, mask
-    monkeypatch.setattr(model.config.__class__, "closes_group", lambda self, layer: layer in (0, 3))
-    model.blocks = model.blocks[2:4]
+    x, t, text, mask = x[:, :, :2, :1, :1], torch.tensor([[0, 889]]), text, mask
+    monkeypatch.setattr(model.config.__class__, "closes_group", lambda self, layer: layer == 0)
+    model.blocks = model.blocks[2:5]
     outputs = {}
     for interpreted in (True, False):
         monkeypatch.setattr(dispatch, "INTERPRETED", interpreted)
         outputs[interpreted] = model(x, t, text, mask)
-    assert len(fused) == 4
+    assert len(fused) == 6
     assert relative(outputs[True], outputs[False]) < 1e-5
     assert not torch.equal(outputs[True], outputs[False]), "the plain versions ran twice"
 
