@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..sana_video_core.config import CLIP_SAMPLERS, Family
+from ..sana_video_core.config import CLIP_SAMPLERS, GUIDANCE, Family
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_few_step, check_latents, sample_clip
 from ..sana_video_core.shapes import LatentGrid
@@ -45,9 +45,9 @@ def clip_with(
     latent: Mapping[str, Any],
     negative: Any = None,
     noise: Any = None,
-    **options: Any,
+    **numbers: Any,
 ) -> dict[str, Any]:
-    """A LATENT like `latent` with a sampled clip in VAE space, as `options` of `sampling_of` say.
+    """A LATENT like `latent` with a sampled clip in VAE space, as the `numbers` of `sampling_of` say.
 
     Where a mask keeps frame 0, that comes out untouched. Whatever cannot work raises before anything is
     loaded.
@@ -56,7 +56,7 @@ def clip_with(
     family = model.family
     _check_clip(model, samples)
     keeps = keeps_frame_0(latent)
-    sampling = sampling_of(family, keeps, **options)
+    sampling = sampling_of(family, keeps, **numbers)
     prompts = _prompts(model, positive, negative if sampling.cfg > 1 else None, sampling, len(samples))
     image = to_model_space(samples[:, :, :1], family.vae) if keeps else None
     given = None if noise is None else noise.generate_noise(latent)
@@ -102,7 +102,7 @@ def sampling_of(
     cfg: float,
     sampler: str,
     shift: float,
-    guidance: str,
+    guidance: str = GUIDANCE[0],
 ) -> ClipSampling:
     """How a clip is sampled; steps, cfg and shift of 0 and the sampler `AUTO` are the family's own.
 

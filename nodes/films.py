@@ -91,13 +91,7 @@ class SanaVideoLongVideo(io.ComfyNode):
                 io.Int.Output(display_name="frames"),
             ],
             search_aliases=[
-                "sana",
-                "long video",
-                "story",
-                "movie",
-                "text to film",
-                "timeline",
-                "infinite video",
+                *("sana", "long video", "story", "movie", "text to film", "timeline", "infinite video"),
             ],
             is_output_node=True,
         )

@@ -29,11 +29,7 @@ class SanaVideoModelLoader(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model")],
             search_aliases=[
-                "load sana",
-                "load longsana",
-                "load longlive",
-                "load diffusion model",
-                "unet loader",
+                *("load sana", "load longsana", "load longlive", "load diffusion model", "unet loader"),
             ],
         )
 

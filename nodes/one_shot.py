@@ -58,26 +58,10 @@ class SanaVideoSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        positive,
-        latent,
-        seed,
-        steps,
-        cfg,
-        sampler,
-        shift,
-        guidance=GUIDANCE[0],
-        negative=None,
-        noise=None,
-    ) -> io.NodeOutput:
+    def execute(cls, model, positive, latent, negative=None, noise=None, **numbers) -> io.NodeOutput:
         from ..bridge.clips import clip_with
 
-        options = {"seed": seed, "steps": steps, "cfg": cfg, "sampler": sampler, "shift": shift}
-        return io.NodeOutput(
-            clip_with(model, positive, latent, negative, noise, guidance=guidance, **options)
-        )
+        return io.NodeOutput(clip_with(model, positive, latent, negative, noise, **numbers))
 
 
 class SanaVideoEmptyLatent(io.ComfyNode):

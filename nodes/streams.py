@@ -119,18 +119,8 @@ class SanaVideoBlockSampler(io.ComfyNode):
                 io.Int.Output(display_name="frames"),
             ],
             search_aliases=[
-                "sana",
-                "longsana",
-                "longlive",
-                "long video",
-                "extend",
-                "continue",
-                "next shot",
-                "loop video",
-                "video continuation",
-                "stream",
-                "infinite video",
-                "autoregressive",
+                *("sana", "longsana", "longlive", "long video", "extend", "continue", "next shot"),
+                *("loop video", "video continuation", "stream", "infinite video", "autoregressive"),
             ],
         )
 
