@@ -26,12 +26,14 @@ from comfyui_sana_video.sana_video_core.sampling.noise import draw_noise
 from comfyui_sana_video.sana_video_core.sampling.one_shot import ClipSampling, sample_clip
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.transformer.model import SanaVideo
+from comfyui_sana_video.sana_video_core.transformer.model2 import SanaVideo2
 from comfyui_sana_video.sana_video_core.vae.statistics import to_model_space, to_vae_space
 from safetensors.torch import save_file
 from support.artist import demo, folders, picture, refused, run
 from support.lora_files import random_tensor
 from support.ltx_files import write_ltx
-from support.pack import same
+from support.pack import Pack, same
+from support.sana2 import config2
 
 
 def pack(module):
@@ -320,7 +322,7 @@ def test_what_does_nothing_is_said(caplog, monkeypatch):
     assert not caplog.records
 
 
-# --- the 720p family
+# --- families of 720p
 
 
 @pytest.fixture(scope="session")
@@ -350,3 +352,26 @@ def test_a_clip_of_720p_from_a_picture_to_frames(large, base):
     for vae, name in ((vaes["LTX-2.3"], "LTX-2.3 VAE is"), (demo().vae, "Wan 2.1 VAE is")):
         with refused(name, "720p", "the LTX-2 VAE", "LTX2_video_vae_bf16.safetensors"):
             run("Decode", vae, made)
+
+
+@pytest.mark.parametrize("name", ["sana_video2_720p", "sana_video2_720p_4step"])
+def test_a_clip_of_sana_video_2_has_the_bits_of_the_core(base, name):
+    """Four steps have fresh noise in each and no negative; what is connected there isn't read."""
+    config, rules = replace(config2(Pack()), channels=128, caption_channels=32), FAMILIES[name]
+    path = base / "models" / "diffusion_models" / "m.safetensors"
+    path.parent.mkdir(parents=True)
+    network = seeded(SanaVideo2(config, replace(rules, config=config)), 0)
+    save_transformer(path, network.state_dict(), config, name)
+    model = run("ModelLoader", path.name, "auto")
+    four = name.endswith("4step")
+    made = clip(run("EmptyLatent", model, 96, 64, 17, 1), model=model, steps=0 if four else 3)
+    core = load_transformer(path)
+    with torch.inference_mode():
+        texts = [
+            core.prepare_text(text[0][0], text[0][1]["attention_mask"])
+            for text in (demo().positive, demo().other)
+        ]
+        options = {"steps": 4, "cfg": 1.0} if four else {"steps": 3, "cfg": 8.0}
+        sampling = ClipSampling(seed=3, sampler=rules.sampler, shift=rules.shift, **options)
+        expected = sample_clip(core, texts[0], None if four else texts[1], LatentGrid(2, 3), 3, sampling)
+    assert same(made, expected)
