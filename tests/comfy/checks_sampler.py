@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from checks_inside import check, core_node, image, pack, run, same
+from checks_inside import check, close, core_node, image, pack, refused, run, same
 
 STEPS = 3
 
@@ -176,3 +176,33 @@ def a_clip_is_seen_while_it_is_made(demo):
     ((kind, picture, _), about), client = sent[-1][1], sent[-1][2]
     assert (kind, picture.size, about["node_id"], client) == ("JPEG", (8, 6), "7", "me")
     assert "sana-video player" not in {thread.name for thread in sys.modules["threading"].enumerate()}
+
+
+@check
+def a_clip_of_720p_begins_with_its_picture(demo):
+    """Tiny weights in the real formats: Empty Latent, our sampler and KSampler, our Decode and core's."""
+    from ltx_files import write_ltx
+
+    import nodes as core_nodes
+
+    config, rules = pack("sana_video_core.config"), pack("sana_video_core.config").SANA_VIDEO_720P
+    width = {"width": 56, "head_dim": 28, "cross_head_dim": 28, "ffn_hidden": 56}
+    sizes = config.TransformerConfig(channels=128, patch=1, depth=2, caption_channels=32, **width)
+    network = pack("sana_video_core.transformer.model").SanaVideo(sizes, rules)
+    weights = pack("demo.model_set").seeded(network, 0).state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "m.safetensors"
+        pack("sana_video_core.checkpoints.checkpoint").save_transformer(file, weights, sizes, rules.name)
+        model = pack("bridge.model").load_patcher(file, None)
+        vae = pack("bridge.vaes").load_vae(write_ltx(Path(folder) / "v.safetensors", "LTX-2", pack))
+        latent = run("SanaVideoEmptyLatent", model, 96, 64, 17, 1, vae, image(200, 90))
+        made = _sampled(demo, latent, model)
+        assert made.shape == (1, 128, 3, 2, 3)
+        assert same(made[:, :, :1], latent["samples"][:, :, :1])
+        assert not same(made, _sampled(demo, latent, model, seed=4))
+        frames = run("SanaVideoDecode", vae, {"samples": made})
+        assert frames.shape == (17, 64, 96, 3)
+        close(frames, core_nodes.VAEDecode().decode(vae, {"samples": made})[0], 1e-4)
+        theirs = demo.ksample(model, latent)
+        assert same(theirs[:, :, :1], latent["samples"][:, :, :1])
+        refused(lambda: run("SanaVideoDecode", demo.vae, {"samples": made}), "128", "Wan 2.1 VAE")
