@@ -3,7 +3,8 @@
     python -m comfyui_sana_video.benchmarks.everything [--out FOLDER]
 
 Needs a GPU and diffusers 0.42, and takes about twenty minutes on an H100. Where time on the card is short,
-each part also runs alone: transformer with its cases, transformer2, stream, length, decode, end_to_end, film.
+each part also runs alone: transformer with its cases, transformer2, stream, length, decode, decode_ltx,
+end_to_end, film.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     # each in its own process, so that none inherits memory or errors; the stream runs on a hot card
     whole = ("end_to_end", "--parts", "3"), ("film",)
-    parts = ("transformer", *CASES), ("transformer2",), ("stream",), ("length",), ("decode",), *whole
+    decoders = ("decode",), ("decode_ltx",)
+    parts = ("transformer", *CASES), ("transformer2",), ("stream",), ("length",), *decoders, *whole
     for name, *arguments in parts:
         module = f"{__package__}.{name}"
         subprocess.run([sys.executable, "-m", module, *arguments, "--out", str(out)], check=True)

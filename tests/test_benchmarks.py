@@ -5,7 +5,17 @@ import re
 
 import numpy as np
 import pytest
-from comfyui_sana_video.benchmarks import decode, end_to_end, film, plot, report, stream, timing, transformer2
+from comfyui_sana_video.benchmarks import (
+    decode,
+    decode_ltx,
+    end_to_end,
+    film,
+    plot,
+    report,
+    stream,
+    timing,
+    transformer2,
+)
 from support.pack import ROOT
 
 PAGE = ROOT / "docs" / "speed.md"
@@ -213,6 +223,15 @@ def test_the_benchmark_of_the_second_network_runs(tmp_path, capsys):
         assert max(case["from_ours"].values()) < 0.02
         assert case["softmax"]["as it chooses"]["ms"] > 0
     assert "81 ours: " in capsys.readouterr().out
+
+
+def test_the_benchmark_of_ltx_s_vae_runs(tmp_path, capsys):
+    options = "--passes", "1", "--stacked", "0", "--out", str(tmp_path)
+    decode_ltx.main(["81", "--tiny", "--version", "2.3", *options])
+    (case,) = cases_in(tmp_path).values()
+    assert set(case["times"]) == {"ours", "ours, plain", "ours, stream", "ours, stacked 0", "diffusers"}
+    assert max(case["from_ours"].values()) < 0.03
+    assert "81 diffusers: " in capsys.readouterr().out
 
 
 def test_the_benchmark_from_prompt_to_mp4_runs(tmp_path):

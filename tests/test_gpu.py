@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from support import checks_stream
+from support import checks_stream, ltx_twins
 from support.pack import Pack, assert_close, golden, same
 from support.sana2 import golden2, model2
 from support.tiny_files import tiny_weights
@@ -100,6 +100,61 @@ def test_fused_vae(dtype):
     tiling = PACK.core("vae.tiling").Tiling(tile=4, overlap=2)
     tiled = list(vae.decode_stream(latents.cuda().split(2, dim=2), tiling=tiling))
     assert same(torch.cat(tiled, dim=2), vae.decode(latents.cuda(), tiling=tiling))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("version, causal", [("ltx2", False), ("ltx2", True), ("ltx23", False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_ltx_vae(version, causal, dtype, monkeypatch):
+    """As above, and however its convolutions read three frames."""
+    twins, layers = ltx_twins, PACK.core("vae.ltx_fused_layers")
+    size = twins.SIZES[version]
+    wide = {name: tuple(4 * width for width in size[name]) for name in ("encoder_widths", "decoder_widths")}
+    network = PACK.core("vae.ltx_vae").LtxVAE(
+        PACK.core("vae.ltx_config").LtxConfig(**size | wide, causal=causal)
+    )
+    vae = PACK.module("demo.model_set").seeded(network, 0)
+    vae.decoder.conv_out.conv.weight.mul_(0.3)
+    latents, pixels = twins.latents(6, 3, 5, batch=2), twins.pixels(17, 3, 5, batch=2)
+    vae.to("cuda", torch.float64)
+    truths = vae.decode(latents.cuda()), vae.encode(pixels.cuda())
+    vae.to(dtype)
+    versions = ("reference", 128), ("triton", 128), ("triton", 0)
+    errors = {}
+    for vae.kernels, widest in versions:
+        monkeypatch.setattr(layers, "WIDEST_STACKED", widest)
+        made = vae.decode(latents.cuda().to(dtype)), vae.encode(pixels.cuda().to(dtype))
+        errors[vae.kernels, widest] = [_relative(*pair) for pair in zip(made, truths, strict=True)]
+        pieces = list(vae.decode_stream(latents.cuda().to(dtype).split((1, 2, 3), dim=2)))
+        assert same(torch.cat(pieces, dim=2), made[0])
+    for widest in (128, 0):
+        for fused, plain in zip(errors["triton", widest], errors[versions[0]], strict=True):
+            assert fused <= max(1.1 * plain, 1e-5), errors
+
+
+@torch.no_grad()
+def test_the_memory_of_a_fused_ltx_decoder():
+    """At full size: flat in length, and within what is asked for."""
+    vae = PACK.core("vae.ltx_vae").LtxVAE(
+        PACK.core("vae.ltx_config").LtxConfig(), device="cuda", dtype=torch.bfloat16
+    )
+    vae.requires_grad_(False)
+    for parameter in vae.parameters():
+        parameter.normal_(std=0.02)
+    peaks = []
+    for length in (7, 15):
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        latents = torch.randn(1, 128, length, 22, 40, device="cuda", dtype=torch.bfloat16)
+        for frames in vae.decode_stream(latents):
+            assert frames.isfinite().all()
+        peaks.append(torch.cuda.max_memory_allocated() - held)
+    assert peaks[1] < 1.05 * peaks[0]
+    assert (
+        peaks[1]
+        < vae.memory_for(1, PACK.core("shapes").LatentGrid(22, 40), torch.device("cuda"))
+        < 3.5 * 2**30
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
