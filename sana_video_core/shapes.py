@@ -72,7 +72,7 @@ class Compression:
             if value < least or value % step:
                 below = max(least, value // step * step)
                 near = f"{below}" if value < least else f"{below} or {below + step}"
-                at_least = f", {least} at least" if least > step else ""
+                at_least = f", {least} at least" if value < least and least > step else ""
                 raise InputError(
                     f"The {name} is {value} pixels; it has to be a multiple of {step}{at_least}. Try {near}."
                 )

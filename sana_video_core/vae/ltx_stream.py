@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 # a piece, what the layer kept (None at the start), whether the piece is the end -> output (None for none) and
@@ -51,6 +52,19 @@ def depth_first(stages: Sequence[Stage], pieces: Iterable[tuple[Tensor, bool]]) 
             if end:  # of which the last part, the first to wait, is the end
                 waiting[-len(parts)] = (place + 1, parts[-1], True)
             del x, y, parts  # before the next layer runs
+
+
+def regrouped(pieces: Iterable[Tensor], first: int, rest: int) -> Iterator[Tensor]:
+    """The same frames, so many in the first piece and in each later one."""
+    waiting: list[Tensor] = []
+    wanted = first
+    for piece in pieces:
+        waiting.append(piece)
+        while sum(part.shape[2] for part in waiting) >= wanted:
+            line = waiting[0] if len(waiting) == 1 else torch.cat(waiting, dim=2)
+            waiting = [line[:, :, wanted:].clone()] if line.shape[2] > wanted else []
+            yield line[:, :, :wanted]
+            wanted = rest
 
 
 def with_end(pieces: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:

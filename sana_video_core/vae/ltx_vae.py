@@ -28,7 +28,7 @@ from .fused_weights import WeightsOf, layer_weights, runs_as_written
 from .ltx_config import COLOURS, LtxConfig
 from .ltx_fused import fused_stages
 from .ltx_network import DEVIATIONS, MEANS, Decoder, Encoder, Statistics
-from .ltx_stream import Stage, depth_first, with_end, without_end
+from .ltx_stream import Stage, depth_first, regrouped, with_end, without_end
 from .ops import Choice, choose_for_frames
 from .tiling import TilePlan, Tiling, tile_plan
 
@@ -104,7 +104,7 @@ class LtxVAE(nn.Module):
             means = []
             for moments in depth_first(stages, without_end(map(self._plain, pieces))):
                 means.append(moments[:, : self.config.latent_channels])
-                tick(1)
+                tick()
             return torch.cat(means, dim=2)
 
         means = plan.blend((encoded(window.of(pixels, STRIDE_SPACE)) for window in plan.windows), scale=1)
@@ -131,10 +131,9 @@ class LtxVAE(nn.Module):
             video = latents.new_empty(len(latents), COLOURS, frames, rows, columns, dtype=self.dtype)
             made = 0
             for pixels in self._frames(latents.split(1, dim=2), stages):
-                end = made + pixels.shape[2]
-                video[:, :, made:end] = pixels
-                tick(_latent_frames(end) - _latent_frames(made))
-                made = end
+                video[:, :, made : made + pixels.shape[2]] = pixels
+                made += pixels.shape[2]
+                tick()
             return video
 
         # clamped after the blend, which would otherwise mix clamped values; in place, because it is large
@@ -144,7 +143,7 @@ class LtxVAE(nn.Module):
     def decode_stream(
         self, pieces: Iterable[Tensor] | Tensor, *, tiling: Tiling | None = None
     ) -> Iterator[Tensor]:
-        """Pixels [B, 3, n, 32 H, 32 W] of one clip's pieces [B, C, any, H, W], as soon as they are known.
+        """Pixels [B, 3, 1 | 8, 32 H, 32 W] of one clip's pieces [B, C, any, H, W], as soon as they are known.
 
         A symmetric decoder knows the first of them after 23 latent frames (LTX-2.3: 15), or at the end.
         Tiles run side by side.
@@ -188,9 +187,10 @@ class LtxVAE(nn.Module):
         return runs_as_written(network, of_host, border)
 
     def _frames(self, latents: Iterable[Tensor], stages: list[Stage]) -> Iterator[Tensor]:
-        """Unclamped pixels [B, 3, n, 32 H, 32 W] of a clip's latent frames [B, C, 1, H, W]."""
+        """Unclamped pixels [B, 3, 1 | 8, 32 H, 32 W] of a clip's latent frames [B, C, 1, H, W]."""
         pieces = map(self._plain, map(self._as_made, latents))
-        return depth_first(stages, without_end(pieces) if self.config.causal else with_end(pieces))
+        made = depth_first(stages, without_end(pieces) if self.config.causal else with_end(pieces))
+        return regrouped(made, 1, STRIDE_TIME)
 
     def _as_made(self, latents: Tensor) -> Tensor:
         """Latents as the encoder makes them, before they are normalised."""
@@ -237,11 +237,6 @@ def _numbers(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _latent_frames(frames: int) -> int:
-    """How many latent frames so many first frames come from."""
-    return (frames - 1) // STRIDE_TIME + 1 if frames else 0
-
-
 def _plan(rows: int, columns: int, tiling: Tiling | None, spec: VAESpec) -> TilePlan:
     return replace(tile_plan(rows, columns, tiling), least=spec.least)
 
@@ -260,13 +255,12 @@ def _check_pixels(pixels: Tensor, spec: VAESpec) -> None:
     compression.latent_frames(size[2])
 
 
-def _ticker(on_step: OnStep | None, total: int) -> Callable[[int], None]:
-    """A function that counts what is done for `on_step`."""
+def _ticker(on_step: OnStep | None, total: int) -> Callable[[], None]:
+    """A function that counts its calls for `on_step`."""
     done = itertools.count(1)
 
-    def tick(times: int) -> None:
-        for _ in range(times):
-            if on_step is not None:
-                on_step(next(done), total)
+    def tick() -> None:
+        if on_step is not None:
+            on_step(next(done), total)
 
     return tick

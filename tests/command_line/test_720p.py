@@ -1,11 +1,13 @@
 """`generate` with the 720p family and LTX-2's VAE: from text and from a picture, to an mp4."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from comfyui_sana_video.command_line import generate
 from comfyui_sana_video.command_line.cli import main
+from comfyui_sana_video.command_line.models import Models, load_decoder
 from comfyui_sana_video.demo.model_set import demo_set, seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
 from comfyui_sana_video.sana_video_core.checkpoints.vae_file import load_vae
@@ -180,3 +182,13 @@ def test_what_info_says_of_its_vae(files, capsys):
     for name, said in (("LTX2", "an LTX-2 VAE, symmetric decoder"), ("LTX23", "an LTX-2.3 VAE")):
         assert main(["info", str(files / f"{name}_video_vae_bf16.safetensors")]) == 0
         assert said in capsys.readouterr().out
+
+
+def test_on_a_gpu_it_runs_in_bfloat16_where_float16_was_asked_for(files):
+    """Its values are too large for float16."""
+    gpu = torch.device("meta")  # what isn't a CPU; the weights stay on the CPU until they are used
+    for asked, taken in ((torch.float16, torch.bfloat16), (torch.float32, torch.float32)):
+        vae = files / "LTX2_video_vae_bf16.safetensors"
+        chosen = Models(files, files, vae, torch.device("cpu"), asked, gpu)
+        options = Namespace(image=None, video=None)
+        assert load_decoder(chosen, options, SANA_VIDEO_720P).dtype == taken

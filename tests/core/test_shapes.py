@@ -20,12 +20,31 @@ def test_all_buckets_of_480p_work(size):
     assert grid.tokens(2).area == size[0] * size[1] // 256
 
 
+# and what the original's inference script takes
+LARGE_BUCKETS = [
+    (672, 1344), (704, 1280), (736, 1280), (800, 1152), (832, 1088), (960, 960),
+    (1024, 896), (1088, 832), (1152, 800), (1248, 736), (1280, 704), (1344, 672),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", LARGE_BUCKETS, ids=str)
+def test_all_buckets_of_720p_work(size):
+    compression = config.SANA_VIDEO_720P.compression
+    grid = compression.grid(*size)
+    assert grid == (size[0] // 32, size[1] // 32)
+    assert compression.pixels(grid) == size
+
+
 def test_720p_needs_multiples_of_32():
     compression = config.SANA_VIDEO_720P.compression
     assert compression.grid(704, 1280) == (22, 40)
     assert compression.latent_frames(81) == 11
     with pytest.raises(errors.InputError, match=r"720 pixels; it has to be a multiple of 32. Try 704 or 736"):
         compression.grid(720, 1280)
+    assert compression.grid(64, 64) == (2, 2)
+    for height in (0, 32, 63):  # its VAE mirrors borders
+        with pytest.raises(errors.InputError, match=f"{height} pixels.*multiple of 32, 64 at least. Try 64"):
+            compression.grid(height, 64)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 import pytest
 import torch
-from comfyui_sana_video.sana_video_core.errors import InputError
+from comfyui_sana_video.sana_video_core.callbacks import Callbacks
+from comfyui_sana_video.sana_video_core.config import SANA_VIDEO_720P
+from comfyui_sana_video.sana_video_core.errors import Cancelled, InputError
+from comfyui_sana_video.sana_video_core.streaming.decoding import decode_chunks, decode_clip
+from comfyui_sana_video.sana_video_core.streaming.state import Chunk
 from comfyui_sana_video.sana_video_core.vae.ltx_stream import Stage, depth_first, with_end
 from comfyui_sana_video.sana_video_core.vae.ltx_vae import LtxVAE
 from comfyui_sana_video.sana_video_core.vae.reach import decoder_reach
@@ -33,7 +37,7 @@ def test_a_long_clip_streamed_equals_diffusers_whole(version, causal):
     vae, z = ours(version, torch.float64, causal=causal), latents(LENGTH, rows=2, columns=2)
     frames = list(vae.decode_stream(z.split((1, 3, 9, LENGTH - 13), dim=2)))
     assert apart(torch.cat(frames, dim=2), decoded_by_theirs(version, z, causal=causal)) < 1e-12
-    assert max(part.shape[2] for part in frames) == 8
+    assert [part.shape[2] for part in frames] == [1] + [8] * (LENGTH - 1)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -201,3 +205,36 @@ def test_tiles_are_aligned_in_time_and_space():
     for tiling in (Tiling(4, 1), Tiling(3, 0), Tiling(8, 2)):
         assert apart(vae.decode(z, tiling=tiling), expected) < 1e-6
         assert apart(torch.cat([*vae.decode_stream(z, tiling=tiling)], dim=2), expected) < 1e-6
+
+
+# --- by those who decode
+
+
+def test_progress_moves_and_can_be_cancelled_before_the_first_frame():
+    vae, z, steps, asked = ours("ltx2"), latents(9, rows=2, columns=2).float(), [], []
+
+    def cancelled():
+        asked.append(len(steps))
+        return len(asked) == 5
+
+    with pytest.raises(Cancelled, match="after 0 frames were decoded"):
+        list(decode_clip(vae, z, vae.spec, callbacks=Callbacks(cancelled, lambda news: steps.append(news))))
+    assert steps
+    steps.clear()
+    frames = []
+    for part in decode_clip(vae, z, vae.spec, callbacks=Callbacks(progress=lambda news: steps.append(news))):
+        assert frames or len(steps) >= 4  # before anything is seen
+        frames.append(part)
+    assert [(news.step, news.steps) for news in steps] == [(step, 9) for step in range(1, 10)]
+    assert torch.equal(torch.cat(frames, dim=2), vae.decode(z))
+
+
+def test_chunks_of_a_scene_are_decoded_as_one_clip():
+    """The first frames need all chunks of the scene, and the next scene begins anew."""
+    vae, z = ours("ltx2", latent_channels=128), latents(7, rows=2, columns=2, channels=128).float()
+    parts = [*zip(z.split((3, 2, 2), dim=2), (0, 0, 1), strict=True)]
+    chunks = [Chunk(latents=part, prompt="", digest="", scene=scene, seed=0) for part, scene in parts]
+    frames = decode_chunks(vae, enumerate(chunks), SANA_VIDEO_720P, shown={1, 2}, total=3)
+    whole = vae.decode(z[:, :, :5])
+    expected = torch.cat((whole[:, :, 17:], vae.decode(z[:, :, 5:])), dim=2)
+    assert torch.equal(torch.cat([*frames], dim=2), expected)

@@ -155,7 +155,7 @@ def test_progress_counts_latent_frames():
         ((1, 3, 9, 48, 64), "The height is 48 pixels; it has to be a multiple of 32, 64 at least. Try 64."),
         (
             (1, 3, 9, 64, 80),
-            "The width is 80 pixels; it has to be a multiple of 32, 64 at least. Try 64 or",
+            "The width is 80 pixels; it has to be a multiple of 32. Try 64 or 96.",
         ),
         ((1, 3, 9, 32, 64), "The height is 32 pixels; it has to be a multiple of 32, 64 at least. Try 64."),
         ((3, 9, 64, 64), r"the shape \[3, 9, 64, 64\]; they have to be \[batch, 3, frames, rows, columns\]"),
