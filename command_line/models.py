@@ -115,8 +115,8 @@ def load_decoder(models: Models, options: Namespace, family: Family) -> VideoDec
     if vae.spec != wanted:
         draft = f"draft decoder {vae.kind}, of the " if isinstance(vae, TinyDecoder) else ""
         raise InputError(
-            f"--vae is the {draft}{vae.spec.name} VAE, but {family.title} has the latents of the "
-            f"{wanted.name} VAE. Give {wanted.files}."
+            f"--vae is the {draft}{vae.spec.name} VAE, but the model is of the family {family.name}, "
+            f"which needs the {wanted.name} VAE. Give {wanted.files}."
         )
     if isinstance(vae, TinyDecoder) and (options.image or options.video):
         raise InputError(
