@@ -8,16 +8,38 @@ from typing import Any
 
 from torch import Tensor
 
+from ..sana_video_core.config import LONGSANA_480P
 from ..sana_video_core.errors import InputError
 from ..sana_video_core.files.image_file import read_image
-from ..sana_video_core.streaming.priming import encode_beginning, video_end
+from ..sana_video_core.files.image_reader import opened_image
+from ..sana_video_core.files.noise_file import read_noise
+from ..sana_video_core.streaming.priming import check_video_end, encode_beginning, video_end
 from ..sana_video_core.streaming.state import State, check_fits
+from ..sana_video_core.streaming.state_file import check_light, load_state
 from ..sana_video_core.streaming.stream import start
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.transformer.network import VideoNetwork
 from ..sana_video_core.vae.decoders import VideoDecoder, VideoVAE
 from .models import Models
 from .outputs import tiling_of
+
+
+def read_beginning(options: Namespace) -> None:
+    """Refuse what a video begins from, if it can't be read, before anything is loaded.
+
+    In place of their paths, --state-in and --noise become what these files hold.
+    """
+    if options.state_in is not None:
+        options.state_in = load_state(options.state_in)
+        if options.light:
+            check_light(options.state_in)
+    if options.noise is not None:
+        options.noise = read_noise(options.noise)
+    if options.image is not None:
+        with opened_image(options.image, near=(1, 1)) as image:
+            image.load()
+    if options.video is not None:
+        check_video_end(options.video, LONGSANA_480P)
 
 
 def size_of(options: Namespace, model: VideoNetwork[Any]) -> tuple[int, int]:

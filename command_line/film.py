@@ -32,10 +32,10 @@ from ..sana_video_core.streaming.stream_model import check_causal
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.vae.decoders import VideoDecoder
 from ..sana_video_core.vae.reach import decoder_reach
-from .beginning import beginning_of, begun_or_empty
+from .beginning import beginning_of, begun_or_empty, read_beginning
 from .console import FilmBar
 from .film_script import parsed
-from .generate import check_texts, out_of_memory, read_beginning
+from .generate import check_texts, out_of_memory
 from .kept import Kept
 from .loras import change_by_loras, find_loras
 from .models import Models, choose_models, load_decoder, load_model, prompts_through

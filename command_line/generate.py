@@ -10,25 +10,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..sana_video_core.config import LONGSANA_480P, STREAM_RULES, Family
+from ..sana_video_core.config import STREAM_RULES, Family
 from ..sana_video_core.errors import InputError, SanaVideoError
-from ..sana_video_core.files.image_reader import opened_image
-from ..sana_video_core.files.noise_file import read_noise
 from ..sana_video_core.sampling.one_shot import ClipSampling, check_latents, sample_clip
 from ..sana_video_core.shapes import checked_fps
 from ..sana_video_core.streaming.pipeline import Pipeline
-from ..sana_video_core.streaming.priming import check_video_end
 from ..sana_video_core.streaming.rebuild import rebuild
 from ..sana_video_core.streaming.report import stream_metadata
 from ..sana_video_core.streaming.state import LightState, State, StreamState
-from ..sana_video_core.streaming.state_file import check_light, load_state
 from ..sana_video_core.streaming.stream import Sampling, extend, prime
 from ..sana_video_core.text.prompt import Prompt
 from ..sana_video_core.transformer.model import SanaVideo
 from ..sana_video_core.transformer.network import VideoNetwork
 from ..sana_video_core.transformer.pass_graphs import graphs_where_they_pay
 from ..sana_video_core.vae.decoders import VideoDecoder
-from .beginning import beginning_of, begun_or_empty, size_of
+from .beginning import beginning_of, begun_or_empty, read_beginning, size_of
 from .console import Bar, FilmBar
 from .loras import change_by_loras, find_loras
 from .models import Models, choose_models, encode_prompts, load_decoder, load_model
@@ -89,24 +85,6 @@ def check_texts(*texts: str) -> None:
                 f"The prompt “{text}” holds letters that this terminal doesn't send as UTF-8. Switch the "
                 "terminal to UTF-8, and type it again."
             ) from error
-
-
-def read_beginning(options: Namespace) -> None:
-    """Refuse what a video begins from, if it can't be read, before anything is loaded.
-
-    In place of their paths, --state-in and --noise become what these files hold.
-    """
-    if options.state_in is not None:
-        options.state_in = load_state(options.state_in)
-        if options.light:
-            check_light(options.state_in)
-    if options.noise is not None:
-        options.noise = read_noise(options.noise)
-    if options.image is not None:
-        with opened_image(options.image, near=(1, 1)) as image:
-            image.load()
-    if options.video is not None:
-        check_video_end(options.video, LONGSANA_480P)
 
 
 def _check_options(options: Namespace, model: VideoNetwork[Any]) -> None:
@@ -274,17 +252,21 @@ def _sampled(
                 yield state
 
 
-def _generate_clip(
-    options: Namespace, models: Models, model: VideoNetwork[Any], vae: VideoDecoder | None
-) -> int:
-    sampling = ClipSampling(
+def _clip_sampling(options: Namespace, family: Family) -> ClipSampling:
+    return ClipSampling(
         seed=options.seed,
         steps=options.steps,
         cfg=options.cfg,
         sampler=options.sampler,
-        shift=model.family.shift,
+        shift=family.shift,
         guidance="sequential" if options.sequential else "batched",
     )
+
+
+def _generate_clip(
+    options: Namespace, models: Models, model: VideoNetwork[Any], vae: VideoDecoder | None
+) -> int:
+    sampling = _clip_sampling(options, model.family)
     compression = model.family.compression
     grid, frames = compression.grid(*size_of(options, model)), compression.latent_frames(options.frames)
     check_latents("The noise", options.noise, (1, model.config.channels, frames, *grid))

@@ -150,11 +150,7 @@ def _add_kinds(generate: argparse.ArgumentParser) -> None:
     )
 
     clip = generate.add_argument_group("clips (the other families)")
-    clip.add_argument(
-        "--frames",
-        type=int,
-        help="4n+1 (480p) or 8n+1 (720p); 81 by default, 193 for SANA-Video 2.0 in 50 steps",
-    )
+    clip.add_argument("--frames", type=int, help="4n+1 (480p) or 8n+1 (720p); by default the family's own")
     clip.add_argument("--cfg", type=float, help="guidance; by default 6, or 8 for SANA-Video 2.0")
     clip.add_argument("--negative", default="", help="what to avoid")
     clip.add_argument(

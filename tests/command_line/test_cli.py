@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice, product
@@ -392,6 +393,71 @@ def test_the_motion_score_is_the_familys(family):
         options.frames = 9
         _check_options(options, SimpleNamespace(family=rules))
         assert options.motion_score == score
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "expected"),
+    [
+        ("sana_video2_720p", [], ("dpm++", 50, 8.0, 12.0, 193, 24, 20)),
+        ("sana_video2_720p", ["--image", "i.png"], ("euler", 50, 8.0, 12.0, 193, 24, 20)),
+        ("sana_video2_720p_4step", [], ("few_step", 4, 1.0, 6.0, 81, 16, 20)),
+        (
+            "sana_video2_720p_4step",
+            ["--frames", "193", "--fps", "24"],
+            ("few_step", 4, 1.0, 6.0, 193, 24, 20),
+        ),
+        ("sana_video_480p", [], ("dpm++", 50, 6.0, 8.0, 81, 16, 30)),
+        ("sana_video_480p", ["--image", "i.png"], ("euler", 50, 6.0, 8.0, 81, 16, 30)),
+    ],
+)
+def test_a_clip_is_sampled_as_its_family(family, words, expected):
+    from comfyui_sana_video.command_line.cli import _parser
+    from comfyui_sana_video.command_line.generate import _check_options, _clip_sampling
+
+    rules = PACK.core("config").FAMILIES[family]
+    options = _parser().parse_args(["generate", "a", "--out", "v.mp4", *words])
+    with suppress(PACK.core("errors").InputError):  # where no VAE is at hand
+        _check_options(options, SimpleNamespace(family=rules))
+    how = _clip_sampling(options, rules)
+    made = (how.sampler, how.steps, how.cfg, how.shift, options.frames, options.fps, options.motion_score)
+    assert made == expected
+
+
+def test_sana_video_2_without_a_text_for_what_it_lacks(sana, demo):
+    """Refusals of its files and families, before any work."""
+    config, checkpoint = PACK.core("config"), PACK.core("checkpoints.checkpoint")
+    sizes = config.Sana2Config(
+        channels=128, patch=1, width=56, depth=4, head_dim=14, softmax_head_dim=28, cross_head_dim=28,
+        ffn_hidden=56, caption_channels=32, group=2,
+    )  # fmt: skip
+    network = PACK.core("transformer.model2").SanaVideo2(sizes, config.SANA_VIDEO2_720P)
+    weights = PACK.module("demo.model_set").seeded(network, 0).state_dict()
+    torch.save({"state_dict_ema": {f"model.{n}": t for n, t in weights.items()}}, "sana2_4step.pth")
+    Path("config.json").write_text(
+        '{"cross_attention_head_dim": 28, "num_layers": 4, "attn_res_block_size": 2}'
+    )
+    status, out, err = sana("convert", "sana2_4step.pth", "m.safetensors", "--dtype", "keep")
+    assert status == 0, err
+    assert "sana_video2_720p_4step" in out
+    assert checkpoint.read_checkpoint("m.safetensors").config == replace(sizes, softmax_layers=(3,))
+    assert "SANA-Video 2.0 5B 720p, four steps" in sana("info", "m.safetensors")[1]
+    assert "bfloat16 or float32" in sana("convert", "sana2_4step.pth", "h.safetensors", "--dtype", "fp16")[2]
+    assert not Path("h.safetensors").exists()
+    Image.new("RGB", (64, 96)).save("i.png")
+    Path("film.txt").write_text("a fox\n")
+    words = ["--model", "m.safetensors", "--text-encoder", demo.text_encoder]
+    for more, sentence in (
+        (["--image", "i.png"], "leave out --image"),
+        (["--negative", "rain"], "leave out --negative"),
+        (["--cfg", "3"], "few_step has no guidance"),
+        (["--dtype", "fp16"], "bfloat16 or float32"),
+        (["--family", "longsana_480p"], "and longsana_480p was chosen"),
+        (["--chunks", "2", "--state-out", "s.safetensors"], "has no state"),
+    ):
+        status, _, err = sana("generate", "a", *words, "--out", "v.latent", *more)
+        assert status == 1
+        assert sentence in err
+    assert "softmax layers see all frames" in sana("film", "film.txt", *words)[2]
 
 
 def test_convert_info_and_back(sana, demo):
