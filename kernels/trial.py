@@ -111,7 +111,7 @@ def _gated_operations(device: torch.device, dtype: torch.dtype, linear: int, sof
     width = HEADS * linear
     wave = functools.partial(_wave, device, dtype)
     x, branch, extra = (wave(1, TOKENS, width, shift=shift) for shift in range(3))
-    table, readers = wave(1, 2, width, shift=3), wave(3, width, shift=4) * width**-0.5
+    table, readers = wave(1, 2, width, shift=3), wave(3, width, shift=4).float() * width**-0.5
     others = [plain_mix.Source(branch, wave(1, TOKENS, 3, shift=5).float())]
     first = x, None, None, None, [], readers, 0, table, table, 1e-6, 1e-6, True, True
     yield residual_mix.residual_mix, plain_mix.residual_mix, first

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..fp8_gemm.reference import FP8, LARGEST, LEAST_SCALE, Fp8Rows
 from ..fp8_gemm.triton_kernel import row_scale
 
-TILE = 1024  # numbers at once: 2,560 and 10,240 are few of them and waste little
 WIDE = 4096  # rows above this take more warps
 WARPS, WIDE_WARPS = 4, 8
+AT_ONCE = 256  # numbers a warp, 16 bytes a lane: 2,560 and 10,240 are few such tiles and waste little
 
 
 @triton.jit
@@ -70,10 +70,11 @@ def _launch(x: Tensor, gate: Tensor, silu: bool, dtype: torch.dtype) -> tuple[Te
     width = x.shape[-1]
     y = torch.empty(x.shape, device=x.device, dtype=dtype)
     row_scales = torch.empty(*x.shape[:-1], 1, device=x.device) if dtype == FP8 else x
-    tile = min(TILE, triton.next_power_of_2(width))
+    warps = WIDE_WARPS if width > WIDE else WARPS
+    tile = min(warps * AT_ONCE, triton.next_power_of_2(width))
     _gated_product[(x.numel() // width,)](
         x, gate, y, row_scales, width,
         SILU=silu, ROW_SCALES=dtype == FP8, TILE=tile, TILES=triton.cdiv(width, tile),
-        LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=WIDE_WARPS if width > WIDE else WARPS,
+        LARGEST=LARGEST, LEAST=LEAST_SCALE, num_warps=warps,
     )  # fmt: skip
     return y, row_scales

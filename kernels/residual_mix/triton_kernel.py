@@ -16,6 +16,7 @@ from ..residual_norm.triton_kernel import grouped_rows
 from .reference import Mixed, Source
 
 WARPS, TILE = 4, 512  # of a row; numbers at once, so that 2,560 leave no lane idle
+PLACES = 0, 4, MOST_SOURCES - 1  # of other sources: few variants to compile, and empty ones read nothing
 
 
 @triton.jit
@@ -117,13 +118,13 @@ def _normed(mix, shift_ptr, scale_ptr, width, eps, TILE: tl.constexpr, TILES: tl
     return h, largest
 
 
-# clips have different numbers of tokens and frames
-@triton.jit(do_not_specialize=["tokens", "group", "groups"])
+# clips have different numbers of tokens and frames, and blocks of earlier sums
+@triton.jit(do_not_specialize=["tokens", "group", "groups", "count"])
 def _residual_mix(
     x_ptr, branch_ptr, extra_ptr, gate_ptr, readers_ptr, shift_ptr, scale_ptr,
     v0_ptr, v1_ptr, v2_ptr, v3_ptr, v4_ptr, logits0_ptr, logits1_ptr, logits2_ptr, logits3_ptr, logits4_ptr,
     newest_ptr, logits_ptr, mix_ptr, h_ptr, row_scale_ptr,
-    tokens, group, groups, width, gate_row, shift_row, scale_row, eps, mix_eps,
+    tokens, group, groups, count, width, gate_row, shift_row, scale_row, eps, mix_eps,
     HAS_BRANCH: tl.constexpr, HAS_EXTRA: tl.constexpr, HAS_GATE: tl.constexpr, OTHERS: tl.constexpr,
     READERS: tl.constexpr, READER: tl.constexpr, WANT_LOGITS: tl.constexpr, WANT_MIX: tl.constexpr,
     ROW_SCALES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr, LARGEST: tl.constexpr,
@@ -140,9 +141,11 @@ def _residual_mix(
     places = (v0_ptr, v1_ptr, v2_ptr, v3_ptr, v4_ptr)
     kept = (logits0_ptr, logits1_ptr, logits2_ptr, logits3_ptr, logits4_ptr)
     values, others = (), ()
-    for j in tl.static_range(OTHERS):  # on their way while the newest is summed
-        values += (_load(places[j] + here, width, TILE, TILES),)
-        others += (tl.load(kept[j] + row * READERS + READER),)
+    for j in tl.static_range(
+        OTHERS
+    ):  # on their way while the newest is summed; those from `count` on are none
+        values += (_load(places[j] + here, tl.where(j < count, width, 0), TILE, TILES),)
+        others += (tl.load(kept[j] + row * READERS + READER, mask=j < count, other=float("-inf")),)
     if HAS_BRANCH:
         _store(newest_ptr + here, newest, width, TILE, TILES)
     mix = newest
@@ -210,24 +213,30 @@ def _launch(
     row_scales = torch.empty(batch, tokens, 1, device=x.device) if h_dtype == FP8 else x
     flags = {
         "HAS_BRANCH": branch is not None, "HAS_EXTRA": extra is not None, "HAS_GATE": gate is not None,
-        "OTHERS": len(others), "READERS": len(readers), "READER": reader, "WANT_LOGITS": want_logits,
+        "OTHERS": next(most for most in PLACES if most >= len(others)), "READERS": len(readers),
+        "READER": reader, "WANT_LOGITS": want_logits,
         "WANT_MIX": apart, "ROW_SCALES": h_dtype == FP8,
     }  # fmt: skip
     # x stands in for what isn't there, and is never read as that
     gate, shift, scale = (x if table is None else grouped_rows(table, x, groups) for table in (gate, *tables))
     branch, extra = (x if part is None else part.expand_as(x).contiguous() for part in (branch, extra))
-    rest = (MOST_SOURCES - 1 - len(others)) * (x,)
-    values, kept = ([*(part.contiguous() for part in column), *rest] for column in _columns(others))
+    values, kept = (
+        [*(part.contiguous() for part in column), *(PLACES[-1] - len(others)) * [stand_in]]
+        for column, stand_in in _columns(others, x)
+    )
     tile = min(TILE, triton.next_power_of_2(width))
     _residual_mix[(batch * tokens,)](
         x, branch, extra, gate, readers.contiguous(), shift, scale, *values, *kept,
         newest, x if logits is None else logits, x if mix is None else mix, h, row_scales,
-        tokens, tokens // groups, groups, width, gate.stride(1), shift.stride(1), scale.stride(1), *numbers,
+        tokens, tokens // groups, groups, len(others), width,
+        gate.stride(1), shift.stride(1), scale.stride(1), *numbers,
         **flags, TILE=tile, TILES=triton.cdiv(width, tile), LARGEST=LARGEST, LEAST=LEAST_SCALE,
         num_warps=WARPS,
     )  # fmt: skip
     return Mixed(newest, logits, mix, Fp8Rows(h, row_scales) if h_dtype == FP8 else h)
 
 
-def _columns(others: Sequence[Source]) -> tuple[list[Tensor], list[Tensor]]:
-    return [source.values for source in others], [source.logits for source in others]
+def _columns(others: Sequence[Source], x: Tensor) -> list[tuple[list[Tensor], Tensor]]:
+    """Values and logits of all sources, each with a tensor of its dtype that fills the places behind them."""
+    values, logits = ([source[part] for source in others] for part in range(2))
+    return [(values, x), (logits, logits[0] if logits else x)]

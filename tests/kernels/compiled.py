@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 HEADS, HEAD, D = 20, 112, 128  # of the 2B models, and the tile that holds a head
 # they differ from chunk to chunk, and from step to step
-COUNTS = {"tokens", "group", "groups", "steps", "taken", "slots", "old_frames", "new_frames"}
+COUNTS = {"tokens", "group", "groups", "steps", "count", "taken", "slots", "old_frames", "new_frames"}
 FLOAT32 = {"cos_ptr", "sin_ptr", "vk_ptr", "ksum_ptr", "scales_ptr", "row_scale_ptr", "total_ptr"}
 FLOAT32 |= {"readers_ptr", "logits_ptr", *(f"logits{j}_ptr" for j in range(5))}
 FP8_POINTERS = {"values_ptr"}
@@ -86,7 +86,7 @@ def _second_network(scales):
     flags = dict.fromkeys(("HAS_BRANCH", "HAS_EXTRA", "HAS_GATE", "WANT_LOGITS", "WANT_MIX"), True)
     flags |= {"OTHERS": 4, "READERS": 3, "READER": 1, "ROW_SCALES": False, "TILE": mix.TILE, "TILES": 5}
     yield "_residual_mix", mix._residual_mix, flags | scales, mix.WARPS, 3
-    tiles = {"SILU": True, "ROW_SCALES": False, "TILE": product.TILE, "TILES": 10}
+    tiles = {"SILU": True, "ROW_SCALES": False, "TILE": 2048, "TILES": 5}
     yield "_gated_product", product._gated_product, tiles | scales, product.WIDE_WARPS, 3
 
 

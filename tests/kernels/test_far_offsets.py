@@ -81,7 +81,7 @@ def test_residual_mix():
     few = [torch.zeros(16)] * 4
     fast._residual_mix[(ROWS,)](
         x, x, x, *few, *(x,) * 5, *(logits,) * 5, newest, logits, mix, h, logits,
-        ROWS, ROWS, 1, FAR, 0, 0, 0, 0.0, 1.0,
+        ROWS, ROWS, 1, 1, FAR, 0, 0, 0, 0.0, 1.0,
         **flags, HAS_BRANCH=True, HAS_GATE=False, WANT_MIX=True, OTHERS=1, READERS=1, READER=0, TILE=16,
         TILES=1, LARGEST=448.0, LEAST=0.0,
     )  # fmt: skip
