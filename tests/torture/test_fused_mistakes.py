@@ -82,7 +82,7 @@ KERNELS = {
         "tl.exp(others[j] - most) / total, TILES",
         "0.0 * total, TILES",
     ),
-    "another reader's logit": (f"{MIX}/triton_kernel.py", "row * READERS + READER, mask", "row * READERS, mask"),
+    "another reader's logit": (f"{MIX}/triton_kernel.py", "row * READERS + READER, ", "row * READERS, "),
     "another reader's vector": (f"{MIX}/triton_kernel.py", "readers_ptr + READER * width", "readers_ptr"),
     "the gate on what is added beside": (
         f"{MIX}/triton_kernel.py",
