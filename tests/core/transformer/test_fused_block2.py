@@ -212,6 +212,13 @@ def test_training_takes_the_plain_block(fused):
 
 
 @torch.no_grad()
+def test_autocast_takes_the_plain_block(fused):
+    with torch.autocast("cpu", torch.bfloat16):
+        model2(PACK)(*given())
+    assert not fused
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("scale", [1e-3, 1e-5])
 @pytest.mark.parametrize("where", ["x_embedder", "attn.qkv", "q_linear", "kv_linear"])
 def test_every_epsilon_is_the_plain_blocks(fused, monkeypatch, where, scale):
