@@ -6,9 +6,9 @@ Decodes clips of 81 and 193 frames of 704x1280, and encodes 81. Random weights, 
 shares ours. Times are medians of passes that alternate between the versions. Peaks are those above what was
 allocated before; a whole clip's has its pixels, a stream's has not.
 
-`--stacked 0 64 256` also times ours with other limits of width up to which three frames' channels lie side by
-side (WIDEST_STACKED), `--at-once 2 8` with other numbers of frames (AT_ONCE). `--tiny` runs a small network
-on any device: the script, not the speed.
+`--stacked 0 256` also times ours with other limits of width up to which three frames' channels lie side by
+side (WIDEST_STACKED), `--paired 0 128 512` up to which pairs are made (WIDEST_PAIRED), `--at-once 2 8` with
+other numbers of frames (AT_ONCE). `--tiny` runs a small network on any device: the script, not the speed.
 """
 
 from __future__ import annotations
@@ -145,10 +145,12 @@ def _ours(vae: LtxVAE, kernels: str, work: Callable[[], Any]) -> Callable[[], An
 
 def tuned(call: Callable[[], Any], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Ours with other constants."""
-    places = {"stacked": (ltx_fused_layers, "WIDEST_STACKED"), "at once": (ltx_fused, "AT_ONCE")}
-    calls = {}
-    for name, values in (("stacked", options.stacked), ("at once", options.at_once)):
-        module, constant = places[name]
+    layers, calls = ltx_fused_layers, {}
+    for name, values, module, constant in (
+        ("stacked", options.stacked, layers, "WIDEST_STACKED"),
+        ("paired", options.paired, layers, "WIDEST_PAIRED"),
+        ("at once", options.at_once, ltx_fused, "AT_ONCE"),
+    ):
         for value in values:
 
             def other(module: Any = module, constant: str = constant, value: int = value) -> Any:
@@ -223,8 +225,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a small network, on the CPU if need be")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--stacked", type=int, nargs="*", default=[], help="other limits of width, in turn")
-    parser.add_argument("--at-once", type=int, nargs="*", default=[], help="other numbers of frames, in turn")
+    for name in ("stacked", "paired", "at-once"):
+        parser.add_argument(f"--{name}", type=int, nargs="*", default=[], help="other values, in turn")
     parser.add_argument("--out", type=Path, help="folder of decode_ltx_GPU.json, written after each case")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -30,7 +30,7 @@ from .previews import latent_format
 
 NAME = "sana_video"  # key of our wrappers, and the image_model of our configuration
 # of a token's activations, in ComfyUI's unit: measured, and planned (docs/log.md)
-MEMORY, MEMORY_2 = 6.4, 10.0
+MEMORY, MEMORY_2 = 6.4, 8.0
 
 
 class SanaVideoConfig(comfy.supported_models_base.BASE):

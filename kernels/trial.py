@@ -163,14 +163,20 @@ def _frame_operations(device: torch.device, dtype: torch.dtype):
 
 
 def _clip_operations(wave: Callable[..., Tensor]):
-    """A position that became four, with a border; and a residual of two parts, three frames side by side."""
+    """A position that became four, with a border; a residual of two parts, three frames side by side; pairs
+    of pairs.
+    """
     rows, columns, channels = 3, 5, 96
     bias, past = wave(4 * channels, shift=2), wave(1, 2, 2 * rows, 2 * columns, channels, shift=3)
     x, residual = (wave(1, 2, rows, columns, 4 * channels, shift=shift) for shift in (0, 1))
     enlarged = plain_clips.Pending(x, bias, None, residual, (1, 2, 2))
     yield clip_frames.clip_sum, plain_clips.clip_sum, (enlarged,)
     plain = plain_clips.Pending(x, bias, residual[:, :1], residual[:, 1:])
-    for pending, kept, layout in ((enlarged, past, "reflect"), (plain, None, "stacked")):
+    for pending, kept, layout in (
+        (enlarged, past, "reflect"),
+        (plain, None, "stacked"),
+        (plain._replace(x=(x, bias * x, x - bias, x * x), old=residual, new=residual), None, "paired"),
+    ):
         options = {"front": 1, "last": True, "active": True, layout: True}
         fast, truth = (_with(module.clip_frames, **options) for module in (clip_frames, plain_clips))
         yield fast, truth, (pending, kept)

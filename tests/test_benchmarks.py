@@ -226,10 +226,10 @@ def test_the_benchmark_of_the_second_network_runs(tmp_path, capsys):
 
 
 def test_the_benchmark_of_ltx_s_vae_runs(tmp_path, capsys):
-    options = "--passes", "1", "--stacked", "0", "--out", str(tmp_path)
+    options = "--passes", "1", "--paired", "0", "--out", str(tmp_path)
     decode_ltx.main(["81", "--tiny", "--version", "2.3", *options])
     (case,) = cases_in(tmp_path).values()
-    assert set(case["times"]) == {"ours", "ours, plain", "ours, stream", "ours, stacked 0", "diffusers"}
+    assert set(case["times"]) == {"ours", "ours, plain", "ours, stream", "ours, paired 0", "diffusers"}
     assert max(case["from_ours"].values()) < 0.03
     assert "81 diffusers: " in capsys.readouterr().out
 

@@ -1,5 +1,5 @@
-"""A program takes a few positions, with all their channels, of one frame, and writes each value to every
-place where a convolution will read it.
+"""A program takes a few positions, with all their channels, of one frame or of a clip's pairs, and writes
+each value to every place where a convolution will read it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import EPSILON, HISTORY, Frames, Pending
+from .reference import EPSILON, HISTORY, Frames, Pending, first_of, frames_of, length_of
 
-VALUES, WARPS = 4096, 4  # of a program: positions times channels in powers of two
+VALUES, PAIR_VALUES, WARPS = 4096, 2048, 4  # of a program: positions times channels in powers of two
 
 
 @triton.jit
@@ -28,10 +28,28 @@ def _reflected(place, count):
 
 
 @triton.jit
+def _taken(
+    x_ptr, middle_ptr, crossed_ptr, last_ptr, clip, frame, taken, size, places, mask, PAIRS: tl.constexpr
+):
+    """A frame of what the convolution made."""
+    if PAIRS:
+        start = (clip * (taken // 2) + frame // 2) * size
+        x = _load(middle_ptr + start, places, mask)
+        crossed = _load(crossed_ptr + start, places, mask)
+        if frame % 2 == 0:
+            x += crossed + _load(x_ptr + start, places, mask)
+        else:
+            x -= crossed + _load(last_ptr + start, places, mask)
+    else:
+        x = _load(x_ptr + (clip * taken + frame) * size, places, mask)
+    return x
+
+
+@triton.jit
 def _sum(
-    x_ptr, bias_ptr, old_ptr, new_ptr, clip, frame, row, column, channels, mask, taken, old_frames,
-    new_frames, rows, columns, C: tl.constexpr, K: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-    D: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, clip, frame, row, column, channels,
+    mask, taken, old_frames, new_frames, rows, columns, C: tl.constexpr, K: tl.constexpr, A: tl.constexpr,
+    B: tl.constexpr, D: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """x' of a frame of the enlarged, in float32."""
     source, step = frame // A, frame % A
@@ -39,9 +57,10 @@ def _sum(
     position = (row // B) * (columns // D) + column // D
     neighbour = (step * B + row % B) * D + column % D
     area = ((rows // B) * (columns // D)).to(tl.int64)
-    start = (clip * taken + source) * area * (A * B * D * C)
     at = neighbour[:, None] * C + channels[None, :]
-    x = _load(x_ptr + start, position[:, None] * (A * B * D * C) + at, mask)
+    places = position[:, None] * (A * B * D * C) + at
+    size = area * (A * B * D * C)
+    x = _taken(x_ptr, middle_ptr, crossed_ptr, last_ptr, clip, source, taken, size, places, mask, PAIRS)
     if HAS_BIAS:
         x += _load(bias_ptr, at, mask)
     if HAS_RESIDUAL:
@@ -53,6 +72,42 @@ def _sum(
         else:
             x += _load(new_ptr + (clip * new_frames + source - old_frames) * size, own, mask)
     return x
+
+
+@triton.jit
+def _slot(
+    x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr, kept_ptr, clip,
+    slot, row, column, channels, mask, inside, taken, steps, drop, before, old_slots, slots, old_frames,
+    new_frames, rows, columns, C: tl.constexpr, K: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+    D: tl.constexpr, EPSILON: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, ACTIVE: tl.constexpr, TOTAL: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """One of `slots` frames: `before` old ones or, without `old_slots`, copies; `steps` new ones, perhaps a
+    copy.
+    """
+    target = (row * columns + column)[:, None] * C + channels[None, :]  # in a picture without border
+    size = (rows * columns).to(tl.int64) * C
+    if slot < old_slots:
+        value = _load(past_ptr + (clip * 2 + slot) * size, target, mask)
+    else:
+        frame = tl.minimum(tl.maximum(slot - before, 0), steps - 1)
+        value = _sum(
+            x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, clip, frame + drop, row,
+            column, channels, mask, taken, old_frames, new_frames, rows, columns, C, K, A, B, D, PAIRS,
+            HAS_BIAS, HAS_RESIDUAL,
+        )  # fmt: skip
+        if TOTAL:  # noqa: SIM102  a constant, apart
+            if frame == slot - before:  # not its copies
+                kind = total_ptr.dtype.element_ty
+                tl.store(total_ptr + (clip * steps + frame) * size + target, value.to(kind), mask=inside)
+        if ACTIVE:
+            value *= (1 / tl.sqrt(tl.sum(value * value, 1) / C + EPSILON))[:, None]
+            value *= 1 / (1 + tl.exp(-value))
+    value = value.to(kept_ptr.dtype.element_ty)
+    if KEPT:  # noqa: SIM102
+        if slot >= slots - 2:
+            tl.store(kept_ptr + (clip * 2 + slot - slots + 2) * size + target, value, mask=inside)
+    return value
 
 
 @triton.jit
@@ -80,16 +135,16 @@ def _store(
     ]
 )  # fmt: skip
 def _clip_frames(
-    x_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr, seen_ptr, kept_ptr, taken, steps, drop, before,
-    old_slots, slots, old_frames, new_frames, rows, columns,
+    x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr, seen_ptr,
+    kept_ptr, taken, steps, drop, before, old_slots, slots, old_frames, new_frames, rows, columns,
     C: tl.constexpr, K: tl.constexpr, A: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    EPSILON: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    EPSILON: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
     ACTIVE: tl.constexpr, TOTAL: tl.constexpr, SEEN: tl.constexpr, KEPT: tl.constexpr, STACKED: tl.constexpr,
-    BORDER: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+    COUNT: tl.constexpr, BORDER: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`slots` frames: `before` old ones or, without `old_slots`, copies; `steps` new ones, perhaps a copy."""
+    """One frame; or, if there is a `COUNT` of pairs, all of a clip."""
     places, channels = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS), tl.arange(0, BLOCK)
-    slot, clip = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    clip = tl.program_id(2).to(tl.int64)
     wide, high = columns + 2 * BORDER, rows + 2 * BORDER
     row, column = places // wide, places % wide
     mask = (places < high * wide)[:, None] & (channels < C)[None, :]
@@ -98,65 +153,76 @@ def _clip_frames(
         within = (row >= 1) & (row <= rows) & (column >= 1) & (column <= columns)
         inside = mask & within[:, None]
         row, column = _reflected(row, rows), _reflected(column, columns)
-    target = (row * columns + column)[:, None] * C + channels[None, :]  # in a picture without border
-    size = (rows * columns).to(tl.int64) * C
-    if slot < old_slots:
-        value = _load(past_ptr + (clip * 2 + slot) * size, target, mask)
+    if COUNT:
+        size = (high * wide).to(tl.int64) * C
+        at = places[:, None] * C + channels[None, :]
+        all_pairs = (COUNT * tl.num_programs(2)).to(tl.int64)
+        e0 = tl.zeros([POSITIONS, BLOCK], dtype=tl.float32)
+        e1, e2 = e0, e0
+        for slot in tl.static_range(2 * COUNT + 2):
+            # rounded, as what is kept: a frame counts the same as a new one and as an old one
+            e3 = _slot(
+                x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr,
+                kept_ptr, clip, slot, row, column, channels, mask, inside, taken, steps, drop, before,
+                old_slots, slots, old_frames, new_frames, rows, columns, C, K, A, B, D, EPSILON, PAIRS,
+                HAS_BIAS, HAS_RESIDUAL, ACTIVE, TOTAL, KEPT,
+            ).to(tl.float32)  # fmt: skip
+            if slot % 2 == 1 and slot > 1:
+                four = e0 - e2, e1 + e2, e2 - e1, e1 - e3
+                for part in tl.static_range(4):
+                    start = (part * all_pairs + clip * COUNT + slot // 2 - 1) * size
+                    tl.store(seen_ptr + start + at, four[part].to(seen_ptr.dtype.element_ty), mask=mask)
+            e0, e1, e2 = e1, e2, e3
     else:
-        frame = tl.minimum(tl.maximum(slot - before, 0), steps - 1)
-        value = _sum(
-            x_ptr, bias_ptr, old_ptr, new_ptr, clip, frame + drop, row, column, channels, mask, taken,
-            old_frames, new_frames, rows, columns, C, K, A, B, D, HAS_BIAS, HAS_RESIDUAL,
+        slot = tl.program_id(1)
+        value = _slot(
+            x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr,
+            kept_ptr, clip, slot, row, column, channels, mask, inside, taken, steps, drop, before, old_slots,
+            slots, old_frames, new_frames, rows, columns, C, K, A, B, D, EPSILON, PAIRS, HAS_BIAS,
+            HAS_RESIDUAL, ACTIVE, TOTAL, KEPT,
         )  # fmt: skip
-        if TOTAL:  # noqa: SIM102  a constant, apart
-            if frame == slot - before:  # not its copies
-                kind = total_ptr.dtype.element_ty
-                tl.store(total_ptr + (clip * steps + frame) * size + target, value.to(kind), mask=inside)
-        if ACTIVE:
-            value *= (1 / tl.sqrt(tl.sum(value * value, 1) / C + EPSILON))[:, None]
-            value *= 1 / (1 + tl.exp(-value))
-    value = value.to(kept_ptr.dtype.element_ty)
-    if SEEN:
-        _store(seen_ptr, value, clip, slot, slots, high * wide, places, channels, mask, C, STACKED)
-    if KEPT:  # noqa: SIM102
-        if slot >= slots - 2:
-            tl.store(kept_ptr + (clip * 2 + slot - slots + 2) * size + target, value, mask=inside)
+        if SEEN:
+            _store(seen_ptr, value, clip, slot, slots, high * wide, places, channels, mask, C, STACKED)
 
 
 def clip_frames(
     pending: Pending, past: Tensor | None, *, front: int, last: bool, active: bool, stacked: bool = False,
-    reflect: bool = False, want_total: bool = False,
+    paired: bool = False, reflect: bool = False, want_total: bool = False,
 ) -> Frames:  # fmt: skip
     """As in reference.py; the norm sees x' before it is rounded."""
     batch, steps, rows, columns, channels = shape = _shape(pending)
-    before, empty = front if past is None else HISTORY, pending.x.new_empty
+    before, empty = front if past is None else HISTORY, first_of(pending).new_empty
     slots = before + steps + last
-    total = empty(shape) if want_total else None
+    total, count = empty(shape) if want_total else None, slots - HISTORY
     seen = None
-    if slots > HISTORY:
+    if count:
         picture = rows + 2 * reflect, columns + 2 * reflect
-        frames, width = (slots - HISTORY, 3 * channels) if stacked else (slots, channels)
-        seen = empty((batch, frames, *picture, width))
+        if paired:
+            seen = empty((4, batch, count // 2, *picture, channels))
+        else:
+            seen = empty(
+                (batch, *((count, *picture, 3 * channels) if stacked else (slots, *picture, channels)))
+            )
     kept = empty((batch, HISTORY, rows, columns, channels))
-    flags = {"ACTIVE": active, "STACKED": stacked, "BORDER": int(reflect and seen is not None)}
-    _launch(pending, (past, total, seen, kept), before, slots, flags)
+    flags = {"ACTIVE": active, "STACKED": stacked, "COUNT": count // 2 if paired else 0}
+    _launch(pending, (past, total, seen, kept), before, slots, flags | {"BORDER": int(reflect and count > 0)})
     return Frames(total, seen, kept)
 
 
 def clip_sum(pending: Pending) -> Tensor:
     """As in reference.py."""
     shape = _shape(pending)
-    total = pending.x.new_empty(shape)
-    flags = {"ACTIVE": False, "STACKED": False, "BORDER": 0}
+    total = first_of(pending).new_empty(shape)
+    flags = {"ACTIVE": False, "STACKED": False, "COUNT": 0, "BORDER": 0}
     _launch(pending, (None, total, None, None), 0, shape[1], flags)
     return total
 
 
 def _shape(pending: Pending) -> tuple[int, ...]:
     """Of x': [B, T', H', W', C]."""
-    batch, frames, rows, columns, channels = pending.x.shape
+    batch, _, rows, columns, channels = first_of(pending).shape
     a, b, c = pending.factor
-    return batch, a * frames - pending.drop, b * rows, c * columns, channels // (a * b * c)
+    return batch, length_of(pending), b * rows, c * columns, channels // (a * b * c)
 
 
 def _launch(
@@ -167,18 +233,20 @@ def _launch(
     x, bias, old, new, (a, b, c), drop = pending
     past, total, seen, kept = others
     border, block = flags["BORDER"], triton.next_power_of_2(channels)
-    given = x, bias, old, new, past, total, seen, kept
-    tensors = [x if tensor is None else tensor.contiguous() for tensor in given]
+    products = x if isinstance(x, tuple) else (x,) * 4
+    given = *products, bias, old, new, past, total, seen, kept
+    tensors = [products[0] if tensor is None else tensor.contiguous() for tensor in given]
     residual = old if new is None else new
     own = channels if residual is None else residual.shape[4] // (a * b * c)
     frames = [0 if part is None else part.shape[1] for part in (old, new)]
-    positions = max(1, VALUES // block)
-    grid = triton.cdiv((rows + 2 * border) * (columns + 2 * border), positions), slots, batch
+    positions = max(1, (PAIR_VALUES if flags["COUNT"] else VALUES) // block)
+    places = (rows + 2 * border) * (columns + 2 * border)
+    grid = triton.cdiv(places, positions), 1 if flags["COUNT"] else slots, batch
     _clip_frames[grid](
-        *tensors, x.shape[1], steps, drop, before, 0 if past is None else HISTORY, slots, *frames, rows,
-        columns,
-        C=channels, K=own, A=a, B=b, D=c, EPSILON=EPSILON, HAS_BIAS=bias is not None,
-        HAS_RESIDUAL=residual is not None, TOTAL=total is not None, SEEN=seen is not None,
-        KEPT=kept is not None, POSITIONS=positions, BLOCK=block, **flags,
+        *tensors, frames_of(pending), steps, drop, before, 0 if past is None else HISTORY, slots, *frames,
+        rows, columns,
+        C=channels, K=own, A=a, B=b, D=c, EPSILON=EPSILON, PAIRS=isinstance(x, tuple),
+        HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, TOTAL=total is not None,
+        SEEN=seen is not None, KEPT=kept is not None, POSITIONS=positions, BLOCK=block, **flags,
         num_warps=WARPS,
     )  # fmt: skip

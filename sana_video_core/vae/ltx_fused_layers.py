@@ -22,6 +22,7 @@ from .fused_weights import (
     Lender,
     channels_first,
     channels_last,
+    paired_weights,
     per_picture,
     stacked_weight,
     video_weight,
@@ -33,6 +34,10 @@ from .ops import Pending
 # the widest convolutions that read three frames' channels side by side, as pictures: where cuDNN takes these
 # faster than videos, by more than their writing costs. Of the Wan VAE's at 96 channels (docs/log.md)
 WIDEST_STACKED = 128
+# the widest that make pairs of frames, if their number is even, with four products in place of six; these
+# need weights of their own, which are 4/3 as large, beside the others
+WIDEST_PAIRED = 256
+MOST_PAIRED = 8  # frames: kernels are compiled for each even number
 
 
 class Passed:
@@ -56,12 +61,17 @@ class Passed:
     def frames(self) -> int:
         """Of what the convolution made."""
         assert self._pending is not None, "the layer before left something"
-        return self._pending.x.shape[1]
+        return ops.frames_of(self._pending)
+
+    @property
+    def length(self) -> int:
+        """Frames of the enlarged."""
+        assert self._pending is not None, "the layer before left something"
+        return ops.length_of(self._pending)
 
     def divided(self, frames: int) -> list[Passed]:
         """Pieces of at most so many frames each."""
-        assert self._pending is not None, "the layer before left something"
-        if self._pending.factor[0] * self.frames - self._pending.drop <= frames:
+        if self.length <= frames:
             return [self]
         return [Passed(Pending(part)) for part in ops.clip_sum(self.take()).split(frames, dim=1)]
 
@@ -84,29 +94,41 @@ class FusedConv:
         weight, bias = lender.weights(layer.conv)
         self.causal, self.reflect = layer.causal, layer.conv.padding_mode == "reflect"
         self.active, self.stacked = active, weight.shape[1] <= WIDEST_STACKED
-        self.bias = _one_by_one(bias, neighbours)
-        made = stacked_weight if self.stacked else video_weight
-        self.weight = made(_one_by_one(weight, neighbours))
+        self.bias, weight = _one_by_one(bias, neighbours), _one_by_one(weight, neighbours)
+        self.weight = (stacked_weight if self.stacked else video_weight)(weight)
+        self.pairs = paired_weights(weight) if weight.shape[1] <= WIDEST_PAIRED else []
 
     def __call__(self, passed: Passed, past: Tensor | None, last: bool, want_total: bool = False) -> Read:
+        front, last = 2 if self.causal else 1, last and not self.causal
+        count = passed.length + last - (ops.HISTORY - front if past is None else 0)
+        paired = bool(self.pairs) and count % 2 == 0 and 0 < count <= MOST_PAIRED
         total, seen, kept = ops.clip_frames(
             passed.take(),
             past,
-            front=2 if self.causal else 1,
-            last=last and not self.causal,
+            front=front,
+            last=last,
             active=self.active,
-            stacked=self.stacked,
+            stacked=self.stacked and not paired,
+            paired=paired,
             reflect=self.reflect,
             want_total=want_total,
         )
         if seen is None:
             return Read(total, None, kept)
+        return Read(total, Passed(Pending(self._made(seen, paired), self.bias)), kept)
+
+    def _made(self, seen: Tensor, paired: bool) -> Tensor | ops.Four:
         padding = 0 if self.reflect else 1
+        if paired:
+            first, middle, crossed, last = (
+                per_picture(weight, part, padding=padding)
+                for weight, part in zip(self.pairs, seen, strict=True)
+            )
+            return first, middle, crossed, last
         if self.stacked:
-            y = per_picture(self.weight, seen, padding=padding)
-        else:
-            y = channels_last(F.conv3d(channels_first(seen), self.weight, padding=(0, padding, padding)))
-        return Read(total, Passed(Pending(y, self.bias)), kept)
+            return per_picture(self.weight, seen, padding=padding)
+        y = F.conv3d(channels_first(seen), self.weight, padding=(0, padding, padding))
+        return channels_last(y)
 
 
 class FusedInput:

@@ -9,7 +9,7 @@ from ...kernels.causal_frames import (
     paired_taps,
     summed,
 )
-from ...kernels.clip_frames import Pending, clip_frames, clip_sum
+from ...kernels.clip_frames import Pending, clip_frames, clip_sum, frames_of, length_of
 from ...kernels.dispatch import Choice, choose_for_frames
 from ...kernels.tap_sum import sum_of_taps
 
@@ -23,6 +23,8 @@ __all__ = [
     "choose_for_frames",
     "clip_frames",
     "clip_sum",
+    "frames_of",
+    "length_of",
     "paired_frames",
     "paired_taps",
     "sum_of_taps",

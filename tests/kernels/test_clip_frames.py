@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from comfyui_sana_video.kernels.causal_frames import paired_taps
 from comfyui_sana_video.kernels.clip_frames import reference as plain
 from comfyui_sana_video.sana_video_core.vae import ltx_layers
 from comfyui_sana_video.sana_video_core.vae.fused_weights import channels_first, channels_last
@@ -95,6 +96,48 @@ def test_the_norm_of_a_picture_in_the_dark(size):
     assert relative(made[:, 2:], expected) < 1e-6
     _, fast = pair("clip_frames")
     assert relative(fast.clip_frames(given, None, **options).seen, made) < 1e-6
+
+
+def test_pairs_are_a_convolution_over_frames():
+    """Four products of sums and differences give both frames of every pair."""
+    given, past = pending(3), rand(2, 2, ROWS, COLUMNS, CHANNELS)
+    options = {"front": 1, "last": True, "active": True, "reflect": True}
+    weight = rand(5, CHANNELS, 3)
+    seen, four = (plain.clip_frames(given, past, paired=paired, **options).seen for paired in (False, True))
+    expected = sum(seen[:, tap : tap + 4] @ weight[..., tap].T for tap in range(3))
+    taps = paired_taps(*weight.unbind(-1))
+    products = tuple(part @ tap.T for part, tap in zip(four, taps, strict=True))
+    assert relative(plain.clip_sum(plain.Pending(products)), expected) < 1e-6
+
+
+@pytest.mark.parametrize("given", [pending(3), pending(2, (2, 2, 2), old=1)], ids=["video", "enlarged"])
+def test_triton_of_pairs(given):
+    """What they make is what is read, and the other way round; at both ends."""
+    _, fast = pair("clip_frames")
+    past = rand(2, 2, ROWS, COLUMNS, CHANNELS, seed=4)
+    options = {"front": 1, "active": True, "paired": True}
+    odd = plain.length_of(given) % 2 == 1
+    for kept, last in ((past, odd), (None, not odd)):
+        flags = {"last": last, "reflect": kept is None, "want_total": kept is not None}
+        _same(*(version.clip_frames(given, kept, **options, **flags) for version in (fast, plain)))
+    a, b, c = given.factor
+    x = tuple(rand(2, 2, ROWS // b, COLUMNS // c, CHANNELS * a * b * c, seed=part) for part in range(4))
+    products = given._replace(x=x, old=None, new=None)
+    assert relative(fast.clip_sum(products), plain.clip_sum(products)) < 1e-6
+    flags = {"front": 2, "last": False, "active": True, "stacked": True}
+    _same(*(version.clip_frames(products, None, **flags) for version in (fast, plain)))
+
+
+def test_triton_of_a_pair_sees_what_is_kept():
+    """A frame counts the same as a new one and, rounded, as an old one."""
+    _, fast = pair("clip_frames")
+    given, past = plain.Pending(rand(1, 4, 4, 6, 12).half()), rand(1, 2, 4, 6, 12, seed=1).half()
+    options = {"front": 1, "last": False, "active": True}
+    e, four = (fast.clip_frames(given, past, paired=paired, **options).seen for paired in (False, True))
+    for number in range(2):
+        e0, e1, e2, e3 = e.float()[:, 2 * number : 2 * number + 4].unbind(1)
+        expected = torch.stack((e0 - e2, e1 + e2, e2 - e1, e1 - e3)).half()
+        assert torch.equal(four[:, :, number], expected)
 
 
 def _same(fast, plain):

@@ -145,6 +145,7 @@ WRONG_FRAMES = {
     "enlarged sums": ("clip_frames", "clip_sum", lambda pending: pending.factor == (1, 2, 2)),
     "a border": ("clip_frames", "clip_frames", lambda *_, reflect=False, **__: reflect),
     "stacked frames of a clip": ("clip_frames", "clip_frames", lambda *_, stacked=False, **__: stacked),
+    "pairs of a clip": ("clip_frames", "clip_frames", lambda *_, paired=False, **__: paired),
 }
 
 

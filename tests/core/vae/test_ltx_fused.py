@@ -97,10 +97,11 @@ def near(a, b) -> bool:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("widest", [0, 16, 128])
-def test_decoder(vae, fused, monkeypatch, widest):
-    """As videos, as pictures, and as both; a batch; one frame, too few to see anything, and more."""
-    monkeypatch.setattr(ltx_fused_layers, "WIDEST_STACKED", widest)
+@pytest.mark.parametrize("stacked, paired", [(0, 0), (16, 0), (128, 0), (0, 16), (128, 256)])
+def test_decoder(vae, fused, monkeypatch, stacked, paired):
+    """As videos, as pictures, in pairs, and mixed; a batch; one frame, too few to see anything, and more."""
+    monkeypatch.setattr(ltx_fused_layers, "WIDEST_STACKED", stacked)
+    monkeypatch.setattr(ltx_fused_layers, "WIDEST_PAIRED", paired)
     for length, batch in ((1, 1), (2, 1), (4, 2)):
         given = latents(length, batch=batch)
         out = vae.decode(given)
