@@ -15,8 +15,7 @@ from ..errors import FileError
 from ..files.film_file import FilmFile
 from ..files.segments import SegmentEncoder, encoder_version, opened_segment
 from ..transformer.compute import compute_tag
-from ..vae.decoders import VideoDecoder
-from ..vae.tiny_decoder import TinyDecoder
+from ..vae.decoders import VideoDecoder, VideoVAE
 from .entry import Entry
 from .keys import SegmentKey
 from .store import Store
@@ -60,7 +59,7 @@ def look_of(
     vae: VideoDecoder, device: torch.device, content: str, *, fps: Fraction, codec: str, tiling: str = WHOLE
 ) -> Look:
     """The look of films that this VAE decodes on `device`; `content` is its file's."""
-    kernels = "triton" if not isinstance(vae, TinyDecoder) and vae.kernel_choice(device).triton else "plain"
+    kernels = "triton" if isinstance(vae, VideoVAE) and vae.kernel_choice(device).triton else "plain"
     return Look(
         vae=content,
         vae_dtype=str(vae.dtype).removeprefix("torch."),
