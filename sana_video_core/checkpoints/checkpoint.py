@@ -21,6 +21,7 @@ from ..errors import FileError
 from ..files.dump import part_with, weights_by_prefix
 from ..files.fingerprint import weights_fingerprint
 from ..files.finite import check_finite
+from ..files.mapped import let_go
 from ..files.parts import read_parts
 from ..files.places import is_folder
 from ..files.quantised import refuse_quantised
@@ -93,11 +94,15 @@ def ready(module: Network, device: torch.device | str, dtype: torch.dtype | None
     Tensors that are mapped from a file begin anywhere, and the last bits of a CPU's sums depend on that: they
     are copied, so that numbers don't depend on who loaded the file.
     """
-    module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    module = module.eval().requires_grad_(False)
     for parameter in module.parameters():
+        read = parameter.data
+        parameter.data = read.to(dtype=dtype)
         if parameter.data_ptr() % ALIGNMENT:
             parameter.data = parameter.data.clone()
-    return module
+        if parameter.data_ptr() != read.data_ptr():
+            let_go(read)
+    return module.to(device=device, dtype=dtype)
 
 
 def read_checkpoint(

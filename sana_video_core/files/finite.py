@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError
+from .mapped import let_go
 
 # dtype -> the smallest byte, without its sign, that is no number
 FIRST_NOT_FINITE = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7C}
@@ -25,6 +26,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"“{path.name}”: {name} holds values that are no numbers (NaN or infinity), and nothing "
                 "that it is used for could recover. Use an earlier or another file, or copy this one again."
             )
+        let_go(tensor)
 
 
 def _is_finite(tensor: Tensor) -> bool:
