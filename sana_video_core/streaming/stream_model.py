@@ -43,11 +43,12 @@ def check_causal(model: StreamModel | VideoNetwork[Any]) -> None:
         raise InputError(
             f"The model is {model.family.title}; a stream needs a block-causal one, such as LongSANA. "
             "Its softmax layers see all frames of a clip at once, so there is no memory to continue from: "
-            "make clips with it."
+            "make clips with it (SANA-Video Sampler)."
         )
     if not model.family.causal:
         raise InputError(
-            f"The model is loaded as {model.family.title}; a stream needs a block-causal one. "
+            f"The model is loaded as {model.family.title}, for clips (SANA-Video Sampler); "
+            "a stream needs a block-causal one. "
             "If the file is a LongSANA checkpoint, choose the family longsana_480p where it is loaded "
             "(in Load SANA-Video Model; the weights don't show it)."
         )
