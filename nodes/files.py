@@ -60,9 +60,10 @@ TEXT_ENCODER = Kind(
 )
 VAE = Kind(
     "vae",
-    "the Wan 2.1 VAE",
-    "it is Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face, "
-    "file split_files/vae/wan_2.1_vae.safetensors",
+    "the model's VAE: Wan 2.1 VAE for 480p, LTX-2 VAE for 720p, LTX-2.3 VAE for SANA-Video 2.0",
+    "on Hugging Face Wan 2.1's is Comfy-Org/Wan_2.1_ComfyUI_repackaged, file "
+    "split_files/vae/wan_2.1_vae.safetensors; LTX-2's is Kijai/LTXV2_comfy, file "
+    "VAE/LTX2_video_vae_bf16.safetensors; LTX-2.3's is Kijai/LTX2.3_comfy, LTX23_video_vae_bf16.safetensors",
     "vae",
     also=("vae_approx",),  # where ComfyUI has tiny decoders
 )

@@ -141,6 +141,8 @@ def test_the_demo_comes_from_its_set(kind, monkeypatch, tmp_path):
         ),
         (files.TEXT_ENCODER, ("Gemma-2-2B-it", "Comfy-Org/PixelDiT", "google/gemma-2-2b-it")),
         (files.VAE, ("Wan 2.1 VAE", "Comfy-Org/Wan_2.1_ComfyUI_repackaged", "wan_2.1_vae.safetensors")),
+        (files.VAE, ("LTX-2 VAE for 720p", "Kijai/LTXV2_comfy", "VAE/LTX2_video_vae_bf16.safetensors")),
+        (files.VAE, ("LTX-2.3 VAE for SANA-Video 2.0", "LTX23_video_vae_bf16.safetensors")),
         (files.LORA, ("a LoRA", "of your own")),
     ],
     ids=lambda value: getattr(value, "folder", ""),
