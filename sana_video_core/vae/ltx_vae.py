@@ -34,8 +34,8 @@ from .tiling import TilePlan, Tiling, tile_plan
 
 STRIDE_TIME, STRIDE_SPACE = LTX_2.time_stride, LTX_2.space_stride
 # bytes that decoding and encoding need beside the weights, per latent pixel and byte of the dtype: 1,090,000
-# of tensors (fused 1,010,000), counted at full size for any length, and as a reserve what convolutions work in.
-# The fused layers need a copy of a network's weights, too
+# of tensors (fused 1,010,000), counted at full size for any length, and as a reserve what convolutions work
+# in. The fused layers need a copy of a network's weights, too
 PLAIN_BYTES, FUSED_BYTES = 1_600_000, 1_200_000
 
 OnStep: TypeAlias = Callable[[int, int], object]

@@ -152,6 +152,10 @@ WRONG_FRAMES = {
 @pytest.mark.parametrize("case", WRONG_FRAMES)
 def test_a_kernel_of_a_vae_that_is_wrong_is_found(case, monkeypatch):
     operation, name, here = WRONG_FRAMES[case]
+    for other, its_name in {(other, its_name) for other, its_name, _ in WRONG_FRAMES.values()}:
+        if other != operation:  # they are right, and the interpreter is slow
+            plain, fast = pair(other)
+            monkeypatch.setattr(fast, its_name, getattr(plain, its_name))
     module = pair(operation)[1]
     right = getattr(module, name)
 
