@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from comfyui_sana_video.kernels import dispatch
 from comfyui_sana_video.sana_video_core.errors import InputError
 from comfyui_sana_video.sana_video_core.shapes import LatentGrid
 from comfyui_sana_video.sana_video_core.vae import ltx_fused_layers, ltx_vae
@@ -35,6 +36,7 @@ THREE = LtxConfig(
     ups=(BOTH, BOTH, TIME, SPACE),
 )
 CONFIGS = {"LTX-2": TWO, "LTX-2.3": THREE, "causal": replace(TWO, causal=True)}
+SHORT = replace(TWO, decoder_widths=(16, 8, 8, 8), decoder_blocks=(1, 0, 0, 1))
 
 
 @cache
@@ -42,7 +44,7 @@ def made(name) -> ltx_vae.LtxVAE:
     """With random weights that keep activations' size, and biases that count."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = ltx_vae.LtxVAE(CONFIGS[name]).requires_grad_(False)
+        vae = ltx_vae.LtxVAE(CONFIGS.get(name, SHORT)).requires_grad_(False)
         for part in vae.modules():
             if isinstance(part, nn.Conv3d):
                 part.weight.normal_(std=part.weight[0].numel() ** -0.5)
@@ -115,6 +117,18 @@ def test_decoder(vae, fused, monkeypatch, stacked, paired):
 
 
 @torch.inference_mode()
+def test_decoder_in_triton(monkeypatch):
+    """All of it, as it runs on a GPU."""
+    if not pytest.importorskip("triton").knobs.runtime.interpret:
+        pytest.skip("this machine has a GPU: the decoder is tested on it, in test_gpu.py")
+    vae, given = made("short"), latents(2, 2, 2)
+    expected = vae.decode(given)
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    monkeypatch.setattr(ltx_vae, "choose_for_frames", lambda *_: Choice(True, ""))
+    assert near(vae.decode(given), expected)
+
+
+@torch.inference_mode()
 def test_encoder(vae, fused, monkeypatch):
     given = pixels(17, batch=2)
     out = vae.encode(given), vae.encode(given[:, :, :1])
@@ -147,6 +161,19 @@ def test_a_long_clip_in_larger_pieces(fused):
         for size, run in ((1, stages), (3, stages), (7, stages), (7, list(vae.decoder.stages())))
     ]
     assert all(near(one, out[-1]) for one in out)
+
+
+@torch.inference_mode()
+def test_a_clip_encoded_at_once(fused):
+    """The first frame of many goes in twice."""
+    vae, given = made("LTX-2"), pixels(17)
+    stages = fused_stages(vae.encoder, vae.weights_of, CPU, torch.float32)
+    whole, expected = (
+        list(depth_first([stage._replace(frames=99) for stage in run], [(given, False)]))
+        for run in (stages, list(vae.encoder.stages()))
+    )
+    assert len(whole) == len(expected) == 1
+    assert near(whole[0], expected[0])
 
 
 @torch.inference_mode()
