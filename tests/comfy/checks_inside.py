@@ -166,6 +166,7 @@ def main() -> None:
         "checks_text_vae",
         "checks_drafts",
         "checks_ltx",
+        "checks_sana2",
         "checks_fused",
         "checks_store",
         "checks_films",

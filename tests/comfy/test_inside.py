@@ -18,6 +18,7 @@ FILES = (
     "checks_text_vae.py",
     "checks_drafts.py",
     "checks_ltx.py",
+    "checks_sana2.py",
     "checks_fused.py",
     "checks_store.py",
     "checks_films.py",
