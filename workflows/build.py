@@ -36,8 +36,8 @@ PACK = {"cnr_id": PROJECT["name"], "ver": PROJECT["version"]}
 # only the page knows it
 NOTE = {"display_name": "Markdown Note", "output": [], "output_name": [], "input": {}}
 # The page lists the files by their names, as the disk has them, and its search puts short names first. So
-# each name has a word more than the one before: a search for “sana” finds them in order. The film's is short:
-# it is found early.
+# each name has a word more than the one before: a search for “sana” finds them in order. Those of the film
+# and of 2.0 are short: they are found early.
 TITLES = {
     "0": ("demo", scenes.without_downloads),
     "1": ("first long video", scenes.first_long_video),
@@ -50,8 +50,14 @@ TITLES = {
     "7": ("image to video, a 5 s clip in 50 steps", clips.image_to_video),
     "8": ("text to video, a 5 s clip in 50 steps, 720p", clips.large_clip),
     "9": ("a film from a script", scenes.from_a_script),
+    "10": ("version 2.0, four steps", clips.four_steps),
+    "11": ("version 2.0, 50 steps, from text or picture", clips.fifty_steps),
 }
-NAMES = {number: f"SANA-Video {number} – {title}" for number, (title, _) in TITLES.items()}  # noqa: RUF001
+# two digits, so that 10 comes after 9 wherever names are sorted
+NAMES = {
+    number: f"SANA-Video {number.zfill(2 + number[-1].isalpha())} – {title}"  # noqa: RUF001
+    for number, (title, _) in TITLES.items()
+}
 # for a command line; not in the registry's archive, so that the page doesn't list the demo twice
 EASY_TO_TYPE = {"0": "00_without_downloads"}
 BYPASSED = 4  # a node's mode
@@ -112,7 +118,7 @@ class Sheet:
         self.prompt: dict[str, Any] = {}
         self._columns: list[list[Frame]] = []
         self._app: dict[str, Any] = {}
-        self._around: dict[str, list[Any]] = {}  # what flows through a bypassed node, by its id
+        self._around: dict[str, list[Any] | None] = {}  # what flows through a bypassed node, by its id
 
     @contextmanager
     def group(self, title: str, color: str, width: int, below: bool = False) -> Iterator[None]:
@@ -151,7 +157,7 @@ class Sheet:
         node["properties"] |= self._models(values)
         values.pop("upload", None)
         links = {link[0]: self._around.get(str(link[1]), [str(link[1]), link[2]]) for link in self.links}
-        sources = {e["name"]: links[e["link"]] for e in node["inputs"] if e["link"]}
+        sources = {e["name"]: links[e["link"]] for e in node["inputs"] if e["link"] and links[e["link"]]}
         meta = {"title": title or self._info[kind]["display_name"]}
         self.prompt[str(node["id"])] = {"inputs": values | sources, "class_type": kind, "_meta": meta}
         return node
@@ -159,8 +165,8 @@ class Sheet:
     def bypass(self, node: Node) -> None:
         """Off until somebody turns it on: what enters by its first socket, if anything, leaves as it is."""
         node["mode"] = BYPASSED
-        inputs = self.prompt.pop(str(node["id"]))["inputs"]
-        self._around[str(node["id"])] = inputs[node["inputs"][0]["name"]]
+        inputs, first = self.prompt.pop(str(node["id"]))["inputs"], node["inputs"][0]
+        self._around[str(node["id"])] = inputs[first["name"]] if first["link"] else None
 
     def app(self, inputs: list[tuple[Node, str]], outputs: list[Node]) -> None:
         """What the page's App mode shows: widgets by their names, and the nodes whose results count."""

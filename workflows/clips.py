@@ -6,12 +6,16 @@ from typing import Any
 
 from .scenes import (
     CAMERA,
+    CYAN,
     DRAWING,
+    FIFTY,
     FILM,
+    FOUR,
     FOX,
     GREEN,
     LARGE,
     LTX,
+    LTX_2_3,
     MIDDLE,
     PURPLE,
     SHORT,
@@ -51,16 +55,16 @@ def clip(sheet: Any, note: str, name: str, text: str, image: bool = False) -> No
     shown(sheet, images, name)
 
 
-def shown(sheet: Any, images: Any, name: str) -> None:
+def shown(sheet: Any, images: Any, name: str, fps: int = 16) -> Any:
     with sheet.group("Video", GREEN, FILM):
-        video = sheet.add("CreateVideo", images=images, fps=16)
-        sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
+        video = sheet.add("CreateVideo", images=images, fps=fps)
+        return sheet.add("SaveVideo", video=video, filename_prefix=f"video/{name}")
 
 
 def text_to_video(sheet: Any) -> None:
     note = (
         "## A clip of 5 seconds\n\nThe 50-step model sees all 81 frames at once, and samples as its authors "
-        "do. The negative prompt has no instruction, motion score 0. For any length: *SANA-Video 1*."
+        "do. The negative prompt has no instruction, motion score 0. For any length: *SANA-Video 01*."
     )
     clip(sheet, note, "text_to_video", f"{FOX} {CAMERA}")
 
@@ -88,3 +92,43 @@ def large_clip(sheet: Any) -> None:
         sampled = sheet.add("SanaVideoSampler", model=use.model, latent=latent, **texts, seed=7)
         images = sheet.add("SanaVideoDecode", vae=use.vae, latent=sampled)
     shown(sheet, images, "720p")
+
+
+def four_steps(sheet: Any) -> None:
+    note = (
+        "## 2.0 in four steps\n\nA clip of 5 seconds at 1280 x 736. This model was distilled to four steps, "
+        "and needs no negative prompt. Lengths are 8n + 1 frames, up to 193. It sees the whole clip, so there "
+        "is no state to go on from."
+    )
+    use = loaded(sheet, note, FOUR, "sana_video2_720p_4step", LTX_2_3, start=False)
+    with sheet.group("Prompt", PURPLE, WIDE):
+        positive = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}", motion_score=20)
+    with sheet.group("Size, and four steps", PURPLE, MIDDLE):
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, width=1280, height=736)
+        sampled = sheet.add("SanaVideoSampler", model=use.model, latent=latent, positive=positive, seed=7)
+        images = sheet.add("SanaVideoDecode", vae=use.vae, latent=sampled)
+    saved = shown(sheet, images, "four_steps")
+    size = [(latent, name) for name in ("width", "height", "length")]
+    sheet.app([(positive, "text"), *size, (sampled, "seed")], [saved])
+
+
+def fifty_steps(sheet: Any) -> None:
+    note = (
+        "## 2.0 in 50 steps\n\nA clip of 8 seconds at 1280 x 736, 24 frames a second. To begin with a "
+        "picture, switch *First frame* on (select it, Ctrl+B), and say in the prompt what it shows and what "
+        "happens."
+    )
+    use = loaded(sheet, note, FIFTY, "sana_video2_720p", LTX_2_3, start=False)
+    with sheet.group("Optional: a picture (select it, Ctrl+B)", CYAN, WIDE, below=True):
+        frame = sheet.add("LoadImage", "First frame", image="example.png")
+        sheet.bypass(frame)
+    with sheet.group("Prompts", PURPLE, WIDE):
+        positive = prompt(sheet, "Prompt", use, f"{FOX} {CAMERA}", motion_score=20)
+        negative = prompt(sheet, "Negative prompt", use, BLUR, motion_score=0, instruction=False)
+    with sheet.group("Size, and 50 steps", PURPLE, MIDDLE):
+        size = {"width": 1280, "height": 736, "length": 193}
+        latent = sheet.add("SanaVideoEmptyLatent", model=use.model, vae=use.vae, image=frame, **size)
+        texts = {"positive": positive, "negative": negative}
+        sampled = sheet.add("SanaVideoSampler", model=use.model, latent=latent, **texts, seed=7)
+        images = sheet.add("SanaVideoDecode", vae=use.vae, latent=sampled)
+    shown(sheet, images, "fifty_steps", fps=24)

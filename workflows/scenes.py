@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 LONG, SHORT, LARGE = (f"SANA_Video_2B_{name}.pth" for name in ("480p_LongLive", "480p", "720p"))
 GEMMA, WAN = "gemma_2_2b_it_elm_bf16.safetensors", "wan_2.1_vae.safetensors"
-LTX = "LTX2_video_vae_bf16.safetensors"
-NVIDIA = "Efficient-Large-Model/SANA-Video_2B"
+LTX, LTX_2_3 = "LTX2_video_vae_bf16.safetensors", "LTX23_video_vae_bf16.safetensors"
+FIFTY = "SANA_Video_2.0_5B_720p.pth"
+FOUR = "SANA_Video_2.0_5B_720p_4step.pth"
+NVIDIA, NVIDIA_2 = "Efficient-Large-Model/SANA-Video_2B", "Efficient-Large-Model/SANA-Video_2.0_5B"
 MODELS = {  # file: folder under models/, and its address on Hugging Face
     LONG: ("diffusion_models", f"{NVIDIA}_480p_LongLive/resolve/main/checkpoints/{LONG}"),
     SHORT: ("diffusion_models", f"{NVIDIA}_480p/resolve/main/checkpoints/{SHORT}"),
@@ -15,13 +17,16 @@ MODELS = {  # file: folder under models/, and its address on Hugging Face
     GEMMA: ("text_encoders", f"Comfy-Org/PixelDiT/resolve/main/text_encoders/{GEMMA}"),
     WAN: ("vae", f"Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/vae/{WAN}"),
     LTX: ("vae", f"Kijai/LTXV2_comfy/resolve/main/VAE/{LTX}"),
+    LTX_2_3: ("vae", f"Kijai/LTX2.3_comfy/resolve/main/vae/{LTX_2_3}"),
+    FIFTY: ("diffusion_models", f"{NVIDIA_2}_720p/resolve/main/checkpoints/{FIFTY}"),
+    FOUR: ("diffusion_models", f"{NVIDIA_2}_720p_4step/resolve/main/checkpoints/{FOUR}"),
 }
 # of the page's palette for groups: pale blue, blue, green, and cyan for what is optional
 BLUE, PURPLE, GREEN, CYAN = "#3f789e", "#88A", "#8A8", "#8AA"
 WIDE, MIDDLE, FILM, SCREEN = 360, 295, 430, 600  # widths of nodes
 BUILT_IN = "demo (built in)"
 YOUR_LORA = "your_lora.safetensors"
-DEMO = "**Without downloads:** the demo, *SANA-Video 0*, runs on a small built-in model."
+DEMO = "**Without downloads:** the demo, *SANA-Video 00*, runs on a small built-in model."
 FOX = (
     "A red fox walks along a narrow path through a snowy birch forest at dawn, its breath white in the cold "
     "air."
@@ -85,7 +90,7 @@ def without_downloads(sheet: Any) -> None:
         "yellow, green, blue, purple, white\n- shapes: ball, square, triangle, star, ring, cross\n- moves "
         "left, right, up or down, moves in a circle, bounces off the walls, grows, shrinks, spins, stops, "
         "*turns green and moves up*\n- floors: blue, green, grey, brown, purple, black\n\n**Download** "
-        "nothing here. For real films open *SANA-Video 9*; its note has the links: a model of 4 to 8 GB, a "
+        "nothing here. For real films open *SANA-Video 09*; its note has the links: a model of 4 to 8 GB, a "
         "text encoder of 5.2 GB, a VAE of 0.25 GB. 8 GB of GPU memory are enough.",
         WIDE + 30,
         255,
@@ -196,7 +201,7 @@ def save_today(sheet: Any) -> None:
     use = loaded(
         sheet,
         "## Today: make a beginning and keep its state\n\nSave State writes "
-        "output/sana_states/today_00001_.safetensors. Tomorrow open *SANA-Video 4b*: it continues as "
+        "output/sana_states/today_00001_.safetensors. Tomorrow open *SANA-Video 04b*: it continues as "
         "if the video had never stopped.",
     )
     with sheet.group("Prompt and four chunks", PURPLE, WIDE):
@@ -211,8 +216,8 @@ def save_today(sheet: Any) -> None:
 def continue_tomorrow(sheet: Any) -> None:
     use = loaded(
         sheet,
-        "## Tomorrow: continue from the saved state\n\nNeeds the file that *SANA-Video 4a* wrote (press R if "
-        "it isn't in the list) and the same model. The video shows only what is new: from chunk 4 on.",
+        "## Tomorrow: continue from the saved state\n\nNeeds the file that *SANA-Video 04a* wrote (press R "
+        "if it isn't in the list) and the same model. The video shows only what is new: from chunk 4 on.",
         start=False,
     )
     with sheet.group("Yesterday", BLUE, WIDE):

@@ -2,8 +2,8 @@
 
     python -m comfyui_sana_video.workflows.thumbnails [NUMBER …]
 
-Each is the film that the built-in demo makes as that workflow does, with the words of each shot; for 8, too,
-whose size it doesn't know. They are WebP files with the only name that the page asks packs for: .jpg. Takes
+Each is the film that the built-in demo makes as that workflow does, with the words of each shot; for 8, 10
+and 11, too, whose models and sizes it stands in for. They are WebP files with the only name that the page asks packs for: .jpg. Takes
 minutes.
 """
 
@@ -78,6 +78,8 @@ STORIES: dict[str, list[list[Shot]]] = {
             Shot("a yellow ring bounces off the walls over a purple floor", 2, "cut"),
         ]
     ],
+    "10": [[Shot("a green star bounces off the walls over a grey floor")]],
+    "11": [[Shot("a white cross spins over a brown floor")]],
 }
 BEGIN = {"4b": 161}  # the first frame that the workflow's video shows
 

@@ -19,7 +19,7 @@ from support.workflow_checks import CHECKS, wrong_prompt, wrong_values
 
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("SANA-Video*.json"))
-SHOTS = next(name for name in NAMES if name.startswith("SANA-Video 2"))
+SHOTS = next(name for name in NAMES if name.startswith("SANA-Video 02"))
 
 
 @cache

@@ -167,7 +167,7 @@ def test_what_cannot_run_is_refused_in_sentences(ask):
 def test_our_workflows_are_the_templates(ask):
     async def check(asked):
         (group,) = await (await asked.get("/templates/index.json")).json()
-        assert len(group["templates"]) == 11
+        assert len(group["templates"]) == 13
         for card in group["templates"]:
             assert "nodes" in json.loads(await (await asked.get(f"/templates/{card['name']}.json")).read())
             shown = await asked.get(f"/templates/{card['name']}-1.jpg")
