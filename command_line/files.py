@@ -14,6 +14,7 @@ from ..sana_video_core.errors import FileError, OtherKindError
 from ..sana_video_core.files.film import Film
 from ..sana_video_core.files.fingerprint import weights_fingerprint
 from ..sana_video_core.files.finite import check_finite
+from ..sana_video_core.files.mapped import let_go
 from ..sana_video_core.files.places import is_file, is_folder
 from ..sana_video_core.files.tensor_file import read_metadata as read_tensor_metadata
 from ..sana_video_core.files.video_reader import read_metadata as read_video_metadata
@@ -57,7 +58,10 @@ def convert(source: Path, target: Path, family: str | None, config: Path | None,
         raise FileError(f"“{target.name}” has to end with .safetensors: that is the format that is written.")
     checkpoint = read_checkpoint(source, family=family, config=config, dtype=TORCH_DTYPES.get(dtype))
     required = TORCH_DTYPES.get(dtype)
-    tensors = {name: tensor.to(required or tensor.dtype) for name, tensor in checkpoint.tensors.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in checkpoint.tensors.items():
+        tensors[name] = tensor.to(required or tensor.dtype)
+        let_go(tensor)
     _check_range(tensors, source, dtype)
     name, system_prompt = checkpoint.family.name, _system_prompt(checkpoint.system_prompt, source)
     save_transformer(target, tensors, checkpoint.config, name, system_prompt=system_prompt)
