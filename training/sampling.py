@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -64,8 +64,9 @@ class Watched:
 
 def load(paths: DemoSet, device: torch.device | str) -> Models:
     """The models of a set, in float32."""
+    transformer = load_transformer(paths.transformer, device=device, dtype=torch.float32)
     return Models(
-        load_transformer(paths.transformer, device=device, dtype=torch.float32),
+        cast(SanaVideo, transformer),  # the demo's
         load_wan(paths.vae, device=device, dtype=torch.float32),
         load_text_encoder(paths.text_encoder, device=device, dtype=torch.float32),
         torch.device(device),
