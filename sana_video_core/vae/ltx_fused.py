@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-from ..config import LTX_2
 from .fused_weights import Lender, WeightsOf
 from .ltx_fused_layers import (
     FusedColours,
@@ -22,8 +22,8 @@ from .ltx_layers import Down, ResBlock, Up
 from .ltx_network import Decoder, Encoder, layers_of
 from .ltx_stream import Run, Stage
 
-# frames of the decoder that go through a layer together, at most: two are as exact and need less, eight have
-# fewer passes; a finest frame's activations are an eighth of a gigabyte (docs/log.md)
+# frames of the decoder that go through a layer together, at most, and latent frames that begin together: two
+# need less memory, eight have fewer passes (docs/log.md)
 AT_ONCE = 4
 
 FUSED = {ResBlock: FusedResBlock, Up: FusedUp, Down: FusedDown}
@@ -33,14 +33,19 @@ def fused_stages(
     network: Encoder | Decoder, weights_of: WeightsOf, device: torch.device, dtype: torch.dtype
 ) -> list[Stage]:
     """What `network.stages()` computes, from copies of its weights."""
-    most = AT_ONCE if isinstance(network, Decoder) else LTX_2.time_stride  # of which the encoder makes one
     *plain, last = network.stages()
     *layers, head = _layers(network, Lender(weights_of, device, dtype))
-    stages = [
-        Stage(layer, min(stage.frames, most), Passed.divided)
-        for layer, stage in zip(layers, plain, strict=True)
-    ]
+    frames = [AT_ONCE if isinstance(network, Decoder) else stage.frames for stage in plain]
+    stages = [Stage(layer, most, Passed.divided) for layer, most in zip(layers, frames, strict=True)]
+    if isinstance(network, Decoder) and not network.conv_in.causal:
+        stages.insert(0, Stage(_gathered, AT_ONCE))
     return [*stages, last._replace(run=head)]
+
+
+def _gathered(x: Tensor, waiting: Tensor | None, last: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Latent frames together, as nothing is shown before many of them: one doesn't fill a GPU."""
+    line = x.clone() if waiting is None else torch.cat((waiting, x), dim=2)
+    return (line, None) if last or line.shape[2] >= AT_ONCE else (None, line)
 
 
 def _layers(network: Encoder | Decoder, lender: Lender) -> Iterator[Run]:

@@ -73,7 +73,8 @@ class Passed:
         """Pieces of at most so many frames each."""
         if self.length <= frames:
             return [self]
-        return [Passed(Pending(part)) for part in ops.clip_sum(self.take()).split(frames, dim=1)]
+        # copies let go of the whole while the first goes on
+        return [Passed(Pending(part.clone())) for part in ops.clip_sum(self.take()).split(frames, dim=1)]
 
 
 class Read(NamedTuple):

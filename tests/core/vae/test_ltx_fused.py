@@ -151,6 +151,16 @@ def test_pieces_are_the_whole(vae, fused):
 
 
 @torch.inference_mode()
+def test_a_causal_decoder_waits_for_nothing(fused):
+    """While one that looks ahead takes latent frames together, for which nobody waits longer."""
+    taken, shown = [], [0, 0, 0]
+    given = (taken.append(latent) or latent for latent in latents(3).split(1, dim=2))
+    for frames in made("causal").decode_stream(given):
+        shown[len(taken) - 1] += frames.shape[2]
+    assert shown == [1, 8, 8]
+
+
+@torch.inference_mode()
 def test_a_long_clip_in_larger_pieces(fused):
     """Layers that get many frames at once, and an end that brings more than go on at once."""
     vae = made("LTX-2")
