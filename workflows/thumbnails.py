@@ -3,8 +3,8 @@
     python -m comfyui_sana_video.workflows.thumbnails [NUMBER …]
 
 Each is the film that the built-in demo makes as that workflow does, with the words of each shot; for 8, 10
-and 11, too, whose models and sizes it stands in for. They are WebP files with the only name that the page asks packs for: .jpg. Takes
-minutes.
+and 11, too, whose models and sizes it stands in for. They are WebP files with the only name that the page
+asks packs for: .jpg. Takes minutes.
 """
 
 from __future__ import annotations

@@ -309,7 +309,7 @@ def a_vae_of_another_model_is_refused(demo):
         tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
     four_colours = comfy.sd.VAE(sd=tensors)
     latent, state, _ = demo.sample()
-    for other, named in ((foreign, "Identity"), (nothing, "empty"), (four_colours, "3 colours")):
+    for other, named in ((foreign, "Identity"), (nothing, "empty"), (four_colours, "16 latent channels")):
         for call in (
             lambda other=other: run("SanaVideoDecode", other, latent),
             lambda other=other: run("SanaVideoDecodeStream", other, state, 0, 16.0, "h264", 0),
@@ -317,7 +317,7 @@ def a_vae_of_another_model_is_refused(demo):
                 "SanaVideoPrime", demo.causal, other, demo.positive, demo.start(), image=image()
             ),
         ):
-            refused(call, named, "Wan 2.1")
+            refused(call, named, "Connect")
 
 
 @check
