@@ -34,7 +34,7 @@ def test_the_archive_holds_what_artists_use_and_no_server():
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= set(names)
     assert {"web/docs/SanaVideoStart.md", "web/docs/pictures/SanaVideoStart.webp"} <= set(names)
     assert {"web/state_colour.js", "web/help.js"} <= set(names)
-    assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 22  # with their pictures
+    assert sum(name.startswith("workflows/SANA-Video ") for name in names) == 26  # with their pictures
     assert {"subgraphs/SANA-Video shot.json", "subgraphs/SANA-Video film.json"} <= set(names)
     assert "workflows/00_without_downloads.json" not in names  # the page would list the demo twice
     assert not [name for name in names if name.startswith("workflows/") and name.endswith(".py")]

@@ -97,8 +97,8 @@ def large_clip(sheet: Any) -> None:
 def four_steps(sheet: Any) -> None:
     note = (
         "## 2.0 in four steps\n\nA clip of 5 seconds at 1280 x 736. This model was distilled to four steps, "
-        "and needs no negative prompt. Lengths are 8n + 1 frames, up to 193. It sees the whole clip, so there "
-        "is no state to go on from."
+        "and needs no negative prompt. Lengths are 8n + 1 frames, up to 193. It sees the whole clip at once: "
+        "there is no state to go on from."
     )
     use = loaded(sheet, note, FOUR, "sana_video2_720p_4step", LTX_2_3, start=False)
     with sheet.group("Prompt", PURPLE, WIDE):
