@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .reference import EPSILON, HISTORY, Frames, Pending, first_of, frames_of, length_of
 
-VALUES, PAIR_VALUES, WARPS = 4096, 2048, 4  # of a program: positions times channels in powers of two
+VALUES, PAIR_VALUES, WARPS = 4096, 1024, 4  # of a program: positions times channels in powers of two
 
 
 @triton.jit
@@ -127,6 +127,16 @@ def _store(
         tl.store(ptr + (clip * slots + slot) * size + at, value, mask=mask)
 
 
+@triton.jit
+def _store_pair(ptr, e0, e1, e2, e3, clip, pair, slots, area, at, mask, C: tl.constexpr):
+    """The sums and differences of two frames and the two before them."""
+    count, size = slots // 2 - 1, area.to(tl.int64) * C
+    four = e0 - e2, e1 + e2, e2 - e1, e1 - e3
+    for part in tl.static_range(4):
+        start = ((part * tl.num_programs(2) + clip) * count + pair) * size
+        tl.store(ptr + start + at, four[part].to(ptr.dtype.element_ty), mask=mask)
+
+
 # many sizes, which would all be compiled for: what has to be even is C
 @triton.jit(
     do_not_specialize=[
@@ -139,40 +149,37 @@ def _clip_frames(
     kept_ptr, taken, steps, drop, before, old_slots, slots, old_frames, new_frames, rows, columns,
     C: tl.constexpr, K: tl.constexpr, A: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
     EPSILON: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    ACTIVE: tl.constexpr, TOTAL: tl.constexpr, SEEN: tl.constexpr, KEPT: tl.constexpr, STACKED: tl.constexpr,
-    COUNT: tl.constexpr, BORDER: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVE: tl.constexpr, TOTAL: tl.constexpr, KEPT: tl.constexpr, STACKED: tl.constexpr,
+    PAIRED: tl.constexpr, BORDER: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One frame; or, if there is a `COUNT` of pairs, all of a clip."""
+    """One frame; or all pairs of a clip, of which neighbours share frames. `KEPT`: not only the sum."""
     places, channels = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS), tl.arange(0, BLOCK)
     clip = tl.program_id(2).to(tl.int64)
     wide, high = columns + 2 * BORDER, rows + 2 * BORDER
+    area = high * wide
     row, column = places // wide, places % wide
-    mask = (places < high * wide)[:, None] & (channels < C)[None, :]
+    mask = (places < area)[:, None] & (channels < C)[None, :]
     inside = mask
     if BORDER:
         within = (row >= 1) & (row <= rows) & (column >= 1) & (column <= columns)
         inside = mask & within[:, None]
         row, column = _reflected(row, rows), _reflected(column, columns)
-    if COUNT:
-        size = (high * wide).to(tl.int64) * C
+    if PAIRED:
         at = places[:, None] * C + channels[None, :]
-        all_pairs = (COUNT * tl.num_programs(2)).to(tl.int64)
         e0 = tl.zeros([POSITIONS, BLOCK], dtype=tl.float32)
-        e1, e2 = e0, e0
-        for slot in tl.static_range(2 * COUNT + 2):
-            # rounded, as what is kept: a frame counts the same as a new one and as an old one
-            e3 = _slot(
-                x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr,
-                kept_ptr, clip, slot, row, column, channels, mask, inside, taken, steps, drop, before,
-                old_slots, slots, old_frames, new_frames, rows, columns, C, K, A, B, D, EPSILON, PAIRS,
-                HAS_BIAS, HAS_RESIDUAL, ACTIVE, TOTAL, KEPT,
-            ).to(tl.float32)  # fmt: skip
-            if slot % 2 == 1 and slot > 1:
-                four = e0 - e2, e1 + e2, e2 - e1, e1 - e3
-                for part in tl.static_range(4):
-                    start = (part * all_pairs + clip * COUNT + slot // 2 - 1) * size
-                    tl.store(seen_ptr + start + at, four[part].to(seen_ptr.dtype.element_ty), mask=mask)
-            e0, e1, e2 = e1, e2, e3
+        e1, e2, e3 = e0, e0, e0
+        for number in range(slots // 2):
+            for half in tl.static_range(2):
+                # rounded, as what is kept: a frame counts the same as a new one and as an old one
+                new = _slot(
+                    x_ptr, middle_ptr, crossed_ptr, last_ptr, bias_ptr, old_ptr, new_ptr, past_ptr, total_ptr,
+                    kept_ptr, clip, 2 * number + half, row, column, channels, mask, inside, taken, steps,
+                    drop, before, old_slots, slots, old_frames, new_frames, rows, columns, C, K, A, B, D,
+                    EPSILON, PAIRS, HAS_BIAS, HAS_RESIDUAL, ACTIVE, TOTAL, KEPT,
+                ).to(tl.float32)  # fmt: skip
+                e0, e1, e2, e3 = e1, e2, e3, new
+            if number > 0:
+                _store_pair(seen_ptr, e0, e1, e2, e3, clip, number - 1, slots, area, at, mask, C)
     else:
         slot = tl.program_id(1)
         value = _slot(
@@ -181,8 +188,8 @@ def _clip_frames(
             slots, old_frames, new_frames, rows, columns, C, K, A, B, D, EPSILON, PAIRS, HAS_BIAS,
             HAS_RESIDUAL, ACTIVE, TOTAL, KEPT,
         )  # fmt: skip
-        if SEEN:
-            _store(seen_ptr, value, clip, slot, slots, high * wide, places, channels, mask, C, STACKED)
+        if KEPT and slots > 2:
+            _store(seen_ptr, value, clip, slot, slots, area, places, channels, mask, C, STACKED)
 
 
 def clip_frames(
@@ -204,8 +211,8 @@ def clip_frames(
                 (batch, *((count, *picture, 3 * channels) if stacked else (slots, *picture, channels)))
             )
     kept = empty((batch, HISTORY, rows, columns, channels))
-    flags = {"ACTIVE": active, "STACKED": stacked, "COUNT": count // 2 if paired else 0}
-    _launch(pending, (past, total, seen, kept), before, slots, flags | {"BORDER": int(reflect and count > 0)})
+    flags = {"ACTIVE": active, "STACKED": stacked, "PAIRED": paired, "BORDER": int(reflect)}
+    _launch(pending, (past, total, seen, kept), before, slots, flags)
     return Frames(total, seen, kept)
 
 
@@ -213,7 +220,7 @@ def clip_sum(pending: Pending) -> Tensor:
     """As in reference.py."""
     shape = _shape(pending)
     total = first_of(pending).new_empty(shape)
-    flags = {"ACTIVE": False, "STACKED": False, "COUNT": 0, "BORDER": 0}
+    flags = {"ACTIVE": False, "STACKED": False, "PAIRED": False, "BORDER": 0}
     _launch(pending, (None, total, None, None), 0, shape[1], flags)
     return total
 
@@ -239,14 +246,14 @@ def _launch(
     residual = old if new is None else new
     own = channels if residual is None else residual.shape[4] // (a * b * c)
     frames = [0 if part is None else part.shape[1] for part in (old, new)]
-    positions = max(1, (PAIR_VALUES if flags["COUNT"] else VALUES) // block)
+    positions = max(1, (PAIR_VALUES if flags["PAIRED"] else VALUES) // block)
     places = (rows + 2 * border) * (columns + 2 * border)
-    grid = triton.cdiv(places, positions), 1 if flags["COUNT"] else slots, batch
+    grid = triton.cdiv(places, positions), 1 if flags["PAIRED"] else slots, batch
     _clip_frames[grid](
         *tensors, frames_of(pending), steps, drop, before, 0 if past is None else HISTORY, slots, *frames,
         rows, columns,
         C=channels, K=own, A=a, B=b, D=c, EPSILON=EPSILON, PAIRS=isinstance(x, tuple),
         HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, TOTAL=total is not None,
-        SEEN=seen is not None, KEPT=kept is not None, POSITIONS=positions, BLOCK=block, **flags,
+        KEPT=kept is not None, POSITIONS=positions, BLOCK=block, **flags,
         num_warps=WARPS,
     )  # fmt: skip

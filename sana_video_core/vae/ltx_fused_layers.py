@@ -37,7 +37,6 @@ WIDEST_STACKED = 128
 # the widest that make pairs of frames, if their number is even, with four products in place of six; these
 # need weights of their own, which are 4/3 as large, beside the others
 WIDEST_PAIRED = 256
-MOST_PAIRED = 8  # frames: kernels are compiled for each even number
 
 
 class Passed:
@@ -102,7 +101,7 @@ class FusedConv:
     def __call__(self, passed: Passed, past: Tensor | None, last: bool, want_total: bool = False) -> Read:
         front, last = 2 if self.causal else 1, last and not self.causal
         count = passed.length + last - (ops.HISTORY - front if past is None else 0)
-        paired = bool(self.pairs) and count % 2 == 0 and 0 < count <= MOST_PAIRED
+        paired = bool(self.pairs) and count > 0 and count % 2 == 0
         total, seen, kept = ops.clip_frames(
             passed.take(),
             past,

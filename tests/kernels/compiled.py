@@ -105,16 +105,16 @@ def _frames(frames):
 
 def _clips(clips):
     """(name, constants) of the LTX VAE's kernel: its widest level, and what an enlargement makes."""
-    flags = dict.fromkeys(("HAS_BIAS", "HAS_RESIDUAL", "ACTIVE", "TOTAL", "SEEN", "KEPT"), True)
+    flags = dict.fromkeys(("HAS_BIAS", "HAS_RESIDUAL", "ACTIVE", "TOTAL", "KEPT"), True)
     flags |= {"BORDER": 1, "EPSILON": clips.EPSILON}
-    for name, channels, own, factor, count in (
-        ("2048", 2048, 2048, 1, 0),
-        ("enlarged 128", 128, 32, 2, 0),
-        ("pairs 256", 256, 256, 1, 2),
+    for name, channels, own, factor, paired in (
+        ("2048", 2048, 2048, 1, False),
+        ("enlarged 128", 128, 32, 2, False),
+        ("pairs 256", 256, 256, 1, True),
     ):
         sizes = {"C": channels, "K": own, **dict.fromkeys("ABD", factor), "BLOCK": channels}
-        layout = {"STACKED": channels == 128, "COUNT": count, "PAIRS": count > 0}
-        positions = (clips.PAIR_VALUES if count else clips.VALUES) // channels
+        layout = {"STACKED": channels == 128, "PAIRED": paired, "PAIRS": paired}
+        positions = (clips.PAIR_VALUES if paired else clips.VALUES) // channels
         yield f"_clip_frames {name}", flags | sizes | layout | {"POSITIONS": positions}
 
 
