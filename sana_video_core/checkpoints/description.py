@@ -26,8 +26,10 @@ FORMAT = "sana_video"
 VERSION = 1
 PUBLISHED_HEAD = 112
 CAUSAL_CLASS = "SanaVideoCausalTransformer3DModel"
-# as the four-step weights of SANA-Video 2.0 are named: …_4step.pth
-FOUR_STEPS = re.compile(r"(?<!\d)4[-_ ]?steps?(?![a-z])|four[-_ ]?steps?|(?<![a-z])dmd|distill")
+# as the four-step weights of SANA-Video 2.0 are named: …_4step.pth; trainings write epoch_4_step_12000.pth
+FOUR_STEPS = re.compile(
+    r"(?<!\d)(?<!epoch)(?<!epoch.)4[-_ ]?steps?(?![a-z])|four[-_ ]?steps?|(?<![a-z])dmd|distill"
+)
 BLOCK = re.compile(r"blocks\.(\d{1,6})\.")
 
 

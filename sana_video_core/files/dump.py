@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,7 @@ def weights_of(content: object, path: Path) -> dict[str, Tensor]:
         if not isinstance(content, Mapping) or _looks_like_weights(content):
             break
         keys = _networks(content)
-        newer = any(str(name).endswith(MARK_2) for key in keys for name in content[key])
-        key = _meant(keys, path, MEANT_2 if newer else ())
+        key = _meant(keys, path, _first(name for key in keys for name in content[key]))
         if not key:
             break
         content = content[key]
@@ -64,9 +63,15 @@ def weights_by_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tenso
     """The same for a file without dictionaries, where each tensor's name begins with the network's."""
     starts = {name.partition(".")[0] for name in tensors}
     several = not starts.isdisjoint(OTHERS)  # then a usual prefix is the name of one of them
-    key = _meant(sorted(starts & (PREFIXES.union(MEANT) if several else PREFIXES)), path)
+    keys = sorted(starts & (PREFIXES.union(MEANT) if several else PREFIXES))
+    key = _meant(keys, path, _first(tensors))
     start = f"{key}."
     return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)} if key else tensors
+
+
+def _first(names: Iterable[Any]) -> tuple[str, ...]:
+    """The networks that scripts of SANA-Video 2.0 read first, if the names of tensors are of it."""
+    return MEANT_2 if any(str(name).endswith(MARK_2) for name in names) else ()
 
 
 def part_with(marks: tuple[str, ...], tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

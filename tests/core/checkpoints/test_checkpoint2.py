@@ -48,6 +48,13 @@ def test_of_several_networks_the_scripts_choice_is_taken(tmp_path, caplog):
     model = checkpoint.load_transformer(tmp_path / "dump.pth", config=CONFIG)
     assert same(model.state_dict()["t_block.1.bias"], weights["t_block.1.bias"])
     assert "“state_dict_ema” was taken" in caplog.text
+    caplog.clear()
+    flat = {f"state_dict_ema.{name}": tensor for name, tensor in weights.items()}
+    flat |= {f"state_dict.{name}": tensor for name, tensor in other.items()}
+    PACK.core("files.tensor_file").write_tensors(tmp_path / "dump.safetensors", flat, {})
+    model = checkpoint.load_transformer(tmp_path / "dump.safetensors", config=CONFIG)
+    assert same(model.state_dict()["t_block.1.bias"], weights["t_block.1.bias"])
+    assert "“state_dict_ema” was taken" in caplog.text
 
 
 def test_what_is_missing_or_unknown_is_said(file):
@@ -90,6 +97,8 @@ def test_sizes_that_the_weights_do_not_show(file):
         ("sana2_distilled.pth", FOUR),
         ("sana2_four_step.pth", FOUR),
         ("sana2_epoch_3_step_14.pth", FIFTY),
+        ("epoch_4_step_12000.pth", FIFTY),
+        ("epoch=4-step=12000.pth", FIFTY),
         ("sana2_14steps.pth", FIFTY),
     ],
 )
