@@ -48,7 +48,8 @@ TRANSFORMER = Kind(
     "diffusion_models",
     "a SANA-Video transformer",
     "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, the 50-step models are "
-    "SANA-Video_2B_480p and SANA-Video_2B_720p there; in each the .pth file under checkpoints/",
+    "SANA-Video_2B_480p and SANA-Video_2B_720p there, version 2.0 is SANA-Video_2.0_5B_720p (50 steps) and "
+    "SANA-Video_2.0_5B_720p_4step; in each the .pth file under checkpoints/",
     "transformer",
 )
 TEXT_ENCODER = Kind(

@@ -139,6 +139,7 @@ def test_the_demo_comes_from_its_set(kind, monkeypatch, tmp_path):
             files.TRANSFORMER,
             ("a SANA-Video transformer", "Efficient-Large-Model", "SANA-Video_2B_480p_LongLive"),
         ),
+        (files.TRANSFORMER, ("SANA-Video_2.0_5B_720p (50 steps)", "SANA-Video_2.0_5B_720p_4step")),
         (files.TEXT_ENCODER, ("Gemma-2-2B-it", "Comfy-Org/PixelDiT", "google/gemma-2-2b-it")),
         (files.VAE, ("Wan 2.1 VAE", "Comfy-Org/Wan_2.1_ComfyUI_repackaged", "wan_2.1_vae.safetensors")),
         (files.VAE, ("LTX-2 VAE for 720p", "Kijai/LTXV2_comfy", "VAE/LTX2_video_vae_bf16.safetensors")),
