@@ -127,6 +127,8 @@ def load_patcher(
         supported_dtypes=supported,
         weight_dtype=comfy.utils.weight_dtype(checkpoint.tensors),
     )
+    if dtype == torch.float16 and isinstance(checkpoint.config, Sana2Config):
+        dtype = torch.bfloat16  # --fp16-unet, which this network can't do
     compute = management.unet_manual_cast(dtype, device, supported)
     config.unet_config["dtype"], config.manual_cast_dtype = dtype, compute
     model = SanaVideoModel(config)

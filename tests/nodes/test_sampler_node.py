@@ -359,9 +359,8 @@ def test_a_clip_of_720p_from_a_picture_to_frames(large, base):
             run("Decode", vae, made)
 
 
-@pytest.mark.parametrize("name", ["sana_video2_720p", "sana_video2_720p_4step"])
-def test_a_clip_of_sana_video_2_has_the_bits_of_the_core(base, name, monkeypatch):
-    """Four steps have fresh noise in each and no negative; what is connected there isn't read."""
+def sana_video_2(monkeypatch, base, name):
+    """A MODEL with small random weights, and the core's network of the same."""
     config = replace(config2(Pack()), channels=128, caption_channels=32)
     rules = replace(FAMILIES[name], config=config)
     core = seeded(SanaVideo2(config, rules), 0).eval().requires_grad_(False)
@@ -369,7 +368,14 @@ def test_a_clip_of_sana_video_2_has_the_bits_of_the_core(base, name, monkeypatch
         tensors=core.state_dict(), config=config, family=rules, system_prompt=None, source="a test"
     )
     monkeypatch.setattr(bridge_model, "read_checkpoint", lambda *_, **__: read)
-    model = bridge_model.load_patcher(base / "m.safetensors", None)
+    return bridge_model.load_patcher(base / "m.safetensors", None), core
+
+
+@pytest.mark.parametrize("name", ["sana_video2_720p", "sana_video2_720p_4step"])
+def test_a_clip_of_sana_video_2_has_the_bits_of_the_core(base, name, monkeypatch):
+    """Four steps have fresh noise in each and no negative; what is connected there isn't read."""
+    model, core = sana_video_2(monkeypatch, base, name)
+    rules = core.family
     four = name.endswith("4step")
     made = clip(run("EmptyLatent", model, 96, 64, 17, 1), model=model, steps=0 if four else 3)
     with torch.inference_mode():
@@ -381,3 +387,13 @@ def test_a_clip_of_sana_video_2_has_the_bits_of_the_core(base, name, monkeypatch
         sampling = ClipSampling(seed=3, sampler=rules.sampler, shift=rules.shift, **options)
         expected = sample_clip(core, texts[0], None if four else texts[1], LatentGrid(2, 3), 3, sampling)
     assert same(made, expected)
+
+
+def test_sana_video_2_never_computes_in_float16(base, monkeypatch):
+    """ComfyUI's --fp16-unet asks for it whatever a model supports."""
+    monkeypatch.setattr(management, "unet_dtype", lambda *_, **__: torch.float16)
+    monkeypatch.setattr(management, "unet_manual_cast", lambda *_: None)  # as where the GPU has it
+    model, _ = sana_video_2(monkeypatch, base, "sana_video2_720p")
+    network = model.model.diffusion_model
+    assert (network.dtype, network.compute_dtype) == (torch.bfloat16, torch.bfloat16)
+    assert clip(run("EmptyLatent", model, 96, 64, 17, 1), model=model, steps=1).isfinite().all()
