@@ -48,6 +48,9 @@ def test_of_several_networks_the_scripts_choice_is_taken(tmp_path, caplog):
     model = checkpoint.load_transformer(tmp_path / "dump.pth", config=CONFIG)
     assert same(model.state_dict()["t_block.1.bias"], weights["t_block.1.bias"])
     assert "“state_dict_ema” was taken" in caplog.text
+    torch.save({"state_dict_ema": other, "generator": weights}, tmp_path / "dump.pth")
+    model = checkpoint.load_transformer(tmp_path / "dump.pth", config=CONFIG)
+    assert same(model.state_dict()["t_block.1.bias"], weights["t_block.1.bias"])
     caplog.clear()
     flat = {f"state_dict_ema.{name}": tensor for name, tensor in weights.items()}
     flat |= {f"state_dict.{name}": tensor for name, tensor in other.items()}
