@@ -27,6 +27,7 @@ SHOWN = {
     "SanaVideoBlockSampler": PICTURE,
     "SanaVideoDecodeStream": PICTURE,
     "SanaVideoLongVideo": FILM + 50,  # Vue draws a plan of 20 lines and the film
+    "SanaVideoSampler": PICTURE,
     "SanaVideoStateInfo": PICTURE,
     "SaveVideo": FILM,
 }
