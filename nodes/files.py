@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
     folder: str
     what: str
-    published: str
+    published: dict[str, str]  # by a part of a file's name, the first that is in it counts
     demo: str  # its name in a DemoSet
     also: tuple[str, ...] = ()  # more folders that may hold it
 
@@ -47,28 +47,38 @@ class Kind(NamedTuple):
 TRANSFORMER = Kind(
     "diffusion_models",
     "a SANA-Video transformer",
-    "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, the 50-step models are "
-    "SANA-Video_2B_480p and SANA-Video_2B_720p there, version 2.0 is SANA-Video_2.0_5B_720p (50 steps) and "
-    "SANA-Video_2.0_5B_720p_4step; in each the .pth file under checkpoints/",
+    {
+        "2.0": "version 2.0 is Efficient-Large-Model/SANA-Video_2.0_5B_720p on Hugging Face (50 steps), or "
+        "SANA-Video_2.0_5B_720p_4step; in each the .pth file under checkpoints/",
+        "": "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, the 50-step "
+        "models are SANA-Video_2B_480p and SANA-Video_2B_720p there; in each the .pth file under checkpoints/",
+    },
     "transformer",
 )
 TEXT_ENCODER = Kind(
     "text_encoders",
     "the text encoder Gemma-2-2B-it",
-    "it is Comfy-Org/PixelDiT on Hugging Face, file text_encoders/gemma_2_2b_it_elm_bf16.safetensors, "
-    "or the whole folder of google/gemma-2-2b-it",
+    {
+        "": "it is Comfy-Org/PixelDiT on Hugging Face, file "
+        "text_encoders/gemma_2_2b_it_elm_bf16.safetensors, or the whole folder of google/gemma-2-2b-it"
+    },
     "text_encoder",
 )
 VAE = Kind(
     "vae",
-    "the model's VAE: Wan 2.1 VAE for 480p, LTX-2 VAE for 720p, LTX-2.3 VAE for SANA-Video 2.0",
-    "on Hugging Face Wan 2.1's is Comfy-Org/Wan_2.1_ComfyUI_repackaged, file "
-    "split_files/vae/wan_2.1_vae.safetensors; LTX-2's is Kijai/LTXV2_comfy, file "
-    "VAE/LTX2_video_vae_bf16.safetensors; LTX-2.3's is Kijai/LTX2.3_comfy, LTX23_video_vae_bf16.safetensors",
+    "the model's VAE",
+    {
+        "ltx23": "LTX-2.3's for SANA-Video 2.0 is Kijai/LTX2.3_comfy on Hugging Face, file "
+        "vae/LTX23_video_vae_bf16.safetensors",
+        "ltx": "LTX-2's for 720p is Kijai/LTXV2_comfy on Hugging Face, file "
+        "VAE/LTX2_video_vae_bf16.safetensors",
+        "": "Wan 2.1's for 480p is Comfy-Org/Wan_2.1_ComfyUI_repackaged on Hugging Face, file "
+        "split_files/vae/wan_2.1_vae.safetensors",
+    },
     "vae",
     also=("vae_approx",),  # where ComfyUI has tiny decoders
 )
-LORA = Kind("loras", "a LoRA for SANA-Video", "a file of your own", "")
+LORA = Kind("loras", "a LoRA for SANA-Video", {"": "a file of your own"}, "")
 
 
 def choices(kind: Kind) -> list[str]:
@@ -139,9 +149,10 @@ def _folder_of(kind: Kind, name: str) -> Path | None:
 
 
 def _missing(kind: Kind, name: str) -> str:
+    published = next(words for part, words in kind.published.items() if part in name.lower())
     return (
         f"“{name}” ({kind.what}) is not in ComfyUI's folder {kind.places}. "
-        f"Put it there ({kind.published}), "
+        f"Put it there ({published}), "
         + (
             "press R to refresh the lists, or choose “demo (built in)”."
             if kind.demo
