@@ -165,15 +165,18 @@ def _keep(path: Path, rescue: Callable[[], AbstractContextManager[Path]]) -> Non
 
 def empty_latent(
     patcher: Any, width: int, height: int, length: int, batch: int, vae: Any, image: Tensor | None
-) -> dict[str, Tensor]:
-    """A LATENT of zeros [B, C, F, H, W]; an image becomes frame 0, which a mask [1, 1, F, H, W] keeps."""
+) -> dict[str, Any]:
+    """A LATENT of zeros [B, C, F, H, W]; an image becomes frame 0, which a mask [1, 1, F, H, W] keeps.
+
+    It says whose it is, and so does what ComfyUI's samplers make of it.
+    """
     family = HostedModel(patcher).family
     grid, channels = family.compression.grid(height, width), family.config.channels
     frames = family.compression.latent_frames(length)
     family.compression.check_clip(grid, frames, batch)
     samples = torch.zeros(batch, channels, frames, *grid)
     if image is None:
-        return {"samples": samples.to(intermediate_device())}
+        return {"samples": samples.to(intermediate_device()), FAMILY: family}
     if vae is None:
         raise InputError(
             f"An image needs a VAE: connect Load SANA-Video VAE with the {family.vae.name} VAE, "
@@ -187,4 +190,5 @@ def empty_latent(
         samples[:, :, :1] = encoder.encode(pixels).to(samples)
     mask = torch.ones(1, 1, samples.shape[2], *grid)
     mask[:, :, 0] = 0
-    return {"samples": samples.to(intermediate_device()), "noise_mask": mask.to(intermediate_device())}
+    made = {"samples": samples.to(intermediate_device()), "noise_mask": mask.to(intermediate_device())}
+    return {**made, FAMILY: family}

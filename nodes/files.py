@@ -51,7 +51,7 @@ TRANSFORMER = Kind(
         "2.0": "version 2.0 is Efficient-Large-Model/SANA-Video_2.0_5B_720p on Hugging Face (50 steps), or "
         "SANA-Video_2.0_5B_720p_4step; in each the .pth file under checkpoints/",
         "": "LongSANA is Efficient-Large-Model/SANA-Video_2B_480p_LongLive on Hugging Face, the 50-step "
-        "models are SANA-Video_2B_480p and SANA-Video_2B_720p there; in each the .pth file under checkpoints/",
+        "models are SANA-Video_2B_480p and SANA-Video_2B_720p there; in each the .pth under checkpoints/",
     },
     "transformer",
 )

@@ -80,6 +80,8 @@ def apply_demo(prompt: Prompt) -> None:
             inputs |= {"family": SANA_VIDEO_480P.name if clips else "auto"} if "family" in inputs else {}
         if kind in ("SanaVideoTextEncode", "SanaVideoLongVideo") and not is_link(inputs.get("motion_score")):
             inputs["motion_score"] = small.motion_score
+        if kind == "SanaVideoSampler" and "negative" not in inputs and inputs.get("cfg") == 0:
+            inputs["cfg"] = 1  # drawn for a model without guidance, and the demo's own cfg needs a negative
         if kind in ("SanaVideoStart", "SanaVideoEmptyLatent", "SanaVideoLongVideo"):
             for name, most in (("width", small.width), ("height", small.height)):
                 inputs[name] = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_sana_video.bridge.decoding import FAMILY
 from comfyui_sana_video.bridge.vaes import HostedVae, vae_of
 from comfyui_sana_video.demo.model_set import seeded
 from comfyui_sana_video.sana_video_core.checkpoints.checkpoint import save_transformer
@@ -99,7 +100,7 @@ def empty(width=48, height=32, length=9, batch=1, *, model=None, **options):
 @pytest.mark.parametrize("length, latent_frames", [(1, 1), (9, 3), (81, 21)])
 def test_shape_of_an_empty_latent(length, latent_frames):
     latent = empty(length=length, batch=2)
-    assert set(latent) == {"samples"}
+    assert set(latent) == {"samples", FAMILY}
     assert latent["samples"].shape == (2, 16, latent_frames, 4, 6)
     assert not latent["samples"].any()
 
@@ -159,11 +160,11 @@ def test_every_size_of_720p_from_any_picture(size, monkeypatch):
 
 
 @cache
-def _ltx():
+def _ltx(name="LTX-2"):
     with tempfile.TemporaryDirectory() as folder, folders(Path(folder)):
         path = Path(folder) / "models" / "vae" / "vae.safetensors"
         path.parent.mkdir(parents=True)
-        write_ltx(path, "LTX-2", lambda module: importlib.import_module(f"comfyui_sana_video.{module}"))
+        write_ltx(path, name, lambda module: importlib.import_module(f"comfyui_sana_video.{module}"))
         return run("VAELoader", path.name)
 
 
@@ -209,4 +210,12 @@ def test_impossible_latents_are_refused():
 
 
 def test_a_vae_without_an_image_changes_nothing():
-    assert set(empty(vae=demo().vae)) == {"samples"}
+    assert set(empty(vae=demo().vae)) == {"samples", FAMILY}
+
+
+def test_what_comfyuis_samplers_made_is_still_refused_by_another_vae():
+    """They copy what they don't know in a LATENT. LTX-2's latents and LTX-2.3's have one shape."""
+    made = {**empty(128, 64, 9, model=_model_720p()), "samples": torch.ones(1, 128, 2, 2, 4)}
+    with refused("LTX-2.3 VAE is connected", "720p", "LTX2_video_vae_bf16"):
+        run("Decode", _ltx("LTX-2.3"), made)
+    assert run("Decode", _ltx(), made).shape == (9, 64, 128, 3)
