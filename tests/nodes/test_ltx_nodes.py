@@ -40,6 +40,17 @@ def test_it_is_known_decodes_and_encodes(file):
     assert torch.equal(encoder_of(vae).encode(pixels), network.encode(pixels).float())
 
 
+def test_a_causal_decoder_stays_causal(file):
+    """Its weights look like the published ones': only the file's name or config says it."""
+    path = file[0].rename(file[0].with_name("ltx2_causal_vae.safetensors"))
+    vae = load_vae(path)
+    network = load_network(path, dtype=vae.vae_dtype)
+    assert network.config.causal
+    pixels = network.decode(latents(3))
+    assert torch.equal(vae_of(vae).network.decode(latents(3)), pixels)
+    assert torch.equal(pixels[:, :, :1], network.decode(latents(3)[:, :, :1]))
+
+
 def test_the_network_reads_the_layers_as_they_are_now(file):
     vae = load_vae(file[0])
     hosted, before = vae_of(vae), vae_of(vae).network.decode(latents(1))
