@@ -110,6 +110,7 @@ def _check_options(options: Namespace, model: VideoNetwork[Any]) -> None:
         or options.state_out
         or options.window
         or options.rule
+        or options.chunks > 1
         or len(options.prompts) > 1
     ):
         raise InputError(
