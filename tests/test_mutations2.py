@@ -12,6 +12,7 @@ from support.pack import Pack, forget, mutant
 
 CORE = "sana_video_core"
 LAYERS, LAYERS2 = f"{CORE}/transformer/layers.py", f"{CORE}/transformer/layers2.py"
+PLAIN_FINAL = f"{CORE}/transformer/fused_block2.py"  # where the plain one stands, too
 MODEL2, NETWORK = f"{CORE}/transformer/model2.py", f"{CORE}/transformer/network.py"
 EMBEDDERS, POSITIONS = f"{CORE}/transformer/embedders.py", f"{CORE}/transformer/positions.py"
 SCHEDULE, SOLVERS, ONE_SHOT = (f"{CORE}/sampling/{name}.py" for name in ("schedule", "solvers", "one_shot"))
@@ -107,7 +108,7 @@ MUTATIONS = {
     "epsilon of the keys": (FORWARD, LAYERS2, "RESIDUAL_EPS = 1e-6", "RESIDUAL_EPS = 1e-5"),
     "one vector for both readers of a block": (FORWARD, LAYERS2, "sources.mixed(FEED_FORWARD)",
                                                "sources.mixed(ATTENTION)"),
-    "a plain sum at the end": (FORWARD, MODEL2, "sources.mixed(FINAL)",
+    "a plain sum at the end": (FORWARD, PLAIN_FINAL, "sources.mixed(FINAL)",
                                "sum(source.values for source in sources.every)"),
     "an ordinary residual": (FORWARD, LAYERS2, "return attended + self.cross_attn(x + attended",
                              "return x + attended + self.cross_attn(x + attended"),

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from comfyui_sana_video.command_line import generate
+from comfyui_sana_video.command_line import beginning, generate
 from comfyui_sana_video.command_line.cli import main
 from comfyui_sana_video.sana_video_core.files.claims import claim
 from support.video_files import names
@@ -133,7 +133,7 @@ def test_a_state_is_continued_in_its_own_file(sana, tmp_path, monkeypatch):
     began, said = sana("--state-in", "a.safetensors")
     assert began is None
     assert "cannot be read" in said
-    monkeypatch.setattr(generate, "load_state", lambda path: path)
+    monkeypatch.setattr(beginning, "load_state", lambda path: path)
     assert sana("--state-in", "a.safetensors", "--state-out", "a.safetensors")[1] == "Stopped.\n"
 
 
