@@ -43,6 +43,16 @@ def runs_as_written(network: nn.Module, of_host: bool = False, border: str = "ze
     )
 
 
+def needs_plain(network: nn.Module, x: Tensor) -> bool:
+    """Whether a run on x needs gradients, which kernels lack, or autocast, which GEMMs with `out` ignore."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return True
+    return torch.is_grad_enabled() and (
+        x.requires_grad or any(parameter.requires_grad for parameter in network.parameters())
+    )
+
+
 def channels_last(x: Tensor) -> Tensor:
     """[B, C, T, H, W] -> [B, T, H, W, C]."""
     return x.permute(0, 2, 3, 4, 1)

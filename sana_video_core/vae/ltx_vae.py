@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..config import LTX_2, VAESpec
 from ..errors import InputError
 from ..shapes import Compression, LatentGrid
-from .fused_weights import WeightsOf, layer_weights, runs_as_written
+from .fused_weights import WeightsOf, layer_weights, needs_plain, runs_as_written
 from .ltx_config import COLOURS, LtxConfig
 from .ltx_fused import fused_stages
 from .ltx_network import DEVIATIONS, MEANS, Decoder, Encoder, Statistics
@@ -171,13 +171,8 @@ class LtxVAE(nn.Module):
         """
         if torch.compiler.is_compiling():  # first, so that compilers don't trace the rest
             return list(network.stages())
-        device = x.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        learning = torch.is_grad_enabled() and (
-            x.requires_grad or any(p.requires_grad for p in network.parameters())
-        )
         fused = self.kernel_choice(x.device).triton and self._as_written(network)
-        if autocast or learning or not fused:
+        if not fused or needs_plain(network, x):
             return list(network.stages())
         return fused_stages(network, self.weights_of, x.device, self.dtype)
 

@@ -24,7 +24,7 @@ from ..config import WAN_2_1, VAESpec
 from ..errors import InputError
 from ..shapes import LatentGrid
 from .fused_network import FusedNetwork
-from .fused_weights import WeightsOf, layer_weights, runs_as_written
+from .fused_weights import WeightsOf, layer_weights, needs_plain, runs_as_written
 from .layers import DOWN, UP, Cache, CausalLayer, CausalNetwork, ResidualBlock
 from .ops import Choice, choose_for_frames
 from .tiling import StreamCache, Tiling, tile_plan
@@ -223,14 +223,8 @@ class WanVAE(nn.Module):
         """
         if torch.compiler.is_compiling():  # first, so that compilers don't trace the rest
             return network
-        device = x.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        learning = torch.is_grad_enabled() and (
-            x.requires_grad or any(p.requires_grad for p in network.parameters())
-        )
         fused = self.kernel_choice(x.device).triton and self._as_written(network)
-        # kernels have no gradients, and GEMMs with `out` ignore autocast
-        if autocast or learning or not fused:
+        if not fused or needs_plain(network, x):
             return network
         return FusedNetwork(network, self.weights_of, x.device, self.dtype)
 
