@@ -68,7 +68,7 @@ def clip_with(
     made = to_vae_space(made, family.vae).to(intermediate_device())
     if keeps:
         made = torch.cat([samples[:, :, :1].to(made), made[:, :, 1:]], dim=2)
-    return {**latent, "samples": made, FAMILY: family}
+    return {**latent, "samples": made, FAMILY: family.name}
 
 
 def _sampled(

@@ -36,7 +36,7 @@ from .stream_model import HostedModel
 from .vaes import HostedDecoder, check_vae, encoder_of, vae_of
 
 logger = logging.getLogger("sana_video")
-FAMILY = "sana_video_family"  # in a LATENT: whose clip it is, a Family
+FAMILY = "sana_video_family"  # in a LATENT: whose clip it is, by name
 STEPS = 10  # of the progress bar in each chunk
 
 
@@ -46,7 +46,7 @@ def decode_images(vae: Any, latent: Mapping[str, Any], state: Story | None) -> T
     spec = decoder.spec
     if state is not None:
         check_vae(decoder, state.identity.rules)
-    elif made_by := latent.get(FAMILY):
+    elif made_by := FAMILIES.get(latent.get(FAMILY, "")):
         check_vae(decoder, made_by)
     if latents.is_nested or latents.ndim != 5 or latents.shape[1] != spec.channels:
         shape = "several parts" if latents.is_nested else f"shape {list(latents.shape)}"
@@ -176,7 +176,7 @@ def empty_latent(
     family.compression.check_clip(grid, frames, batch)
     samples = torch.zeros(batch, channels, frames, *grid)
     if image is None:
-        return {"samples": samples.to(intermediate_device()), FAMILY: family}
+        return {"samples": samples.to(intermediate_device()), FAMILY: family.name}
     if vae is None:
         raise InputError(
             f"An image needs a VAE: connect Load SANA-Video VAE with the {family.vae.name} VAE, "
@@ -191,4 +191,4 @@ def empty_latent(
     mask = torch.ones(1, 1, samples.shape[2], *grid)
     mask[:, :, 0] = 0
     made = {"samples": samples.to(intermediate_device()), "noise_mask": mask.to(intermediate_device())}
-    return {**made, FAMILY: family}
+    return {**made, FAMILY: family.name}
